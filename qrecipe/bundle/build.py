@@ -1,0 +1,98 @@
+"""Building a bundle: a folder that stock qwen_tts loads as a Base model, complete or absent.
+
+It holds no clock, host, path or duration: the same run gives the same bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from qrecipe import __version__
+from qrecipe.bundle.card import model_card
+from qrecipe.bundle.export import write_model
+from qrecipe.bundle.verify import MANIFEST, read_manifest, verify
+from qrecipe.errors import BundleError, Place, Problem
+from qrecipe.evaluate.gates import Verdict
+from qrecipe.files import new_folder, sha256, write_json, write_text
+from qrecipe.model.weights import Delta
+from qrecipe.plan.bases import BaseInfo
+from qrecipe.plan.documents import BundleLanguage, BundleManifest, BundleStage, Lock
+from qrecipe.plan.plan import Plan
+
+
+@dataclass(frozen=True)
+class Content:
+    """Everything that a bundle is made of."""
+
+    plan: Plan
+    base: BaseInfo
+    delta: Delta
+    """Rows at their init and every kept stage, merged."""
+    lock: Lock
+    recipe: dict[str, Any]
+    """The resolved recipe as plain data."""
+    stages: list[dict[str, Any]]
+    """`id`, `status`, `fingerprint`, `parameters` of every stage."""
+    verdicts: dict[str, list[Verdict]]
+    """By stage, and `accept`."""
+    survival: dict[str, float]
+    """Share of a stage's trained elements that rounding keeps."""
+    accepted: bool
+
+
+def target_of(plan: Plan, bundles: Path) -> Path:
+    """Where a plan's bundle goes."""
+    return bundles / f"{plan.recipe}-{plan.version}"
+
+
+def refuse_other(plan: Plan, bundles: Path) -> None:
+    """Raises `BundleError` if a bundle of this name and version was made from another plan."""
+    target = target_of(plan, bundles)
+    if not target.exists():
+        return
+    existing = read_manifest(target)
+    if existing.plan != plan.hash:
+        raise _taken(plan, target)
+
+
+def _taken(plan: Plan, target: Path) -> BundleError:
+    message = f"{target.name} exists and holds something else"
+    return BundleError(Problem("QR061", message, Place(str(target)), f"raise `version` in the recipe (it is {plan.version})"))
+
+
+def build(content: Content, bundles: Path) -> Path:
+    """Writes a bundle and returns its folder. Raises `BundleError` if another one stands there."""
+    plan = content.plan
+    target = target_of(plan, bundles)
+    rows = {k: v.token_id for k, v in plan.languages.items() if v.token_id is not None}
+    with new_folder(target) as folder:
+        write_model(content.base, folder, content.delta, rows)
+        write_text(folder / "recipe.yaml", yaml.safe_dump(content.recipe, sort_keys=False, allow_unicode=True, width=120))
+        write_json(folder / "recipe.lock", content.lock.model_dump(mode="json"))
+        verdicts = {where: [v.as_json() for v in vs] for where, vs in content.verdicts.items()}
+        survival = {k: round(v, 6) for k, v in content.survival.items()}
+        write_json(folder / "verdicts.json", {"verdicts": verdicts, "survives_rounding": survival})
+        write_text(folder / "README.md", model_card(plan, content.stages, content.verdicts, content.base.random_weights))
+        manifest = BundleManifest(
+            bundle=1,
+            name=plan.recipe,
+            version=plan.version,
+            plan=plan.hash,
+            base=content.lock.base,
+            languages={k: BundleLanguage(bcp47=v.bcp47, token_id=rows[k]) for k, v in plan.languages.items()},
+            stages=[BundleStage(**s) for s in content.stages],
+            accepted=content.accepted,
+            qrecipe=__version__,
+            files={str(f.relative_to(folder)): sha256(f) for f in sorted(folder.rglob("*")) if f.is_file()},
+        )
+        write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
+        if target.exists() and (read_manifest(target).files != manifest.files or read_manifest(target) != manifest):
+            raise _taken(plan, target)
+    problems = verify(target)
+    if problems:
+        raise BundleError(problems)
+    return target

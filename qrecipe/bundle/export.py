@@ -1,0 +1,81 @@
+"""Writing weights and config: the base's own files with only the trained bytes replaced.
+
+A weights file is copied and the trained tensors or rows are overwritten in place, so that everything else is the
+base's byte for byte, whatever its sharding. `save_pretrained` is never used: it writes config keys that the stock
+classes reject.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import torch
+
+from qrecipe.errors import EngineError, Place
+from qrecipe.files import copy_file
+from qrecipe.model.weights import Delta
+from qrecipe.plan.bases import BaseInfo, base_files, read_header, weight_files
+
+SAFE_TRANSFORMERS = "4.57.2"
+"""A config of 4.57.3 makes transformers swap the tokenizer's pattern when stock asks for `fix_mistral_regex`."""
+
+_TORCH = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+
+
+def write_model(base: BaseInfo, folder: Path, delta: Delta, languages: dict[str, int]) -> None:
+    """Writes a Base folder that stock qwen_tts loads: the base's files, the delta's weights, the languages' rows."""
+    assert base.folder is not None
+    for file in base_files(base.folder):
+        copy_file(file, folder / file.relative_to(base.folder))
+    _write_weights(base, folder, delta)
+    _write_config(folder / "config.json", languages)
+
+
+def _write_weights(base: BaseInfo, folder: Path, delta: Delta) -> None:
+    assert base.folder is not None
+    left = {*delta.whole, *delta.rows}
+    for original in weight_files(base.folder):
+        target = folder / original.name
+        header = read_header(target, Place(original.name))
+        with open(target, "r+b") as f:
+            (length,) = struct.unpack("<Q", f.read(8))
+            data = 8 + length
+            for name in sorted(left & header.keys()):
+                entry = header[name]
+                dtype = _TORCH[entry["dtype"]]
+                start = data + entry["data_offsets"][0]
+                if name in delta.whole:
+                    values = delta.whole[name]
+                    if list(values.shape) != list(entry["shape"]):
+                        raise EngineError(f"{name}: trained {list(values.shape)}, the file holds {entry['shape']}")
+                    f.seek(start)
+                    f.write(_bytes(values, dtype))
+                else:
+                    ids, rows = delta.rows[name]
+                    width = rows.shape[1] * dtype.itemsize
+                    for i, row in zip(ids.tolist(), rows, strict=True):
+                        f.seek(start + i * width)
+                        f.write(_bytes(row, dtype))
+        left -= header.keys()
+    if left:
+        raise EngineError(f"trained tensors that the base's files do not hold: {', '.join(sorted(left))}")
+
+
+def _bytes(values: torch.Tensor, dtype: torch.dtype) -> bytes:
+    return values.to(dtype).contiguous().view(torch.uint8).numpy().tobytes()
+
+
+def _write_config(path: Path, languages: dict[str, int]) -> None:
+    """Patches the pristine JSON: the languages, and a transformers version that keeps the tokenizer's pattern."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["talker_config"].setdefault("codec_language_id", {}).update(languages)
+    if _version(config.get("transformers_version")) > _version(SAFE_TRANSFORMERS) or "transformers_version" not in config:
+        config["transformers_version"] = SAFE_TRANSFORMERS
+    path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _version(text: object) -> tuple[int, ...]:
+    parts = str(text or "0").split(".")
+    return tuple(int("".join(c for c in p if c.isdigit()) or 0) for p in parts[:3])

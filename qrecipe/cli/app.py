@@ -1,0 +1,127 @@
+"""The group of verbs, and the one place where errors become messages and exit codes."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import json
+import os
+import signal
+import sys
+from typing import Any, NoReturn
+
+import click
+
+from qrecipe import __version__
+from qrecipe.errors import EngineError, Interrupted, Place, Problem, QRecipeError, UserError, suggest
+
+VERBS = {
+    "validate": "Check recipes.",
+    "plan": "Show what a recipe will do, before anything happens.",
+    "show": "Print the one recipe that results from its files.",
+    "prepare": "Check and encode a recipe's data.",
+    "run": "Run a recipe: train its stages, judge its gates, write its bundle.",
+    "evaluate": "Measure a model on recordings.",
+    "say": "Speak a text.",
+    "bundle": "Build or verify a bundle.",
+    "schema": "Print a JSON Schema, or write all of them.",
+    "doctor": "Say what is installed and where a base is.",
+}
+
+
+class Verbs(click.Group):
+    """Loads a verb's module when it is asked for, so that `validate` and `plan` never import torch."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The verbs in the order of a user's work."""
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The verb's command."""
+        if cmd_name not in VERBS:
+            return None
+        module = importlib.import_module(f"qrecipe.cli.{cmd_name}")
+        command: click.Command = module.command
+        return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        """Suggests the nearest verb for one that does not exist."""
+        if args and not args[0].startswith("-") and args[0] not in VERBS:
+            raise click.UsageError(f"no verb is called `{args[0]}`; {suggest(args[0], VERBS)}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Lists the verbs without importing them."""
+        with formatter.section("Verbs"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="qrecipe")
+def app() -> None:
+    """Declarative recipes that adapt Qwen3-TTS to new languages."""
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Runs the command line and exits with the code of what happened."""
+    signal.signal(signal.SIGTERM, _stop)
+    args = sys.argv[1:] if arguments is None else arguments
+    as_json = _wants_json(args)
+    try:
+        code = app.main(args=args, prog_name="qrecipe", standalone_mode=False)
+        sys.stdout.flush()
+        sys.exit(code if isinstance(code, int) else 0)
+    except UserError as e:
+        _problems(e.problems, as_json)
+        sys.exit(e.exit_code)
+    except click.ClickException as e:
+        _problems([_usage(e)], as_json)
+        sys.exit(2)
+    except (KeyboardInterrupt, Interrupted, click.Abort):
+        print("interrupted; finished stages are kept, and the same command goes on from them", file=sys.stderr)
+        sys.exit(Interrupted.exit_code)
+    except QRecipeError as e:
+        _failed(e.message, as_json, "an error of the engine" if isinstance(e, EngineError) else "error")
+        sys.exit(e.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(0)
+    except Exception as e:
+        if os.environ.get("QRECIPE_DEBUG"):
+            raise
+        _failed(f"{type(e).__name__}: {e}", as_json, "an error that qrecipe did not expect", "QRECIPE_DEBUG=1 shows where")
+        sys.exit(1)
+
+
+def _stop(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _wants_json(args: list[str]) -> bool:
+    return "--format=json" in args or any(a == "--format" and b == "json" for a, b in itertools.pairwise(args))
+
+
+def _usage(e: click.ClickException) -> Problem:
+    context = getattr(e, "ctx", None)
+    where = context.command_path if context is not None else "qrecipe"
+    return Problem("QR070", e.format_message().rstrip("."), Place(where), f"`{where} --help` shows the arguments")
+
+
+def _problems(problems: list[Problem], as_json: bool) -> None:
+    from qrecipe.report.problems import as_text, summary
+
+    if as_json:
+        print(json.dumps({"problems": [p.as_json() for p in problems]}, ensure_ascii=False))
+    print(as_text(problems), file=sys.stderr)
+    print(summary(problems), file=sys.stderr)
+
+
+def _failed(message: str, as_json: bool, what: str, help_: str | None = None) -> None:
+    if as_json:
+        print(json.dumps({"error": message}, ensure_ascii=False))
+    print(f"{what}: {message}" + (f"\n  help: {help_}" if help_ else ""), file=sys.stderr)
+
+
+def print_json(value: Any, indent: int | None = 2) -> None:
+    """JSON on standard output."""
+    print(json.dumps(value, indent=indent, ensure_ascii=False))

@@ -1,0 +1,52 @@
+"""`qrecipe bundle`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from qrecipe.cli.options import FILE, format_option
+
+
+@click.group("bundle")
+def command() -> None:
+    """Build or verify a bundle."""
+
+
+@command.command("verify")
+@click.argument("folder", type=FILE)
+@format_option()
+def verify_command(folder: Path, format_: str) -> int:
+    """Find every changed, missing or extra file of a bundle. Exit code 0 or 2."""
+    from qrecipe.bundle.verify import read_manifest, verify
+    from qrecipe.cli.app import print_json
+    from qrecipe.errors import BundleError
+
+    problems = verify(folder)
+    if format_ == "json":
+        print_json({"bundle": str(folder), "verified": not problems, "problems": [p.as_json() for p in problems]})
+        return 2 if problems else 0
+    if problems:
+        raise BundleError(problems)
+    manifest = read_manifest(folder)
+    click.echo(f"{folder}: {manifest.name} {manifest.version}, {len(manifest.files)} files, all as they were written")
+    return 0
+
+
+@command.command("build")
+@click.argument("run_folder", metavar="RUNS/NAME", type=FILE)
+@click.option("--stages", help="Stages to keep, separated by commas; default: those that the run kept.")
+@click.option("--bundles", type=FILE, default=Path("bundles"), show_default=True, help="Folder of bundles.")
+@format_option()
+def build_command(run_folder: Path, stages: str | None, bundles: Path, format_: str) -> int:
+    """Build a bundle from a run's stages, without training. Its gates are not judged again, and its manifest says so."""
+    from qrecipe.cli.app import print_json
+    from qrecipe.run.rebuild import rebuild
+
+    target = rebuild(run_folder, stages.split(",") if stages else None, bundles)
+    if format_ == "json":
+        print_json({"bundle": str(target)}, indent=None)
+    else:
+        click.echo(str(target))
+    return 0

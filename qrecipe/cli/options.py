@@ -1,0 +1,26 @@
+"""Options that several verbs share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+FILE = click.Path(path_type=Path)
+
+
+def format_option(*more: str) -> Callable[[F], F]:
+    """`--format text|json` and what a verb adds."""
+    return click.option("--format", "format_", type=click.Choice(["text", "json", *more]), default="text", help="How to print.")
+
+
+def set_option(function: F) -> F:
+    """`--set path=value`, as often as needed."""
+    option = click.option(
+        "--set", "sets", multiple=True, metavar="PATH=VALUE", help="Change a value of the recipe, such as stages.text.epochs=3."
+    )
+    return option(function)

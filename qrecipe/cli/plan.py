@@ -1,0 +1,48 @@
+"""`qrecipe plan`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from qrecipe.cli.options import FILE, format_option, set_option
+from qrecipe.errors import RecipeError
+
+
+@click.command("plan")
+@click.argument("file", type=FILE)
+@click.option("--runs", type=FILE, default=Path("runs"), show_default=True, help="Folder of run folders, to say what is done already.")
+@click.option("--strict", is_flag=True, help="A missing base or data is an error, not a warning.")
+@set_option
+@format_option()
+def command(file: Path, runs: Path, strict: bool, sets: tuple[str, ...], format_: str) -> int:
+    """Show what a recipe will do: which parameters train in which stage, on which data, under which gates."""
+    from qrecipe.cli.app import print_json
+    from qrecipe.plan import make_plan
+    from qrecipe.recipe import load
+    from qrecipe.report.problems import as_text
+
+    planned = make_plan(load(file, sets), strict=strict)
+    if planned.errors:
+        raise RecipeError(planned.problems)
+    reused = {s.id: _done(runs / planned.plan.recipe, s.fingerprint) for s in planned.plan.stages}
+    if format_ == "json":
+        warnings = [p.as_json() for p in planned.warnings]
+        print_json({**planned.plan.as_json(), "done": reused, "warnings": warnings})
+        return 0
+    from rich.console import Console
+
+    from qrecipe.report.tables import plan_table
+
+    if planned.warnings:
+        click.echo(as_text(planned.warnings), err=True)
+    Console(width=None, highlight=False).print(plan_table(planned.plan, reused))
+    state = "complete" if planned.plan.complete else "incomplete: `run` needs what the warnings name"
+    click.echo(f"plan {planned.plan.hash[:16]} ({state})")
+    return 0
+
+
+def _done(folder: Path, fingerprint: str | None) -> bool:
+    """Whether a stage was trained before with the same settings, data, base and predecessors."""
+    return fingerprint is not None and (folder / "stages" / fingerprint[:16] / "result.json").is_file()

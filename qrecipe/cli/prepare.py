@@ -1,0 +1,35 @@
+"""`qrecipe prepare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from qrecipe.cli.options import FILE, format_option, set_option
+
+
+@click.command("prepare")
+@click.argument("file", type=FILE)
+@set_option
+@format_option()
+def command(file: Path, sets: tuple[str, ...], format_: str) -> int:
+    """Check and encode a recipe's data without training, and say what the data is like."""
+    from qrecipe.cli.app import print_json
+    from qrecipe.recipe import load
+    from qrecipe.report.console import RunConsole
+    from qrecipe.report.tables import data_table
+    from qrecipe.run.prepare import prepare
+
+    with RunConsole() as console:
+        reports = prepare(load(file, sets), console)
+    if format_ == "json":
+        print_json({"datasets": [r.as_json() for r in reports]})
+        return 0
+    from rich.console import Console
+
+    Console(highlight=False).print(data_table(reports))
+    for report in reports:
+        for warning in report.warnings:
+            click.echo(f"warning: {report.dataset}: {warning}")
+    return 0

@@ -1,0 +1,67 @@
+"""`qrecipe run`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from qrecipe.cli.options import FILE, format_option, set_option
+
+
+@click.command("run")
+@click.argument("file", type=FILE)
+@click.option("--runs", type=FILE, default=Path("runs"), show_default=True, help="Folder of run folders.")
+@click.option("--bundles", type=FILE, default=Path("bundles"), show_default=True, help="Folder of bundles.")
+@click.option("--until", metavar="STAGE", help="Stop after this stage.")
+@set_option
+@format_option()
+def command(file: Path, runs: Path, bundles: Path, until: str | None, sets: tuple[str, ...], format_: str) -> int:
+    """Run a recipe: train its stages, judge its gates, write its bundle.
+
+    Finished stages are reused. The last line of standard output is one JSON object. Exit code 0: an accepted bundle
+    was written; 3: a gate did not pass; 130: interrupted.
+    """
+    from qrecipe.cli.app import print_json
+    from qrecipe.errors import Place, Problem, RecipeError, suggest
+    from qrecipe.plan import make_plan, require_complete
+    from qrecipe.recipe import load
+    from qrecipe.report.console import RunConsole
+    from qrecipe.report.problems import as_text
+    from qrecipe.report.tables import plan_table
+
+    loaded = load(file, sets)
+    ids = [s.id for s in loaded.recipe.stages]
+    if until is not None and until not in ids:
+        raise RecipeError(Problem("QR020", f"no stage is called `{until}`", Place("--until"), suggest(until, ids)))
+    planned = make_plan(loaded)
+    with RunConsole() as console:
+        if planned.base.folder is not None or planned.base.identity is not None:
+            require_complete(planned)
+        if planned.warnings:
+            console.console.print(as_text(planned.warnings), markup=False, soft_wrap=True)
+        console.console.print(plan_table(planned.plan))
+        console.say("loading torch and the base")
+        from qrecipe.run.engine import run
+
+        outcome = run(loaded, runs=runs, bundles=bundles, until=until, listener=console)
+        _closing(console, outcome, loaded)
+    print_json(outcome.as_json(), indent=None)
+    return outcome.exit_code
+
+
+def _closing(console: Any, outcome: Any, loaded: Any) -> None:
+    """Where the bundle is and how to hear it, or why there is none."""
+    if outcome.bundle is not None:
+        language = next(iter(loaded.recipe.languages))
+        reference = next((d.reference for d in loaded.recipe.datasets.values() if getattr(d, "reference", None)), None)
+        voice = str(loaded.path(reference)) if reference else "VOICE.wav"
+        console.say(f"accepted: {outcome.bundle}")
+        console.say(f'hear it: qrecipe say {outcome.bundle} "TEXT" --language {language} --reference {voice} --out hello.wav')
+        return
+    failed = [v for s in outcome.stages for v in s.verdicts if not v.counts_as_pass] + [v for v in outcome.accept if not v.counts_as_pass]
+    if outcome.status == "until":
+        console.say(f"stopped after {outcome.stages[-1].id}, as asked; the same command without --until goes on from there")
+    else:
+        console.say(f"{outcome.status}: no bundle, because " + "; ".join(f"{v.gate} is {v.outcome}" for v in failed[-3:]))

@@ -1,0 +1,44 @@
+"""`qrecipe say`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from qrecipe.cli.options import FILE, format_option
+
+
+@click.command("say")
+@click.argument("model")
+@click.argument("text")
+@click.option("--language", default="auto", show_default=True, help="Language, as the model lists it, or auto.")
+@click.option("--reference", required=True, type=FILE, help="A recording of the voice.")
+@click.option("--reference-text", help="What is said in it; makes the prompt in-context.")
+@click.option(
+    "--layout", type=click.Choice(["streaming", "non_streaming"]), default="streaming", show_default=True, help="How text meets frames."
+)
+@click.option("--seed", default=0, show_default=True, help="Seed of sampling.")
+@click.option("--out", required=True, type=FILE, help="The WAV file to write.")
+@format_option()
+def command(
+    model: str,
+    text: str,
+    language: str,
+    reference: Path,
+    reference_text: str | None,
+    layout: str,
+    seed: int,
+    out: Path,
+    format_: str,
+) -> int:
+    """Speak TEXT with MODEL (a base, a bundle, or runs/NAME@STAGE) through stock generate_voice_clone."""
+    from qrecipe.cli.app import print_json
+    from qrecipe.run.saying import say
+
+    result = say(model, text, language.lower(), reference, reference_text, layout, seed, out)
+    if format_ == "json":
+        print_json(result, indent=None)
+    else:
+        click.echo(f"{result['out']}: {result['seconds']:.1f} s")
+    return 0

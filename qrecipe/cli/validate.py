@@ -1,0 +1,48 @@
+"""`qrecipe validate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from qrecipe.cli.options import FILE, format_option, set_option
+from qrecipe.errors import Problem, UserError
+from qrecipe.files import FileHashes
+
+
+@click.command("validate")
+@click.argument("files", nargs=-1, required=True, type=FILE)
+@click.option("--strict", is_flag=True, help="A missing base or data is an error, not a warning.")
+@set_option
+@format_option("github")
+def command(files: tuple[Path, ...], strict: bool, sets: tuple[str, ...], format_: str) -> int:
+    """Check recipes: their form, their names, their patterns against the base, their texts. Exit code 0 or 2."""
+    from qrecipe.cli.app import print_json
+    from qrecipe.report.problems import as_github, as_text, summary
+
+    hashes = FileHashes()
+    problems = [p for file in files for p in check(file, sets, strict, hashes)]
+    if format_ == "json":
+        print_json({"problems": [p.as_json() for p in problems]})
+    elif format_ == "github":
+        click.echo(as_github(problems))
+    else:
+        if problems:
+            click.echo(as_text(problems), err=True)
+        click.echo(f"{len(files)} file{'s' if len(files) != 1 else ''}: {summary(problems)}")
+    return 2 if any(p.severity == "error" for p in problems) else 0
+
+
+def check(file: Path, sets: tuple[str, ...], strict: bool, hashes: FileHashes) -> list[Problem]:
+    """Every problem of a recipe: what its text shows, and what the plan shows."""
+    from qrecipe.plan import make_plan
+    from qrecipe.recipe import inspect
+
+    loaded, problems = inspect(file, sets)
+    if loaded is None or any(p.severity == "error" for p in problems):
+        return problems
+    try:
+        return make_plan(loaded, hashes, strict).problems
+    except UserError as e:
+        return [*problems, *e.problems]

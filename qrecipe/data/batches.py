@@ -1,0 +1,116 @@
+"""Which rows make which step: shares, length buckets, a frame budget, and a split over ranks.
+
+Pure and seeded: the same rows, settings and seed give the same batches on any machine and any number of ranks.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from qrecipe.recipe.stage import Batch
+
+
+@dataclass(frozen=True)
+class Item:
+    """A row as the sampler sees it."""
+
+    dataset: str
+    index: int
+    length: int
+    """Frames, or text tokens in `text_lm`."""
+
+
+@dataclass(frozen=True)
+class World:
+    """Which part of every batch this process computes."""
+
+    rank: int = 0
+    size: int = 1
+
+
+Micro = list[Item]
+
+
+class Sampler:
+    """Epochs of global batches, each a list of micro-batches."""
+
+    def __init__(self, sources: Mapping[str, Sequence[int]], shares: Mapping[str, float], batch: Batch, seed: int) -> None:
+        """`sources` are lengths by dataset; `shares` the shares of those datasets that have one."""
+        self._own = [Item(d, i, n) for d, lengths in sources.items() if d not in shares for i, n in enumerate(lengths)]
+        self._others = {d: [Item(d, i, n) for i, n in enumerate(sources[d])] for d in sources if d in shares}
+        self._shares = shares
+        self._batch = batch
+        self._seed = seed
+
+    def epoch(self, number: int) -> list[list[Micro]]:
+        """The global batches of one epoch: every own row once, and as much of the others as their shares ask for."""
+        rng = random.Random(f"{self._seed}:{number}")
+        items = list(self._own)
+        own = sum(i.length for i in self._own)
+        rest = 1.0 - sum(self._shares.values())
+        for dataset, pool in self._others.items():
+            wanted = own * self._shares[dataset] / rest
+            items += self._draw(dataset, pool, wanted, number)
+        rng.shuffle(items)
+        micro = self._pack(items, rng)
+        k = self._batch.accumulate
+        return [micro[i : i + k] for i in range(0, len(micro), k)]
+
+    def _draw(self, dataset: str, pool: list[Item], wanted: float, number: int) -> list[Item]:
+        """Rows of about `wanted` length: the pool is gone through in shuffled rounds that continue over epochs."""
+        total = sum(i.length for i in pool)
+        start = wanted * number
+        drawn: list[Item] = []
+        position = (start // total) * total if total else 0.0
+        turn = int(start // total) if total else 0
+        while total and position < start + wanted:
+            order = list(pool)
+            random.Random(f"{self._seed}:{dataset}:{turn}").shuffle(order)
+            for item in order:
+                if start <= position < start + wanted:
+                    drawn.append(item)
+                position += item.length
+            turn += 1
+        return drawn
+
+    def _pack(self, items: list[Item], rng: random.Random) -> list[Micro]:
+        """Buckets rows of similar length into micro-batches within the budget, padding included."""
+        budget = self._batch.frames
+        window = max(64, len(items) // 8)
+        micro: list[Micro] = []
+        for start in range(0, len(items), window):
+            current: Micro = []
+            for item in sorted(items[start : start + window], key=lambda i: (i.length, i.dataset, i.index)):
+                if current and item.length * (len(current) + 1) > budget:
+                    micro.append(current)
+                    current = []
+                current.append(item)
+            if current:
+                micro.append(current)
+        rng.shuffle(micro)
+        return micro
+
+    def steps(self, epochs: float | None, steps: int | None) -> int:
+        """Optimiser steps in all."""
+        if steps is not None:
+            return steps
+        assert epochs is not None
+        whole = int(epochs)
+        count = sum(len(self.epoch(e)) for e in range(whole))
+        if epochs > whole:
+            count += max(1, round((epochs - whole) * len(self.epoch(whole))))
+        return max(1, count)
+
+    def batches(self) -> Iterator[list[Micro]]:
+        """Global batches without end."""
+        number = 0
+        while True:
+            yield from self.epoch(number)
+            number += 1
+
+
+def mine(micro: list[Micro], world: World) -> list[Micro]:
+    """The micro-batches of a global batch that one rank computes."""
+    return micro[world.rank :: world.size]

@@ -1,0 +1,1 @@
+"""Metrics and gates: from models and recordings to verdicts. Never changes a weight."""

@@ -1,0 +1,172 @@
+"""From measured values to verdicts: intervals over prompts, and pass, fail or undecided."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from statistics import NormalDist
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qrecipe.evaluate.measure import Value
+from qrecipe.recipe.gate import Gate
+from qrecipe.recipe.metrics import MetricSpec
+
+RESAMPLES = 4000
+"""Bootstrap resamples of an interval."""
+
+Outcome = Literal["pass", "fail", "undecided"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a gate decided, with the numbers that decided it."""
+
+    gate: str
+    metric: str
+    data: str
+    outcome: Outcome
+    severity: Literal["error", "warn"]
+    value: float
+    """Mean over prompts; for a relative gate the mean difference to the baseline."""
+    low: float
+    """Lower end of the interval of `value`."""
+    high: float
+    threshold: float
+    kind: str
+    confidence: float
+    prompts: int
+    prompts_needed: int | None
+    """For undecided: prompts at which an interval of this spread would decide."""
+    measured: float
+    """Mean of the metric itself."""
+    baseline: float | None
+    """Mean of the metric at the baseline."""
+    slices: dict[str, float] = field(default_factory=dict)
+    """Mean by layout."""
+
+    @property
+    def counts_as_pass(self) -> bool:
+        """Whether the gate lets the run go on."""
+        return self.outcome == "pass" or self.severity == "warn"
+
+    def as_json(self) -> dict[str, Any]:
+        """For verdicts.json and the command line."""
+        return {k: round(v, 6) if isinstance(v, float) else v for k, v in asdict(self).items()} | {
+            "slices": {k: round(v, 6) for k, v in self.slices.items()}
+        }
+
+
+def per_prompt(values: Sequence[Value], layout: str | None) -> dict[int, float]:
+    """Mean over seeds and layouts (or one layout) for every prompt."""
+    grouped: dict[int, list[float]] = {}
+    for v in values:
+        if layout is None or v.layout == layout:
+            grouped.setdefault(v.line, []).append(v.value)
+    return {line: sum(vs) / len(vs) for line, vs in grouped.items()}
+
+
+def paired(values: Sequence[Value], baseline: Sequence[Value], layout: str | None) -> dict[int, float]:
+    """Mean difference to the baseline for every prompt, paired by prompt, layout and seed."""
+    before = {(v.line, v.layout, v.seed): v.value for v in baseline}
+    differences = [
+        Value(v.line, v.layout, v.seed, v.value - before[(v.line, v.layout, v.seed)])
+        for v in values
+        if (v.line, v.layout, v.seed) in before
+    ]
+    return per_prompt(differences, layout)
+
+
+def bootstrap(values: NDArray[np.float64], confidence: float, seed: str) -> tuple[float, float]:
+    """Two-sided percentile interval of the mean over prompts. Seeded by the gate, so that a verdict is reproducible."""
+    if len(values) == 1:
+        return -math.inf, math.inf
+    rng = np.random.default_rng(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8], "big"))
+    means = values[rng.integers(0, len(values), size=(RESAMPLES, len(values)))].mean(axis=1)
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def wilson(rate: float, prompts: int, confidence: float) -> tuple[float, float]:
+    """Wilson's interval of a rate. A bootstrap of values that are all equal would claim certainty."""
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    centre = (rate + z * z / (2 * prompts)) / (1 + z * z / prompts)
+    half = z / (1 + z * z / prompts) * math.sqrt(rate * (1 - rate) / prompts + z * z / (4 * prompts * prompts))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def judge(gate: Gate, spec: MetricSpec, values: Sequence[Value], baseline: Sequence[Value] | None) -> Verdict:
+    """Judges a gate.
+
+    The interval is over prompts: seeds and layouts of one prompt are averaged first. `baseline` holds the values of
+    the model that a relative gate compares with.
+    """
+    own = per_prompt(values, gate.layout)
+    assert own, f"{gate.label()}: nothing was measured"
+    measured = sum(own.values()) / len(own)
+    before = None
+    decided = own
+    if gate.relative:
+        assert baseline is not None
+        decided = paired(values, baseline, gate.layout)
+        previous = per_prompt(baseline, gate.layout)
+        before = sum(previous.values()) / len(previous)
+    numbers = np.array([decided[k] for k in sorted(decided)], dtype=np.float64)
+    mean = float(numbers.mean())
+    if spec.binary and not gate.relative:
+        low, high = wilson(mean, len(numbers), gate.confidence)
+    else:
+        low, high = bootstrap(numbers, gate.confidence, gate.label())
+    outcome, threshold = _outcome(gate, low, high)
+    needed = _needed(mean, low, high, threshold, len(numbers)) if outcome == "undecided" else None
+    layouts = sorted({v.layout for v in values})
+    return Verdict(
+        gate=gate.label(),
+        metric=gate.metric,
+        data=gate.data,
+        outcome=outcome,
+        severity=gate.severity,
+        value=mean,
+        low=_finite(low),
+        high=_finite(high),
+        threshold=gate.threshold,
+        kind=gate.kind,
+        confidence=gate.confidence,
+        prompts=len(numbers),
+        prompts_needed=needed,
+        measured=measured,
+        baseline=before,
+        slices={name: _mean(per_prompt(values, name)) for name in layouts},
+    )
+
+
+def _outcome(gate: Gate, low: float, high: float) -> tuple[Outcome, float]:
+    """Pass if the whole interval is on the good side of the bound, fail if on the bad side. Returns the bound too."""
+    if gate.kind == "min":
+        bound = gate.threshold
+        return ("pass" if low >= bound else "fail" if high < bound else "undecided"), bound
+    bound = -gate.threshold if gate.kind == "min_decrease" else gate.threshold
+    return ("pass" if high <= bound else "fail" if low > bound else "undecided"), bound
+
+
+def _needed(mean: float, low: float, high: float, bound: float, prompts: int) -> int | None:
+    """Prompts at which an interval that shrinks with the square root of their number would no longer hold the bound."""
+    gap = abs(mean - bound)
+    half = (high - low) / 2
+    if gap == 0 or not math.isfinite(half):
+        return None
+    return max(prompts + 1, math.ceil(prompts * (half / gap) ** 2))
+
+
+def _mean(values: dict[int, float]) -> float:
+    return sum(values.values()) / len(values)
+
+
+def _finite(x: float) -> float:
+    """JSON has no infinity; an interval of one prompt is as wide as any number."""
+    return x if math.isfinite(x) else math.copysign(1e9, x)

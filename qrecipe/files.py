@@ -1,0 +1,160 @@
+"""Files that are whole or absent: atomic writes, content hashes, canonical JSON, the cache folder.
+
+Everything is written under a temporary name in the same folder, synced and renamed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+_CHUNK = 1 << 20
+
+
+def cache_dir() -> Path:
+    """The user's cache of built bases, audio codes and file hashes: `QRECIPE_CACHE`, else `~/.cache/qrecipe`."""
+    given = os.environ.get("QRECIPE_CACHE")
+    if given:
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qrecipe"
+
+
+def canonical_json(value: Any) -> str:
+    """One spelling for one value: sorted keys, no spaces, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a value's canonical JSON, in hex."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes a rename in `folder` durable."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`; when the block ends without an error it is synced and takes the place of `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fd, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    os.close(fd)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with open(temporary, "rb+") as f:
+            os.fsync(f.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes UTF-8 text atomically."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON for people to read, atomically, keys in the given order."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path` that becomes `path` when the block ends without an error.
+
+    If `path` exists by then (another process was faster), the temporary folder is dropped.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    os.chmod(temporary, 0o755)
+    try:
+        yield temporary
+        for file in sorted(temporary.rglob("*")):
+            if file.is_file():
+                with open(file, "rb+") as f:
+                    os.fsync(f.fileno())
+        if not path.exists():
+            os.rename(temporary, path)
+            sync_folder(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    h = hashlib.sha256()
+    with open(path, "rb") as f:
+        while chunk := f.read(_CHUNK):
+            h.update(chunk)
+    return h.hexdigest()
+
+
+class FileHashes:
+    """SHA-256 of files, remembered by path, size and modification time, so that a plan does not read gigabytes twice."""
+
+    def __init__(self, store: Path | None = None) -> None:
+        self._store = store or cache_dir() / "hashes.json"
+        self._known: dict[str, list[Any]] = {}
+        self._changed = False
+        try:
+            loaded = json.loads(self._store.read_text(encoding="utf-8"))
+            if isinstance(loaded, dict):
+                self._known = loaded
+        except (OSError, ValueError):
+            pass  # a cache that cannot be read is an empty cache
+
+    def known(self, path: Path) -> str | None:
+        """The hash if the file was hashed before and has not changed since."""
+        stat = path.stat()
+        entry = self._known.get(str(path.resolve()))
+        if isinstance(entry, list) and entry[:2] == [stat.st_size, stat.st_mtime_ns]:
+            return str(entry[2])
+        return None
+
+    def sha256(self, path: Path) -> str:
+        """The file's hash, computed if it is not known."""
+        found = self.known(path)
+        if found is None:
+            stat = path.stat()
+            found = sha256(path)
+            self._known[str(path.resolve())] = [stat.st_size, stat.st_mtime_ns, found]
+            self._changed = True
+        return found
+
+    def save(self) -> None:
+        """Writes what was learned; a cache that cannot be written is no error."""
+        if not self._changed:
+            return
+        with suppress(OSError):
+            write_text(self._store, json.dumps(self._known, sort_keys=True))
+        self._changed = False
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copies a file's content, sharing blocks where the file system can (reflink), never hard-linking."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with open(source, "rb") as s, open(target, "wb") as t:
+        try:
+            import fcntl
+
+            fcntl.ioctl(t.fileno(), 0x40049409, s.fileno())  # FICLONE
+            return
+        except (ImportError, OSError):
+            pass
+        shutil.copyfileobj(s, t, _CHUNK)

@@ -1,0 +1,208 @@
+"""Opening a base: from what a recipe names to stock modules in memory, ready to train, judge and speak."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import os
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from qrecipe.builtin import mini
+from qrecipe.errors import BaseModelError, Place, Problem
+from qrecipe.files import FileHashes, cache_dir
+from qrecipe.model.stock import silence, stock
+from qrecipe.plan.bases import BUILTIN, BaseInfo, cached_snapshot, describe_folder, folder_identity
+from qrecipe.plan.tokenizer import TextTokenizer
+from qrecipe.recipe.base import Base
+
+SAMPLE_RATE = 24_000
+"""Hz; what the speech tokenizer and the speaker encoder read."""
+
+HUB_FILES = ["*.json", "*.txt", "*.safetensors", "speech_tokenizer/*.json", "speech_tokenizer/*.safetensors", "LICENSE*"]
+
+
+def snapshot(base: Base, root: Path, place: Place) -> Path:
+    """The folder of a base, built or downloaded if it is not there. Raises `BaseModelError`."""
+    if base.model.startswith(BUILTIN):
+        return mini.ensure(cache_dir())
+    local = (root / Path(base.model).expanduser()).resolve()
+    if base.model.startswith((".", "/", "~")) or local.is_dir():
+        if not local.is_dir():
+            raise BaseModelError(Problem("QR050", f"the folder {base.model} is not there", place))
+        return local
+    found = cached_snapshot(base)
+    if found is not None and (found / "speech_tokenizer" / "config.json").exists():
+        return found
+    return _download(base, place)
+
+
+def _download(base: Base, place: Place) -> Path:
+    from huggingface_hub import constants, snapshot_download
+
+    help_ = f"download it where there is a network (`huggingface-cli download {base.model}`), or give its folder as `base.model: ./folder`"
+    if constants.HF_HUB_OFFLINE:
+        raise BaseModelError(Problem("QR050", f"{base.model} is not in the hub cache, and HF_HUB_OFFLINE forbids a download", place, help_))
+    try:
+        return Path(snapshot_download(base.model, revision=base.revision, allow_patterns=HUB_FILES))
+    except Exception as e:  # the hub client raises many kinds; people need one sentence
+        reason = str(e).splitlines()[0][:200] if str(e) else type(e).__name__
+        raise BaseModelError(Problem("QR050", f"cannot get {base.model} from the hub: {reason}", place, help_)) from None
+
+
+def resolve(base: Base, root: Path, place: Place, hashes: FileHashes) -> BaseInfo:
+    """Like `plan.bases.locate`, but the base is on this machine afterwards and its content is known."""
+    folder = snapshot(base, root, place)
+    info = describe_folder(folder, base, place, hashes)
+    if base.model.startswith(BUILTIN):
+        info = replace(info, model=base.model, identity=f"{mini.NAME}@{mini.digest()}", random_weights=True)
+    else:
+        info = replace(info, identity=folder_identity(folder, hashes))
+    hashes.save()
+    return info
+
+
+def pick_device() -> torch.device:
+    """The GPU if there is one, else the CPU."""
+    return torch.device("cuda") if torch.cuda.is_available() else torch.device("cpu")
+
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+
+
+@dataclass
+class Opened:
+    """A base in memory: the stock wrapper, and what qrecipe needs beside it.
+
+    On the CPU all weights are float32 (an exact copy of narrower ones); on a GPU they are bfloat16.
+    """
+
+    folder: Path
+    wrapper: Any
+    """`qwen_tts.Qwen3TTSModel`."""
+    tokenizer: TextTokenizer
+    device: torch.device
+    export_dtype: torch.dtype
+    """Number format of the weights on disk: what a bundle is rounded to."""
+
+    @property
+    def net(self) -> Any:
+        """`Qwen3TTSForConditionalGeneration`."""
+        return self.wrapper.model
+
+    @property
+    def talker(self) -> Any:
+        """The talker, code predictor included."""
+        return self.net.talker
+
+    @property
+    def config(self) -> Any:
+        """The stock config."""
+        return self.net.config
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """Number format of the frozen weights in memory."""
+        return torch.float32 if self.device.type == "cpu" else torch.bfloat16
+
+    @property
+    def groups(self) -> int:
+        """Codebooks of a frame."""
+        return int(self.config.talker_config.num_code_groups)
+
+    @property
+    def samples_per_frame(self) -> int:
+        """Samples of one codec frame at 24 kHz."""
+        return int(self.net.speech_tokenizer.get_encode_downsample_rate())
+
+    def language_row(self, language: str) -> int | None:
+        """Row of a language; None for `auto`. Raises KeyError for one that the config does not list."""
+        if language == "auto":
+            return None
+        return int(self.config.talker_config.codec_language_id[language])
+
+    @cached_property
+    def _speaker_encoder(self) -> torch.nn.Module:
+        encoder: torch.nn.Module = self.net.speaker_encoder
+        return encoder if self.device.type == "cpu" else copy.deepcopy(encoder).float()
+
+    @torch.inference_mode()
+    def x_vector(self, audio: NDArray[np.float32]) -> torch.Tensor:
+        """Speaker vector of one recording, [hidden] float32 on the CPU.
+
+        `audio` is mono at 24 kHz, [samples]. The mel settings are the stock ones (`extract_speaker_embedding`);
+        one recording at a time, since padding a mel changes the pooled vector.
+        """
+        with contextlib.redirect_stdout(io.StringIO()):  # stock prints when a sample lies outside [-1, 1]
+            mel = (
+                stock()
+                .mel_spectrogram(
+                    torch.from_numpy(audio.astype(np.float32)).unsqueeze(0),
+                    n_fft=1024,
+                    num_mels=128,
+                    sampling_rate=SAMPLE_RATE,
+                    hop_size=256,
+                    win_size=1024,
+                    fmin=0,
+                    fmax=12_000,
+                )
+                .transpose(1, 2)
+            )
+        vector: torch.Tensor = self._speaker_encoder(mel.to(self.device))[0]
+        return vector.float().cpu().clone()
+
+    @torch.inference_mode()
+    def encode(self, audios: list[NDArray[np.float32]]) -> list[torch.Tensor]:
+        """Codes of recordings, each [frames, codebooks] int64 on the CPU, by the base's own speech tokenizer.
+
+        `audios` are mono at 24 kHz. They are padded to the longest with silence; the encoder is causal, so that the
+        padding reaches no frame before it.
+        """
+        encoded = self.net.speech_tokenizer.encode(audios, sr=SAMPLE_RATE).audio_codes
+        return [codes.to("cpu", torch.int64).contiguous().clone() for codes in encoded]
+
+    def reset(self) -> None:
+        """Forgets what a generation leaves on the module (`rope_deltas`)."""
+        self.talker.rope_deltas = None
+
+    def close(self) -> None:
+        """Frees the weights."""
+        self.wrapper = None
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def open_model(info: BaseInfo, device: torch.device | None = None) -> Opened:
+    """Opens a base or a bundle. Raises `BaseModelError` if stock qwen_tts cannot load it."""
+    assert info.folder is not None, "resolve() comes first"
+    assert info.tokenizer is not None
+    device = device or pick_device()
+    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    classes = stock()
+    try:
+        with silence():
+            wrapper = classes.Model.from_pretrained(str(info.folder), dtype=dtype, device_map=str(device), local_files_only=True)
+    except (KeyError, TypeError, ValueError, OSError, RuntimeError, AttributeError) as e:
+        reason = str(e).strip().splitlines()[0][:300] if str(e).strip() else type(e).__name__
+        problem = Problem("QR051", f"stock qwen_tts cannot load {info.model}: {reason}", Place(str(info.model)))
+        raise BaseModelError(problem) from None
+    wrapper.model.eval()
+    wrapper.model.requires_grad_(False)
+    _use_qwen_pattern(wrapper, info.folder)
+    opened = Opened(info.folder, wrapper, info.tokenizer, device, DTYPES[info.dtype])
+    return opened
+
+
+def _use_qwen_pattern(wrapper: Any, folder: Path) -> None:
+    """Gives the wrapper the tokenizer without `fix_mistral_regex`, which stock asks for and which swaps the pattern."""
+    with silence():
+        plain = type(wrapper.processor.tokenizer).from_pretrained(str(folder), local_files_only=True)
+    wrapper.processor.tokenizer = plain

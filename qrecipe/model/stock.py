@@ -1,0 +1,63 @@
+"""The one place that imports qwen_tts and transformers, without what they print while they are imported.
+
+`import qwen_tts` runs `sox --version` through a shell and prints about SoX and flash-attn; transformers and librosa
+warn through `warnings` and `logging`. People who run qrecipe must see none of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from functools import cache
+from types import SimpleNamespace
+from typing import Any
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Sends file descriptors 1 and 2 to nowhere inside the block; exceptions still get out."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = [os.dup(1), os.dup(2)]
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        os.dup2(nowhere, 2)
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        for descriptor, copy in zip((1, 2), saved, strict=True):
+            os.dup2(copy, descriptor)
+            os.close(copy)
+        os.close(nowhere)
+
+
+@cache
+def stock() -> Any:
+    """The stock classes: `Model`, `Prompt`, `mel_spectrogram`, `Tokenizer`, `Net`, `Config`."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    warnings.filterwarnings("ignore")
+    with silence():
+        import transformers
+        from qwen_tts import Qwen3TTSModel, Qwen3TTSTokenizer, VoiceClonePromptItem
+        from qwen_tts.core.models import Qwen3TTSConfig, Qwen3TTSForConditionalGeneration
+        from qwen_tts.core.models.modeling_qwen3_tts import mel_spectrogram
+
+        transformers.logging.set_verbosity_error()
+        transformers.logging.disable_progress_bar()
+    for name in ("transformers", "qwen_tts", "huggingface_hub", "numba"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    return SimpleNamespace(
+        Model=Qwen3TTSModel,
+        Tokenizer=Qwen3TTSTokenizer,
+        Prompt=VoiceClonePromptItem,
+        Config=Qwen3TTSConfig,
+        Net=Qwen3TTSForConditionalGeneration,
+        mel_spectrogram=mel_spectrogram,
+    )

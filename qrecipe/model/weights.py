@@ -1,0 +1,245 @@
+"""Weights that learn and weights that must not: masters, deltas, and the proof that nothing else moved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from qrecipe.errors import EngineError
+from qrecipe.files import replacing
+from qrecipe.model.forward import RowSubset, Tables
+from qrecipe.plan.trainable import CODEC_TABLE, TEXT_TABLE, Trainable
+
+
+@dataclass
+class Delta:
+    """What training changed: whole tensors, and rows of tensors, in float32 on the CPU."""
+
+    whole: dict[str, torch.Tensor] = field(default_factory=dict)
+    rows: dict[str, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
+    """Tensor name -> (row numbers [n] int64 sorted, values [n, width])."""
+
+    def then(self, later: Delta) -> Delta:
+        """This delta with a later one on top."""
+        whole, rows = dict(self.whole), dict(self.rows)
+        for name, values in later.whole.items():
+            whole[name] = values
+            rows.pop(name, None)
+        for name, (ids, values) in later.rows.items():
+            if name in whole:
+                changed = whole[name].clone()
+                changed[ids] = values
+                whole[name] = changed
+            elif name in rows:
+                merged = dict(zip(rows[name][0].tolist(), rows[name][1], strict=True))
+                merged.update(zip(ids.tolist(), values, strict=True))
+                order = sorted(merged)
+                rows[name] = (torch.tensor(order), torch.stack([merged[i] for i in order]))
+            else:
+                rows[name] = (ids, values)
+        return Delta(whole, rows)
+
+    def elements(self) -> int:
+        """Numbers in the delta."""
+        return sum(t.numel() for t in self.whole.values()) + sum(v.numel() for _, v in self.rows.values())
+
+    def save(self, path: Path) -> None:
+        """Writes one safetensors file: `NAME` for whole tensors, `NAME#rows` and `NAME#values` for rows."""
+        tensors = {k: v.contiguous() for k, v in self.whole.items()}
+        for name, (ids, values) in self.rows.items():
+            tensors[f"{name}#rows"] = ids.contiguous()
+            tensors[f"{name}#values"] = values.contiguous()
+        with replacing(path) as temporary:
+            save_file(tensors, str(temporary), metadata={"format": "qrecipe delta 1"})
+
+    @classmethod
+    def load(cls, path: Path) -> Delta:
+        """Reads what `save` wrote."""
+        delta = cls()
+        with safe_open(str(path), framework="pt") as f:
+            for key in sorted(f.keys()):
+                if key.endswith("#values"):
+                    name = key.removesuffix("#values")
+                    delta.rows[name] = (f.get_tensor(f"{name}#rows"), f.get_tensor(key))
+                elif not key.endswith("#rows"):
+                    delta.whole[key] = f.get_tensor(key)
+        return delta
+
+
+def parameters(net: Any) -> dict[str, torch.Tensor]:
+    """Every tensor of the weights by its name in the file, buffers that are saved included."""
+    found: dict[str, torch.Tensor] = net.state_dict(keep_vars=True)
+    return {k: v for k, v in found.items() if isinstance(v, torch.Tensor)}
+
+
+@torch.no_grad()
+def apply(net: Any, delta: Delta, export_dtype: torch.dtype) -> None:
+    """Writes a delta into the modules, rounded to the number format of the files."""
+    tensors = parameters(net)
+    for name, values in delta.whole.items():
+        target = tensors[name]
+        target.copy_(values.to(export_dtype).to(target.dtype))
+    for name, (ids, values) in delta.rows.items():
+        target = tensors[name]
+        target[ids.to(target.device)] = values.to(export_dtype).to(target.device, target.dtype)
+
+
+class Guard:
+    """Proves that training moved only what the plan declares.
+
+    Keeps the modules' tensors as they were, or, for tensors that train, the rows around what trains.
+    """
+
+    def __init__(self, net: Any, trainable: Trainable) -> None:
+        self._before: dict[str, torch.Tensor] = {}
+        self._rows: dict[str, torch.Tensor] = {}
+        whole = {n for g in trainable.groups if g.whole for n in g.tensors}
+        for name, tensor in parameters(net).items():
+            if name in whole:
+                continue
+            self._before[name] = tensor.detach().to("cpu", copy=True)
+            rows = trainable.rows_of(name)
+            if rows is not None:
+                self._rows[name] = torch.tensor(rows)
+
+    def check(self, net: Any) -> None:
+        """Raises `EngineError` with the name of the first tensor or row that moved and was not declared."""
+        after = parameters(net)
+        for name, before in self._before.items():
+            now = after[name].detach().to("cpu")
+            if torch.equal(before.view(torch.uint8), now.contiguous().view(torch.uint8)):
+                continue
+            moved = before != now
+            rows = torch.nonzero(moved.flatten(1).any(1)).squeeze(-1) if now.dim() >= 2 else torch.nonzero(moved.reshape(-1)).squeeze(-1)
+            declared = self._rows.get(name)
+            if declared is not None:
+                rows = rows[~torch.isin(rows, declared)]
+                if rows.numel() == 0:
+                    continue
+            at = f" (row {int(rows[0])})" if rows.numel() else ""
+            raise EngineError(f"{name}{at} changed although the stage does not declare it: the stage is discarded")
+
+
+@dataclass
+class LearningGroup:
+    """Parameters of one entry of `train`, with their rate."""
+
+    label: str
+    lr: float
+    weight_decay: float
+    parameters: list[torch.nn.Parameter]
+
+
+class Learner:
+    """Makes a stage's trainable set learnable: float32 masters for whole tensors, row subsets for rows."""
+
+    def __init__(self, net: Any, trainable: Trainable, start: Delta) -> None:
+        """`start` holds the unrounded result of the stages before."""
+        self.net = net
+        self.tables = Tables(net.talker)
+        self.groups: list[LearningGroup] = []
+        self._named: dict[str, torch.nn.Parameter] = {}
+        self._subsets: list[tuple[str, RowSubset]] = []
+        self._original: dict[str, torch.Tensor] = {}
+        tensors = parameters(net)
+        for group in trainable.groups:
+            learned: list[torch.nn.Parameter] = []
+            for name in group.tensors:
+                parameter = tensors[name]
+                assert isinstance(parameter, torch.nn.Parameter), name
+                if group.whole:
+                    self._original[name] = parameter.data
+                    parameter.data = _unrounded(parameter.data.float().clone(), name, start)
+                    parameter.requires_grad_(True)
+                    self._named[name] = parameter
+                    learned.append(parameter)
+                else:
+                    assert group.rows is not None
+                    assert name in (TEXT_TABLE, CODEC_TABLE)
+                    subset = RowSubset(_unrounded(parameter.data.float(), name, start), group.rows)
+                    self.tables.subsets.setdefault(name, []).append(subset)
+                    self._subsets.append((name, subset))
+                    learned.append(subset.values)
+            label = ", ".join(group.train.patterns)
+            self.groups.append(LearningGroup(label, group.train.lr, group.train.weight_decay, learned))
+
+    def parameters(self) -> Iterator[torch.nn.Parameter]:
+        """Everything that learns."""
+        for group in self.groups:
+            yield from group.parameters
+
+    def snapshot(self) -> Delta:
+        """What has been learned so far, copied."""
+        delta = Delta()
+        for name, parameter in self._named.items():
+            delta.whole[name] = parameter.detach().to("cpu", torch.float32, copy=True)
+        for name, subset in self._subsets:
+            values = subset.values.detach().to("cpu", torch.float32, copy=True)
+            delta = delta.then(Delta(rows={name: (subset.ids.cpu().clone(), values)}))
+        return delta
+
+    @torch.no_grad()
+    def restore(self, delta: Delta) -> None:
+        """Puts learned values back, the inverse of `snapshot`."""
+        for name, parameter in self._named.items():
+            parameter.copy_(delta.whole[name].to(parameter.device))
+        for name, subset in self._subsets:
+            ids, values = delta.rows[name]
+            at = torch.searchsorted(ids, subset.ids.cpu())
+            subset.values.copy_(values[at].to(subset.values.device))
+
+    def close(self) -> None:
+        """Gives the modules their original tensors back; the result lives in the snapshot."""
+        tensors = parameters(self.net)
+        for name, original in self._original.items():
+            parameter = tensors[name]
+            parameter.requires_grad_(False)
+            parameter.grad = None
+            parameter.data = original
+
+
+def _unrounded(values: torch.Tensor, name: str, start: Delta) -> torch.Tensor:
+    if name in start.whole:
+        return start.whole[name].to(values.device).float().clone()
+    if name in start.rows:
+        ids, rows = start.rows[name]
+        values = values.clone()
+        values[ids.to(values.device)] = rows.to(values.device)
+    return values
+
+
+@dataclass(frozen=True)
+class Survival:
+    """What rounding to the files' number format keeps of a stage."""
+
+    changed: int
+    """Elements that training changed."""
+    survived: int
+    """Those whose rounded value differs from before as well."""
+
+    @property
+    def share(self) -> float:
+        """Share that survives; 1 if nothing changed."""
+        return self.survived / self.changed if self.changed else 1.0
+
+
+@torch.no_grad()
+def survival(net: Any, delta: Delta, export_dtype: torch.dtype) -> Survival:
+    """How much of a stage survives the export. `net` holds the weights before the stage."""
+    tensors = parameters(net)
+    changed = survived = 0
+    for name, after, before in (
+        *((n, v, tensors[n].detach().to("cpu")) for n, v in delta.whole.items()),
+        *((n, v, tensors[n].detach().to("cpu")[ids]) for n, (ids, v) in delta.rows.items()),
+    ):
+        assert after.shape == before.shape, name
+        old = before.float()
+        changed += int((after != old).sum())
+        survived += int((after.to(export_dtype) != before.to(export_dtype)).sum())
+    return Survival(changed, survived)

@@ -1,0 +1,277 @@
+"""Where a base is and what it is made of: names, shapes, config, tokenizer files. Reads headers only, never weights.
+
+A base that is not on this machine is described from the shipped catalogue if its hub id is known there.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from qrecipe.builtin import mini
+from qrecipe.errors import BaseModelError, Place, Problem, suggest
+from qrecipe.files import FileHashes, digest
+from qrecipe.plan.tokenizer import TextTokenizer
+from qrecipe.recipe.base import Base
+
+BUILTIN = "builtin:"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*\Z")
+MAX_HEADER = 64 << 20
+REQUIRED_FILES = ("config.json", "generation_config.json", "tokenizer_config.json", "vocab.json", "merges.txt")
+HASH_NOW = 64 << 20
+"""Bytes up to which a plan hashes a folder's files at once; larger ones are hashed by `run`."""
+
+
+@dataclass(frozen=True)
+class BaseInfo:
+    """What is known of a base without opening it."""
+
+    model: str
+    """As the recipe names it; a folder by its own name only."""
+    revision: str | None
+    folder: Path | None
+    """Where it lies; None if it is not on this machine."""
+    identity: str | None
+    """Content: equal means the same weights and files. None if not known yet."""
+    dtype: str
+    config: dict[str, Any] | None
+    tensors: dict[str, tuple[int, ...]] | None
+    """Every tensor of the weights with its shape."""
+    tokenizer: TextTokenizer | None
+    random_weights: bool = False
+    warnings: list[Problem] = field(default_factory=list)
+
+    @property
+    def talker(self) -> dict[str, Any]:
+        """The config's `talker_config`, empty if the config is not known."""
+        return dict((self.config or {}).get("talker_config", {}))
+
+    @property
+    def languages(self) -> dict[str, int]:
+        """Languages that the base lists, with their rows."""
+        return dict(self.talker.get("codec_language_id", {}))
+
+    def listed_rows(self) -> set[int]:
+        """Rows of the codec embedding that some map of the config names."""
+        speakers = self.talker.get("spk_id", {}) or {}
+        taken: set[int] = set(self.languages.values())
+        for value in speakers.values():
+            taken.update(value if isinstance(value, list) else [value])
+        controls = {v for k, v in self.talker.items() if k.startswith("codec_") and k.endswith("_id") and isinstance(v, int)}
+        return taken | controls
+
+
+def catalogue(name: str) -> dict[str, Any] | None:
+    """The shipped catalogue of a base by hub id or `builtin:` name."""
+    slug = name.removeprefix(BUILTIN) if name.startswith(BUILTIN) else name.split("/")[-1].lower()
+    file = resources.files("qrecipe.plan") / "catalogues" / f"{slug}.json"
+    if not file.is_file():
+        return None
+    loaded: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return loaded if loaded["model"] == name else None
+
+
+def locate(base: Base, root: Path, place: Place, hashes: FileHashes) -> BaseInfo:
+    """Describes the base that a recipe names. Raises `BaseModelError` for what can never be a base.
+
+    `root` is the folder that relative paths start from; `place` is where the recipe names the base.
+    """
+    if base.model.startswith(BUILTIN):
+        return _builtin(base, place)
+    if base.model.startswith((".", "/", "~")) or (root / base.model).is_dir():
+        folder = (root / Path(base.model).expanduser()).resolve()
+        if not folder.is_dir():
+            return _absent(base, place, f"the folder {base.model} is not there")
+        return describe_folder(folder, base, place, hashes)
+    if not _HUB_ID.match(base.model):
+        raise BaseModelError(
+            Problem(
+                "QR050",
+                f"`{base.model}` is no base",
+                place,
+                "`builtin:mini`, a hub id such as `Qwen/Qwen3-TTS-12Hz-1.7B-Base`, or a folder that starts with `.` or `/`",
+                length=len(base.model),
+            )
+        )
+    snapshot = cached_snapshot(base)
+    if snapshot is None:
+        return _absent(base, place, f"{base.model} is not in the hub cache of this machine")
+    return describe_folder(snapshot, base, place, hashes)
+
+
+def cached_snapshot(base: Base) -> Path | None:
+    """The snapshot folder of a hub id if the hub cache of this machine holds it."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(base.model, "config.json", revision=base.revision)
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def _builtin(base: Base, place: Place) -> BaseInfo:
+    if base.model != mini.NAME:
+        raise BaseModelError(
+            Problem("QR050", f"`{base.model}` is not an embedded base", place, suggest(base.model, [mini.NAME]), length=len(base.model))
+        )
+    shipped = catalogue(base.model)
+    assert shipped is not None
+    package = Path(str(resources.files("qrecipe.builtin") / "mini"))
+    return BaseInfo(
+        model=base.model,
+        revision=None,
+        folder=None,
+        identity=f"{mini.NAME}@{mini.digest()}",
+        dtype=shipped["dtype"],
+        config=shipped["config"],
+        tensors={k: tuple(v) for k, v in shipped["tensors"].items()},
+        tokenizer=TextTokenizer.of_folder(package),
+        random_weights=True,
+    )
+
+
+def _absent(base: Base, place: Place, why: str) -> BaseInfo:
+    known = catalogue(base.model)
+    warning = Problem(
+        "QR052",
+        f"{why}; " + ("figures come from the shipped catalogue" if known else "figures that need it are unknown"),
+        place,
+        "`qrecipe doctor --base MODEL` says how to get it",
+        severity="warning",
+        length=len(base.model),
+    )
+    return BaseInfo(
+        model=base.model,
+        revision=base.revision or (known or {}).get("revision"),
+        folder=None,
+        identity=None,
+        dtype=(known or {}).get("dtype", "bfloat16"),
+        config=(known or {}).get("config"),
+        tensors={k: tuple(v) for k, v in known["tensors"].items()} if known else None,
+        tokenizer=None,
+        warnings=[warning],
+    )
+
+
+def describe_folder(folder: Path, base: Base, place: Place, hashes: FileHashes) -> BaseInfo:
+    """Describes a base folder from its config and the headers of its safetensors files."""
+
+    def wrong(message: str, help_: str | None = None) -> BaseModelError:
+        return BaseModelError(Problem("QR051", f"{folder.name}: {message}", place, help_))
+
+    missing = [f for f in (*REQUIRED_FILES, "speech_tokenizer/config.json") if not (folder / f).is_file()]
+    if missing:
+        raise wrong("missing " + ", ".join(missing), "a complete Base folder of Qwen3-TTS, as downloaded from the hub")
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except ValueError as e:
+        raise wrong(f"config.json is not JSON: {e}") from None
+    if not isinstance(config, dict) or config.get("model_type") != "qwen3_tts":
+        raise wrong("config.json is not of a Qwen3-TTS model")
+    if config.get("tts_model_type") != "base":
+        raise wrong(
+            f"this is a `{config.get('tts_model_type')}` model; languages are taught to a Base model",
+            "use the checkpoint whose name ends in `-Base`",
+        )
+    weights = weight_files(folder)
+    if not weights:
+        unsafe = sorted(p.name for p in folder.iterdir() if p.suffix in {".bin", ".pt", ".pth", ".ckpt"})
+        why = f"weights are in {unsafe[0]}, which may run code when it is read" if unsafe else "no weights"
+        raise wrong(f"{why}; only safetensors are read")
+    tensors: dict[str, tuple[int, ...]] = {}
+    dtypes: dict[str, int] = {}
+    for file in weights:
+        for name, entry in read_header(file, place).items():
+            tensors[name] = tuple(entry["shape"])
+            dtypes[entry["dtype"]] = dtypes.get(entry["dtype"], 0) + 1
+    main = max(dtypes, key=lambda k: dtypes[k])
+    revision = folder.name if base.revision is not None and re.fullmatch(r"[0-9a-f]{40}", folder.name) else base.revision
+    known = not base.model.startswith((".", "/", "~"))
+    return BaseInfo(
+        model=base.model if known else folder.name,
+        revision=revision,
+        folder=folder,
+        identity=folder_identity(folder, hashes, HASH_NOW),
+        dtype={"BF16": "bfloat16", "F16": "float16", "F32": "float32"}.get(main, main),
+        config=config,
+        tensors=tensors,
+        tokenizer=TextTokenizer.of_folder(folder),
+    )
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files that hold a folder's weights, in order."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        return [folder / n for n in names]
+    single = folder / "model.safetensors"
+    return [single] if single.is_file() else []
+
+
+def base_files(folder: Path) -> list[Path]:
+    """Files of a base folder that a bundle carries on: configs, tokenizer, weights, speech tokenizer, licences."""
+    kept = []
+    for file in sorted(folder.rglob("*")):
+        relative = file.relative_to(folder)
+        if not file.is_file() or any(p.startswith(".") for p in relative.parts):
+            continue
+        if len(relative.parts) > 1 and relative.parts[0] != "speech_tokenizer":
+            continue
+        licence = relative.name.upper().startswith(("LICENSE", "LICENCE", "NOTICE"))
+        if licence or file.suffix in {".json", ".txt", ".safetensors"}:
+            kept.append(file)
+    return [f for f in kept if f.name not in {"bundle.json", "verdicts.json", mini.MANIFEST}]
+
+
+def folder_identity(folder: Path, hashes: FileHashes, read_up_to: int | None = None) -> str | None:
+    """Content of a base folder as one hash; None if that would read more than `read_up_to` bytes not hashed before."""
+    files = base_files(folder)
+    unread = sum(f.stat().st_size for f in files if hashes.known(f) is None)
+    if read_up_to is not None and unread > read_up_to:
+        return None
+    content = {str(f.relative_to(folder)): hashes.sha256(f) for f in files}
+    return f"sha256:{digest(content)}"
+
+
+def read_header(file: Path, place: Place) -> dict[str, dict[str, Any]]:
+    """The header of a safetensors file: name -> {dtype, shape, data_offsets}, checked against the file's size.
+
+    Raises `BaseModelError`.
+    """
+
+    def wrong(message: str) -> BaseModelError:
+        return BaseModelError(Problem("QR051", f"{file.name}: {message}", place))
+
+    size = file.stat().st_size
+    with open(file, "rb") as f:
+        head = f.read(8)
+        if len(head) < 8:
+            raise wrong("not a safetensors file")
+        (length,) = struct.unpack("<Q", head)
+        if length > min(MAX_HEADER, size - 8):
+            raise wrong("not a safetensors file: its header is longer than the file or than 64 MiB")
+        try:
+            header = json.loads(f.read(length).decode("utf-8"))
+        except (ValueError, RecursionError):
+            raise wrong("the header is not JSON") from None
+    if not isinstance(header, dict):
+        raise wrong("the header is not a table of tensors")
+    header.pop("__metadata__", None)
+    widths = {"BF16": 2, "F16": 2, "F32": 4, "F64": 8, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+    for name, entry in header.items():
+        try:
+            count = 1
+            for n in entry["shape"]:
+                if not isinstance(n, int) or n < 0:
+                    raise ValueError
+                count *= n
+            start, end = entry["data_offsets"]
+            if end - start != count * widths[entry["dtype"]] or start < 0 or 8 + length + end > size:
+                raise ValueError
+        except (KeyError, TypeError, ValueError):
+            raise wrong(f"the entry of `{name}` does not fit the file") from None
+    return header

@@ -1,0 +1,125 @@
+"""JSONL manifests: read, validated row by row, texts cleaned. Knows nothing of audio beyond its path."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from qrecipe.errors import Place, Problem
+from qrecipe.plan.documents import check
+from qrecipe.plan.tokenizer import TextTokenizer, clean_text
+
+MAX_LINE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a manifest that can be used as far as its text goes."""
+
+    line: int
+    """Line of the manifest, from 1."""
+    text: str
+    """NFC, stripped."""
+    audio: Path | None = None
+    reference: Path | None = None
+    reference_text: str | None = None
+    speaker: str | None = None
+    codes: tuple[tuple[int, ...], ...] | None = None
+    """Ready codes, frames x codebooks."""
+    cut: bool = False
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The usable rows of a file and what is wrong with the others."""
+
+    path: Path
+    rows: list[Row]
+    problems: list[Problem]
+
+
+def read_manifest(path: Path, kind: Literal["text", "speech"], tokenizer: TextTokenizer | None, shown: str | None = None) -> Manifest:
+    """Reads a manifest. Never raises for what the file holds; a missing file is one problem without rows."""
+    name = shown or str(path)
+    try:
+        content = path.read_bytes()
+    except OSError as e:
+        return Manifest(path, [], [Problem("QR040", f"cannot read the manifest: {e.strerror or e}", Place(name))])
+    rows: list[Row] = []
+    problems: list[Problem] = []
+    for number, raw in enumerate(content.split(b"\n"), start=1):
+        if not raw.strip():
+            continue
+        found = _row(raw, kind, path, Place(name, number, 1), tokenizer)
+        if isinstance(found, Row):
+            rows.append(found)
+        else:
+            problems.extend(found)
+    if not rows and not problems:
+        problems.append(Problem("QR041", "the manifest has no rows", Place(name)))
+    return Manifest(path, rows, problems)
+
+
+def _row(raw: bytes, kind: Literal["text", "speech"], path: Path, place: Place, tokenizer: TextTokenizer | None) -> Row | list[Problem]:
+    if len(raw) > MAX_LINE:
+        return [Problem("QR041", f"the line has {len(raw):,} bytes; at most {MAX_LINE:,} are read", place)]
+    try:
+        value = json.loads(raw.decode("utf-8"))
+    except UnicodeDecodeError as e:
+        return [Problem("QR041", f"not UTF-8 (byte {e.start} of the line)", place)]
+    except (ValueError, RecursionError) as e:
+        column = getattr(e, "colno", 1)
+        return [Problem("QR041", f"not JSON: {getattr(e, 'msg', e)}", Place(place.file, place.line, column))]
+    problems = check(f"{kind}-row", value, place, "QR041")
+    if problems:
+        return problems
+    text = clean_text(value["text"])
+    if kind == "text":
+        why = tokenizer.text_problem(text) if tokenizer else (None if text else "the text is empty")
+        return [Problem("QR042", why, place)] if why else Row(place.line, text)
+    return _speech_row(value, text, path, place, tokenizer)
+
+
+def _speech_row(value: dict[str, Any], text: str, path: Path, place: Place, tokenizer: TextTokenizer | None) -> Row | list[Problem]:
+    problems = []
+    reference = value.get("reference") or value.get("ref_audio")
+    reference_text = value.get("reference_text")
+    reference_text = clean_text(reference_text) if reference_text else None
+    for what, t in (("the text", text), ("the reference's text", reference_text)):
+        if t is None:
+            continue
+        why = tokenizer.text_problem(t) if tokenizer else (None if t else "the text is empty")
+        if why:
+            problems.append(Problem("QR042", why.replace("the text", what, 1), place))
+    if value.get("audio") is None and value.get("audio_codes") is None:
+        problems.append(Problem("QR041", "a speech row has `audio` or `audio_codes`", place))
+    codes = value.get("audio_codes")
+    if codes is not None and len({len(frame) for frame in codes}) != 1:
+        problems.append(Problem("QR041", "`audio_codes` has frames of different widths", place))
+    folder = path.parent
+    audio = (folder / value["audio"]) if value.get("audio") else None
+    ref = (folder / reference) if reference else None
+    for file in (audio, ref):
+        if file is not None and not file.is_file():
+            problems.append(Problem("QR043", f"there is no file {_relative(file, folder)}", place))
+    if problems:
+        return problems
+    return Row(
+        line=place.line,
+        text=text,
+        audio=audio,
+        reference=ref,
+        reference_text=reference_text,
+        speaker=value.get("speaker"),
+        codes=tuple(tuple(f) for f in codes) if codes is not None else None,
+        cut=bool(value.get("cut", False)),
+    )
+
+
+def _relative(file: Path, folder: Path) -> str:
+    try:
+        return str(file.relative_to(folder))
+    except ValueError:
+        return str(file)

@@ -1,0 +1,81 @@
+"""Globs over parameter names: which tensors a recipe's `match` and `except` select.
+
+A pattern's dot-separated segments are matched against the first segments of a name, so that a module stands for
+everything in it. Within a segment `*` and `?` stand for characters, and `24-27` for a range of numbers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+
+_RANGE = re.compile(r"(\d+)-(\d+)\Z")
+
+
+@lru_cache(maxsize=4096)
+def _segment(pattern: str) -> re.Pattern[str]:
+    text = re.escape(pattern).replace(r"\*", "[^.]*").replace(r"\?", "[^.]")
+    return re.compile(text + r"\Z")
+
+
+def _matches_segment(pattern: str, segment: str) -> bool:
+    span = _RANGE.match(pattern)
+    if span is not None:
+        return segment.isdigit() and int(span[1]) <= int(segment) <= int(span[2])
+    return _segment(pattern).match(segment) is not None
+
+
+def matches(pattern: str, name: str) -> bool:
+    """Whether a pattern selects a parameter.
+
+    >>> matches("talker.code_predictor", "talker.code_predictor.lm_head.0.weight")
+    True
+    >>> matches("talker.model.layers.24-27", "talker.model.layers.3.mlp.up_proj.weight")
+    False
+    """
+    wanted, segments = pattern.split("."), name.split(".")
+    return len(wanted) <= len(segments) and all(_matches_segment(p, s) for p, s in zip(wanted, segments, strict=False))
+
+
+def select(pattern: str, names: Iterable[str]) -> list[str]:
+    """The names that a pattern selects, in the given order."""
+    return [n for n in names if matches(pattern, n)]
+
+
+def spellings(names: Iterable[str]) -> set[str]:
+    """Every module and parameter name, for suggestions: all dotted prefixes."""
+    found: set[str] = set()
+    for name in names:
+        parts = name.split(".")
+        found.update(".".join(parts[: i + 1]) for i in range(len(parts)))
+    return found
+
+
+def near(pattern: str, names: Iterable[str]) -> str | None:
+    """The module or parameter name that a pattern that matches nothing most likely meant.
+
+    Repairs from the left: the first segment that leads nowhere is replaced by its nearest sibling, or a skipped
+    level is filled in (`talker.layers` -> `talker.model.layers`).
+    """
+    from difflib import get_close_matches
+
+    known = spellings(names)
+    parts = pattern.split(".")
+    good = ""
+    for i, part in enumerate(parts):
+        candidate = f"{good}.{part}" if good else part
+        if any(matches(candidate, n) for n in known):
+            good = candidate
+            continue
+        children = {k.split(".")[i] for k in known if len(k.split(".")) > i and (not good or matches(good, k))}
+        rest = parts[i:]
+        below = [k for k in sorted(known) if not good or matches(good, k)]
+        filled = [k for k in below if k.split(".")[-len(rest) :] == rest]
+        if filled:
+            return min(filled, key=lambda k: (len(k), k))
+        close = get_close_matches(part, sorted(children), n=1, cutoff=0.6)
+        if not close:
+            return good or None
+        good = f"{good}.{close[0]}" if good else close[0]
+    return good

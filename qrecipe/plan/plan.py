@@ -1,0 +1,429 @@
+"""The plan: what a recipe will do, before anything happens. A pure function of the recipe, the base and the data.
+
+What is not known yet (a base or data that is not on this machine) is None with its upper bound and a warning.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from qrecipe.errors import Place, Problem, RecipeError, suggest
+from qrecipe.files import FileHashes, digest
+from qrecipe.plan import trainable
+from qrecipe.plan.bases import BaseInfo, locate
+from qrecipe.plan.manifest import Manifest, read_manifest
+from qrecipe.recipe import LoadedRecipe
+from qrecipe.recipe.checks import at
+from qrecipe.recipe.dataset import Dataset, SpeechDataset
+from qrecipe.recipe.language import FIRST_FREE_ROW, LAST_ROW
+from qrecipe.recipe.stage import Stage
+
+NUMERICS = 1
+"""Raised whenever the same plan would give other numbers."""
+
+MIN_SENTENCES = 100
+"""Sentences below which text-only adaptation is not worth judging."""
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+class PlannedTrain(_Value):
+    """An entry of `train`, resolved."""
+
+    match: list[str]
+    except_: list[str]
+    rows: str | list[int] | None
+    tensors: list[str]
+    rows_count: int | None
+    rows_sha256: str | None
+    parameters: int | None
+    parameters_max: int
+    lr: float
+    weight_decay: float
+
+
+class PlannedData(_Value):
+    """A dataset in a stage."""
+
+    dataset: str
+    language: str
+    share: float | None
+    rows: int | None
+
+
+class PlannedStage(_Value):
+    """A stage, resolved."""
+
+    id: str
+    objective: str
+    data: list[PlannedData]
+    trainable: list[PlannedTrain]
+    parameters: int | None
+    parameters_max: int | None
+    epochs: float | None
+    steps: int | None
+    select: str | None
+    gates: list[str]
+    on_pass: str
+    on_fail: str
+    fingerprint: str | None
+    """Settings, data, base and the stages before, all kept; None while a part is not known."""
+
+
+class PlannedBase(_Value):
+    """The base, as far as it is known."""
+
+    model: str
+    revision: str | None
+    identity: str | None
+    dtype: str
+
+
+class PlannedLanguage(_Value):
+    """A language with its row."""
+
+    bcp47: str
+    token_id: int | None
+    init: list[str]
+
+
+class PlannedDataset(_Value):
+    """A dataset with its content's hash."""
+
+    kind: str
+    language: str
+    rows: int | None
+    bad_rows: int | None
+    sha256: str | None
+
+
+class Plan(_Value):
+    """What will happen. `hash` names it; warnings are not part of it."""
+
+    recipe: str
+    version: str
+    numerics: int
+    seed: int
+    base: PlannedBase
+    languages: dict[str, PlannedLanguage]
+    datasets: dict[str, PlannedDataset]
+    stages: list[PlannedStage]
+    accept: list[str]
+    settings: dict[str, Any]
+    """The recipe itself, defaults filled in."""
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of everything above."""
+        return digest(self.model_dump(mode="json"))
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything that `run` needs is known."""
+        return self.base.identity is not None and all(d.sha256 is not None for d in self.datasets.values())
+
+    def as_json(self) -> dict[str, Any]:
+        """The object of the command line's JSON output."""
+        return {"hash": self.hash, "complete": self.complete, **self.model_dump(mode="json", by_alias=True)}
+
+
+@dataclass
+class Planned:
+    """A plan with what it was made from, for whoever carries it out, and with its problems."""
+
+    loaded: LoadedRecipe
+    plan: Plan
+    base: BaseInfo
+    manifests: dict[str, Manifest]
+    trainables: dict[str, trainable.Trainable]
+    problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def warnings(self) -> list[Problem]:
+        """What does not keep the plan from being carried out."""
+        return [p for p in self.problems if p.severity == "warning"]
+
+    @property
+    def errors(self) -> list[Problem]:
+        """What does."""
+        return [p for p in self.problems if p.severity == "error"]
+
+
+def make_plan(loaded: LoadedRecipe, hashes: FileHashes | None = None, strict: bool = False) -> Planned:
+    """Plans a recipe. Raises `BaseModelError` for a base that can never be one; other problems are in the result.
+
+    Args:
+        loaded: the recipe.
+        hashes: remembered file hashes; default: the user's cache.
+        strict: missing base and data are errors instead of warnings.
+    """
+    hashes = hashes or FileHashes()
+    recipe, node = loaded.recipe, loaded.node
+    problems: list[Problem] = list(loaded.warnings)
+    base = locate(recipe.base, loaded.root, at(node, "base", "model").place, hashes)
+    problems.extend(base.warnings)
+    languages = _languages(loaded, base, problems)
+    _dataset_languages(loaded, base, problems)
+    manifests, datasets = _datasets(loaded, base, hashes, problems)
+    stages: list[PlannedStage] = []
+    trainables: dict[str, trainable.Trainable] = {}
+    before = _start_fingerprint(base, languages, recipe.seed)
+    for i, stage in enumerate(recipe.stages):
+        where = at(node, "stages", i)
+        rows = {k: v.token_id for k, v in languages.items() if v.token_id is not None}
+        seen = _seen(loaded, stage, manifests, base)
+        known_rows = rows if len(rows) == len(languages) else None
+        resolved, found = trainable.resolve(stage, where, base.tensors, known_rows, seen)
+        problems.extend(found)
+        if base.tensors is None:
+            resolved = trainable.Trainable()
+        trainables[stage.id] = resolved
+        before = stage_fingerprint(loaded, stage, datasets, resolved, before)
+        stages.append(_stage(stage, loaded, datasets, resolved, base.tensors is not None, before))
+    hashes.save()
+    _data_amounts(loaded, manifests, problems)
+    if strict:
+        problems = [_strict(p) for p in problems]
+    plan = Plan(
+        recipe=recipe.name,
+        version=recipe.version,
+        numerics=NUMERICS,
+        seed=recipe.seed,
+        base=PlannedBase(model=base.model, revision=base.revision, identity=base.identity, dtype=base.dtype),
+        languages=languages,
+        datasets=datasets,
+        stages=stages,
+        accept=[g.label() for g in recipe.accept],
+        settings=recipe.model_dump(mode="json", by_alias=True, exclude={"base": {"model"}} if base.folder else None),
+    )
+    return Planned(loaded, plan, base, manifests, trainables, problems)
+
+
+def require_complete(planned: Planned) -> None:
+    """Raises `RecipeError` if the plan cannot be carried out on this machine."""
+    errors = [p for p in (_strict(p) for p in planned.problems) if p.severity == "error"]
+    if errors:
+        raise RecipeError(errors)
+
+
+_ALWAYS_WARNINGS = {"QR028", "QR047", "QR016"}
+
+
+def _strict(problem: Problem) -> Problem:
+    if problem.severity == "error" or problem.code in _ALWAYS_WARNINGS:
+        return problem
+    return Problem(problem.code, problem.message, problem.place, problem.help, "error", problem.length, problem.note)
+
+
+def _languages(loaded: LoadedRecipe, base: BaseInfo, problems: list[Problem]) -> dict[str, PlannedLanguage]:
+    listed = base.listed_rows()
+    fixed = {v.token_id for v in loaded.recipe.languages.values() if isinstance(v.token_id, int)}
+    found: dict[str, PlannedLanguage] = {}
+    for key, language in loaded.recipe.languages.items():
+        node = at(loaded.node, "languages", key)
+        token_id: int | None
+        if key in base.languages:
+            help_ = "a recipe adds languages; use the language in `datasets` without declaring it"
+            problems.append(
+                Problem("QR022", f"the base already speaks `{key}`", node.key_place or node.place, help_, length=node.key_length)
+            )
+        if isinstance(language.token_id, int):
+            token_id = language.token_id
+            n = at(node, "token_id")
+            if token_id in listed:
+                owner = next((k for k, v in base.languages.items() if v == token_id), "a control or speaker row")
+                problems.append(
+                    Problem("QR022", f"row {token_id} is taken by the base: {owner}", n.place, "`auto` finds a free row", length=n.length)
+                )
+        elif base.config is None:
+            token_id = None
+        else:
+            taken = listed | fixed | {v.token_id for v in found.values() if v.token_id is not None}
+            token_id = next(r for r in range(FIRST_FREE_ROW, LAST_ROW + 1) if r not in taken)
+        for i, source in enumerate(language.init.sources):
+            if base.config is not None and source not in base.languages:
+                n = at(node, "init", "mean_of", i) if language.init.mean_of else at(node, "init", "copy")
+                problems.append(
+                    Problem("QR020", f"the base knows no language `{source}`", n.place, suggest(source, base.languages), length=n.length)
+                )
+        found[key] = PlannedLanguage(bcp47=language.bcp47, token_id=token_id, init=language.init.sources)
+    return found
+
+
+def _dataset_languages(loaded: LoadedRecipe, base: BaseInfo, problems: list[Problem]) -> None:
+    if base.config is None:
+        return
+    known = {*base.languages, *loaded.recipe.languages}
+    for name, dataset in loaded.recipe.datasets.items():
+        if dataset.language not in known:
+            n = at(loaded.node, "datasets", name, "language")
+            message = f"`{dataset.language}` is neither declared under `languages` nor known to the base"
+            problems.append(Problem("QR020", message, n.place, suggest(dataset.language, known), length=n.length))
+
+
+def _datasets(
+    loaded: LoadedRecipe, base: BaseInfo, hashes: FileHashes, problems: list[Problem]
+) -> tuple[dict[str, Manifest], dict[str, PlannedDataset]]:
+    manifests: dict[str, Manifest] = {}
+    planned: dict[str, PlannedDataset] = {}
+    for name, dataset in loaded.recipe.datasets.items():
+        path = loaded.path(dataset.path)
+        if not path.is_file():
+            planned[name] = PlannedDataset(kind=dataset.kind, language=dataset.language, rows=None, bad_rows=None, sha256=None)
+            continue
+        manifest = read_manifest(path, dataset.kind, base.tokenizer, dataset.path)
+        manifests[name] = manifest
+        if manifest.problems and (dataset.on_bad_row == "stop" or not manifest.rows):
+            problems.extend(manifest.problems)
+        planned[name] = PlannedDataset(
+            kind=dataset.kind,
+            language=dataset.language,
+            rows=len(manifest.rows),
+            bad_rows=len(manifest.problems),
+            sha256=_dataset_hash(loaded, dataset, manifest, hashes),
+        )
+    return manifests, planned
+
+
+def _dataset_hash(loaded: LoadedRecipe, dataset: Dataset, manifest: Manifest, hashes: FileHashes) -> str | None:
+    """Content of a dataset: its rows with the content of their recordings, and the dataset's own reference."""
+    rows = []
+    for row in manifest.rows:
+        rows.append(
+            [
+                row.text,
+                hashes.sha256(row.audio) if row.audio else None,
+                hashes.sha256(row.reference) if row.reference else None,
+                row.reference_text,
+                row.speaker,
+                row.codes,
+                row.cut,
+            ]
+        )
+    own: list[Any] = [dataset.kind, dataset.language, rows]
+    if isinstance(dataset, SpeechDataset):
+        reference = loaded.path(dataset.reference) if dataset.reference else None
+        if reference is not None and not reference.is_file():
+            return None
+        own += [hashes.sha256(reference) if reference else None, dataset.reference_text, dataset.max_seconds]
+    return digest(own)
+
+
+def _seen(loaded: LoadedRecipe, stage: Stage, manifests: dict[str, Manifest], base: BaseInfo) -> list[int] | None:
+    """Rows of the text embedding that the stage's texts in the recipe's own languages use; None if not known."""
+    if not any(t.rows == "seen" for t in stage.train):
+        return []
+    if base.tokenizer is None:
+        return None
+    seen: set[int] = set()
+    for use in stage.uses:
+        if loaded.recipe.datasets[use.use].language not in loaded.recipe.languages:
+            continue
+        manifest = manifests.get(use.use)
+        if manifest is None:
+            return None
+        for row in manifest.rows:
+            seen.update(base.tokenizer.assistant(row.text)[1])
+    return sorted(seen - set(base.tokenizer.special.values()))
+
+
+def _start_fingerprint(base: BaseInfo, languages: dict[str, PlannedLanguage], seed: int) -> str | None:
+    if base.identity is None:
+        return None
+    rows = {k: v.model_dump() for k, v in languages.items()}
+    return digest(["start", NUMERICS, base.identity, rows, seed])
+
+
+def start_fingerprint(planned: Planned) -> str:
+    """Fingerprint of the base with the new rows at their init."""
+    found = _start_fingerprint(planned.base, planned.plan.languages, planned.plan.seed)
+    assert found is not None, "the plan is complete"
+    return found
+
+
+def stage_fingerprint(
+    loaded: LoadedRecipe,
+    stage: Stage,
+    datasets: dict[str, PlannedDataset],
+    resolved: trainable.Trainable,
+    before: str | None,
+) -> str | None:
+    """Names what a stage learns: its settings less the gates, its data, what trains, and what came before.
+
+    None while a part is not known.
+    """
+    names = [u.use for u in stage.uses] + ([stage.select.data] if stage.select else [])
+    hashes = [datasets[n].sha256 for n in names]
+    rows = [g.rows for g in resolved.groups]
+    unknown = any(not g.whole and g.rows is None for g in resolved.groups)
+    if before is None or unknown or any(h is None for h in hashes):
+        return None
+    settings = stage.model_dump(mode="json", by_alias=True, exclude={"gates", "on_pass", "on_fail"})
+    tensors = [g.tensors for g in resolved.groups]
+    return digest([before, settings, names, hashes, tensors, rows])
+
+
+def _stage(
+    stage: Stage,
+    loaded: LoadedRecipe,
+    datasets: dict[str, PlannedDataset],
+    resolved: trainable.Trainable,
+    known: bool,
+    fingerprint: str | None,
+) -> PlannedStage:
+    groups = [
+        PlannedTrain(
+            match=g.train.patterns,
+            except_=list(g.train.except_),
+            rows=g.train.rows,
+            tensors=list(g.tensors),
+            rows_count=None if g.rows is None else len(g.rows),
+            rows_sha256=None if g.rows is None else digest(list(g.rows)),
+            parameters=g.parameters,
+            parameters_max=g.parameters_max,
+            lr=g.train.lr,
+            weight_decay=g.train.weight_decay,
+        )
+        for g in resolved.groups
+    ]
+    return PlannedStage(
+        id=stage.id,
+        objective=stage.objective,
+        data=[PlannedData(dataset=u.use, language=datasets[u.use].language, share=u.share, rows=datasets[u.use].rows) for u in stage.uses],
+        trainable=groups,
+        parameters=resolved.parameters if known else None,
+        parameters_max=resolved.parameters_max if known else None,
+        epochs=stage.epochs,
+        steps=stage.steps,
+        select=f"{stage.select.metric}({stage.select.data}) every {stage.select.every} steps" if stage.select else None,
+        gates=[g.label() for g in stage.gates],
+        on_pass=stage.on_pass,
+        on_fail=stage.on_fail,
+        fingerprint=fingerprint,
+    )
+
+
+def _data_amounts(loaded: LoadedRecipe, manifests: dict[str, Manifest], problems: list[Problem]) -> None:
+    """Warns of too few sentences, and refuses the same text in training and judging data."""
+    trained = loaded.recipe.trained_datasets()
+    for name in sorted(trained & manifests.keys()):
+        dataset, manifest = loaded.recipe.datasets[name], manifests[name]
+        if dataset.language in loaded.recipe.languages and len(manifest.rows) < MIN_SENTENCES:
+            n = at(loaded.node, "datasets", name)
+            message = f"`{name}` has {len(manifest.rows)} sentences; below {MIN_SENTENCES} a language is hardly learned"
+            problems.append(Problem("QR047", message, n.key_place or n.place, severity="warning", length=n.key_length))
+    judged = {g.data for g in loaded.recipe.gates()} | {s.select.data for s in loaded.recipe.stages if s.select}
+    for judge in sorted(judged & manifests.keys()):
+        texts = {r.text: r.line for r in manifests[judge].rows}
+        for name in sorted(trained & manifests.keys()):
+            for row in manifests[name].rows:
+                if row.text in texts:
+                    file = loaded.recipe.datasets[name].path
+                    message = f"this sentence also judges, in `{judge}` (line {texts[row.text]})"
+                    problems.append(Problem("QR046", message, Place(file, row.line, 1), "take it out of one of the two"))
+                    break

@@ -1,0 +1,207 @@
+"""What a recipe must mean beyond its types: names that refer to something, data that fits, gates that can be judged.
+
+Needs no base and no data; what does need them (patterns, rows, texts) is checked by the plan.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from qrecipe.errors import Problem, suggest
+from qrecipe.recipe import metrics
+from qrecipe.recipe.dataset import SpeechDataset
+from qrecipe.recipe.gate import THRESHOLDS, Gate
+from qrecipe.recipe.language import language_key_problem
+from qrecipe.recipe.objectives import OBJECTIVES
+from qrecipe.recipe.reader import Node
+from qrecipe.recipe.recipe import Recipe
+
+
+def check(recipe: Recipe, node: Node, root: Path) -> list[Problem]:
+    """Every problem of a well-typed recipe, in the order of the file."""
+    found = [
+        *_languages(recipe, node),
+        *_datasets(recipe, node, root),
+        *_stages(recipe, node),
+        *_accept(recipe, node),
+        *_never_trained(recipe, node),
+    ]
+    return sorted(found, key=lambda p: (p.place, p.code))
+
+
+def at(node: Node, *path: str | int) -> Node:
+    """The node along a path, or the deepest that exists."""
+    for key in path:
+        child = node.child(key)
+        if child is None:
+            break
+        node = child
+    return node
+
+
+def _value(code: str, message: str, n: Node, help_: str | None = None, **more: str) -> Problem:
+    return Problem(code, message, n.place, help_, length=n.length, **more)  # type: ignore[arg-type]  # severity, note
+
+
+def _key(code: str, message: str, n: Node, help_: str | None = None) -> Problem:
+    return Problem(code, message, n.key_place or n.place, help_, length=n.key_length)
+
+
+def _languages(recipe: Recipe, node: Node) -> Iterator[Problem]:
+    ids: dict[int, str] = {}
+    for key, language in recipe.languages.items():
+        why = language_key_problem(key)
+        if why is not None:
+            clean = re.sub(r"\s+", "_", key.strip().lower())
+            yield _key(
+                "QR021",
+                f"language key `{key}` {why}",
+                at(node, "languages", key),
+                f"write `{clean}`" if clean != key else "choose another key",
+            )
+        if isinstance(language.token_id, int):
+            if language.token_id in ids:
+                where = at(node, "languages", key, "token_id")
+                yield _value("QR022", f"row {language.token_id} is already `{ids[language.token_id]}`'s", where)
+            ids[language.token_id] = key
+
+
+def _datasets(recipe: Recipe, node: Node, root: Path) -> Iterator[Problem]:
+    for name, dataset in recipe.datasets.items():
+        where = at(node, "datasets", name)
+        if not (root / dataset.path).is_file():
+            yield _value("QR040", f"{dataset.path} is not there yet", at(where, "path"), severity="warning")
+        if isinstance(dataset, SpeechDataset):
+            if dataset.reference is not None and not (root / dataset.reference).is_file():
+                yield _value("QR040", f"{dataset.reference} is not there yet", at(where, "reference"), severity="warning")
+            if dataset.reference_text is not None and dataset.reference is None:
+                yield _key("QR045", "`reference_text` says what `reference` speaks, and there is none", at(where, "reference_text"))
+
+
+def _stages(recipe: Recipe, node: Node) -> Iterator[Problem]:
+    seen: set[str] = set()
+    for i, stage in enumerate(recipe.stages):
+        where = at(node, "stages", i)
+        if stage.id in seen:
+            yield _value("QR023", f"two stages are called `{stage.id}`", at(where, "id"))
+        seen.add(stage.id)
+        spec = OBJECTIVES[stage.objective]
+        shares = 0.0
+        for j, use in enumerate(stage.uses):
+            n = at(where, "data", j)
+            n = n.get("use") or n
+            dataset = recipe.datasets.get(use.use)
+            if dataset is None:
+                yield _value("QR020", f"no dataset is called `{use.use}`", n, suggest(use.use, recipe.datasets))
+            elif dataset.kind != spec.data:
+                fit = [d for d, v in recipe.datasets.items() if v.kind == spec.data]
+                yield _value(
+                    "QR024", f"`{stage.objective}` learns from {spec.data}, and `{use.use}` is {dataset.kind}", n, suggest("", fit)
+                )
+            shares += use.share or 0.0
+        names = [u.use for u in stage.uses]
+        for j, name in enumerate(names):
+            if name in names[:j]:
+                yield _value("QR023", f"`{name}` is used twice in this stage", at(where, "data", j))
+        if all(u.share is not None for u in stage.uses) or shares >= 1:
+            yield _key(
+                "QR012",
+                "shares must leave room for at least one dataset without a share",
+                at(where, "data"),
+                "leave the share of the language that is learned out",
+            )
+        if spec.trains is not None:
+            for j, train in enumerate(stage.train):
+                if train.rows is None:
+                    continue
+                if train.rows == "languages":
+                    yield _value(
+                        "QR024",
+                        f"`{stage.objective}` cannot move a language row: it never speaks",
+                        at(where, "train", j, "rows"),
+                        "train it in a `speech` stage",
+                    )
+        gate_nodes = [(g, at(where, "gates", j)) for j, g in enumerate(stage.gates)]
+        for gate, n in gate_nodes:
+            yield from _gate(recipe, gate, n)
+        if stage.select is not None:
+            yield from _judge_data(recipe, stage.select.data, at(where, "select", "data"))
+
+
+def _accept(recipe: Recipe, node: Node) -> Iterator[Problem]:
+    for j, gate in enumerate(recipe.accept):
+        n = at(node, "accept", j)
+        yield from _gate(recipe, gate, n)
+        if gate.baseline == "previous":
+            yield _value("QR027", "`accept` judges the final model, which has no previous stage", at(n, "baseline"), "use `baseline: base`")
+
+
+def _gate(recipe: Recipe, gate: Gate, n: Node) -> Iterator[Problem]:
+    given = [k for k in THRESHOLDS if getattr(gate, k) is not None]
+    if len(given) != 1:
+        what = "no threshold" if not given else " and ".join(f"`{g}`" for g in given)
+        yield Problem(
+            "QR027", f"a gate has exactly one threshold, and this has {what}", n.place, "one of " + ", ".join(f"`{t}`" for t in THRESHOLDS)
+        )
+        return
+    if gate.relative and gate.baseline is None:
+        yield Problem(
+            "QR027", f"`{gate.kind}` needs a `baseline`", at(n, gate.kind).key_place or n.place, "`baseline: base` or `baseline: previous`"
+        )
+    if not gate.relative and gate.baseline is not None:
+        yield _value(
+            "QR027",
+            f"`{gate.kind}` compares with a number, so `baseline` has no use",
+            at(n, "baseline"),
+            "use `max_increase` or `min_decrease`",
+        )
+    spec = metrics.find(gate.metric)
+    if spec is None:
+        yield _value("QR020", f"no metric is called `{gate.metric}`", at(n, "metric"), suggest(gate.metric, metrics.names()))
+    if gate.layout is not None and gate.layout not in recipe.evaluation.layouts:
+        yield _value("QR026", f"`{gate.layout}` is not among `evaluation.layouts`", at(n, "layout"))
+    yield from _judge_data(recipe, gate.data, at(n, "data"))
+
+
+def _judge_data(recipe: Recipe, name: str, n: Node) -> Iterator[Problem]:
+    dataset = recipe.datasets.get(name)
+    if dataset is None:
+        yield _value("QR020", f"no dataset is called `{name}`", n, suggest(name, recipe.datasets))
+    elif dataset.kind != "speech":
+        yield _value("QR026", f"metrics need recordings, and `{name}` is {dataset.kind}", n)
+    elif name in recipe.trained_datasets():
+        yield _value("QR025", f"`{name}` judges and is also trained on", n, "keep a part of the data for judging in a dataset of its own")
+    else:
+        path = dataset.path
+        shared = [d for d in recipe.trained_datasets() if d in recipe.datasets and recipe.datasets[d].path == path]
+        if shared:
+            yield _value("QR025", f"`{name}` judges and reads the same file as `{shared[0]}`, which is trained on", n)
+
+
+def _never_trained(recipe: Recipe, node: Node) -> Iterator[Problem]:
+    """A language row learns only in a stage that selects it and reads speech of that language."""
+    for key in recipe.languages:
+        trained = False
+        for stage in recipe.stages:
+            if OBJECTIVES[stage.objective].data != "speech":
+                continue
+            spoken = {recipe.datasets[u.use].language for u in stage.uses if u.use in recipe.datasets}
+            if key in spoken and any(t.rows == "languages" or _may_hold_rows(t.patterns, t.rows) for t in stage.train):
+                trained = True
+        if not trained:
+            yield Problem(
+                "QR028",
+                f"no stage trains the row of `{key}`: it stays at its init",
+                at(node, "languages", key).key_place or node.place,
+                "add `{match: talker.model.codec_embedding, rows: languages, lr: …}` to a `speech` stage",
+                severity="warning",
+                length=len(key),
+            )
+
+
+def _may_hold_rows(patterns: list[str], rows: object) -> bool:
+    """Whether patterns without `rows` may select the whole codec embedding; the plan knows exactly."""
+    whole = ("talker.model.codec_embedding", "talker.model.codec_embedding.weight", "talker.model", "talker", "talker.model.*", "talker.*")
+    return rows is None and any(p in whole for p in patterns)

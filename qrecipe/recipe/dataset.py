@@ -1,0 +1,41 @@
+"""`datasets`: manifests of text or speech, each in one language."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from qrecipe.recipe.model import Positive, Settings
+
+
+class _Dataset(Settings):
+    language: Annotated[str, Field(min_length=1)]
+    """A key of `languages`, or a language that the base knows. Every row stands under this language's prefix."""
+    path: Annotated[str, Field(min_length=1)]
+    """The JSONL manifest, relative to the file that states it."""
+    on_bad_row: Literal["stop", "skip"] = "stop"
+    """What a row that cannot be used does: `stop` before anything trains, or `skip` it and count it."""
+
+
+class TextDataset(_Dataset):
+    """Sentences: rows of `{"text"}`."""
+
+    kind: Literal["text"]
+    """Rows of `{"text"}`."""
+
+
+class SpeechDataset(_Dataset):
+    """Recordings with their transcripts: rows of `{"audio", "text"}`."""
+
+    kind: Literal["speech"]
+    """Rows of `{"audio", "text"}` with optional `reference`, `reference_text` and `speaker`."""
+    reference: str | None = None
+    """A recording of the voice, for rows that name none; relative to the file that states it. Without one, another clip of the same speaker is used."""
+    reference_text: str | None = None
+    """What is said in `reference`; needed for in-context prompts."""
+    max_seconds: Positive = 30.0
+    """Seconds; a longer recording cannot be used."""
+
+
+Dataset = Annotated[TextDataset | SpeechDataset, Field(discriminator="kind")]

@@ -1,0 +1,62 @@
+"""`languages`: the languages that a recipe adds, each a row of the talker's codec embedding."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from qrecipe.recipe.model import Settings
+
+FIRST_FREE_ROW = 2072
+"""The lowest row that `token_id: auto` takes: ids from 2048 to 2071 that no map lists may hold trained, unreleased rows."""
+LAST_ROW = 3071
+
+
+class Init(Settings):
+    """Where a language's row starts: the mean of other languages' rows, or a copy of one."""
+
+    mean_of: Annotated[list[str], Field(min_length=1)] | None = None
+    """Languages of the base. The mean of their rows is rescaled to the mean of their norms."""
+    copy_of: Annotated[str | None, Field(alias="copy")] = None
+    """One language of the base whose row is copied."""
+
+    @model_validator(mode="after")
+    def _one(self) -> Init:
+        if (self.mean_of is None) == (self.copy_of is None):
+            raise ValueError("give either `mean_of` or `copy`")
+        return self
+
+    @property
+    def sources(self) -> list[str]:
+        """The languages whose rows are read."""
+        return self.mean_of if self.mean_of is not None else [str(self.copy_of)]
+
+
+class Language(Settings):
+    """A language that the bundle will speak. Its key goes into the config's `codec_language_id`."""
+
+    bcp47: Annotated[str, Field(pattern=r"^[a-z]{2,3}(-[A-Za-z0-9]{2,8})*$")]
+    """The BCP 47 tag, such as `ms`; written on the model card."""
+    token_id: Literal["auto"] | Annotated[int, Field(ge=2048, le=LAST_ROW)] = "auto"
+    """Row of the codec embedding that becomes this language's, 2048 to 3071. `auto` is the lowest free row from 2072 up."""
+    init: Init
+    """Where the row starts before any stage trains it."""
+
+
+def language_key_problem(key: str) -> str | None:
+    """Why stock qwen_tts could not use this key of `codec_language_id`, or None.
+
+    Stock checks the language without regard to case and then looks the lower-cased name up (modeling_qwen3_tts.py,
+    `generate`), so a capital letter passes the check and then fails; `auto` means no language; keys with `dialect`
+    are left out of the supported languages.
+    """
+    if key != key.lower():
+        return "has capital letters: stock qwen_tts lower-cases what is asked for and then does not find it"
+    if key == "auto":
+        return "is reserved: it asks for no language at all"
+    if "dialect" in key:
+        return "contains `dialect`: stock qwen_tts does not list such keys as languages"
+    if not key or key != key.strip() or any(c.isspace() or ord(c) < 32 for c in key):
+        return "has white space"
+    return None

@@ -1,0 +1,197 @@
+"""YAML text -> a tree of nodes that remember where they stand.
+
+Reads the JSON-shaped part of YAML 1.2 on PyYAML's parser: plain scalars follow the 1.2 core schema (`no` and `12:30`
+are strings, `1e-5` is a number), and what makes YAML surprising (anchors, aliases, tags, merge keys, duplicate keys,
+several documents) is refused with its place. Never interprets what a recipe means.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from qrecipe.errors import Place, Problem, RecipeError
+
+MAX_BYTES = 1 << 20
+MAX_DEPTH = 32
+
+Scalar = str | int | float | bool | None
+
+_NULL = {"", "~", "null", "Null", "NULL"}
+_TRUE = {"true", "True", "TRUE"}
+_FALSE = {"false", "False", "FALSE"}
+_INT = re.compile(r"[-+]?[0-9]+\Z")
+_OCT_HEX = re.compile(r"0o[0-7]+\Z|0x[0-9a-fA-F]+\Z")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z")
+
+
+@dataclass(frozen=True)
+class Node:
+    """A value with its place. `value` is a dict of nodes, a list of nodes, or a scalar."""
+
+    value: dict[str, Node] | list[Node] | Scalar
+    place: Place
+    key_place: Place | None = None
+    """Where the key stands, for a value of a mapping."""
+    length: int = 1
+    """Characters of the value on its line."""
+    key_length: int = 1
+
+    def plain(self) -> object:
+        """The value without places: dicts, lists and scalars."""
+        if isinstance(self.value, dict):
+            return {k: v.plain() for k, v in self.value.items()}
+        if isinstance(self.value, list):
+            return [v.plain() for v in self.value]
+        return self.value
+
+    def get(self, key: str) -> Node | None:
+        """The node under `key` if this is a mapping that has it."""
+        return self.value.get(key) if isinstance(self.value, dict) else None
+
+    def child(self, key: str | int) -> Node | None:
+        """The node under a key of a mapping or at an index of a list, if there is one."""
+        if isinstance(self.value, dict):
+            return self.value.get(key) if isinstance(key, str) else None
+        if isinstance(self.value, list) and isinstance(key, int) and 0 <= key < len(self.value):
+            return self.value[key]
+        return None
+
+    def items(self) -> Iterator[tuple[str, Node]]:
+        """The entries of a mapping; nothing for anything else."""
+        if isinstance(self.value, dict):
+            yield from self.value.items()
+
+    def elements(self) -> list[Node]:
+        """The elements of a list; nothing for anything else."""
+        return self.value if isinstance(self.value, list) else []
+
+
+def core_scalar(text: str) -> Scalar:
+    """What a plain scalar means in the YAML 1.2 core schema.
+
+    >>> core_scalar("no"), core_scalar("1e-5"), core_scalar("012"), core_scalar("12:30")
+    ('no', 1e-05, 12, '12:30')
+    """
+    if text in _NULL:
+        return None
+    if text in _TRUE:
+        return True
+    if text in _FALSE:
+        return False
+    if _INT.match(text):
+        return int(text)
+    if _OCT_HEX.match(text):
+        return int(text, 0)
+    if _FLOAT.match(text):
+        return float(text)
+    return text
+
+
+def read_file(path: Path, shown: str | None = None) -> Node:
+    """Reads a YAML file. Raises `RecipeError` with every reading problem's place.
+
+    `shown` is how messages name the file; default: the path as given.
+    """
+    name = shown or str(path)
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise RecipeError(Problem("QR001", f"the file has {size:,} bytes; at most {MAX_BYTES:,} are read", Place(name)))
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as e:
+        raise RecipeError(Problem("QR001", f"the file is not UTF-8 (byte {e.start})", Place(name))) from None
+    except OSError as e:
+        raise RecipeError(Problem("QR001", f"cannot read the file: {e.strerror or e}", Place(name))) from None
+    return read_text(text, name)
+
+
+def read_text(text: str, name: str) -> Node:
+    """Reads YAML text; `name` is the file that messages name."""
+    try:
+        _refuse_features(text, name)
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as e:
+        mark = e.problem_mark or e.context_mark
+        place = Place(name, mark.line + 1, mark.column + 1) if mark else Place(name)
+        what = " ".join(str(x) for x in (e.context, e.problem) if x)
+        raise RecipeError(Problem("QR002", f"not YAML: {what}", place)) from None
+    except yaml.YAMLError as e:
+        line = text.count("\n", 0, getattr(e, "position", 0)) + 1
+        raise RecipeError(Problem("QR002", f"not YAML: {getattr(e, 'reason', e)}", Place(name, line, 1))) from None
+    except (RecursionError, ValueError) as e:
+        raise RecipeError(Problem("QR002", f"not YAML: {type(e).__name__}", Place(name))) from None
+    if root is None:
+        raise RecipeError(Problem("QR002", "the file is empty", Place(name)))
+    problems: list[Problem] = []
+    node = _convert(root, name, None, problems)
+    if problems:
+        raise RecipeError(problems)
+    return node
+
+
+def _at(mark: Any, name: str) -> Place:
+    return Place(name, mark.line + 1, mark.column + 1)
+
+
+def _refuse_features(text: str, name: str) -> None:
+    """Refuses what the node graph would hide: anchors, aliases, tags, a second document, deep nesting."""
+    documents = depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        what = None
+        if isinstance(event, yaml.DocumentStartEvent):
+            documents += 1
+            if documents > 1:
+                what = "a second document"
+        elif isinstance(event, yaml.AliasEvent):
+            what = f"the alias `*{event.anchor}`"
+        elif isinstance(event, yaml.NodeEvent):
+            tag = getattr(event, "tag", None)
+            if event.anchor is not None:
+                what = f"the anchor `&{event.anchor}`"
+            elif tag is not None and tag != "!":
+                what = f"the tag `{tag}`"
+        if isinstance(event, (yaml.MappingStartEvent, yaml.SequenceStartEvent)):
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise RecipeError(Problem("QR003", f"nested deeper than {MAX_DEPTH} levels", _at(event.start_mark, name)))
+        elif isinstance(event, (yaml.MappingEndEvent, yaml.SequenceEndEvent)):
+            depth -= 1
+        if what:
+            help_ = "write the value out, or use `vars` and `extends`"
+            raise RecipeError(Problem("QR003", f"{what} is not used in recipes", _at(event.start_mark, name), help_))
+
+
+def _convert(node: yaml.Node, name: str, key: yaml.Node | None, problems: list[Problem]) -> Node:
+    place = _at(node.start_mark, name)
+    key_place = _at(key.start_mark, name) if key is not None else None
+    key_length = max(1, key.end_mark.column - key.start_mark.column) if key is not None else 1
+    one_line = node.start_mark.line == node.end_mark.line
+    length = max(1, node.end_mark.column - node.start_mark.column) if one_line else 1
+    value: dict[str, Node] | list[Node] | Scalar
+    if isinstance(node, yaml.MappingNode):
+        value = {}
+        for k, v in node.value:
+            k_place = _at(k.start_mark, name)
+            word = core_scalar(k.value) if isinstance(k, yaml.ScalarNode) and k.style is None else getattr(k, "value", None)
+            if not isinstance(k, yaml.ScalarNode) or not isinstance(word, str):
+                problems.append(Problem("QR005", "a key must be a string", k_place, f'quote it: "{getattr(k, "value", "")}"'))
+                continue
+            if word == "<<":
+                problems.append(Problem("QR003", "the merge key `<<` is not used in recipes", k_place, "use `extends`", length=2))
+                continue
+            if word in value:
+                first = value[word].key_place
+                problems.append(Problem("QR004", f"`{word}` is written twice", k_place, f"first at {first}", length=len(word)))
+                continue
+            value[word] = _convert(v, name, k, problems)
+    elif isinstance(node, yaml.SequenceNode):
+        value = [_convert(v, name, None, problems) for v in node.value]
+    else:
+        value = core_scalar(node.value) if isinstance(node, yaml.ScalarNode) and node.style is None else str(node.value)
+    return Node(value, place, key_place, length, key_length)

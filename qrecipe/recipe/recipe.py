@@ -1,0 +1,71 @@
+"""The recipe as a whole."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from qrecipe.recipe.base import Base
+from qrecipe.recipe.dataset import Dataset, SpeechDataset, TextDataset
+from qrecipe.recipe.gate import Gate, Layout, PromptKind
+from qrecipe.recipe.language import Language
+from qrecipe.recipe.model import Identifier, Settings
+from qrecipe.recipe.stage import SpeechStage, Stage, TextLmStage
+
+
+class Evaluation(Settings):
+    """How gates are measured."""
+
+    seeds: Annotated[list[int], Field(min_length=1)] = [0, 1]
+    """Seeds of generation; every prompt is spoken once with each."""
+    prompts: Annotated[int, Field(ge=1)] | None = None
+    """At most this many rows of a dataset are spoken for metrics of generated speech, the first ones; default: all. Teacher-forced metrics always read all."""
+    batch: Annotated[int, Field(ge=1)] = 8
+    """Prompts that are spoken at once. Part of the result: sampling draws from one generator."""
+    layouts: Annotated[list[Layout], Field(min_length=1)] = ["streaming", "non_streaming"]
+    """Layouts that are measured."""
+    prompt: PromptKind | None = None
+    """How the voice is given; default: in-context where a reference's text is known, as `generate_voice_clone` does, else the x-vector."""
+    frame_cap: Annotated[float, Field(ge=1)] = 3.0
+    """Generation is cut at this many times the recording's frames (25 at least) and then counts as a runaway."""
+
+
+class Recipe(Settings):
+    """A recipe: languages, data, stages with their gates, and what a bundle must pass."""
+
+    qrecipe: Literal[1]
+    """Version of the recipe format."""
+    name: Identifier
+    """Name of the recipe, its runs and its bundle."""
+    version: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+(-[0-9A-Za-z.-]+)?$")]
+    """Version of the bundle (semver). Raise it when the result changes."""
+    description: str | None = None
+    """What the recipe is for; goes onto the model card."""
+    vars: dict[str, str | int | float | bool] = {}
+    """Values for `$name` and `${name}` in other values; `$$` is a dollar."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Seed of everything that is drawn at random."""
+    base: Base
+    """The model that the recipe starts from."""
+    languages: Annotated[dict[str, Language], Field(min_length=1)]
+    """The languages that are added, by lower-case name."""
+    datasets: Annotated[dict[Identifier, Dataset], Field(min_length=1)]
+    """Manifests by name."""
+    evaluation: Evaluation = Evaluation()
+    """How gates are measured."""
+    stages: Annotated[list[Stage], Field(min_length=1)]
+    """Run in order; a later stage starts from the earlier one's result."""
+    accept: list[Gate] = []
+    """Judged once, last: gates that the final model must pass to become a bundle."""
+
+    def gates(self) -> list[Gate]:
+        """Every gate of the recipe, in order, `accept` last."""
+        return [g for s in self.stages for g in s.gates] + list(self.accept)
+
+    def trained_datasets(self) -> set[str]:
+        """Names of datasets that some stage learns from."""
+        return {u.use for s in self.stages for u in s.uses}
+
+
+__all__ = ["Dataset", "Evaluation", "Recipe", "SpeechDataset", "SpeechStage", "Stage", "TextDataset", "TextLmStage"]

@@ -1,0 +1,117 @@
+"""`stages`: what trains, on what, towards which objective, and what must hold afterwards."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from qrecipe.recipe.gate import Gate, Select
+from qrecipe.recipe.model import Identifier, Positive, Settings, Share
+
+
+class Train(Settings):
+    """One group of parameters that learns, with its own learning rate."""
+
+    match: Annotated[str, Field(min_length=1)] | Annotated[list[str], Field(min_length=1)]
+    """Glob or list of globs over module and parameter names, rooted at the model. `*` stays within a segment; `layers.24-27` is a range; a module stands for everything in it."""
+    except_: Annotated[list[str], Field(alias="except")] = []
+    """Globs of what to take away again; each must take something away."""
+    rows: Literal["seen", "languages"] | Annotated[list[int], Field(min_length=1)] | None = None
+    """Rows of an embedding table: `seen` (tokens of this stage's texts in the recipe's own languages), `languages` (the recipe's language rows), or row numbers. Every other row stays bit-identical."""
+    lr: Positive
+    """Peak learning rate of AdamW."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Decoupled weight decay of AdamW."""
+
+    @property
+    def patterns(self) -> list[str]:
+        """`match` as a list."""
+        return [self.match] if isinstance(self.match, str) else list(self.match)
+
+
+class Use(Settings):
+    """A dataset with its share of a stage's data."""
+
+    use: Annotated[str, Field(min_length=1)]
+    """The dataset."""
+    share: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of the trained frames (text tokens in `text_lm`), between 0 and 1. Datasets without a share divide the rest by their size."""
+
+
+class Batch(Settings):
+    """How much is learned from in one optimiser step."""
+
+    frames: Annotated[int, Field(ge=1)] = 2000
+    """Codec frames in one micro-batch at most, padding included (`text_lm`: text tokens). One row that is longer makes a micro-batch of its own."""
+    accumulate: Annotated[int, Field(ge=1)] = 1
+    """Micro-batches to one optimiser step. Losses are sums divided by the labels of all of them, so splitting changes nothing."""
+
+
+class _Stage(Settings):
+    id: Identifier
+    """Name of the stage; stages of a template are merged by it."""
+    data: Annotated[list[Annotated[str, Field(min_length=1)] | Use], Field(min_length=1)]
+    """Datasets that the stage learns from."""
+    train: Annotated[list[Train], Field(min_length=1)]
+    """What learns. Everything else is proven bit-identical afterwards."""
+    epochs: Positive | None = None
+    """Passes over the stage's own data (the datasets without a `share`). Give either `epochs` or `steps`."""
+    steps: Annotated[int, Field(ge=1)] | None = None
+    """Optimiser steps. Give either `epochs` or `steps`."""
+    batch: Batch = Batch()
+    """How much is learned from in one step."""
+    warmup: Share = 0.05
+    """Share of the steps in which the learning rate rises from zero."""
+    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    """The learning rate after the warm-up: constant, or falling to zero at the last step."""
+    clip: Positive = 1.0
+    """Largest norm of the gradient over everything that trains."""
+    select: Select | None = None
+    """Keep the best step on held-out data; default: the last step."""
+    gates: list[Gate] = []
+    """What must hold after the stage."""
+    on_pass: Literal["continue", "finish"] = "continue"
+    """When all gates pass: go on, or finish the run and skip the later stages."""
+    on_fail: Literal["continue", "revert", "stop"] = "stop"
+    """Otherwise: keep the stage and go on, drop what it learned and go on, or end the run with exit code 3."""
+
+    @property
+    def uses(self) -> list[Use]:
+        """`data` with plain names written as `Use`."""
+        return [Use(use=d) if isinstance(d, str) else d for d in self.data]
+
+    @model_validator(mode="after")
+    def _length(self) -> _Stage:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("give either `epochs` or `steps`")
+        return self
+
+
+class SpeechStage(_Stage):
+    """Learns from recordings: the talker's cross-entropy on codebook 0 and the predictor's on the others."""
+
+    objective: Literal["speech"]
+    """Learn from recordings and their transcripts."""
+    layout: Literal["streaming", "non_streaming", "mixed"] = "mixed"
+    """How text meets frames: one token a frame (the default of `generate_voice_clone`), all text first, or half of the rows each."""
+    prompt: Literal["x_vector", "in_context", "mixed"] = "x_vector"
+    """How the voice is given: its x-vector alone, or the reference's text and codes as well (needs `reference_text`)."""
+    predictor_weight: Annotated[float, Field(ge=0)] = 0.3
+    """Weight of the predictor's cross-entropy (mean over its codebooks) beside the talker's."""
+
+
+class TextLmStage(_Stage):
+    """Learns rows of the text embedding from text alone, through the frozen talker. It cannot teach a language row."""
+
+    objective: Literal["text_lm"]
+    """Next-token prediction over the seen rows through the frozen talker and a temporary linear map."""
+    fit_steps: Annotated[int, Field(ge=1)] = 100
+    """Steps that fit the temporary map from hidden to text space with the embedding fixed; it is thrown away afterwards."""
+    fit_lr: Positive = 1.0e-3
+    """Learning rate of that map."""
+    anchor: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the pull back to the base's rows: mean squared distance over the mean squared norm of a base row."""
+
+
+Stage = Annotated[SpeechStage | TextLmStage, Field(discriminator="objective")]

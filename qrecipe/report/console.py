@@ -1,0 +1,148 @@
+"""Shows a run's events while they happen: bars on a terminal, plain lines otherwise. Writes to standard error."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from qrecipe.report.tables import verdict_table
+
+PLAIN_SECONDS = 5.0
+"""Seconds between two lines of progress where there is no terminal."""
+
+
+class RunConsole:
+    """A listener for `qrecipe.run.engine.run`. Use as a context manager."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True, width=None if sys.stderr.isatty() else 160, highlight=False)
+        self._progress: Progress | None = None
+        self._task: Any = None
+        self._what = ""
+        self._last = 0.0
+        self._verdicts: list[dict[str, Any]] = []
+        self._where = ""
+
+    def __enter__(self) -> RunConsole:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self._end()
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        """Shows one event."""
+        handler = getattr(self, f"_on_{event['event']}", None)
+        if handler is not None:
+            handler(event)
+
+    def say(self, text: str) -> None:
+        """One line."""
+        self._end()
+        self.console.print(escape(text), soft_wrap=True)
+
+    def _bar(self, what: str, done: int, of: int, detail: str = "") -> None:
+        if self.console.is_terminal:
+            if self._progress is None or self._what != what:
+                self._end()
+                columns = (
+                    TextColumn("{task.description}"),
+                    BarColumn(),
+                    TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[detail]}"),
+                )
+                self._progress = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self.console, transient=True)
+                self._progress.start()
+                self._task = self._progress.add_task(escape(what), total=of, detail="")
+                self._what = what
+            self._progress.update(self._task, completed=done, total=of, detail=escape(detail))
+            return
+        now = time.monotonic()
+        if what != self._what or now - self._last >= PLAIN_SECONDS or done == of:
+            self._what, self._last = what, now
+            self.console.print(escape(f"{what}: {done}/{of} {detail}".rstrip()), soft_wrap=True)
+
+    def _end(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+        self._what = ""
+
+    def _on_run_started(self, e: dict[str, Any]) -> None:
+        self.say(f"running on {e['device']}")
+        if e["lock"] is None:
+            self.say("warning: the lock could not be written beside the recipe; it is in the bundle")
+
+    def _on_encoding(self, e: dict[str, Any]) -> None:
+        self._bar(f"encoding {e['dataset']}", e["done"], e["of"])
+
+    def _on_dataset(self, e: dict[str, Any]) -> None:
+        minutes = f", {e['minutes']:.1f} minutes" if e["minutes"] is not None else ""
+        skipped = f", {e['skipped']} skipped" if e["skipped"] else ""
+        self.say(f"data {e['dataset']}: {e['rows']} rows{minutes}{skipped}")
+
+    def _on_row_skipped(self, e: dict[str, Any]) -> None:
+        self.say(f"  skipped {e['file']}:{e['line']}: {e['message']}")
+
+    def _on_languages(self, e: dict[str, Any]) -> None:
+        self.say("language rows: " + ", ".join(f"{k} {row}" for k, row in e["rows"].items()))
+
+    def _on_self_check(self, e: dict[str, Any]) -> None:
+        detail = "; ".join(e["losses"])
+        if e["verdict"] == "passed":
+            self.say(f"self-check passed: {detail}")
+        else:
+            self.say(f"self-check skipped: {e['reason']}" + (f" ({detail})" if detail else ""))
+
+    def _on_stage_started(self, e: dict[str, Any]) -> None:
+        self.say(f"stage {e['stage']} ({e['objective']}): {e['parameters']:,} parameters")
+
+    def _on_stage_reused(self, e: dict[str, Any]) -> None:
+        self.say(f"stage {e['stage']}: unchanged since it was trained, reused")
+
+    def _on_stage_skipped(self, e: dict[str, Any]) -> None:
+        self.say(f"stage {e['stage']}: skipped, an earlier stage was good enough")
+
+    def _on_fitting(self, e: dict[str, Any]) -> None:
+        self._bar(f"{e['stage']}: fitting the temporary map", e["step"], e["of"], f"loss {e['loss']:.3f}")
+
+    def _on_step(self, e: dict[str, Any]) -> None:
+        detail = ", ".join(f"{k} {v:.3f}" for k, v in e["losses"].items())
+        self._bar(f"{e['stage']}: training", e["step"], e["of"], detail)
+
+    def _on_select(self, e: dict[str, Any]) -> None:
+        if not self.console.is_terminal:
+            return
+        if self._progress is not None:
+            self._progress.console.print(escape(f"  step {e['step']}: held out {e['value']:.4f}" + (", best so far" if e["best"] else "")))
+
+    def _on_measuring(self, e: dict[str, Any]) -> None:
+        self.say(f"measuring {', '.join(e['metrics'])} on {e['dataset']} ({e['where']})")
+
+    def _on_speaking(self, e: dict[str, Any]) -> None:
+        self._bar(e["what"], e["done"], e["of"])
+
+    def _on_verdict(self, e: dict[str, Any]) -> None:
+        if e["where"] != self._where:
+            self._flush_verdicts()
+            self._where = e["where"]
+        self._verdicts.append(e)
+
+    def _flush_verdicts(self) -> None:
+        if self._verdicts:
+            self._end()
+            self.console.print(verdict_table(self._where, self._verdicts))
+        self._verdicts, self._where = [], ""
+
+    def _on_stage_finished(self, e: dict[str, Any]) -> None:
+        self._flush_verdicts()
+        survives = e["survives_rounding"]
+        note = f"; {survives:.1%} of what changed survives rounding to the base's number format" if survives < 0.9995 else ""
+        self.say(f"stage {e['stage']}: {e['status']}{note}")
+
+    def _on_run_finished(self, e: dict[str, Any]) -> None:
+        self._flush_verdicts()
+        self._end()

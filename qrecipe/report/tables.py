@@ -1,0 +1,106 @@
+"""Tables: the plan before a run, verdicts after a stage, data after `prepare`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from qrecipe.data.report import Report
+from qrecipe.plan.plan import Plan, PlannedStage, PlannedTrain
+
+
+def count(n: int | None, most: int | None = None) -> str:
+    """A number with separators; an unknown one with its upper bound."""
+    if n is not None:
+        return f"{n:,}"
+    return f"at most {most:,}" if most is not None else "unknown"
+
+
+def plan_table(plan: Plan, reused: dict[str, bool] | None = None) -> Table:
+    """Stages with what trains, how much of it, at which rate, on which data, for how long, under which gates."""
+    table = Table(title=f"{plan.recipe} {plan.version} on {plan.base.model}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("stage", no_wrap=True)
+    table.add_column("trains", overflow="fold")
+    table.add_column("rows", justify="right", no_wrap=True)
+    table.add_column("parameters", justify="right", no_wrap=True)
+    table.add_column("rate", justify="right", no_wrap=True)
+    for stage in plan.stages:
+        done = " (done before)" if reused and reused.get(stage.id) else ""
+        table.add_row(
+            f"[bold]{stage.id}[/]",
+            f"{stage.objective}, {_length(stage)}{done}",
+            "",
+            f"[bold]{count(stage.parameters, stage.parameters_max)}[/]",
+            "",
+        )
+        for train in stage.trainable:
+            table.add_row("", "  " + _what(train), _row_count(train), count(train.parameters, train.parameters_max), f"{train.lr:g}")
+        table.add_row("", "  data " + _data(stage))
+        for gate in stage.gates:
+            table.add_row("", "  gate " + gate)
+        table.add_section()
+    for gate in plan.accept:
+        table.add_row("[bold]accept[/]" if gate == plan.accept[0] else "", "  gate " + gate)
+    return table
+
+
+def _what(train: PlannedTrain) -> str:
+    return ", ".join(train.match) + (" except " + ", ".join(train.except_) if train.except_ else "")
+
+
+def _row_count(train: PlannedTrain) -> str:
+    if train.rows is None:
+        return "all"
+    kind = train.rows if isinstance(train.rows, str) else "listed"
+    return f"{count(train.rows_count)} {kind}" if train.rows_count is not None else kind
+
+
+def _data(stage: PlannedStage) -> str:
+    return ", ".join(f"{d.dataset} ({count(d.rows)} rows" + (f", {d.share:.0%})" if d.share else ")") for d in stage.data)
+
+
+def _length(stage: PlannedStage) -> str:
+    length = f"{stage.steps} steps" if stage.steps else f"{stage.epochs:g} epochs"
+    return length + (f", best {stage.select}" if stage.select else "")
+
+
+def verdict_table(where: str, verdicts: Sequence[dict[str, Any]]) -> Table:
+    """Gates of one stage with what decided them."""
+    table = Table(title=f"gates after {where}" if where != "accept" else "accept", title_justify="left")
+    for column in ("gate", "value", "interval", "prompts", "outcome"):
+        table.add_column(column, overflow="fold")
+    styles = {"pass": "green", "fail": "red", "undecided": "yellow"}
+    for v in verdicts:
+        outcome = v["outcome"] + (f" ({v['prompts_needed']} prompts would decide)" if v["prompts_needed"] else "")
+        if v["severity"] == "warn":
+            outcome += " (does not count)"
+        value = f"{v['value']:.4g}"
+        if v["baseline"] is not None:
+            value += f" ({v['baseline']:.4g} -> {v['measured']:.4g})"
+        table.add_row(v["gate"], value, f"{v['low']:.4g} to {v['high']:.4g}", str(v["prompts"]), f"[{styles[v['outcome']]}]{outcome}[/]")
+    return table
+
+
+def data_table(reports: Sequence[Report]) -> Table:
+    """What `prepare` found."""
+    table = Table(title="data", title_justify="left")
+    for column in ("dataset", "language", "rows", "skipped", "minutes", "tokens/character", "tokens/s", "speakers", "voice cosine"):
+        table.add_column(column, overflow="fold")
+    for r in reports:
+        cells = [
+            r.dataset,
+            r.language,
+            f"{r.rows:,}",
+            str(r.skipped),
+            r.minutes,
+            r.tokens_per_character,
+            r.tokens_per_second,
+            r.speakers,
+            r.speaker_cosine,
+        ]
+        table.add_row(*("-" if c is None else str(c) for c in cells))
+    return table

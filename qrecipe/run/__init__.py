@@ -1,0 +1,1 @@
+"""Carries out a plan: stages in order, events, gates, the bundle. Decides nothing but gates."""

@@ -1,0 +1,99 @@
+"""Preparing a recipe's datasets: what `prepare` does alone and every run does first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from qrecipe.data.codes import Encoder
+from qrecipe.data.report import Report, speaker_cosine, speech_report, text_report
+from qrecipe.data.speech import SpeechData, prepare
+from qrecipe.errors import DataError
+from qrecipe.plan.plan import Planned
+from qrecipe.recipe.dataset import SpeechDataset
+from qrecipe.recipe.stage import SpeechStage
+from qrecipe.run.events import Events
+from qrecipe.train.text_lm import TextData
+
+CLIPS_FOR_SPREAD = 40
+"""Clips of a dataset whose x-vectors are compared."""
+
+
+@dataclass
+class Prepared:
+    """Every dataset of a recipe that was asked for."""
+
+    speech: dict[str, SpeechData] = field(default_factory=dict)
+    text: dict[str, TextData] = field(default_factory=dict)
+
+
+def needed(planned: Planned) -> list[str]:
+    """Datasets that a run reads, in the recipe's order."""
+    recipe = planned.loaded.recipe
+    used = recipe.trained_datasets() | {g.data for g in recipe.gates()} | {s.select.data for s in recipe.stages if s.select}
+    return [d for d in recipe.datasets if d in used]
+
+
+def prepare_all(planned: Planned, encoder: Encoder, names: Iterable[str], events: Events) -> Prepared:
+    """Encodes and checks datasets. Raises `DataError` with the problems of all of them."""
+    recipe, tokenizer = planned.loaded.recipe, encoder.opened.tokenizer
+    prepared = Prepared()
+    problems = []
+    streaming = {u.use for s in recipe.stages if isinstance(s, SpeechStage) and s.layout == "streaming" for u in s.uses}
+    for name in names:
+        dataset, manifest = recipe.datasets[name], planned.manifests[name]
+        try:
+            if isinstance(dataset, SpeechDataset):
+                data = prepare(
+                    name,
+                    dataset,
+                    manifest,
+                    encoder,
+                    tokenizer,
+                    reference=planned.loaded.path(dataset.reference) if dataset.reference else None,
+                    streaming_only=name in streaming,
+                    progress=lambda what, done, of: events.tell("encoding", dataset=what, done=done, of=of),
+                )
+                prepared.speech[name] = data
+                skipped = data.skipped
+                events.emit("dataset", dataset=name, rows=len(data.rows), skipped=len(skipped), minutes=round(data.seconds / 60, 2))
+            else:
+                skipped = manifest.problems
+                if skipped and (dataset.on_bad_row == "stop" or not manifest.rows):
+                    raise DataError(skipped)
+                bodies = [tokenizer.assistant(r.text)[1] for r in manifest.rows]
+                prepared.text[name] = TextData(name, dataset.language, bodies)
+                events.emit("dataset", dataset=name, rows=len(bodies), skipped=len(skipped), minutes=None)
+            for problem in skipped:
+                events.emit("row_skipped", dataset=name, **problem.as_json())
+        except DataError as e:
+            problems.extend(e.problems)
+    encoder.hashes.save()
+    if problems:
+        raise DataError(problems)
+    return prepared
+
+
+def reports(planned: Planned, prepared: Prepared, encoder: Encoder) -> list[Report]:
+    """What the prepared data is like."""
+    recipe, tokenizer = planned.loaded.recipe, encoder.opened.tokenizer
+    trained = recipe.trained_datasets()
+    found = []
+    for name in planned.manifests:
+        if name not in prepared.speech and name not in prepared.text:
+            continue
+        dataset = recipe.datasets[name]
+        own = name in trained and dataset.language in recipe.languages
+        elsewhere: set[str] | None = None
+        if name not in trained:
+            same = [n for n in trained & planned.manifests.keys() if recipe.datasets[n].language == dataset.language]
+            elsewhere = {c for n in same for r in planned.manifests[n].rows for c in r.text.lower()}
+        if name in prepared.text:
+            found.append(text_report(name, dataset.language, planned.manifests[name], tokenizer, elsewhere, own))
+            continue
+        data = prepared.speech[name]
+        clips = [r for r in data.rows if r.audio is not None][:CLIPS_FOR_SPREAD]
+        vectors = [(r.speaker, encoder.x_vector(r.audio)) for r in clips if r.audio is not None]
+        cosine = speaker_cosine(data, vectors) if len(vectors) > 1 else None
+        found.append(speech_report(data, cosine, elsewhere, own))
+    return found

@@ -1,0 +1,53 @@
+"""What happens in a run, as one JSON object a line in `events.jsonl`, told to whoever listens at the same time."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TextIO
+
+Event = dict[str, Any]
+Listener = Callable[[Event], None]
+
+
+class Events:
+    """Appends events to a file and passes them on. Every event has `event` (its kind) and `time` (seconds since 1970)."""
+
+    def __init__(self, path: Path | None, listener: Listener | None = None) -> None:
+        self._file: TextIO | None = None
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _end_line(path)
+            self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115  # closed by close()
+        self._listener = listener
+
+    def emit(self, event: str, **fields: Any) -> None:
+        """Records an event."""
+        entry = {"event": event, "time": round(time.time(), 3), **fields}
+        if self._file is not None:
+            self._file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+            self._file.flush()
+        if self._listener is not None:
+            self._listener(entry)
+
+    def tell(self, event: str, **fields: Any) -> None:
+        """Passes progress on without recording it."""
+        if self._listener is not None:
+            self._listener({"event": event, **fields})
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def _end_line(path: Path) -> None:
+    """A run that was killed may have left half a line; the next event starts on a line of its own."""
+    if path.is_file() and path.stat().st_size:
+        with open(path, "rb+") as f:
+            f.seek(-1, 2)
+            if f.read(1) != b"\n":
+                f.write(b"\n")

@@ -1,0 +1,83 @@
+"""The lock beside a recipe: what a run resolved, for review. Holds nothing of one machine."""
+
+from __future__ import annotations
+
+import json
+import math
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from qrecipe.errors import Place, UserError
+from qrecipe.files import digest, write_json
+from qrecipe.plan.bases import BaseInfo
+from qrecipe.plan.documents import Lock, LockBase, LockStage, check
+from qrecipe.plan.plan import NUMERICS, Planned
+
+PACKAGES = ("qrecipe", "qwen-tts", "torch", "transformers")
+"""Packages whose versions change numbers."""
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that change numbers."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name).split("+")[0]
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def make_lock(planned: Planned, base: BaseInfo) -> Lock:
+    """The lock of a complete plan."""
+    assert base.identity is not None
+    assert base.tensors is not None
+    stages = []
+    for stage in planned.plan.stages:
+        trainable = planned.trainables[stage.id]
+        tensors: dict[str, int] = {}
+        rows: dict[str, str] = {}
+        for group in trainable.groups:
+            for name in group.tensors:
+                chosen = trainable.rows_of(name)
+                if chosen is None:
+                    tensors[name] = math.prod(base.tensors[name])
+                else:
+                    tensors[name] = len(chosen) * base.tensors[name][1]
+                    rows[name] = digest(list(chosen))
+        stages.append(LockStage(id=stage.id, tensors=dict(sorted(tensors.items())), rows=dict(sorted(rows.items()))))
+    plan = planned.plan
+    return Lock(
+        lock=1,
+        recipe=plan.recipe,
+        plan=plan.hash,
+        base=LockBase(model=base.model, revision=base.revision, identity=base.identity, dtype=base.dtype),
+        languages={k: v.token_id for k, v in plan.languages.items() if v.token_id is not None},
+        datasets={k: v.sha256 for k, v in plan.datasets.items() if v.sha256 is not None},
+        stages=stages,
+        numerics=NUMERICS,
+        versions=versions(),
+    )
+
+
+def lock_path(recipe: Path) -> Path:
+    """`NAME.lock` beside `NAME.yaml`."""
+    return recipe.with_suffix(".lock")
+
+
+def write_lock(lock: Lock, path: Path) -> bool:
+    """Writes the lock; False if its folder cannot be written to, which is no reason not to train."""
+    try:
+        write_json(path, lock.model_dump(mode="json"))
+    except OSError:
+        return False
+    return True
+
+
+def read_lock(path: Path) -> Lock:
+    """Reads a lock. Raises `UserError` if it does not follow its schema."""
+    value = json.loads(path.read_text(encoding="utf-8"))
+    problems = check("lock", value, Place(str(path)))
+    if problems:
+        raise UserError(problems)
+    return Lock.model_validate(value)

@@ -1,0 +1,111 @@
+"""A run's folder: finished stages by fingerprint, measured values by content, and a lock so that two runs do not meet."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qrecipe.errors import Place, Problem, UserError
+from qrecipe.evaluate.measure import Value
+from qrecipe.files import digest, write_json
+from qrecipe.model.weights import Delta
+
+RESULT = "result.json"
+DELTA = "delta.safetensors"
+
+
+@dataclass(frozen=True)
+class StoredStage:
+    """A stage that was trained."""
+
+    delta: Delta
+    result: dict[str, Any]
+
+
+class RunStore:
+    """`runs/NAME`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Holds the folder for one run. Raises `UserError` that says who holds it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / ".held"
+        with open(path, "a+", encoding="utf-8") as f:
+            try:
+                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                f.seek(0)
+                who = f.read().strip() or "another process"
+                raise UserError(Problem("QR071", f"another run works here: {who}", Place(str(self.folder)))) from None
+            f.seek(0)
+            f.truncate()
+            f.write(f"process {os.getpid()}\n")
+            f.flush()
+            yield
+
+    def stage_folder(self, fingerprint: str) -> Path:
+        """Where a stage's result lies."""
+        return self.folder / "stages" / fingerprint[:16]
+
+    def load_stage(self, fingerprint: str) -> StoredStage | None:
+        """A finished stage, or None. It is complete when its result, written last, is there and names the fingerprint."""
+        folder = self.stage_folder(fingerprint)
+        try:
+            result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+            if result.get("fingerprint") != fingerprint:
+                return None
+            return StoredStage(Delta.load(folder / DELTA), result)
+        except (OSError, ValueError, AttributeError):
+            return None
+        except Exception:  # a delta that safetensors cannot read is no finished stage; its error type is not public
+            return None
+
+    def has_stage(self, fingerprint: str) -> bool:
+        """Whether a finished stage is there, without reading its weights."""
+        try:
+            result = json.loads((self.stage_folder(fingerprint) / RESULT).read_text(encoding="utf-8"))
+            return bool(result.get("fingerprint") == fingerprint)
+        except (OSError, ValueError, AttributeError):
+            return False
+
+    def save_stage(self, fingerprint: str, delta: Delta, result: dict[str, Any]) -> None:
+        """Keeps a finished stage."""
+        folder = self.stage_folder(fingerprint)
+        delta.save(folder / DELTA)
+        write_json(folder / RESULT, {"fingerprint": fingerprint, **result})
+
+    def _value_file(self, key: Any) -> Path:
+        return self.folder / "values" / f"{digest(key)[:32]}.json"
+
+    def load_values(self, key: Any) -> list[Value] | None:
+        """Measured values by what they were measured on, or None."""
+        try:
+            stored = json.loads(self._value_file(key).read_text(encoding="utf-8"))
+            return [Value(**v) for v in stored["values"]]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def save_values(self, key: Any, values: list[Value]) -> None:
+        """Keeps measured values."""
+        write_json(self._value_file(key), {"key": key, "values": [v.as_json() for v in values]})
+
+    def latest(self) -> dict[str, Any] | None:
+        """What the last run left: plan, states by stage."""
+        try:
+            loaded: dict[str, Any] = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
+            return loaded
+        except (OSError, ValueError):
+            return None
+
+    def save_latest(self, value: dict[str, Any]) -> None:
+        """Keeps what the run is, for `runs/NAME@STAGE` and `bundle build`."""
+        write_json(self.folder / "run.json", value)

@@ -1,0 +1,1 @@
+"""One stage: objectives, the loop, the optimiser, guards. Decides nothing about gates."""

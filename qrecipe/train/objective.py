@@ -1,0 +1,41 @@
+"""What every objective offers to the loop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from qrecipe.data.batches import Micro
+
+
+@dataclass
+class Losses:
+    """Sums over labels of one micro-batch, kept apart so that a global batch is normalised as a whole."""
+
+    sums: dict[str, torch.Tensor]
+    """Loss term -> sum over its labels, with gradient."""
+
+
+class Objective(Protocol):
+    """A loss as sums over labels, with the weight of each term."""
+
+    weights: dict[str, float]
+    """Loss term -> weight in the total."""
+
+    def lengths(self) -> dict[str, list[int]]:
+        """Lengths of the rows by dataset, in the sampler's unit."""
+        ...
+
+    def labels(self, micro: Micro, step: int) -> dict[str, int]:
+        """Labels of a micro-batch by loss term, without computing it."""
+        ...
+
+    def losses(self, micro: Micro, step: int) -> Losses:
+        """Computes a micro-batch."""
+        ...
+
+    def extra(self) -> torch.Tensor | None:
+        """A term of the whole step that belongs to no label (an anchor), or None."""
+        ...
