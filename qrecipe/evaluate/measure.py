@@ -80,7 +80,7 @@ def teacher_forced(
             continue
         examples = [data.example(rows[j], row_of_language, layout, kind, opened.tokenizer) for j in batch]
         laid = prompt.collate(examples, ids).to(opened.device)
-        with torch.no_grad():
+        with torch.no_grad(), opened.autocast():
             logits = forward.speech_logits(tables, laid, opened.compute_dtype)
             talker = forward.talker_nll(logits, laid).double().cpu()
             predictor = forward.predictor_nll(logits, laid).double().cpu()

@@ -122,6 +122,12 @@ class Opened:
         """Samples of one codec frame at 24 kHz."""
         return int(self.net.speech_tokenizer.get_encode_downsample_rate())
 
+    def autocast(self) -> contextlib.AbstractContextManager[object]:
+        """bfloat16 autocast on a GPU, where what trains is float32; nothing on the CPU."""
+        if self.device.type == "cpu":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
     def language_row(self, language: str) -> int | None:
         """Row of a language; None for `auto`. Raises KeyError for one that the config does not list."""
         if language == "auto":
@@ -196,6 +202,7 @@ def open_model(info: BaseInfo, device: torch.device | None = None) -> Opened:
         raise BaseModelError(problem) from None
     wrapper.model.eval()
     wrapper.model.requires_grad_(False)
+    wrapper.model.speech_tokenizer.model.float()  # codes must not depend on the number format of the talker
     _use_qwen_pattern(wrapper, info.folder)
     opened = Opened(info.folder, wrapper, info.tokenizer, device, DTYPES[info.dtype])
     return opened

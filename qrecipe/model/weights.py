@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -93,37 +94,42 @@ def apply(net: Any, delta: Delta, export_dtype: torch.dtype) -> None:
 class Guard:
     """Proves that training moved only what the plan declares.
 
-    Keeps the modules' tensors as they were, or, for tensors that train, the rows around what trains.
+    Keeps a hash of every tensor that does not train, and a copy of the tables of which only rows train.
     """
 
     def __init__(self, net: Any, trainable: Trainable) -> None:
-        self._before: dict[str, torch.Tensor] = {}
-        self._rows: dict[str, torch.Tensor] = {}
+        self._hashes: dict[str, bytes] = {}
+        self._tables: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         whole = {n for g in trainable.groups if g.whole for n in g.tensors}
         for name, tensor in parameters(net).items():
-            if name in whole:
-                continue
-            self._before[name] = tensor.detach().to("cpu", copy=True)
             rows = trainable.rows_of(name)
             if rows is not None:
-                self._rows[name] = torch.tensor(rows)
+                self._tables[name] = (tensor.detach().to("cpu", copy=True), torch.tensor(rows))
+            elif name not in whole:
+                self._hashes[name] = _hash(tensor)
 
     def check(self, net: Any) -> None:
         """Raises `EngineError` with the name of the first tensor or row that moved and was not declared."""
         after = parameters(net)
-        for name, before in self._before.items():
+        for name, before in self._hashes.items():
+            if _hash(after[name]) != before:
+                raise EngineError(f"{name} changed although the stage does not declare it: the stage is discarded")
+        for name, (table, declared) in self._tables.items():
             now = after[name].detach().to("cpu")
-            if torch.equal(before.view(torch.uint8), now.contiguous().view(torch.uint8)):
-                continue
-            moved = before != now
-            rows = torch.nonzero(moved.flatten(1).any(1)).squeeze(-1) if now.dim() >= 2 else torch.nonzero(moved.reshape(-1)).squeeze(-1)
-            declared = self._rows.get(name)
-            if declared is not None:
-                rows = rows[~torch.isin(rows, declared)]
-                if rows.numel() == 0:
-                    continue
-            at = f" (row {int(rows[0])})" if rows.numel() else ""
-            raise EngineError(f"{name}{at} changed although the stage does not declare it: the stage is discarded")
+            moved = torch.nonzero((_bits(table) != _bits(now)).any(1)).squeeze(-1)
+            moved = moved[~torch.isin(moved, declared)]
+            if moved.numel():
+                raise EngineError(f"row {int(moved[0])} of {name} changed although the stage does not declare it: the stage is discarded")
+
+
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    """The bytes of a tensor, so that equal means bit-identical: [..., bytes]."""
+    return tensor.detach().contiguous().view(torch.uint8)
+
+
+def _hash(tensor: torch.Tensor) -> bytes:
+    data = tensor.detach().to("cpu").contiguous().reshape(-1)
+    return hashlib.blake2b(_bits(data).numpy().data, digest_size=16).digest()
 
 
 @dataclass
@@ -162,7 +168,8 @@ class Learner:
                 else:
                     assert group.rows is not None
                     assert name in (TEXT_TABLE, CODEC_TABLE)
-                    subset = RowSubset(_unrounded(parameter.data.float(), name, start), group.rows)
+                    subset = RowSubset(parameter.data, group.rows)
+                    _unround_rows(subset, name, start)
                     self.tables.subsets.setdefault(name, []).append(subset)
                     self._subsets.append((name, subset))
                     learned.append(subset.values)
@@ -202,6 +209,20 @@ class Learner:
             parameter.requires_grad_(False)
             parameter.grad = None
             parameter.data = original
+
+
+@torch.no_grad()
+def _unround_rows(subset: RowSubset, name: str, start: Delta) -> None:
+    """Starts a row subset from the unrounded rows of the stages before, where they trained some of them."""
+    ids = subset.ids.cpu()
+    if name in start.whole:
+        subset.values.copy_(start.whole[name][ids])
+    elif name in start.rows:
+        known, values = start.rows[name]
+        where = {row: i for i, row in enumerate(known.tolist())}
+        for i, row in enumerate(ids.tolist()):
+            if row in where:
+                subset.values[i] = values[where[row]].to(subset.values.device)
 
 
 def _unrounded(values: torch.Tensor, name: str, start: Delta) -> torch.Tensor:

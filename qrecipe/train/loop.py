@@ -6,7 +6,6 @@ micro-batches or over ranks changes nothing but the order of summation.
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -117,7 +116,7 @@ def train_stage(
         optimizer.zero_grad(set_to_none=True)
         means = dict.fromkeys(labels, 0.0)
         for m in mine(micro, world):
-            with _autocast(opened):
+            with opened.autocast():
                 losses = objective.losses(m, step)
             terms = []
             for term, value in losses.sums.items():
@@ -175,10 +174,3 @@ def _require_gradients(stage: str, learner: Learner) -> None:
     for group in learner.groups:
         if not any(p.grad is not None and bool((p.grad != 0).any()) for p in group.parameters):
             raise EngineError(f"stage {stage}: `{group.label}` gets no gradient from this objective and data")
-
-
-def _autocast(opened: Opened) -> contextlib.AbstractContextManager[object]:
-    """bfloat16 autocast on a GPU, where masters are float32; nothing on the CPU."""
-    if opened.device.type == "cpu":
-        return contextlib.nullcontext()
-    return torch.autocast(opened.device.type, dtype=torch.bfloat16)

@@ -58,7 +58,7 @@ def measure(opened: Opened, tables: forward.Tables, examples: list[prompt.Exampl
         if example.codes.shape[0] < 3:
             continue
         batch = prompt.collate([example], ids).to(opened.device)
-        with torch.no_grad():
+        with torch.no_grad(), opened.autocast():
             logits = forward.speech_logits(tables, batch, opened.compute_dtype)
         n = example.codes.shape[0]
         codes = batch.frame_codes

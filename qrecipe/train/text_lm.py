@@ -84,7 +84,7 @@ class TextLmObjective:
         optimizer = torch.optim.AdamW([self.map, self.bias], lr=self.stage.fit_lr, weight_decay=0.0)
         last = float("nan")
         for step in range(self.stage.fit_steps):
-            with torch.no_grad():
+            with torch.no_grad(), self.opened.autocast():
                 hidden, labels = self._hidden(batches())
             if labels.numel() == 0:
                 continue
