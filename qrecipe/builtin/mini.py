@@ -26,9 +26,6 @@ from typing import Any
 
 NAME = "builtin:mini"
 
-VERSION = "1"
-"""Raised whenever this module would write other bytes from the same package data."""
-
 SEED = "qrecipe builtin:mini"
 
 COPIED = (
@@ -106,10 +103,11 @@ def ensure(cache: Path) -> Path:
 
 @memoize
 def digest() -> str:
-    """12 hex digits over `VERSION` and all package data that the base is made of."""
-    parts = hashlib.sha256(f"{VERSION}\n{SEED}\n".encode())
+    """12 hex digits over everything that the base is made of: package data, catalogue, and the code that draws weights."""
+    parts = hashlib.sha256(f"{SEED}\n".encode())
     for name in (*COPIED, "calibration.json", "speech_tokenizer.tensors.json"):
         parts.update(f"{name} {hashlib.sha256(_data(name)).hexdigest()}\n".encode())
+    parts.update((files("qrecipe.builtin") / "mini_weights.py").read_bytes())
     parts.update(json.dumps(_catalogue("plan", "catalogues/mini.json")).encode())
     return parts.hexdigest()[:12]
 

@@ -14,7 +14,7 @@ import yaml
 from qrecipe import __version__
 from qrecipe.bundle.card import model_card
 from qrecipe.bundle.export import write_model
-from qrecipe.bundle.verify import MANIFEST, read_manifest, verify
+from qrecipe.bundle.verify import LOCK, MANIFEST, read_manifest, verify
 from qrecipe.errors import BundleError, Place, Problem
 from qrecipe.evaluate.gates import Verdict
 from qrecipe.files import new_folder, sha256, write_json, write_text
@@ -72,7 +72,7 @@ def build(content: Content, bundles: Path) -> Path:
     with new_folder(target) as folder:
         write_model(content.base, folder, content.delta, rows)
         write_text(folder / "recipe.yaml", yaml.safe_dump(content.recipe, sort_keys=False, allow_unicode=True, width=120))
-        write_json(folder / "recipe.lock", content.lock.model_dump(mode="json"))
+        write_json(folder / LOCK, content.lock.model_dump(mode="json"))
         verdicts = {where: [v.as_json() for v in vs] for where, vs in content.verdicts.items()}
         survival = {k: round(v, 6) for k, v in content.survival.items()}
         write_json(folder / "verdicts.json", {"verdicts": verdicts, "survives_rounding": survival})

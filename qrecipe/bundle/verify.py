@@ -10,6 +10,7 @@ from qrecipe.files import sha256
 from qrecipe.plan.documents import BundleManifest, check
 
 MANIFEST = "bundle.json"
+LOCK = "recipe.lock"
 
 
 def read_manifest(folder: Path) -> BundleManifest:
@@ -49,4 +50,14 @@ def verify(folder: Path) -> list[Problem]:
         name = str(file.relative_to(folder))
         if (file.is_file() or file.is_symlink()) and name != MANIFEST and name not in manifest.files:
             problems.append(Problem("QR060", f"{name} does not belong to the bundle", Place(str(file))))
-    return problems
+    return problems or _lock_problems(folder / LOCK)
+
+
+def _lock_problems(path: Path) -> list[Problem]:
+    """What is wrong with the form of the lock that a bundle carries."""
+    place = Place(str(path))
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as e:
+        return [Problem("QR060", f"cannot be read: {e}", place)]
+    return check("lock", value, place)

@@ -18,7 +18,7 @@ from qrecipe.files import FileHashes, cache_dir, digest, replacing
 from qrecipe.model.opened import Opened
 from qrecipe.plan.bases import BaseInfo
 
-PREPARATION = 1
+PREPARATION = 2
 """Raised whenever the same recording would be prepared in another way."""
 BATCH_SECONDS = 60.0
 """Audio that is encoded at once, padding included."""
@@ -113,7 +113,7 @@ class Encoder:
     def x_vector(self, path: Path) -> torch.Tensor:
         """Speaker vector of a reference, [hidden] float32. Raises `AudioProblem`."""
         file = self._cache / "x-vectors" / self._speaker / f"{self.hashes.sha256(path)}.safetensors"
-        found = _load(file)
+        found = _load(file, "x_vector")
         if found is not None:
             return found["x_vector"]
         vector = self.opened.x_vector(read(path))
@@ -125,7 +125,7 @@ class Encoder:
         return self._cache / "codes" / self._tokenizer / kind / f"{self.hashes.sha256(request.path)}.safetensors"
 
     def _load_codes(self, file: Path) -> Encoded | None:
-        found = _load(file)
+        found = _load(file, "codes", "seconds")
         if found is None:
             return None
         return Encoded(found["codes"].to(torch.int64), float(found["seconds"][0]), float(found["seconds"][1]))
@@ -147,11 +147,12 @@ def _batches(items: list[tuple[int, Path, Audio, float]]) -> list[list[tuple[int
     return batches
 
 
-def _load(file: Path) -> dict[str, torch.Tensor] | None:
+def _load(file: Path, *names: str) -> dict[str, torch.Tensor] | None:
     if not file.is_file():
         return None
     try:
-        return load_file(str(file))
+        found = load_file(str(file))
+        return found if found.keys() == set(names) else None
     except Exception:  # a broken entry, whatever its kind, is made again
         file.unlink(missing_ok=True)
         return None

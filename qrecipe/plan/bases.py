@@ -6,6 +6,7 @@ A base that is not on this machine is described from the shipped catalogue if it
 from __future__ import annotations
 
 import json
+import os
 import re
 import struct
 from dataclasses import dataclass, field
@@ -70,7 +71,7 @@ def catalogue(name: str) -> dict[str, Any] | None:
     """The shipped catalogue of a base by hub id or `builtin:` name."""
     slug = name.removeprefix(BUILTIN) if name.startswith(BUILTIN) else name.split("/")[-1].lower()
     file = resources.files("qrecipe.plan") / "catalogues" / f"{slug}.json"
-    if not file.is_file():
+    if len(slug) > 200 or not file.is_file():
         return None
     loaded: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return loaded if loaded["model"] == name else None
@@ -83,9 +84,9 @@ def locate(base: Base, root: Path, place: Place, hashes: FileHashes) -> BaseInfo
     """
     if base.model.startswith(BUILTIN):
         return _builtin(base, place)
-    if base.model.startswith((".", "/", "~")) or (root / base.model).is_dir():
-        folder = (root / Path(base.model).expanduser()).resolve()
-        if not folder.is_dir():
+    if base.model.startswith((".", "/", "~")) or os.path.isdir(root / base.model):
+        folder = (root / os.path.expanduser(base.model)).resolve()
+        if not os.path.isdir(folder):  # unlike Path.is_dir, False for a name that is too long
             return _absent(base, place, f"the folder {base.model} is not there")
         return describe_folder(folder, base, place, hashes)
     if not _HUB_ID.match(base.model):
@@ -108,7 +109,10 @@ def cached_snapshot(base: Base) -> Path | None:
     """The snapshot folder of a hub id if the hub cache of this machine holds it."""
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(base.model, "config.json", revision=base.revision)
+    try:
+        found = try_to_load_from_cache(base.model, "config.json", revision=base.revision)
+    except (ValueError, OSError):  # an id that the hub does not allow, such as one with `--`
+        return None
     return Path(found).parent if isinstance(found, str) else None
 
 

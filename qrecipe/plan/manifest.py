@@ -10,6 +10,7 @@ from typing import Any, Literal
 from qrecipe.errors import Place, Problem
 from qrecipe.plan.documents import check
 from qrecipe.plan.tokenizer import TextTokenizer, clean_text
+from qrecipe.recipe.checks import is_file
 
 MAX_LINE = 1 << 20
 
@@ -75,6 +76,9 @@ def _row(raw: bytes, kind: Literal["text", "speech"], path: Path, place: Place, 
     problems = check(f"{kind}-row", value, place, "QR041")
     if problems:
         return problems
+    strings = "".join(v for v in value.values() if isinstance(v, str))
+    if any(c == "\0" or "\ud800" <= c <= "\udfff" for c in strings):
+        return [Problem("QR041", "an escape that is no character (NUL, or half of a surrogate pair)", place)]
     text = clean_text(value["text"])
     if kind == "text":
         why = tokenizer.text_problem(text) if tokenizer else (None if text else "the text is empty")
@@ -102,7 +106,7 @@ def _speech_row(value: dict[str, Any], text: str, path: Path, place: Place, toke
     audio = (folder / value["audio"]) if value.get("audio") else None
     ref = (folder / reference) if reference else None
     for file in (audio, ref):
-        if file is not None and not file.is_file():
+        if file is not None and not is_file(file):
             problems.append(Problem("QR043", f"there is no file {_relative(file, folder)}", place))
     if problems:
         return problems

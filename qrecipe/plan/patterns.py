@@ -35,7 +35,11 @@ def matches(pattern: str, name: str) -> bool:
     False
     """
     wanted, segments = pattern.split("."), name.split(".")
-    return len(wanted) <= len(segments) and all(_matches_segment(p, s) for p, s in zip(wanted, segments, strict=False))
+    return len(wanted) <= len(segments) and _all_match(wanted, segments)
+
+
+def _all_match(wanted: list[str], segments: list[str]) -> bool:
+    return all(_matches_segment(p, s) for p, s in zip(wanted, segments, strict=False))
 
 
 def select(pattern: str, names: Iterable[str]) -> list[str]:
@@ -56,7 +60,7 @@ def near(pattern: str, names: Iterable[str]) -> str | None:
     """The module or parameter name that a pattern that matches nothing most likely meant.
 
     Repairs from the left: the first segment that leads nowhere is replaced by its nearest sibling, or a skipped
-    level is filled in (`talker.layers` -> `talker.model.layers`).
+    level is filled in (`talker.layers.0-3` -> `talker.model.layers.0-3`).
     """
     from difflib import get_close_matches
 
@@ -71,9 +75,10 @@ def near(pattern: str, names: Iterable[str]) -> str | None:
         children = {k.split(".")[i] for k in known if len(k.split(".")) > i and (not good or matches(good, k))}
         rest = parts[i:]
         below = [k for k in sorted(known) if not good or matches(good, k)]
-        filled = [k for k in below if k.split(".")[-len(rest) :] == rest]
+        filled = [k for k in below if len(k.split(".")) >= len(rest) and _all_match(rest, k.split(".")[-len(rest) :])]
         if filled:
-            return min(filled, key=lambda k: (len(k), k))
+            found = min(filled, key=lambda k: (len(k.split(".")), len(k), k))
+            return ".".join([*found.split(".")[: -len(rest)], *rest])
         close = get_close_matches(part, sorted(children), n=1, cutoff=0.6)
         if not close:
             return good or None

@@ -6,6 +6,7 @@ What is not known yet (a base or data that is not on this machine) is None with 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from os.path import dirname, join, normpath
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -16,7 +17,7 @@ from qrecipe.plan import trainable
 from qrecipe.plan.bases import BaseInfo, locate
 from qrecipe.plan.manifest import Manifest, read_manifest
 from qrecipe.recipe import LoadedRecipe
-from qrecipe.recipe.checks import at
+from qrecipe.recipe.checks import at, is_file
 from qrecipe.recipe.dataset import Dataset, SpeechDataset
 from qrecipe.recipe.language import FIRST_FREE_ROW, LAST_ROW
 from qrecipe.recipe.stage import Stage
@@ -244,7 +245,9 @@ def _languages(loaded: LoadedRecipe, base: BaseInfo, problems: list[Problem]) ->
             token_id = None
         else:
             taken = listed | fixed | {v.token_id for v in found.values() if v.token_id is not None}
-            token_id = next(r for r in range(FIRST_FREE_ROW, LAST_ROW + 1) if r not in taken)
+            token_id = next((r for r in range(FIRST_FREE_ROW, LAST_ROW + 1) if r not in taken), None)
+            if token_id is None:
+                problems.append(Problem("QR022", f"no free row is left for `{key}`", node.key_place or node.place, length=node.key_length))
         for i, source in enumerate(language.init.sources):
             if base.config is not None and source not in base.languages:
                 n = at(node, "init", "mean_of", i) if language.init.mean_of else at(node, "init", "copy")
@@ -273,10 +276,10 @@ def _datasets(
     planned: dict[str, PlannedDataset] = {}
     for name, dataset in loaded.recipe.datasets.items():
         path = loaded.path(dataset.path)
-        if not path.is_file():
+        if not is_file(path):
             planned[name] = PlannedDataset(kind=dataset.kind, language=dataset.language, rows=None, bad_rows=None, sha256=None)
             continue
-        manifest = read_manifest(path, dataset.kind, base.tokenizer, dataset.path)
+        manifest = read_manifest(path, dataset.kind, base.tokenizer, _shown(loaded, dataset))
         manifests[name] = manifest
         if manifest.problems and (dataset.on_bad_row == "stop" or not manifest.rows):
             problems.extend(manifest.problems)
@@ -288,6 +291,11 @@ def _datasets(
             sha256=_dataset_hash(loaded, dataset, manifest, hashes),
         )
     return manifests, planned
+
+
+def _shown(loaded: LoadedRecipe, dataset: Dataset) -> str:
+    """How messages name a dataset's file: from where the recipe was named, not from the recipe's folder."""
+    return normpath(join(dirname(loaded.node.place.file), dataset.path))
 
 
 def _dataset_hash(loaded: LoadedRecipe, dataset: Dataset, manifest: Manifest, hashes: FileHashes) -> str | None:
@@ -308,7 +316,7 @@ def _dataset_hash(loaded: LoadedRecipe, dataset: Dataset, manifest: Manifest, ha
     own: list[Any] = [dataset.kind, dataset.language, rows]
     if isinstance(dataset, SpeechDataset):
         reference = loaded.path(dataset.reference) if dataset.reference else None
-        if reference is not None and not reference.is_file():
+        if reference is not None and not is_file(reference):
             return None
         own += [hashes.sha256(reference) if reference else None, dataset.reference_text, dataset.max_seconds]
     return digest(own)
@@ -423,7 +431,7 @@ def _data_amounts(loaded: LoadedRecipe, manifests: dict[str, Manifest], problems
         for name in sorted(trained & manifests.keys()):
             for row in manifests[name].rows:
                 if row.text in texts:
-                    file = loaded.recipe.datasets[name].path
+                    file = _shown(loaded, loaded.recipe.datasets[name])
                     message = f"this sentence also judges, in `{judge}` (line {texts[row.text]})"
                     problems.append(Problem("QR046", message, Place(file, row.line, 1), "take it out of one of the two"))
                     break

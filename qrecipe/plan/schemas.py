@@ -23,6 +23,7 @@ def recipe_schema() -> dict[str, Any]:
     for files that stand alone. Values may be `$name` or `${name}` in place of a number or a truth value.
     """
     whole = Recipe.model_json_schema(by_alias=True)
+    whole["properties"]["datasets"]["additionalProperties"] = False  # names that do not fit `patternProperties`
     definitions = whole.pop("$defs")
     partial = _without_required(copy.deepcopy(definitions), suffix="Part")
     extends = {

@@ -123,6 +123,8 @@ class TextTokenizer:
         """Why a clean text cannot be used, or None."""
         if not text:
             return "the text is empty"
+        if text != text.strip():
+            return "the text has white space around it"
         for token in self.special:
             if token in text:
                 return f"the text holds the special token `{token}`"

@@ -195,9 +195,9 @@ def _overlaps(groups: list[Group], stage: Stage, where: Node) -> list[Problem]:
                 both = sorted(set(new.rows) & set(old.rows))
                 if not both:
                     continue
-                what = f"row {both[0]} of `{shared[0]}`"
+                what, help_ = f"row {both[0]} of `{shared[0]}`", "leave it out of one of them"
             else:
-                what = f"`{shared[0]}`"
+                what, help_ = f"`{shared[0]}`", "take it away from one with `except`"
             i = next(k for k, t in enumerate(stage.train) if t is new.train)
             n = at(where, "train", i, "match")
             problems.append(
@@ -205,7 +205,7 @@ def _overlaps(groups: list[Group], stage: Stage, where: Node) -> list[Problem]:
                     "QR032",
                     f"{what} is claimed by two entries of this stage",
                     n.place,
-                    "take it away from one with `except`",
+                    help_,
                     length=n.length,
                 )
             )

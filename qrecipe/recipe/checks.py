@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from os.path import normpath
 from pathlib import Path
 
-from qrecipe.errors import Problem, suggest
+from qrecipe.errors import Problem, nearest, suggest
 from qrecipe.recipe import metrics
 from qrecipe.recipe.dataset import SpeechDataset
 from qrecipe.recipe.gate import THRESHOLDS, Gate
@@ -71,13 +72,30 @@ def _languages(recipe: Recipe, node: Node) -> Iterator[Problem]:
 def _datasets(recipe: Recipe, node: Node, root: Path) -> Iterator[Problem]:
     for name, dataset in recipe.datasets.items():
         where = at(node, "datasets", name)
-        if not (root / dataset.path).is_file():
-            yield _value("QR040", f"{dataset.path} is not there yet", at(where, "path"), severity="warning")
+        if not is_file(root / dataset.path):
+            yield _value("QR040", f"{dataset.path} is not there yet", at(where, "path"), _sibling(root / dataset.path), severity="warning")
         if isinstance(dataset, SpeechDataset):
-            if dataset.reference is not None and not (root / dataset.reference).is_file():
+            if dataset.reference is not None and not is_file(root / dataset.reference):
                 yield _value("QR040", f"{dataset.reference} is not there yet", at(where, "reference"), severity="warning")
             if dataset.reference_text is not None and dataset.reference is None:
                 yield _key("QR045", "`reference_text` says what `reference` speaks, and there is none", at(where, "reference_text"))
+
+
+def is_file(path: Path) -> bool:
+    """Whether a file is there; False for names that no file can have, where `Path.is_file` raises."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # too long, or a NUL
+        return False
+
+
+def _sibling(path: Path) -> str | None:
+    """The file of the same folder that was most likely meant."""
+    try:
+        close = nearest(path.name, (p.name for p in path.parent.iterdir() if p.is_file()))
+    except OSError:
+        return None
+    return f"did you mean `{close}`?" if close else None
 
 
 def _stages(recipe: Recipe, node: Node) -> Iterator[Problem]:
@@ -141,15 +159,12 @@ def _accept(recipe: Recipe, node: Node) -> Iterator[Problem]:
 def _gate(recipe: Recipe, gate: Gate, n: Node) -> Iterator[Problem]:
     given = [k for k in THRESHOLDS if getattr(gate, k) is not None]
     if len(given) != 1:
-        what = "no threshold" if not given else " and ".join(f"`{g}`" for g in given)
-        yield Problem(
-            "QR027", f"a gate has exactly one threshold, and this has {what}", n.place, "one of " + ", ".join(f"`{t}`" for t in THRESHOLDS)
-        )
+        message = "a gate has exactly one threshold, and this has " + (" and ".join(f"`{g}`" for g in given) or "none")
+        help_ = "one of " + ", ".join(f"`{t}`" for t in THRESHOLDS)
+        yield _key("QR027", message, at(n, given[-1]), help_) if given else _value("QR027", message, n, help_)
         return
     if gate.relative and gate.baseline is None:
-        yield Problem(
-            "QR027", f"`{gate.kind}` needs a `baseline`", at(n, gate.kind).key_place or n.place, "`baseline: base` or `baseline: previous`"
-        )
+        yield _key("QR027", f"`{gate.kind}` needs a `baseline`", at(n, gate.kind), "`baseline: base` or `baseline: previous`")
     if not gate.relative and gate.baseline is not None:
         yield _value(
             "QR027",
@@ -174,16 +189,18 @@ def _judge_data(recipe: Recipe, name: str, n: Node) -> Iterator[Problem]:
     elif name in recipe.trained_datasets():
         yield _value("QR025", f"`{name}` judges and is also trained on", n, "keep a part of the data for judging in a dataset of its own")
     else:
-        path = dataset.path
-        shared = [d for d in recipe.trained_datasets() if d in recipe.datasets and recipe.datasets[d].path == path]
+        path = normpath(dataset.path)
+        trained = sorted(recipe.trained_datasets() & recipe.datasets.keys())
+        shared = [d for d in trained if normpath(recipe.datasets[d].path) == path]
         if shared:
             yield _value("QR025", f"`{name}` judges and reads the same file as `{shared[0]}`, which is trained on", n)
 
 
 def _never_trained(recipe: Recipe, node: Node) -> Iterator[Problem]:
     """A language row learns only in a stage that selects it and reads speech of that language."""
+    unknown = any(name not in recipe.datasets for name in recipe.trained_datasets())
     for key in recipe.languages:
-        trained = False
+        trained = unknown or language_key_problem(key) is not None  # said already
         for stage in recipe.stages:
             if OBJECTIVES[stage.objective].data != "speech":
                 continue

@@ -11,7 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from string import Template
 
-from qrecipe.errors import Place, Problem, RecipeError, suggest
+from qrecipe.errors import Place, Problem, RecipeError, nearest, suggest
+from qrecipe.recipe.checks import is_file
 from qrecipe.recipe.reader import Node, Scalar, read_file, read_text
 
 MAX_CHAIN = 8
@@ -54,14 +55,15 @@ def _load(path: Path, chain: list[Path], shown: str, root: Path) -> Node:
             raise RecipeError(Problem("QR014", f"`extends` goes in a circle: {names}", parent.place, length=parent.length))
         if len(steps) >= MAX_CHAIN:
             raise RecipeError(Problem("QR014", f"`extends` is deeper than {MAX_CHAIN} files", parent.place))
-        if not target.is_file():
-            near = [p.name for p in target.parent.glob("*.y*ml")] if target.parent.is_dir() else []
+        if not is_file(target):
+            close = nearest(target.name, (p.name for p in target.parent.glob("*.y*ml")))
+            spelled = os.path.join(os.path.dirname(parent.value), close) if close else None
             raise RecipeError(
                 Problem(
                     "QR014",
                     f"`extends` names a missing file: {parent.value}",
                     parent.place,
-                    suggest(target.name, near),
+                    f"did you mean `{spelled}`?" if spelled else None,
                     length=parent.length,
                 )
             )
@@ -162,7 +164,8 @@ def _set(node: Node, keys: list[str], new: Node, text: str) -> Node:
     key, rest = keys[0], keys[1:]
     if isinstance(node.value, list):
         ids = [str(_id(n)) if _id(n) is not None else str(i) for i, n in enumerate(node.value)]
-        index = ids.index(key) if key in ids else int(key) if key.isdigit() and int(key) < len(ids) else None
+        numbers = [str(i) for i in range(len(ids))]
+        index = ids.index(key) if key in ids else numbers.index(key) if key in numbers else None
         if index is None:
             raise RecipeError(Problem("QR015", f"`{text}`: there is no `{key}`", place, suggest(key, ids)))
         return replace(node, value=[_set(n, rest, new, text) if i == index else n for i, n in enumerate(node.value)])
@@ -180,12 +183,15 @@ def _substitute(node: Node, template: bool) -> Node:
     A variable that is `null` must be given by whoever extends the template; a template may leave it open.
     """
     table: dict[str, Scalar] = {}
+    open_: set[str] = set()
     problems: list[Problem] = []
     vars_ = node.get("vars")
     for name, value in vars_.items() if vars_ is not None else ():
         if value.value is None:
             if template:
                 table[name] = f"${{{name}}}"
+            else:
+                open_.add(name)
         elif isinstance(value.value, (dict, list)):
             problems.append(Problem("QR012", f"variable `{name}` must be a string, a number or a truth value", value.place))
         else:
@@ -206,7 +212,17 @@ def _substitute(node: Node, template: bool) -> Node:
             return n
         used = template.get_identifiers()
         for name in used:
-            if name not in table:
+            if name in open_:
+                problems.append(
+                    Problem(
+                        "QR013",
+                        f"variable `${name}` has no value",
+                        n.place,
+                        f"the template leaves it open: write `vars: {{{name}: …}}`",
+                        length=n.length,
+                    )
+                )
+            elif name not in table:
                 problems.append(
                     Problem(
                         "QR013",

@@ -6,11 +6,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from qrecipe.recipe.model import Settings
+from qrecipe.recipe.model import Settings, one_of
 
 FIRST_FREE_ROW = 2072
 """The lowest row that `token_id: auto` takes: ids from 2048 to 2071 that no map lists may hold trained, unreleased rows."""
 LAST_ROW = 3071
+BCP47 = r"^[a-z]{2,3}(-[A-Za-z0-9]{2,8})*$"
 
 
 class Init(Settings):
@@ -23,8 +24,7 @@ class Init(Settings):
 
     @model_validator(mode="after")
     def _one(self) -> Init:
-        if (self.mean_of is None) == (self.copy_of is None):
-            raise ValueError("give either `mean_of` or `copy`")
+        one_of("mean_of", self.mean_of, "copy", self.copy_of)
         return self
 
     @property
@@ -36,7 +36,7 @@ class Init(Settings):
 class Language(Settings):
     """A language that the bundle will speak. Its key goes into the config's `codec_language_id`."""
 
-    bcp47: Annotated[str, Field(pattern=r"^[a-z]{2,3}(-[A-Za-z0-9]{2,8})*$")]
+    bcp47: Annotated[str, Field(pattern=BCP47)]
     """The BCP 47 tag, such as `ms`; written on the model card."""
     token_id: Literal["auto"] | Annotated[int, Field(ge=2048, le=LAST_ROW)] = "auto"
     """Row of the codec embedding that becomes this language's, 2048 to 3071. `auto` is the lowest free row from 2072 up."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 
 class Settings(BaseModel):
@@ -15,8 +16,19 @@ class Settings(BaseModel):
     )
 
 
-Identifier = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
+IDENTIFIER = r"^[a-z][a-z0-9_-]{0,62}$"
+Identifier = Annotated[str, Field(pattern=IDENTIFIER)]
 """A name of a dataset or stage: lower case, at most 63 characters; it becomes part of folder names."""
 
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def one_of(first: str, a: object, second: str, b: object) -> None:
+    """Refuses two fields that are both given or both left out. `at` names the field that a message points to."""
+    if a is not None and b is not None:
+        raise PydanticCustomError(
+            "one_of", "give either {first} or {second}, not both", {"first": f"`{first}`", "second": f"`{second}`", "at": second}
+        )
+    if a is None and b is None:
+        raise PydanticCustomError("one_of", "give either {first} or {second}", {"first": f"`{first}`", "second": f"`{second}`"})

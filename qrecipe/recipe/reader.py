@@ -19,6 +19,8 @@ from qrecipe.errors import Place, Problem, RecipeError
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 32
+MAX_NUMBER = 400
+"""Characters of a number; longer digits are a string."""
 
 Scalar = str | int | float | bool | None
 
@@ -41,6 +43,8 @@ class Node:
     length: int = 1
     """Characters of the value on its line."""
     key_length: int = 1
+    spelling: str | None = None
+    """A plain scalar as it is written, such as `1e5`."""
 
     def plain(self) -> object:
         """The value without places: dicts, lists and scalars."""
@@ -84,6 +88,8 @@ def core_scalar(text: str) -> Scalar:
         return True
     if text in _FALSE:
         return False
+    if len(text) > MAX_NUMBER:
+        return text
     if _INT.match(text):
         return int(text)
     if _OCT_HEX.match(text):
@@ -118,14 +124,15 @@ def read_text(text: str, name: str) -> Node:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as e:
         mark = e.problem_mark or e.context_mark
-        place = Place(name, mark.line + 1, mark.column + 1) if mark else Place(name)
+        if mark is not None and e.context_mark is not None and mark.index >= len(text.rstrip()):
+            mark = e.context_mark  # what is never closed is found where it begins, not at the end of the file
         what = " ".join(str(x) for x in (e.context, e.problem) if x)
-        raise RecipeError(Problem("QR002", f"not YAML: {what}", place)) from None
+        help_ = "use spaces in place of the tab" if "'\\t'" in what else None
+        raise RecipeError(Problem("QR002", f"not YAML: {what}", _at(mark, name) if mark else Place(name), help_)) from None
     except yaml.YAMLError as e:
-        line = text.count("\n", 0, getattr(e, "position", 0)) + 1
-        raise RecipeError(Problem("QR002", f"not YAML: {getattr(e, 'reason', e)}", Place(name, line, 1))) from None
-    except (RecursionError, ValueError) as e:
-        raise RecipeError(Problem("QR002", f"not YAML: {type(e).__name__}", Place(name))) from None
+        raise RecipeError(_not_yaml(text, getattr(e, "position", 0), str(getattr(e, "reason", e)), name)) from None
+    except (ValueError, OverflowError):  # from chr(), for an escape such as "\UFFFFFFFF"
+        raise RecipeError(Problem("QR002", "not YAML: an escape that is no character", Place(name))) from None
     if root is None:
         raise RecipeError(Problem("QR002", "the file is empty", Place(name)))
     problems: list[Problem] = []
@@ -133,6 +140,11 @@ def read_text(text: str, name: str) -> Node:
     if problems:
         raise RecipeError(problems)
     return node
+
+
+def _not_yaml(text: str, position: int, reason: str, name: str) -> Problem:
+    line, column = text.count("\n", 0, position) + 1, position - text.rfind("\n", 0, position)
+    return Problem("QR002", f"not YAML: {reason}", Place(name, line, column))
 
 
 def _at(mark: Any, name: str) -> Place:
@@ -174,13 +186,18 @@ def _convert(node: yaml.Node, name: str, key: yaml.Node | None, problems: list[P
     one_line = node.start_mark.line == node.end_mark.line
     length = max(1, node.end_mark.column - node.start_mark.column) if one_line else 1
     value: dict[str, Node] | list[Node] | Scalar
+    spelling: str | None = None
     if isinstance(node, yaml.MappingNode):
         value = {}
         for k, v in node.value:
             k_place = _at(k.start_mark, name)
-            word = core_scalar(k.value) if isinstance(k, yaml.ScalarNode) and k.style is None else getattr(k, "value", None)
-            if not isinstance(k, yaml.ScalarNode) or not isinstance(word, str):
-                problems.append(Problem("QR005", "a key must be a string", k_place, f'quote it: "{getattr(k, "value", "")}"'))
+            if not isinstance(k, yaml.ScalarNode):
+                problems.append(Problem("QR005", "a key must be a string, not a list or a mapping", k_place))
+                continue
+            word = _scalar(k, name, problems)
+            if not isinstance(word, str):
+                length_ = max(1, k.end_mark.column - k.start_mark.column)
+                problems.append(Problem("QR005", "a key must be a string", k_place, f'quote it: "{k.value}"', length=length_))
                 continue
             if word == "<<":
                 problems.append(Problem("QR003", "the merge key `<<` is not used in recipes", k_place, "use `extends`", length=2))
@@ -193,5 +210,16 @@ def _convert(node: yaml.Node, name: str, key: yaml.Node | None, problems: list[P
     elif isinstance(node, yaml.SequenceNode):
         value = [_convert(v, name, None, problems) for v in node.value]
     else:
-        value = core_scalar(node.value) if isinstance(node, yaml.ScalarNode) and node.style is None else str(node.value)
-    return Node(value, place, key_place, length, key_length)
+        assert isinstance(node, yaml.ScalarNode)
+        value = _scalar(node, name, problems)
+        spelling = node.value if node.style is None else None
+    return Node(value, place, key_place, length, key_length, spelling)
+
+
+def _scalar(node: yaml.ScalarNode, name: str, problems: list[Problem]) -> Scalar:
+    """A scalar's value: plain ones by the core schema, quoted and block ones as they are."""
+    text = str(node.value)
+    if any(c == "\0" or "\ud800" <= c <= "\udfff" for c in text):
+        problems.append(Problem("QR002", "not YAML: an escape that is no character", _at(node.start_mark, name)))
+        return ""
+    return core_scalar(text) if node.style is None else text

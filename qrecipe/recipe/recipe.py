@@ -13,6 +13,8 @@ from qrecipe.recipe.language import Language
 from qrecipe.recipe.model import Identifier, Settings
 from qrecipe.recipe.stage import SpeechStage, Stage, TextLmStage
 
+VERSION = r"^\d+\.\d+\.\d+(-[0-9A-Za-z.-]+)?$"
+
 
 class Evaluation(Settings):
     """How gates are measured."""
@@ -38,7 +40,7 @@ class Recipe(Settings):
     """Version of the recipe format."""
     name: Identifier
     """Name of the recipe, its runs and its bundle."""
-    version: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+(-[0-9A-Za-z.-]+)?$")]
+    version: Annotated[str, Field(pattern=VERSION)]
     """Version of the bundle (semver). Raise it when the result changes."""
     description: str | None = None
     """What the recipe is for; goes onto the model card."""

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from qrecipe.recipe.gate import Gate, Select
-from qrecipe.recipe.model import Identifier, Positive, Settings, Share
+from qrecipe.recipe.model import Identifier, Positive, Settings, Share, one_of
 
 
 class Train(Settings):
@@ -83,8 +83,7 @@ class _Stage(Settings):
 
     @model_validator(mode="after")
     def _length(self) -> _Stage:
-        if (self.epochs is None) == (self.steps is None):
-            raise ValueError("give either `epochs` or `steps`")
+        one_of("epochs", self.epochs, "steps", self.steps)
         return self
 
 

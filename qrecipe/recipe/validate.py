@@ -5,19 +5,23 @@ Collects every problem in one pass. Never imports torch.
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from qrecipe.errors import Problem, RecipeError, suggest
+from qrecipe.errors import Place, Problem, RecipeError, nearest, suggest
 from qrecipe.recipe import checks
 from qrecipe.recipe.compose import compose
+from qrecipe.recipe.language import BCP47
+from qrecipe.recipe.model import IDENTIFIER
+from qrecipe.recipe.objectives import OBJECTIVES
 from qrecipe.recipe.reader import Node, read_file
-from qrecipe.recipe.recipe import Recipe
+from qrecipe.recipe.recipe import VERSION, Recipe
 
 Loc = tuple[int | str, ...]
 
@@ -67,7 +71,7 @@ def inspect(path: Path | str, sets: Iterable[str] = ()) -> tuple[LoadedRecipe | 
         if template.value is not True:
             return None, [Problem("QR012", "`template` is `true` or left out", template.place, length=template.length)]
         found = _template_problems(node)
-        note = Problem("QR016", "this file is a template: recipes extend it", template.place, severity="warning")
+        note = Problem("QR016", "this file is a template: recipes extend it", template.place, severity="warning", length=template.length)
         return None, found or [note]
     recipe, problems = _build(node)
     if recipe is None:
@@ -86,16 +90,94 @@ def _build(node: Node) -> tuple[Recipe | None, list[Problem]]:
 
 def _problems(error: ValidationError, node: Node) -> list[Problem]:
     found = {}
-    for e in error.errors(include_url=False, include_context=True):
+    for e in _one_variant(error.errors(include_url=False, include_context=True), node):
         problem = _problem(e, node)
         found[(problem.place, problem.message)] = problem
     return sorted(found.values(), key=lambda p: (p.place, p.code))
 
 
+_WRONG_KIND = {"string_type", "list_type", "dict_type", "model_type", "int_type", "float_type", "bool_type", "literal_error"}
+
+
+def _one_variant(errors: list[Any], node: Node) -> list[Any]:
+    """pydantic reports every variant of a union (a name or a mapping, a number or `auto`); people mean one of them.
+
+    Where some variant has the right type, errors of the others are dropped; where none has, one error stays for all,
+    with what each of them expects.
+    """
+    groups: dict[Loc, list[Any]] = {}
+    for e in errors:
+        path = _path(e["loc"], node)
+        groups.setdefault(path, []).append(e)
+    kept = []
+    for path, group in groups.items():
+        if len(group) == 1 and not any(other[: len(path)] == path for other in groups if other != path):
+            kept += group
+            continue
+        wrong = [e for e in group if e["type"] in _WRONG_KIND]
+        right = [e for e in group if e["type"] not in _WRONG_KIND]
+        deeper = any(len(other) > len(path) and other[: len(path)] == path for other in groups)
+        if right or deeper:
+            kept += right
+        elif wrong:
+            kept.append({**wrong[0], "expected": " or ".join(dict.fromkeys(_expected(e) for e in wrong))})
+    return kept
+
+
+_KINDS = {
+    "string_type": "a string",
+    "list_type": "a list",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "`true` or `false`",
+}
+
+
+def _expected(error: Any) -> str:
+    if error["type"] == "literal_error":
+        return str(error["ctx"]["expected"]).replace("'", "`")
+    return _KINDS[error["type"]]
+
+
+def _path(loc: Loc, node: Node) -> Loc:
+    """The keys and indices of a pydantic location, without the names of union variants."""
+    path: list[int | str] = []
+    for i, key in enumerate(loc):
+        child = node.child(key)
+        if child is not None:
+            node = child
+            path.append(key)
+        elif i + 1 == len(loc) and not _is_variant(key):
+            path.append(key)
+    return tuple(path)
+
+
+def _label(loc: Loc, node: Node) -> str:
+    """A path as `--set` spells it: stages by their id."""
+    words = []
+    for key in _path(loc, node):
+        child = node.child(key)
+        id_ = child.get("id") if child is not None and isinstance(key, int) else None
+        words.append(str(id_.value) if id_ is not None else str(key))
+        node = child or node
+    return ".".join(words) or "recipe"
+
+
 def _template_problems(node: Node) -> list[Problem]:
-    """A template lacks what recipes add, so missing fields are no problem; everything that is there is checked."""
-    kept = [p for p in _problems_of(_complete(node)) if p.code != "QR011"]
-    return [p for p in kept if p.place.line]
+    """A template lacks what recipes add: missing fields and open variables are no problem; everything else is checked."""
+    open_ = _open_variables(node)
+    return [p for p in _problems_of(_complete(node)) if p.code != "QR011" and p.place.line and p.place not in open_]
+
+
+def _open_variables(node: Node) -> set[Place]:
+    if isinstance(node.value, str):
+        return {node.place} if "${" in node.value else set()
+    children = [*(v for _, v in node.items()), *node.elements()]
+    return {place for child in children for place in _open_variables(child)}
 
 
 def _problems_of(node: Node) -> list[Problem]:
@@ -103,7 +185,11 @@ def _problems_of(node: Node) -> list[Problem]:
 
 
 def _complete(node: Node) -> Node:
-    return Node({k: v for k, v in node.items() if k != "template"}, node.place)
+    fields = {k: v for k, v in node.items() if k != "template"}
+    if "vars" in fields and isinstance(fields["vars"].value, dict):
+        given = {k: v for k, v in fields["vars"].items() if v.value is not None}
+        fields["vars"] = replace(fields["vars"], value=given)
+    return Node(fields, node.place)
 
 
 def _walk(node: Node, loc: Loc) -> tuple[Node, Loc]:
@@ -117,6 +203,19 @@ def _walk(node: Node, loc: Loc) -> tuple[Node, Loc]:
     return node, ()
 
 
+def _missing(name: str, parent: Node, help_: str | None) -> Problem:
+    length = parent.key_length if parent.key_place else parent.length
+    return Problem("QR011", f"`{name}` is missing", parent.key_place or parent.place, help_, length=length)
+
+
+_TAGS = {"kind": ("text", "speech"), "objective": tuple(sorted(OBJECTIVES))}
+_FORMS = {
+    IDENTIFIER: "is not a name: lower-case letters, digits, `_`, `-`, a letter first",
+    VERSION: "is not a version such as `0.1.0`",
+    BCP47: "is not a BCP 47 tag such as `ms`",
+}
+
+
 def _problem(error: Any, node: Node) -> Problem:
     loc: Loc = error["loc"]
     kind: str = error["type"]
@@ -126,11 +225,10 @@ def _problem(error: Any, node: Node) -> Problem:
         place = target.key_place or target.place
         return Problem("QR010", f"unknown field `{name}`", place, suggest(name, _fields(loc[:-1])), length=target.key_length)
     if kind == "missing":
-        place = target.key_place or target.place
-        return Problem("QR011", f"`{name}` is missing", place, _describe(loc))
+        return _missing(name, target, _describe(loc))
     if kind == "union_tag_not_found":
         tag = str(error.get("ctx", {}).get("discriminator", "")).strip("'")
-        return Problem("QR011", f"`{tag}` is missing", target.key_place or target.place)
+        return _missing(tag, target, " or ".join(f"`{tag}: {t}`" for t in _TAGS[tag]))
     if kind == "union_tag_invalid":
         ctx = error.get("ctx", {})
         tag_name = str(ctx.get("discriminator", "")).strip("'")
@@ -143,29 +241,42 @@ def _problem(error: Any, node: Node) -> Problem:
         key_node = target
         return Problem(
             "QR012",
-            f"`{loc[-2]}` is not a name: lower-case letters, digits, `_`, `-`, a letter first",
+            f"`{loc[-2]}` {_FORMS[IDENTIFIER]}",
             key_node.key_place or key_node.place,
             length=key_node.key_length,
         )
-    message = str(error["msg"]).removeprefix("Value error, ")
+    message = str(error["msg"]).removeprefix("Input ")
     message = message[:1].lower() + message[1:]
     help_ = None
     value = target.plain()
+    place, length = target.place, target.length
     if kind == "literal_error":
-        expected = str(error["ctx"]["expected"])
-        message = f"should be {expected}"
-        help_ = suggest(str(value), [w.strip("'") for w in expected.replace(" or ", ", ").split(", ")])
-    elif kind == "string_type" and isinstance(value, (int, float, bool)):
-        message = "should be a string"
-        help_ = f'quote it: "{value}"'
+        message = f"should be {error.get('expected') or _expected(error)}"
+        close = nearest(str(value), re.findall("`([^`]+)`", message))
+        help_ = f"did you mean `{close}`?" if close else None
+    elif kind == "string_type" and not isinstance(value, (dict, list)):
+        message = f"should be {error.get('expected', 'a string')}"
+        help_ = f'quote it: "{target.spelling}"' if target.spelling else None
+    elif kind in _KINDS:
+        message = f"should be {error.get('expected') or _KINDS[kind]}"
+    elif kind in ("too_short", "string_too_short"):
+        message = "is empty"
     elif kind == "string_pattern_mismatch":
-        message = f"`{value}` does not have the form {error['ctx']['pattern']}"
-    label = ".".join(str(k) for k in loc if not _is_tag(k))
-    return Problem("QR012", f"{label or 'recipe'}: {message}", target.place, help_, length=target.length)
+        message = f"`{value}` {_FORMS.get(error['ctx']['pattern'], 'does not have the form ' + error['ctx']['pattern'])}"
+    elif kind == "one_of":
+        second = target.get(error["ctx"].get("at", ""))
+        if second is None:
+            return Problem("QR011", f"{_label(loc, node)}: {message}", place, length=length)
+        place, length = second.key_place or second.place, second.key_length
+    return Problem("QR012", f"{_label(loc, node)}: {message}", place, help_, length=length)
 
 
-def _is_tag(key: int | str) -> bool:
-    return isinstance(key, str) and (key in {"speech", "text", "text_lm", "str", "Use", "[key]"} or "[" in key)
+def _is_variant(key: int | str) -> bool:
+    """Whether pydantic made up this part of a location to name a variant of a union."""
+    return isinstance(key, str) and (key in _VARIANTS or "[" in key)
+
+
+_VARIANTS = {"str", "int", "float", "bool", "constrained-str", "constrained-int", "constrained-float", "Use", "speech", "text", "text_lm"}
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from qrecipe.errors import Place, UserError
 from qrecipe.files import digest, write_json
 from qrecipe.plan.bases import BaseInfo
-from qrecipe.plan.documents import Lock, LockBase, LockStage, check
+from qrecipe.plan.documents import Lock, LockBase, LockStage
 from qrecipe.plan.plan import NUMERICS, Planned
 
 PACKAGES = ("qrecipe", "qwen-tts", "torch", "transformers")
@@ -72,12 +70,3 @@ def write_lock(lock: Lock, path: Path) -> bool:
     except OSError:
         return False
     return True
-
-
-def read_lock(path: Path) -> Lock:
-    """Reads a lock. Raises `UserError` if it does not follow its schema."""
-    value = json.loads(path.read_text(encoding="utf-8"))
-    problems = check("lock", value, Place(str(path)))
-    if problems:
-        raise UserError(problems)
-    return Lock.model_validate(value)

@@ -63,7 +63,7 @@ def _speech_tokenizer(folder: Path, preprocessor: Path) -> None:
         from qwen_tts.core import Qwen3TTSTokenizerV2Config, Qwen3TTSTokenizerV2Model
 
         torch.manual_seed(0)
-        model: Any = Qwen3TTSTokenizerV2Model(Qwen3TTSTokenizerV2Config())
+        model: Any = Qwen3TTSTokenizerV2Model(Qwen3TTSTokenizerV2Config(decoder_config={"codebook_dim": 512}))
         model.save_pretrained(str(folder))
     shutil.copy(preprocessor, folder / "preprocessor_config.json")
 

@@ -74,7 +74,28 @@ def _data(folder: Path) -> None:
     import soundfile
 
     rng = random.Random(0)
-    words = ["saya", "awak", "dia", "makan", "minum", "pergi", "pasar", "rumah", "sekolah", "pagi", "petang", "malam", "hujan", "panas", "air", "nasi", "ikan", "ayam", "buku", "meja"]
+    words = [
+        "saya",
+        "awak",
+        "dia",
+        "makan",
+        "minum",
+        "pergi",
+        "pasar",
+        "rumah",
+        "sekolah",
+        "pagi",
+        "petang",
+        "malam",
+        "hujan",
+        "panas",
+        "air",
+        "nasi",
+        "ikan",
+        "ayam",
+        "buku",
+        "meja",
+    ]
     tone = np.sin(2 * np.pi * 180 * np.arange(48_000) / 24_000) * np.random.default_rng(0).uniform(0.1, 0.4, 48_000)
     soundfile.write(str(folder / "ref.wav"), tone.astype(np.float32), 24_000)
     texts: set[str] = set()

@@ -1,0 +1,123 @@
+"""What several tests share: a cache of their own, the embedded base opened once, and one voice."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.support import audio, recipes
+
+if TYPE_CHECKING:
+    import torch
+
+    from qrecipe.model.opened import Opened
+    from qrecipe.model.prompt import Example
+    from qrecipe.plan.bases import BaseInfo
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The cache of every test of this session: nothing reads or writes the user's."""
+    folder = tmp_path_factory.mktemp("cache")
+    before = os.environ.get("QRECIPE_CACHE")
+    os.environ["QRECIPE_CACHE"] = str(folder)
+    yield folder
+    if before is None:
+        del os.environ["QRECIPE_CACHE"]
+    else:
+        os.environ["QRECIPE_CACHE"] = before
+
+
+@pytest.fixture(scope="session")
+def mini(cache: Path) -> BaseInfo:
+    """The embedded base, built once."""
+    from qrecipe.errors import Place
+    from qrecipe.files import FileHashes
+    from qrecipe.model.opened import resolve
+    from qrecipe.recipe.base import Base
+
+    return resolve(Base(model="builtin:mini"), cache, Place("test"), FileHashes())
+
+
+@pytest.fixture(scope="session")
+def opened(mini: BaseInfo) -> Opened:
+    """The embedded base in memory. A test that changes it puts it back. One thread: its matrices are too small for more."""
+    import torch
+
+    from qrecipe.model.opened import open_model
+
+    torch.set_num_threads(1)
+    return open_model(mini)
+
+
+@pytest.fixture
+def fresh(mini: BaseInfo) -> Opened:
+    """The embedded base in memory for one test alone, which may change it."""
+    from qrecipe.model.opened import open_model
+
+    return open_model(mini)
+
+
+@dataclass(frozen=True)
+class Voice:
+    """A reference recording as prompts hold it."""
+
+    samples: audio.Audio
+    x_vector: torch.Tensor
+    codes: torch.Tensor
+    """[frames, codebooks]."""
+
+
+@pytest.fixture(scope="session")
+def voice(opened: Opened) -> Voice:
+    """One second of one voice."""
+    samples = audio.speech(7, 1.0)
+    return Voice(samples, opened.x_vector(samples), opened.encode([samples])[0])
+
+
+@pytest.fixture(scope="session")
+def example(opened: Opened, voice: Voice) -> Callable[..., Example]:
+    """Makes a row of speech: `example(seed, text=..., language=..., layout=..., in_context=..., speaker=...)`."""
+    from qrecipe.model.prompt import Example
+
+    def make(
+        seed: int = 0,
+        *,
+        text: str = "Saya suka makan nasi.",
+        language: str = "english",
+        layout: Any = "streaming",
+        in_context: bool = False,
+        speaker: bool = True,
+        seconds: float = 0.8,
+        codes: torch.Tensor | None = None,
+        cut: bool = False,
+    ) -> Example:
+        role, body = opened.tokenizer.assistant(text)
+        return Example(
+            role=role,
+            body=body,
+            codes=opened.encode([audio.speech(seed, seconds)])[0] if codes is None else codes,
+            x_vector=voice.x_vector if speaker else None,
+            language=opened.language_row(language),
+            layout=layout,
+            reference_body=opened.tokenizer.reference(recipes.REFERENCE_TEXT) if in_context else None,
+            reference_codes=voice.codes if in_context else None,
+            cut=cut,
+        )
+
+    return make
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Callable[..., Path]:
+    """Writes the tiny recipe and its data into `tmp_path`: `tiny(stages=[...], accept=[...])` replaces fields."""
+
+    def make(name: str = "recipe.yaml", **changes: Any) -> Path:
+        return recipes.write(tmp_path, recipes.recipe(**changes), name)
+
+    return make

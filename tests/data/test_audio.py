@@ -1,0 +1,167 @@
+"""Recordings of every kind become 24 kHz mono, or a sentence that says why they cannot."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from tests.support import audio
+
+from qrecipe.data.audio import RATE, AudioProblem, load, rate_problem, read
+
+
+def tone(rate: int, seconds: float = 1.0, hertz: float = 440.0, level: float = 0.3) -> audio.Audio:
+    time = np.arange(int(seconds * rate)) / rate
+    return (level * np.sin(2 * np.pi * hertz * time)).astype(np.float32)
+
+
+def loudest(samples: audio.Audio) -> float:
+    """Frequency of the strongest component, Hz at 24 kHz."""
+    spectrum = np.abs(np.fft.rfft(samples * np.hanning(len(samples))))
+    return float(spectrum.argmax() * RATE / len(samples))
+
+
+@pytest.mark.parametrize("rate", [8_000, 16_000, 24_000, 44_100, 48_000])
+def test_every_rate_is_brought_to_24_khz(rate: int, tmp_path: Path) -> None:
+    samples = read(audio.write(tmp_path / "a.wav", tone(rate), rate))
+    assert samples.dtype == np.float32
+    assert len(samples) == pytest.approx(RATE, abs=2)
+    assert loudest(samples) == pytest.approx(440, abs=2)
+    assert samples[RATE // 4 : -RATE // 4].std() == pytest.approx(0.3 / np.sqrt(2), rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("a.wav", {"subtype": "PCM_16"}),
+        ("a.wav", {"subtype": "PCM_24"}),
+        ("a.wav", {"subtype": "FLOAT"}),
+        ("a.flac", {}),
+        ("a.ogg", {"format": "OGG", "subtype": "VORBIS"}),
+        ("a.opus", {"format": "OGG", "subtype": "OPUS"}),
+        ("a.mp3", {}),
+    ],
+)
+def test_every_format_is_read(name: str, settings: dict[str, str], tmp_path: Path) -> None:
+    samples = read(audio.write(tmp_path / name, tone(RATE), RATE, **settings))
+    assert len(samples) == pytest.approx(RATE, abs=2500)
+    assert loudest(samples) == pytest.approx(440, abs=2)
+
+
+def test_channels_are_averaged(tmp_path: Path) -> None:
+    """As stock does; opposite channels cancel."""
+    left = audio.speech(1)
+    stereo = audio.write(tmp_path / "a.wav", np.stack([left, np.zeros_like(left)], 1), subtype="FLOAT")
+    assert np.allclose(read(stereo), left / 2, atol=1e-7)
+    opposite = audio.write(tmp_path / "b.wav", np.stack([left, -left], 1), subtype="FLOAT")
+    with pytest.raises(AudioProblem, match="silent"):
+        load(opposite, 30.0)
+
+
+@pytest.mark.parametrize("rate", [16_000, 24_000, 44_100])
+def test_a_reference_is_heard_as_stock_hears_it(rate: int, tmp_path: Path) -> None:
+    """Untrimmed: librosa reads, averages and resamples, as in stock `create_voice_clone_prompt`."""
+    import librosa
+
+    samples = audio.speech(2, 0.7, rate, pause=0.3)
+    path = audio.write(tmp_path / "a.wav", np.stack([samples, 0.3 * samples], 1), rate)
+    heard, found = librosa.load(path, sr=None, mono=True)
+    expected = librosa.resample(y=heard.astype(np.float32), orig_sr=int(found), target_sr=RATE) if rate != RATE else heard
+    assert np.array_equal(read(path), expected)
+
+
+def test_trimming_keeps_a_tenth_of_a_second(tmp_path: Path) -> None:
+    clip = load(audio.write(tmp_path / "a.wav", audio.speech(3, 1.0, pause=0.8)), 30.0)
+    assert clip.seconds == pytest.approx(2.6, abs=0.01)
+    assert len(clip.samples) / RATE == pytest.approx(1.2, abs=0.06)
+    assert clip.trimmed == pytest.approx(clip.seconds - len(clip.samples) / RATE)
+    margin = int(0.08 * RATE)
+    assert np.abs(clip.samples[:margin]).max() < 0.005
+    assert np.abs(clip.samples[-margin:]).max() < 0.005
+
+
+def test_speech_up_to_the_edges_is_not_trimmed(tmp_path: Path) -> None:
+    clip = load(audio.write(tmp_path / "a.wav", tone(RATE)), 30.0)
+    assert (clip.seconds, clip.trimmed) == (1.0, 0.0)
+
+
+def broken(folder: Path, kind: str) -> Path:
+    path = folder / "broken.wav"
+    if kind == "silent":
+        return audio.write(path, np.zeros(RATE, dtype=np.float32))
+    if kind == "clipped":
+        return audio.write(path, np.clip(8 * tone(RATE), -1, 1))
+    if kind == "nan":
+        samples = tone(RATE)
+        samples[100] = np.nan
+        return audio.write(path, samples, subtype="FLOAT")
+    if kind == "infinite":
+        samples = tone(RATE)
+        samples[100] = np.inf
+        return audio.write(path, samples, subtype="FLOAT")
+    if kind == "too long":
+        return audio.write(path, tone(8000, 5.0), 8000)
+    if kind == "too short":
+        return audio.write(path, tone(RATE, 0.1))
+    if kind == "empty":
+        return audio.write(path, np.zeros(0, dtype=np.float32))
+    if kind == "half a file":
+        whole = audio.write(folder / "whole.flac", audio.speech(1)).read_bytes()
+        path.write_bytes(whole[:50])
+        return path
+    path.write_bytes(b"" if kind == "no bytes" else b"this is a text, not a recording")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        ("silent", "silent"),
+        ("clipped", r"clipped: .*%"),
+        ("nan", "not numbers"),
+        ("infinite", "not numbers"),
+        ("too long", r"5\.0 s long; at most 3 s"),
+        ("too short", r"0\.10 s of speech; at least 0\.3 s"),
+        ("empty", "no samples"),
+        ("half a file", "cannot be read"),
+        ("not audio", "cannot be read as audio"),
+        ("no bytes", "cannot be read as audio"),
+    ],
+)
+def test_what_is_wrong_is_said(kind: str, why: str, tmp_path: Path) -> None:
+    with pytest.raises(AudioProblem, match=why) as caught:
+        load(broken(tmp_path, kind), 3.0)
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_hours_are_refused_before_they_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "long.wav"
+    with soundfile.SoundFile(str(path), "w", 8000, 1, subtype="PCM_U8") as f:
+        f.write(np.zeros(8000 * 100, dtype=np.float32))
+    with pytest.raises(AudioProblem, match="100 s long"):
+        read(path, 30.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds", "why"),
+    [("Selamat pagi.", 1.0, None), ("a" * 100, 1.0, "far too long"), ("Hai.", 10.0, "far too short")],
+)
+def test_text_must_fit_its_recording(text: str, seconds: float, why: str | None) -> None:
+    found = rate_problem(text, seconds)
+    assert (found is None) if why is None else (found is not None and why in found)
+
+
+@pytest.mark.slow
+def test_reading_audio_prints_nothing(tmp_path: Path) -> None:
+    """mpg123 writes to file descriptor 2 by itself when an MP3 is damaged."""
+    path = audio.write(tmp_path / "a.mp3", tone(RATE))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 400] = bytes(400)
+    path.write_bytes(content)
+    code = f"from pathlib import Path; from qrecipe.data.audio import read; print(len(read(Path({str(path)!r}))) > 0)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True)
+    assert done.stdout == "True\n"

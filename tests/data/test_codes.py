@@ -1,0 +1,143 @@
+"""The cache of codes and x-vectors: by content, made once, mended when broken, equal to encoding one by one."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.support import audio
+
+from qrecipe.data.audio import AudioProblem
+from qrecipe.data.codes import Encoded, Encoder, Request
+from qrecipe.files import FileHashes
+from qrecipe.model.opened import Opened
+from qrecipe.plan.bases import BaseInfo
+
+
+class Counting:
+    """The opened base, counting what goes through its encoders."""
+
+    def __init__(self, opened: Opened) -> None:
+        self._opened = opened
+        self.clips = self.voices = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._opened, name)
+
+    def encode(self, audios: list[audio.Audio]) -> list[torch.Tensor]:
+        self.clips += len(audios)
+        return self._opened.encode(audios)
+
+    def x_vector(self, samples: audio.Audio) -> torch.Tensor:
+        self.voices += 1
+        return self._opened.x_vector(samples)
+
+
+@pytest.fixture
+def counting(opened: Opened) -> Counting:
+    return Counting(opened)
+
+
+@pytest.fixture
+def encoder(counting: Counting, mini: BaseInfo, tmp_path: Path) -> Encoder:
+    return Encoder(counting, mini, FileHashes(tmp_path / "hashes.json"), tmp_path / "cache")  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> list[Path]:
+    return [audio.write(tmp_path / f"{i}.wav", audio.speech(i, 0.5 + 0.25 * i)) for i in range(3)]
+
+
+def codes_of(found: list[Encoded | AudioProblem]) -> list[torch.Tensor]:
+    assert all(isinstance(f, Encoded) for f in found)
+    return [f.codes for f in found if isinstance(f, Encoded)]
+
+
+def test_a_recording_is_encoded_once(encoder: Encoder, counting: Counting, clips: list[Path]) -> None:
+    requests = [Request(p, True) for p in clips]
+    first = codes_of(encoder.codes(requests))
+    assert counting.clips == 3
+    again = codes_of(encoder.codes(requests))
+    assert counting.clips == 3
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    shutil.copy(clips[0], clips[0].with_name("copy.wav"))
+    encoder.codes([Request(clips[0].with_name("copy.wav"), True)])
+    assert counting.clips == 3, "the same content under another name"
+
+
+def test_other_content_or_another_preparation_is_another_entry(encoder: Encoder, counting: Counting, clips: list[Path]) -> None:
+    encoder.codes([Request(clips[0], True)])
+    encoder.codes([Request(clips[0], False)])
+    assert counting.clips == 2
+    audio.write(clips[0], audio.speech(77, 0.9))
+    encoder.codes([Request(clips[0], True)])
+    assert counting.clips == 3
+
+
+def test_a_batch_is_what_single_recordings_are(encoder: Encoder, opened: Opened, clips: list[Path]) -> None:
+    """Whatever stands beside it: whole frames or a part of one at the end, which stock encodes by what follows."""
+    clips.append(audio.write(clips[0].with_name("whole.wav"), audio.speech(8, 10 * 0.08)))
+    clips.append(audio.write(clips[0].with_name("longer.wav"), audio.speech(9, 14 * 0.08)))
+    together = codes_of(encoder.codes([Request(p, False) for p in clips]))
+    for path, codes in zip(clips, together, strict=True):
+        alone = opened.net.speech_tokenizer.encode(str(path)).audio_codes[0]
+        assert torch.equal(codes, alone.to(torch.int64))
+    assert [len(c) for c in together] == [7, 10, 13, 10, 14]
+
+
+def test_results_are_in_the_order_of_the_requests(encoder: Encoder, clips: list[Path], tmp_path: Path) -> None:
+    """Batches are sorted by length, and a recording that cannot be used holds its place."""
+    bad = tmp_path / "bad.wav"
+    bad.write_bytes(b"no")
+    done: list[int] = []
+    found = encoder.codes([Request(p, False) for p in (clips[2], bad, clips[0], clips[1])], done.append)
+    assert isinstance(found[1], AudioProblem)
+    assert [len(f.codes) for f in found if isinstance(f, Encoded)] == [13, 7, 10]
+    assert done[-1] == 4
+    assert done == sorted(done)
+
+
+def test_a_broken_entry_is_made_again(encoder: Encoder, counting: Counting, clips: list[Path], tmp_path: Path) -> None:
+    requests = [Request(p, True) for p in clips]
+    first = codes_of(encoder.codes(requests))
+    entries = sorted((tmp_path / "cache" / "codes").rglob("*.safetensors"))
+    assert len(entries) == 3
+    entries[0].write_bytes(entries[0].read_bytes()[:-7])
+    entries[1].write_bytes(b"")
+    again = codes_of(encoder.codes(requests))
+    assert counting.clips == 5
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+def test_an_entry_without_codes_is_made_again(encoder: Encoder, counting: Counting, clips: list[Path], tmp_path: Path) -> None:
+    """A file that safetensors reads and that holds something else."""
+    from safetensors.torch import save_file
+
+    (first,) = codes_of(encoder.codes([Request(clips[0], True)]))
+    (entry,) = (tmp_path / "cache" / "codes").rglob("*.safetensors")
+    save_file({"other": torch.zeros(1)}, str(entry))
+    (again,) = codes_of(encoder.codes([Request(clips[0], True)]))
+    assert counting.clips == 2
+    assert torch.equal(first, again)
+
+
+def test_x_vectors_are_cached_and_stock_s_own(encoder: Encoder, counting: Counting, opened: Opened, tmp_path: Path) -> None:
+    path = audio.write(tmp_path / "voice.wav", audio.speech(5, 1.0, 16_000), 16_000)
+    vector = encoder.x_vector(path)
+    assert torch.equal(encoder.x_vector(path), vector)
+    assert counting.voices == 1
+    (item,) = opened.wrapper.create_voice_clone_prompt(str(path), x_vector_only_mode=True)
+    assert vector.dtype == torch.float32
+    assert item.ref_spk_embedding.float().sub(vector).abs().max() < 1e-6
+
+
+def test_times_are_kept_with_the_codes(encoder: Encoder, tmp_path: Path) -> None:
+    path = audio.write(tmp_path / "a.wav", audio.speech(5, 1.0, pause=0.5))
+    for _ in range(2):
+        (found,) = encoder.codes([Request(path, True)])
+        assert isinstance(found, Encoded)
+        assert found.seconds == pytest.approx(2.0, abs=0.01)
+        assert found.trimmed == pytest.approx(0.8, abs=0.07)

@@ -1,0 +1,194 @@
+"""Prepared rows: their references, what is wrong with them, and what happens then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.support import audio, recipes
+
+from qrecipe.data.codes import Encoder
+from qrecipe.data.speech import SpeechData, prepare
+from qrecipe.errors import DataError
+from qrecipe.files import FileHashes
+from qrecipe.model.opened import Opened
+from qrecipe.plan.bases import BaseInfo
+from qrecipe.plan.manifest import read_manifest
+from qrecipe.recipe.dataset import SpeechDataset
+
+Prepare = Callable[..., SpeechData]
+
+
+@pytest.fixture
+def prepared(opened: Opened, mini: BaseInfo, tmp_path: Path, cache: Path) -> Prepare:
+    """Writes rows as a manifest and prepares them; `settings` are the dataset's."""
+
+    def make(rows: list[dict[str, Any]], *, streaming_only: bool = False, need_reference: bool = True, **settings: Any) -> SpeechData:
+        path = recipes.write_rows(tmp_path / "m.jsonl", rows)
+        dataset = SpeechDataset.model_validate({"kind": "speech", "language": "english", "path": "m.jsonl", **settings})
+        return prepare(
+            "speech",
+            dataset,
+            read_manifest(path, "speech", opened.tokenizer, "m.jsonl"),
+            Encoder(opened, mini, FileHashes(), cache),
+            opened.tokenizer,
+            reference=tmp_path / dataset.reference if dataset.reference else None,
+            streaming_only=streaming_only,
+            need_reference=need_reference,
+        )
+
+    return make
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Callable[..., str]:
+    def make(name: str, seed: int = 0, seconds: float = 0.8) -> str:
+        return audio.write(tmp_path / name, audio.speech(seed, seconds)).name
+
+    return make
+
+
+def row(clip: Callable[..., str], i: int, **more: Any) -> dict[str, Any]:
+    return {"audio": clip(f"{i}.wav", i), "text": f"Saya suka nasi {'abcdef'[i]}.", **more}
+
+
+def test_the_row_s_own_reference_comes_first(prepared: Prepare, clip: Any, tmp_path: Path) -> None:
+    rows = [row(clip, 0, reference=clip("own.wav", 9), reference_text="Hai semua."), row(clip, 1, ref_audio="own.wav"), row(clip, 2)]
+    data = prepared(rows, reference=clip("shared.wav", 8), reference_text="Apa khabar?")
+    assert [(r.reference, r.reference_text) for r in data.rows] == [
+        (tmp_path / "own.wav", "Hai semua."),
+        (tmp_path / "own.wav", None),
+        (tmp_path / "shared.wav", "Apa khabar?"),
+    ]
+    assert data.x_vectors.keys() == {tmp_path / "own.wav", tmp_path / "shared.wav"}
+    assert data.reference_codes.keys() == data.x_vectors.keys()
+
+
+def test_else_another_clip_of_the_same_speaker(prepared: Prepare, clip: Any, tmp_path: Path) -> None:
+    """With its transcript, so that the prompt can be in-context; never the clip itself."""
+    rows = [row(clip, i, speaker=s) for i, s in enumerate("abab")]
+    data = prepared(rows)
+    assert [r.reference.name for r in data.rows if r.reference] == ["2.wav", "3.wav", "0.wav", "1.wav"]
+    assert [r.reference_text for r in data.rows] == [data.rows[j].text for j in (2, 3, 0, 1)]
+    assert all(r.reference != r.audio for r in data.rows)
+
+
+def test_the_dataset_s_reference_is_no_reference_for_itself(prepared: Prepare, clip: Any) -> None:
+    data = prepared([row(clip, i) for i in range(3)], reference="1.wav")
+    assert [r.reference.name for r in data.rows if r.reference] == ["1.wav", "2.wav", "1.wav"]
+
+
+def test_a_speaker_with_one_clip_has_no_reference(prepared: Prepare, clip: Any) -> None:
+    rows = [row(clip, 0, speaker="a"), row(clip, 1, speaker="a"), row(clip, 2, speaker="b")]
+    with pytest.raises(DataError, match=r"m\.jsonl:3:1: no reference"):
+        prepared(rows)
+    data = prepared(rows, need_reference=False)
+    assert data.rows[2].reference is None
+    example = data.example(data.rows[2], None, "streaming", None, prepared.__closure__ and _tokenizer(prepared))
+    assert example.x_vector is None
+
+
+def _tokenizer(prepared: Prepare) -> Any:
+    return next(c.cell_contents for c in prepared.__closure__ or () if isinstance(c.cell_contents, Opened)).tokenizer
+
+
+def test_codes_are_those_of_the_trimmed_recording(prepared: Prepare, opened: Opened, tmp_path: Path) -> None:
+    from qrecipe.data.audio import load
+
+    for i in range(2):
+        audio.write(tmp_path / f"{i}.wav", audio.speech(i, 0.8, pause=0.6))
+    data = prepared([{"audio": f"{i}.wav", "text": "Saya suka nasi."} for i in range(2)])
+    for r in data.rows:
+        assert r.audio is not None
+        clip = load(r.audio, 30.0)
+        assert torch.equal(r.codes, opened.encode([clip.samples])[0])
+        assert r.seconds - r.trimmed == pytest.approx(len(clip.samples) / 24_000)
+    assert data.seconds == pytest.approx(sum(r.seconds - r.trimmed for r in data.rows))
+
+
+def test_ready_codes_are_used_as_they_are(prepared: Prepare, clip: Any) -> None:
+    """Stock fine-tuning manifests hold `audio_codes` and `ref_audio`."""
+    codes = [[(7 * k + g) % 512 for g in range(8)] for k in range(12)]
+    data = prepared([{"audio_codes": codes, "text": "Saya suka nasi.", "ref_audio": clip("ref.wav", 4), "language": "Auto"}])
+    assert data.rows[0].codes.tolist() == codes
+    assert data.rows[0].seconds == pytest.approx(12 * 0.08)
+
+
+@pytest.mark.parametrize(
+    ("codes", "why"),
+    [
+        ([[1] * 16] * 9, "16 codebooks, the base has 8"),
+        ([[1] * 7 + [512]] * 9, "code 512"),
+        ([[1] * 8, [1] * 7], "different widths"),
+        ([[1] * 7 + [2048]], "2048"),
+        ([], "audio_codes"),
+    ],
+)
+def test_ready_codes_must_fit_the_base(codes: list[list[int]], why: str, prepared: Prepare, clip: Any) -> None:
+    with pytest.raises(DataError, match=why):
+        prepared([{"audio_codes": codes, "text": "Saya suka.", "reference": clip("ref.wav")}])
+
+
+BAD: list[tuple[dict[str, Any], str, str]] = [
+    ({"audio": "missing.wav", "text": "Saya suka nasi."}, "QR043", "no file missing.wav"),
+    ({"audio": "0.wav", "text": "  "}, "QR042", "empty"),
+    ({"audio": "0.wav", "text": "Saya <|im_start|> suka."}, "QR042", "special token"),
+    ({"audio": "silent.wav", "text": "Saya suka nasi."}, "QR043", "silent"),
+    ({"audio": "text.wav", "text": "Saya suka nasi."}, "QR043", "cannot be read as audio"),
+    ({"audio": "0.wav", "text": "Saya suka nasi. " * 9}, "QR044", "far too long"),
+    ({"audio": "long.wav", "text": "Saya."}, "QR043", "at most 4 s"),
+    ({"audio": "0.wav"}, "QR041", "text"),
+    ({"audio": "0.wav", "text": "Saya suka.", "speeker": "x"}, "QR041", "speeker"),
+    ({"audio": "0.wav", "text": "Saya suka nasi.", "reference": "text.wav"}, "QR043", "the reference text.wav"),
+]
+
+
+@pytest.fixture
+def bad_files(tmp_path: Path) -> None:
+    audio.write(tmp_path / "silent.wav", 0 * audio.speech(0))
+    audio.write(tmp_path / "long.wav", audio.speech(0, 5.0))
+    (tmp_path / "text.wav").write_text("not a recording")
+
+
+@pytest.mark.usefixtures("bad_files")
+def test_all_bad_rows_are_named_at_once(prepared: Prepare, clip: Any) -> None:
+    """Each with the manifest, its line, a code and what is wrong."""
+    with pytest.raises(DataError) as caught:
+        prepared([row(clip, 0), *(bad for bad, _, _ in BAD), row(clip, 1)], max_seconds=4.0)
+    found = {p.place.line: p for p in caught.value.problems}
+    assert sorted(found) == list(range(2, len(BAD) + 2))
+    for line, (_, code, why) in enumerate(BAD, start=2):
+        assert (found[line].place.file, found[line].code) == ("m.jsonl", code), found[line]
+        assert why in found[line].message
+
+
+@pytest.mark.usefixtures("bad_files")
+def test_or_they_are_skipped_and_counted(prepared: Prepare, clip: Any) -> None:
+    rows = [row(clip, 0), *(bad for bad, _, _ in BAD), row(clip, 1)]
+    data = prepared(rows, max_seconds=4.0, on_bad_row="skip")
+    assert [r.line for r in data.rows] == [1, len(rows)]
+    assert len(data.skipped) == len(BAD)
+
+
+@pytest.mark.usefixtures("bad_files")
+def test_nothing_but_bad_rows_stops_even_when_skipping(prepared: Prepare, clip: Any) -> None:
+    clip("0.wav")
+    with pytest.raises(DataError, match="silent"):
+        prepared([{"audio": "silent.wav", "text": "Saya suka."}], on_bad_row="skip")
+
+
+def test_text_that_outruns_streaming(prepared: Prepare, clip: Any) -> None:
+    """Streaming feeds one token a frame: 12.5 a second. Some scripts need more."""
+    text = "ณ ที่นี้มีปลาไหม"
+    rows = [{"audio": clip("0.wav", 0, 0.8), "text": text}, row(clip, 1)]
+    with pytest.raises(DataError) as caught:
+        prepared(rows, streaming_only=True)
+    (problem,) = caught.value.problems
+    assert (problem.code, problem.place.line) == ("QR044", 1)
+    assert "text tokens and 10 frames" in problem.message
+    assert problem.help is not None
+    assert "non_streaming" in problem.help
+    assert len(prepared(rows).rows) == 2

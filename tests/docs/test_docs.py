@@ -1,0 +1,89 @@
+"""What is written down agrees with the program: generated pages, codes of problems, links, commands."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from qrecipe.cli.app import VERBS
+from qrecipe.cli.validate import check
+from qrecipe.errors import CODES
+from qrecipe.files import FileHashes
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("recipes/**/*.md")])
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+COMMAND = re.compile(r"qrecipe ([a-z]+)\b")
+
+
+def anchors(page: Path) -> set[str]:
+    """Anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
+
+
+def links(page: Path) -> list[str]:
+    """Targets of a page's links, without those of code blocks."""
+    text = re.sub(r"```.*?```|`[^`\n]*`", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    return LINK.findall(text)
+
+
+def test_the_field_reference_is_what_the_tool_writes() -> None:
+    tool = runpy.run_path(str(ROOT / "tools" / "recipe_docs.py"))
+    assert (ROOT / "docs" / "recipe.md").read_text(encoding="utf-8") == tool["page"](), "run `make docs`"
+
+
+def test_every_code_is_documented_with_its_meaning() -> None:
+    text = (ROOT / "docs" / "problems.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (QR\d{3}) \| (.+?) \| (.+) \|$", text, flags=re.MULTILINE)
+    assert {code: meaning for code, meaning, _ in rows} == CODES
+    assert [code for code, _, _ in rows] == sorted(CODES)
+    assert all(advice.strip() for _, _, advice in rows)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_links_within_the_repository_lead_somewhere(page: Path) -> None:
+    for link in links(page):
+        if "://" in link or link.startswith("mailto:"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), f"{link}: there is no such file"
+        assert target.is_relative_to(ROOT), f"{link} leads out of the repository"
+        if anchor:
+            assert anchor in anchors(target), f"{link}: there is no such heading"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_verbs_exist(page: Path) -> None:
+    code = re.findall(r"```(?:sh|console)\n(.*?)```|`([^`\n]+)`", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    used = {verb for block in code for part in block for verb in COMMAND.findall(part)}
+    assert used <= VERBS.keys(), f"no such verb: {used - VERBS.keys()}"
+
+
+def test_the_recipe_of_the_readme_is_the_file_that_it_names() -> None:
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert blocks == [(ROOT / "recipes" / "turkish.yaml").read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda p: p.name)
+def test_shipped_recipes_are_valid(file: Path) -> None:
+    assert [p for p in check(file, (), strict=False, hashes=FileHashes()) if p.severity == "error"] == []
+
+
+def test_what_the_makefile_promises_is_a_target() -> None:
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z]+):", text, flags=re.MULTILINE))
+    named = {t for page in PAGES for t in re.findall(r"`make ([a-z]+)", page.read_text(encoding="utf-8"))}
+    assert named <= targets
+    assert targets == set(re.findall(r"^\.PHONY: (.+)$", text, flags=re.MULTILINE)[0].split())
+
+
+def test_ci_runs_the_tests() -> None:
+    assert (ROOT / ".ci" / "run").stat().st_mode & 0o111, ".ci/run is executable"
+    subprocess.run(["bash", "-n", str(ROOT / ".ci" / "run")], check=True)
+    assert ".ci/run" in (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")

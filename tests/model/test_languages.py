@@ -1,0 +1,75 @@
+"""Where a new language's row starts, and the check that the row is free."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from qrecipe.errors import BaseModelError, Place
+from qrecipe.model.languages import check_free, initial_rows, require_free
+from qrecipe.model.opened import Opened
+from qrecipe.plan.bases import BaseInfo
+from qrecipe.plan.trainable import CODEC_TABLE
+from qrecipe.recipe.language import Init, Language
+
+FREE = 2072
+
+
+def language(**init: object) -> Language:
+    return Language(bcp47="ms", init=Init.model_validate(init))
+
+
+@pytest.fixture
+def table(opened: Opened) -> Iterator[torch.Tensor]:
+    """The codec embedding; put back afterwards."""
+    weight = opened.talker.model.codec_embedding.weight.data
+    before = weight.clone()
+    yield weight
+    weight.copy_(before)
+
+
+def test_a_mean_has_the_mean_length_of_its_sources(opened: Opened, mini: BaseInfo, table: torch.Tensor) -> None:
+    """A plain mean of unrelated rows is shorter than any of them, and would be a quieter language than the model knows."""
+    sources = ("english", "spanish", "italian")
+    rows = torch.stack([table[mini.languages[s]] for s in sources])
+    delta = initial_rows(opened.net, {"malay": (FREE, language(mean_of=list(sources)))}, mini.languages)
+    ids, values = delta.rows[CODEC_TABLE]
+    assert ids.tolist() == [FREE]
+    assert not delta.whole
+    assert values.norm() == pytest.approx(float(rows.norm(dim=1).mean()), rel=1e-5)
+    assert torch.cosine_similarity(values[0], rows.mean(0), dim=0) == pytest.approx(1.0, abs=1e-5)
+    assert rows.mean(0).norm() < 0.8 * values.norm()
+
+
+def test_a_copy_is_exact(opened: Opened, mini: BaseInfo, table: torch.Tensor) -> None:
+    delta = initial_rows(opened.net, {"malay": (FREE, language(copy="spanish"))}, mini.languages)
+    assert torch.equal(delta.rows[CODEC_TABLE][1][0], table[mini.languages["spanish"]])
+
+
+def test_several_languages_are_one_delta_in_the_order_of_rows(opened: Opened, mini: BaseInfo, table: torch.Tensor) -> None:
+    chosen = {"malay": (2080, language(copy="spanish")), "hausa": (2075, language(mean_of=["english"]))}
+    ids, values = initial_rows(opened.net, chosen, mini.languages).rows[CODEC_TABLE]
+    assert ids.tolist() == [2075, 2080]
+    assert torch.equal(values[0], table[mini.languages["english"]])
+    assert torch.equal(values[1], table[mini.languages["spanish"]])
+
+
+def test_a_row_that_looks_trained_is_refused(opened: Opened, mini: BaseInfo, table: torch.Tensor) -> None:
+    place = Place("recipe.yaml", 4, 3)
+    assert check_free(opened.net, FREE, mini.languages, place, True) is None
+    table[FREE] = table[mini.languages["english"]]
+    problem = check_free(opened.net, FREE, mini.languages, place, True)
+    assert problem is not None
+    assert (problem.code, problem.place) == ("QR022", place)
+    assert "2072 looks trained" in problem.message
+    with pytest.raises(BaseModelError, match="2072"):
+        require_free(problem)
+
+
+def test_a_trained_row_that_no_map_lists_is_refused(opened: Opened, mini: BaseInfo) -> None:
+    """Row 2074 of the stock checkpoints holds a dialect that the Base config does not list; the embedded base mimics it."""
+    assert 2074 not in mini.listed_rows()
+    assert check_free(opened.net, 2074, mini.languages, Place("x"), False) is not None
+    assert check_free(opened.net, 2073, mini.languages, Place("x"), False) is None

@@ -1,0 +1,291 @@
+"""What learns moves, what must not stays bit-identical, and a delta is the whole difference."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from qrecipe.errors import EngineError
+from qrecipe.model import forward, prompt
+from qrecipe.model.forward import RowSubset, Tables
+from qrecipe.model.opened import Opened
+from qrecipe.model.weights import Delta, Guard, Learner, apply, parameters, survival
+from qrecipe.model.working import WorkingWeights
+from qrecipe.plan.trainable import CODEC_TABLE, TEXT_TABLE, Group, Trainable
+from qrecipe.recipe.stage import Train
+
+PROJECTION = "talker.text_projection.linear_fc1.weight"
+NORM = "talker.model.layers.0.input_layernorm.weight"
+
+
+def rows_of(name: str, rows: tuple[int, ...], lr: float = 1e-2, weight_decay: float = 0.1) -> Group:
+    train = Train(match=name.removesuffix(".weight"), rows=list(rows), lr=lr, weight_decay=weight_decay)
+    return Group(train, (name,), rows, False, None, 0)
+
+
+def whole(name: str, lr: float = 1e-2) -> Group:
+    return Group(Train(match=name, lr=lr), (name,), None, True, None, 0)
+
+
+@contextlib.contextmanager
+def unchanged(opened: Opened) -> Iterator[dict[str, torch.Tensor]]:
+    """The weights as they are; put back afterwards."""
+    before = {k: v.detach().clone() for k, v in parameters(opened.net).items()}
+    try:
+        yield before
+    finally:
+        for name, tensor in parameters(opened.net).items():
+            if name in before:
+                tensor.data.copy_(before[name])
+
+
+def bits(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().contiguous().view(torch.uint8)
+
+
+def step(opened: Opened, learner: Learner, examples: list[prompt.Example], steps: int = 2) -> None:
+    """AdamW over everything that learns, on real losses."""
+    batch = prompt.collate(examples, prompt.ControlIds.of(opened.config))
+    optimizer = torch.optim.AdamW([{"params": g.parameters, "lr": g.lr, "weight_decay": g.weight_decay} for g in learner.groups])
+    for _ in range(steps):
+        optimizer.zero_grad()
+        logits = forward.speech_logits(learner.tables, batch, torch.float32)
+        forward.talker_nll(logits, batch).mean().backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+
+def test_only_the_chosen_rows_learn(opened: Opened, example: Callable[..., prompt.Example]) -> None:
+    """Under weight decay too, which is what moves rows whose gradient was only zeroed."""
+    english = opened.language_row("english")
+    body = opened.tokenizer.assistant("Saya suka makan nasi.")[1]
+    assert english is not None
+    with unchanged(opened) as before:
+        trainable = Trainable([rows_of(CODEC_TABLE, (english,)), rows_of(TEXT_TABLE, tuple(sorted(body)))])
+        learner = Learner(opened.net, trainable, Delta())
+        step(opened, learner, [example()])
+        learned = learner.snapshot()
+        learner.close()
+        apply(opened.net, learned, torch.float32)
+        after = parameters(opened.net)
+        moved = {name for name in before if not torch.equal(bits(before[name]), bits(after[name]))}
+        assert moved == {CODEC_TABLE, TEXT_TABLE}
+        for name, rows in ((CODEC_TABLE, [english]), (TEXT_TABLE, sorted(set(body)))):
+            changed = (bits(before[name]) != bits(after[name])).any(1).nonzero().flatten().tolist()
+            assert changed == rows
+
+
+def test_a_subset_is_the_table_with_its_rows_written_in() -> None:
+    torch.manual_seed(0)
+    table, rows = torch.randn(20, 6), [3, 17, 4]
+    subset = RowSubset(table, rows)
+    with torch.no_grad():
+        subset.values += 1
+    written = table.clone()
+    written[rows] = subset.values.detach()
+    ids = torch.randint(0, 20, (4, 30))
+    assert torch.equal(subset.replace(ids, table[ids]), written[ids])
+
+
+def test_gradients_of_a_subset_are_those_of_the_whole_table(opened: Opened, example: Callable[..., prompt.Example]) -> None:
+    english = opened.language_row("english")
+    assert english is not None
+    rows = (english, 2148, 5)
+    batch = prompt.collate([example(codes=torch.full((4, 8), 5))], prompt.ControlIds.of(opened.config))
+    table = opened.talker.model.codec_embedding.weight
+
+    def loss(tables: Tables) -> torch.Tensor:
+        return forward.talker_nll(forward.speech_logits(tables, batch, torch.float32), batch).sum()
+
+    learner = Learner(opened.net, Trainable([rows_of(CODEC_TABLE, rows)]), Delta())
+    loss(learner.tables).backward()  # type: ignore[no-untyped-call]
+    (subset,) = learner.tables.subsets[CODEC_TABLE]
+    learner.close()
+    table.requires_grad_(True)
+    try:
+        loss(Tables(opened.talker)).backward()  # type: ignore[no-untyped-call]
+        expected = table.grad[subset.ids]
+    finally:
+        table.requires_grad_(False)
+        table.grad = None
+    assert subset.values.grad is not None
+    assert expected.abs().amax(1).min() > 0
+    assert torch.allclose(subset.values.grad, expected, atol=1e-6)
+
+
+def test_masters_start_unrounded_and_close_gives_the_tensors_back(opened: Opened) -> None:
+    with unchanged(opened) as before:
+        fine = before[PROJECTION] + 1e-6
+        learner = Learner(opened.net, Trainable([whole(PROJECTION)]), Delta(whole={PROJECTION: fine}))
+        assert torch.equal(parameters(opened.net)[PROJECTION], fine)
+        (parameter,) = learner.parameters()
+        assert parameter.requires_grad
+        with torch.no_grad():
+            parameter += 1
+        learner.close()
+        assert torch.equal(parameters(opened.net)[PROJECTION], before[PROJECTION])
+        assert not any(p.requires_grad for p in opened.net.parameters())
+
+
+def test_restore_undoes_what_came_after_a_snapshot(opened: Opened) -> None:
+    with unchanged(opened):
+        learner = Learner(opened.net, Trainable([whole(PROJECTION), rows_of(CODEC_TABLE, (7, 2072)), rows_of(CODEC_TABLE, (3,))]), Delta())
+        kept = learner.snapshot()
+        with torch.no_grad():
+            for parameter in learner.parameters():
+                parameter += 1
+        moved = learner.snapshot()
+        learner.restore(kept)
+        again = learner.snapshot()
+        learner.close()
+    assert kept.rows[CODEC_TABLE][0].tolist() == [3, 7, 2072]
+    assert not torch.equal(moved.rows[CODEC_TABLE][1], kept.rows[CODEC_TABLE][1])
+    assert torch.equal(again.rows[CODEC_TABLE][1], kept.rows[CODEC_TABLE][1])
+    assert torch.equal(again.whole[PROJECTION], kept.whole[PROJECTION])
+
+
+def test_later_deltas_win() -> None:
+    """Applying two deltas one after the other is applying the merged one, whatever each holds of a tensor."""
+    torch.manual_seed(0)
+    shape = (6, 3)
+
+    def write(table: torch.Tensor, delta: Delta) -> torch.Tensor:
+        out = delta.whole.get("t", table).clone()
+        if "t" in delta.rows:
+            out[delta.rows["t"][0]] = delta.rows["t"][1]
+        return out
+
+    some = Delta(rows={"t": (torch.tensor([1, 4]), torch.randn(2, 3))})
+    others = Delta(rows={"t": (torch.tensor([0, 4, 5]), torch.randn(3, 3))})
+    all_ = Delta(whole={"t": torch.randn(shape)})
+    table = torch.randn(shape)
+    for first in (some, others, all_, Delta()):
+        for second in (some, others, all_, Delta()):
+            assert torch.equal(write(table, first.then(second)), write(write(table, first), second))
+    assert some.then(others).rows["t"][0].tolist() == [0, 1, 4, 5]
+    assert some.then(others).elements() == 12
+
+
+def test_a_delta_survives_its_file(tmp_path: Path) -> None:
+    delta = Delta(
+        whole={"a.weight": torch.randn(3, 2), "a.bias": torch.tensor(-0.0).reshape(1)},
+        rows={"b.weight": (torch.tensor([2, 9]), torch.randn(2, 4))},
+    )
+    delta.save(tmp_path / "delta.safetensors")
+    loaded = Delta.load(tmp_path / "delta.safetensors")
+    assert loaded.whole.keys() == delta.whole.keys()
+    assert all(torch.equal(bits(loaded.whole[k]), bits(v)) for k, v in delta.whole.items())
+    assert torch.equal(loaded.rows["b.weight"][0], delta.rows["b.weight"][0])
+    assert torch.equal(loaded.rows["b.weight"][1], delta.rows["b.weight"][1])
+
+
+def test_weights_are_judged_as_they_are_exported(opened: Opened) -> None:
+    """bfloat16 keeps 8 bits of a number: 1 + 2^-9 rounds to 1."""
+    with unchanged(opened):
+        values = torch.full_like(parameters(opened.net)[NORM], 1 + 2**-9)
+        apply(opened.net, Delta(whole={NORM: values}), opened.export_dtype)
+        assert opened.export_dtype == torch.bfloat16
+        assert torch.equal(parameters(opened.net)[NORM], torch.ones_like(values))
+
+
+def test_what_rounding_keeps(opened: Opened) -> None:
+    """Near 1 bfloat16 is 2^-7 apart: a change of 2^-10 is lost, one of 2^-6 is kept, and no change is not counted."""
+    before = parameters(opened.net)[NORM]
+    assert torch.equal(before, torch.ones_like(before))
+    values = before.clone()
+    values[:30] += 2**-10
+    values[30:40] += 2**-6
+    found = survival(opened.net, Delta(whole={NORM: values}), torch.bfloat16)
+    assert (found.changed, found.survived) == (40, 10)
+    assert found.share == 0.25
+    assert survival(opened.net, Delta(), torch.bfloat16).share == 1.0
+
+
+FROZEN = {
+    "a frozen matrix": ("talker.model.layers.1.mlp.up_proj.weight", (5, 5)),
+    "an undeclared row of a declared table": (CODEC_TABLE, (2073, 0)),
+    "the row beside a declared one": (CODEC_TABLE, (2071, 255)),
+    "the text table": (TEXT_TABLE, (0, 0)),
+    "a norm": (NORM, (3,)),
+    "the end's row of the head": ("talker.codec_head.weight", (2150, 0)),
+    "a predictor table": ("talker.code_predictor.model.codec_embedding.6.weight", (511, 0)),
+    "the speaker encoder": ("speaker_encoder.fc.weight", (0, 0, 0)),
+    "a saved buffer": ("talker.model.probe", (1,)),
+    "a saved scalar": ("talker.model.scalar", ()),
+}
+
+
+@pytest.fixture
+def with_buffers(opened: Opened) -> Iterator[Opened]:
+    """Buffers that `state_dict` holds, as other checkpoints of the architecture may have."""
+    opened.talker.model.register_buffer("probe", torch.zeros(3))
+    opened.talker.model.register_buffer("scalar", torch.tensor(1.0))
+    yield opened
+    del opened.talker.model.probe
+    del opened.talker.model.scalar
+
+
+@pytest.mark.parametrize("where", FROZEN)
+def test_one_changed_element_is_caught(where: str, with_buffers: Opened) -> None:
+    opened = with_buffers
+    name, index = FROZEN[where]
+    with unchanged(opened):
+        guard = Guard(opened.net, Trainable([whole(PROJECTION), rows_of(CODEC_TABLE, (2072,))]))
+        tensors = parameters(opened.net)
+        with torch.no_grad():
+            tensors[PROJECTION] += 1
+            tensors[CODEC_TABLE][2072] += 1
+            guard.check(opened.net)
+            tensors[name][index] = torch.nextafter(tensors[name][index], torch.tensor(9.0))
+        with pytest.raises(EngineError, match=name.replace(".", r"\.")):
+            guard.check(opened.net)
+
+
+def test_a_changed_sign_of_zero_is_caught(opened: Opened) -> None:
+    """Bit-identical is stricter than equal: -0.0 == 0.0."""
+    with unchanged(opened), torch.no_grad():
+        table = parameters(opened.net)[CODEC_TABLE]
+        table[100, 0] = 0.0
+        guard = Guard(opened.net, Trainable([rows_of(CODEC_TABLE, (2072,))]))
+        table[2072] += 1
+        guard.check(opened.net)
+        table[100, 0] = -0.0
+        with pytest.raises(EngineError, match=r"row 100"):
+            guard.check(opened.net)
+
+
+def test_working_weights_move_exactly_between_states(opened: Opened) -> None:
+    """Base, A, B, A again, base again: every state has the bits that it had before."""
+
+    def bytes_now() -> dict[str, bytes]:
+        return {k: bits(v).numpy().tobytes() for k, v in parameters(opened.net).items()}
+
+    a = Delta(rows={CODEC_TABLE: (torch.tensor([2072]), torch.randn(1, 256))}, whole={NORM: torch.rand(256)})
+    b = Delta(rows={TEXT_TABLE: (torch.tensor([5, 6]), torch.randn(2, 256))}, whole={PROJECTION: torch.rand(256, 256)})
+    working = WorkingWeights(opened)
+    base = bytes_now()
+    working.set(a)
+    at_a = bytes_now()
+    assert {k for k in base if base[k] != at_a[k]} == {CODEC_TABLE, NORM}
+    working.set(b)
+    assert {k for k, v in bytes_now().items() if base[k] != v} == {TEXT_TABLE, PROJECTION}
+    working.set(a.then(b))
+    working.set(a)
+    assert bytes_now() == at_a
+    working.set(Delta())
+    assert bytes_now() == base
+
+
+def test_a_listed_language_is_spoken_without_a_reload(fresh: Opened) -> None:
+    WorkingWeights(fresh).add_languages({"malay": 2072})
+    assert fresh.language_row("malay") == 2072
+    assert "malay" in fresh.net.get_supported_languages()
+
+
+def test_a_row_that_is_not_there_is_no_language(opened: Opened) -> None:
+    assert opened.language_row("auto") is None
+    with pytest.raises(KeyError):
+        opened.language_row("klingon")

@@ -1,0 +1,127 @@
+"""What `qrecipe validate` prints for a broken recipe: each file of `broken/` beside the text that people read.
+
+`QRECIPE_REWRITE_GOLDEN=1 pytest tests/recipe/test_validate.py` writes the texts anew; read every changed line.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from qrecipe.cli.validate import check
+from qrecipe.errors import CODES, Problem
+from qrecipe.files import FileHashes
+from qrecipe.recipe import inspect, load
+from qrecipe.report.problems import as_text
+
+BROKEN = Path(__file__).parent / "broken"
+RECIPES = Path(__file__).parents[2] / "recipes"
+SOUND = "sound.yaml"
+NAMES = sorted(p.name for p in BROKEN.glob("*.yaml") if p.name != SOUND)
+
+
+@pytest.fixture(autouse=True)
+def _beside_the_recipes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Paths are shown as they are given, so the tests give them from the folder of the recipes."""
+    monkeypatch.chdir(BROKEN)
+    monkeypatch.setenv("QRECIPE_CACHE", str(tmp_path))
+
+
+def problems(name: str, *sets: str) -> list[Problem]:
+    return check(Path(name), sets, False, FileHashes())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_broken(name: str) -> None:
+    golden = (BROKEN / name).with_suffix(".txt")
+    text = as_text(problems(name))
+    if os.environ.get("QRECIPE_REWRITE_GOLDEN"):
+        golden.write_text(text, encoding="utf-8")
+    assert text == golden.read_text(encoding="utf-8")
+
+
+def test_what_the_broken_ones_extend_is_sound() -> None:
+    assert problems(SOUND) == []
+
+
+def test_every_broken_recipe_has_its_text_and_every_text_its_recipe() -> None:
+    assert {p.stem for p in BROKEN.glob("*.txt")} == {Path(n).stem for n in NAMES}
+
+
+def test_the_broken_ones_show_every_code_that_a_recipe_can_cause() -> None:
+    shown = {code for code in CODES if any(f"[{code}]" in p.read_text(encoding="utf-8") for p in BROKEN.glob("*.txt"))}
+    of_recipes = {code for code in CODES if "QR001" < code < "QR040"} - {"QR015"}  # QR015 is of the command line
+    assert of_recipes <= shown, sorted(of_recipes - shown)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_carets_stand_inside_their_line(name: str) -> None:
+    for problem in problems(name):
+        if not problem.place.line or not problem.place.file.endswith(".yaml"):
+            continue
+        line = Path(problem.place.file).read_text(encoding="utf-8").splitlines()[problem.place.line - 1]
+        pointed = line[problem.place.column - 1 :][: problem.length]
+        assert pointed, problem
+        assert len(pointed) == problem.length, problem
+        if "\t" not in line:
+            assert pointed == pointed.strip(), problem
+
+
+def test_a_quoted_word_of_a_message_stands_under_its_caret() -> None:
+    """Messages about one misspelled word point at that word, not at the mapping around it."""
+    for name in ("dataset-unknown", "gate-unknown-metric", "pattern-matches-nothing", "unknown-field-stage", "language-capital"):
+        for problem in problems(f"{name}.yaml"):
+            line = Path(problem.place.file).read_text(encoding="utf-8").splitlines()[problem.place.line - 1]
+            pointed = line[problem.place.column - 1 :][: problem.length]
+            assert f"`{pointed}`" in problem.message, problem
+
+
+def test_all_problems_at_once() -> None:
+    found = problems("missing-fields.yaml")
+    assert [p.message.split("`")[1] for p in found] == ["version", "base", "init", "language", "data", "lr"]
+
+
+def test_a_problem_of_a_template_is_shown_in_the_template(tmp_path: Path) -> None:
+    (tmp_path / "template.yaml").write_text("qrecipe: 1\ntemplate: true\nstages:\n  - id: a\n    objective: speech\n    epochz: 1\n")
+    (tmp_path / "own.yaml").write_text("qrecipe: 1\nextends: template.yaml\n")
+    found = [p for p in inspect(tmp_path / "own.yaml")[1] if p.code == "QR010"]
+    assert [(p.place.file, p.place.line, p.place.column) for p in found] == [(str(tmp_path / "template.yaml"), 6, 5)]
+
+
+def test_a_manifest_is_named_from_where_the_recipe_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(BROKEN.parent)
+    files = {p.place.file for p in check(Path("broken/dataset-bad-rows.yaml"), (), False, FileHashes())}
+    assert files == {"broken/data/broken.jsonl", "broken/dataset-bad-rows.yaml"}
+
+
+def test_strict_makes_missing_data_an_error() -> None:
+    assert [p.severity for p in problems("dataset-missing-file.yaml")] == ["warning"]
+    assert [p.severity for p in check(Path("dataset-missing-file.yaml"), (), True, FileHashes())] == ["error"]
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda p: p.name)
+def test_shipped_recipes_have_no_errors(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    found = check(path, (), False, FileHashes())
+    assert [p for p in found if p.severity == "error"] == []
+    assert load(path).recipe.stages
+
+
+@pytest.mark.parametrize("path", sorted((RECIPES / "templates").glob("*.yaml")), ids=lambda p: p.name)
+def test_shipped_templates_say_that_they_are_templates(path: Path) -> None:
+    loaded, found = inspect(path)
+    assert loaded is None
+    assert [(p.code, p.severity) for p in found] == [("QR016", "warning")]
+
+
+@pytest.mark.parametrize("bad", ["a\\0b", "x" * 5000])
+@pytest.mark.parametrize(
+    "line", ['extends: "{}"', 'extends: sound.yaml\ndatasets: {{replay: {{path: "{}"}}}}', 'extends: sound.yaml\nbase: {{model: "./{}"}}']
+)
+def test_names_that_no_file_can_have(line: str, bad: str, tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text("qrecipe: 1\n" + line.format(bad).replace("sound.yaml", str(BROKEN / SOUND)))
+    found = check(path, (), False, FileHashes())
+    assert {p.code for p in found} & {"QR002", "QR014", "QR040", "QR052"}
