@@ -24,7 +24,7 @@ help:
 	@sed -n 's/^#   //p' $(firstword $(MAKEFILE_LIST))
 	@echo "make lint      ruff, mypy and the import contracts"
 	@echo "make schemas   write schemas/ again from the models"
-	@echo "make docs      write docs/recipe.md and docs/problems.md again from the models"
+	@echo "make docs      write docs/recipe.md again from the models"
 	@echo "make clean     remove .venv and caches; runs/ and bundles/ stay"
 
 # Standard output of `run` is one line of JSON; it is kept beside the run, and its exit code is the demo's.

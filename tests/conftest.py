@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.support import audio, recipes
+from tests.support.shared import Finished, Voice
 
 if TYPE_CHECKING:
     import torch
@@ -63,16 +63,6 @@ def fresh(mini: BaseInfo) -> Opened:
     return open_model(mini)
 
 
-@dataclass(frozen=True)
-class Voice:
-    """A reference recording as prompts hold it."""
-
-    samples: audio.Audio
-    x_vector: torch.Tensor
-    codes: torch.Tensor
-    """[frames, codebooks]."""
-
-
 @pytest.fixture(scope="session")
 def voice(opened: Opened) -> Voice:
     """One second of one voice."""
@@ -121,3 +111,19 @@ def tiny(tmp_path: Path) -> Callable[..., Path]:
         return recipes.write(tmp_path, recipes.recipe(**changes), name)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def finished(mini: BaseInfo, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """The tiny recipe with one gate, run once. Tests read what it left; those that change it copy it first."""
+    import torch
+
+    from qrecipe.recipe import load
+    from qrecipe.run.engine import run
+
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("finished")
+    accept = [{"metric": "talker_nll", "data": "dev", "max": 100.0}]
+    file = recipes.write(folder, recipes.recipe(accept=accept))
+    outcome = run(load(file, []), runs=folder / "runs", bundles=folder / "bundles")
+    return Finished(file, folder / "runs", folder / "bundles", outcome)

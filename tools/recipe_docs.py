@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 from qrecipe.files import write_text
 from qrecipe.recipe.base import Base
 from qrecipe.recipe.dataset import SpeechDataset, TextDataset
+from qrecipe.recipe.docs import describe_fields
 from qrecipe.recipe.gate import Gate, Select
 from qrecipe.recipe.language import Init, Language
 from qrecipe.recipe.metrics import BUILTIN
@@ -49,6 +50,7 @@ SCALARS = {str: "text", int: "whole number", float: "number", bool: "true or fal
 
 def page() -> str:
     """The whole of docs/recipe.md."""
+    describe_fields()
     parts = [
         WARNING,
         (DOCS / "recipe.head.md").read_text(encoding="utf-8").strip(),

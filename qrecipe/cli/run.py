@@ -25,7 +25,7 @@ def command(file: Path, runs: Path, bundles: Path, until: str | None, sets: tupl
     """
     from qrecipe.cli.app import print_json
     from qrecipe.errors import Place, Problem, RecipeError, suggest
-    from qrecipe.plan import make_plan, require_complete
+    from qrecipe.plan import make_plan, require_data
     from qrecipe.recipe import load
     from qrecipe.report.console import RunConsole
     from qrecipe.report.problems import as_text
@@ -37,8 +37,7 @@ def command(file: Path, runs: Path, bundles: Path, until: str | None, sets: tupl
         raise RecipeError(Problem("QR020", f"no stage is called `{until}`", Place("--until"), suggest(until, ids)))
     planned = make_plan(loaded)
     with RunConsole() as console:
-        if planned.base.folder is not None or planned.base.identity is not None:
-            require_complete(planned)
+        require_data(planned)
         if planned.warnings:
             console.console.print(as_text(planned.warnings), markup=False, soft_wrap=True)
         console.console.print(plan_table(planned.plan))

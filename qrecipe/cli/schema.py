@@ -36,5 +36,6 @@ def command(name: str | None, write: Path | None) -> int:
     elif name in known:
         print_json(known[name])
     else:
-        raise click.UsageError(f"no schema is called `{name}`; {suggest(name or '', [*known, 'metrics', 'objectives'])}")
+        what = f"no schema is called `{name}`" if name else "which schema?"
+        raise click.UsageError(f"{what}; {suggest(name or '', [*known, 'metrics', 'objectives'])}")
     return 0

@@ -121,6 +121,11 @@ def prepare(
             if codes.shape[1] != groups:
                 problems.append(Problem("QR041", f"`audio_codes` has {codes.shape[1]} codebooks, the base has {groups}", place))
                 continue
+            highest = int(codes[:, 1:].max())
+            if highest >= encoder.opened.codebook_size:
+                message = f"`audio_codes` has code {highest}, the base's codebooks end at {encoder.opened.codebook_size - 1}"
+                problems.append(Problem("QR041", message, place))
+                continue
             result: Encoded | AudioProblem = Encoded(codes, codes.shape[0] * encoder.opened.samples_per_frame / RATE, 0.0)
         else:
             result = next(encoded)

@@ -19,6 +19,9 @@ from qrecipe.recipe.metrics import MetricSpec
 RESAMPLES = 4000
 """Bootstrap resamples of an interval."""
 
+MAX_NEEDED = 100_000
+"""Prompts beyond which no number is named."""
+
 Outcome = Literal["pass", "fail", "undecided"]
 
 
@@ -118,12 +121,13 @@ def judge(gate: Gate, spec: MetricSpec, values: Sequence[Value], baseline: Seque
         before = sum(previous.values()) / len(previous)
     numbers = np.array([decided[k] for k in sorted(decided)], dtype=np.float64)
     mean = float(numbers.mean())
-    if spec.binary and not gate.relative:
+    rate = spec.binary and not gate.relative
+    if rate:
         low, high = wilson(mean, len(numbers), gate.confidence)
     else:
         low, high = bootstrap(numbers, gate.confidence, gate.label())
-    outcome, threshold = _outcome(gate, low, high)
-    needed = _needed(mean, low, high, threshold, len(numbers)) if outcome == "undecided" else None
+    outcome = _outcome(gate, low, high)
+    needed = _needed(gate, rate, mean, low, high, len(numbers)) if outcome == "undecided" else None
     layouts = sorted({v.layout for v in values})
     return Verdict(
         gate=gate.label(),
@@ -145,19 +149,28 @@ def judge(gate: Gate, spec: MetricSpec, values: Sequence[Value], baseline: Seque
     )
 
 
-def _outcome(gate: Gate, low: float, high: float) -> tuple[Outcome, float]:
-    """Pass if the whole interval is on the good side of the bound, fail if on the bad side. Returns the bound too."""
-    if gate.kind == "min":
-        bound = gate.threshold
-        return ("pass" if low >= bound else "fail" if high < bound else "undecided"), bound
-    bound = -gate.threshold if gate.kind == "min_decrease" else gate.threshold
-    return ("pass" if high <= bound else "fail" if low > bound else "undecided"), bound
+def _bound(gate: Gate) -> tuple[float, bool]:
+    """The bound on the value, or on its difference to the baseline, and whether it is an upper one."""
+    sign = -1 if gate.kind in ("min_decrease", "max_decrease") else 1
+    upper = gate.kind in ("max", "max_increase", "min_decrease")
+    return sign * gate.threshold, upper
 
 
-def _needed(mean: float, low: float, high: float, bound: float, prompts: int) -> int | None:
-    """Prompts at which an interval that shrinks with the square root of their number would no longer hold the bound."""
-    gap = abs(mean - bound)
-    half = (high - low) / 2
+def _outcome(gate: Gate, low: float, high: float) -> Outcome:
+    """Pass if the whole interval is on the good side of the bound, fail if it is on the bad side."""
+    bound, upper = _bound(gate)
+    if upper:
+        return "pass" if high <= bound else "fail" if low > bound else "undecided"
+    return "pass" if low >= bound else "fail" if high < bound else "undecided"
+
+
+def _needed(gate: Gate, rate: bool, mean: float, low: float, high: float, prompts: int) -> int | None:
+    """Prompts at which the gate would be decided if the mean and the spread stay; None if no number would do."""
+    bound, _ = _bound(gate)
+    if rate:
+        sizes = (n for n in range(prompts + 1, MAX_NEEDED) if _outcome(gate, *wilson(mean, n, gate.confidence)) != "undecided")
+        return next(sizes, None)
+    gap, half = abs(mean - bound), (high - low) / 2
     if gap == 0 or not math.isfinite(half):
         return None
     return max(prompts + 1, math.ceil(prompts * (half / gap) ** 2))

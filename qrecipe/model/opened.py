@@ -19,7 +19,7 @@ from qrecipe.builtin import mini
 from qrecipe.errors import BaseModelError, Place, Problem
 from qrecipe.files import FileHashes, cache_dir
 from qrecipe.model.stock import silence, stock
-from qrecipe.plan.bases import BUILTIN, BaseInfo, cached_snapshot, describe_folder, folder_identity
+from qrecipe.plan.bases import BUILTIN, BaseInfo, cached_snapshot, describe_folder, folder_identity, folder_of, names_folder
 from qrecipe.plan.tokenizer import TextTokenizer
 from qrecipe.recipe.base import Base
 
@@ -31,30 +31,49 @@ HUB_FILES = ["*.json", "*.txt", "*.safetensors", "speech_tokenizer/*.json", "spe
 
 def snapshot(base: Base, root: Path, place: Place) -> Path:
     """The folder of a base, built or downloaded if it is not there. Raises `BaseModelError`."""
+    try:
+        return here(base, root, place)
+    except BaseModelError:
+        if base.model.startswith(BUILTIN) or names_folder(base, root):
+            raise
+    return _download(base, place)
+
+
+def here(base: Base, root: Path, place: Place) -> Path:
+    """The folder of a base on this machine: an embedded one is built, nothing is downloaded. Raises `BaseModelError`."""
     if base.model.startswith(BUILTIN):
         return mini.ensure(cache_dir())
-    local = (root / Path(base.model).expanduser()).resolve()
-    if base.model.startswith((".", "/", "~")) or local.is_dir():
-        if not local.is_dir():
-            raise BaseModelError(Problem("QR050", f"the folder {base.model} is not there", place))
-        return local
+    if names_folder(base, root):
+        folder = folder_of(base, root)
+        if not folder.is_dir():
+            raise BaseModelError(Problem("QR050", f"the folder {base.model} is not there", place, length=len(base.model)))
+        return folder
     found = cached_snapshot(base)
-    if found is not None and (found / "speech_tokenizer" / "config.json").exists():
-        return found
-    return _download(base, place)
+    if found is None or not (found / "speech_tokenizer" / "config.json").exists():
+        raise BaseModelError(
+            Problem("QR050", f"{base.model} is not in the hub cache of this machine", place, _how_to_get(base), length=len(base.model))
+        )
+    return found
+
+
+def _how_to_get(base: Base) -> str:
+    revision = f" --revision {base.revision}" if base.revision else ""
+    return f"where there is a network: `huggingface-cli download {base.model}{revision}`; or give its folder, as in `model: ./folder`"
 
 
 def _download(base: Base, place: Place) -> Path:
     from huggingface_hub import constants, snapshot_download
 
-    help_ = f"download it where there is a network (`huggingface-cli download {base.model}`), or give its folder as `base.model: ./folder`"
+    def absent(why: str) -> BaseModelError:
+        return BaseModelError(Problem("QR050", why, place, _how_to_get(base), length=len(base.model)))
+
     if constants.HF_HUB_OFFLINE:
-        raise BaseModelError(Problem("QR050", f"{base.model} is not in the hub cache, and HF_HUB_OFFLINE forbids a download", place, help_))
+        raise absent(f"{base.model} is not in the hub cache, and HF_HUB_OFFLINE forbids a download")
     try:
         return Path(snapshot_download(base.model, revision=base.revision, allow_patterns=HUB_FILES))
     except Exception as e:  # the hub client raises many kinds; people need one sentence
-        reason = str(e).splitlines()[0][:200] if str(e) else type(e).__name__
-        raise BaseModelError(Problem("QR050", f"cannot get {base.model} from the hub: {reason}", place, help_)) from None
+        reason = str(e).split(". ")[0].split("\n")[0] or type(e).__name__
+        raise absent(f"cannot get {base.model} from the hub: {reason}") from None
 
 
 def resolve(base: Base, root: Path, place: Place, hashes: FileHashes) -> BaseInfo:
@@ -116,6 +135,11 @@ class Opened:
     def groups(self) -> int:
         """Codebooks of a frame."""
         return int(self.config.talker_config.num_code_groups)
+
+    @property
+    def codebook_size(self) -> int:
+        """Entries of the codebooks that the predictor speaks."""
+        return int(self.config.talker_config.code_predictor_config.vocab_size)
 
     @property
     def samples_per_frame(self) -> int:

@@ -1,5 +1,5 @@
 """What will happen: recipe and base in, a `Plan` out. Pure, and never imports torch."""
 
-from qrecipe.plan.plan import Plan, Planned, make_plan, require_complete
+from qrecipe.plan.plan import Plan, Planned, make_plan, require_complete, require_data
 
-__all__ = ["Plan", "Planned", "make_plan", "require_complete"]
+__all__ = ["Plan", "Planned", "make_plan", "require_complete", "require_data"]

@@ -84,9 +84,9 @@ def locate(base: Base, root: Path, place: Place, hashes: FileHashes) -> BaseInfo
     """
     if base.model.startswith(BUILTIN):
         return _builtin(base, place)
-    if base.model.startswith((".", "/", "~")) or os.path.isdir(root / base.model):
-        folder = (root / os.path.expanduser(base.model)).resolve()
-        if not os.path.isdir(folder):  # unlike Path.is_dir, False for a name that is too long
+    if names_folder(base, root):
+        folder = folder_of(base, root)
+        if not os.path.isdir(folder):
             return _absent(base, place, f"the folder {base.model} is not there")
         return describe_folder(folder, base, place, hashes)
     if not _HUB_ID.match(base.model):
@@ -103,6 +103,16 @@ def locate(base: Base, root: Path, place: Place, hashes: FileHashes) -> BaseInfo
     if snapshot is None:
         return _absent(base, place, f"{base.model} is not in the hub cache of this machine")
     return describe_folder(snapshot, base, place, hashes)
+
+
+def names_folder(base: Base, root: Path) -> bool:
+    """Whether a recipe names a folder rather than a hub id: it starts like a path, or there is such a folder."""
+    return base.model.startswith((".", "/", "~")) or os.path.isdir(root / base.model)
+
+
+def folder_of(base: Base, root: Path) -> Path:
+    """The folder that a recipe names, relative to the recipe's own."""
+    return (root / os.path.expanduser(base.model)).resolve()
 
 
 def cached_snapshot(base: Base) -> Path | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from os.path import dirname, join, normpath
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from qrecipe.errors import Place, Problem, RecipeError, suggest
 from qrecipe.files import FileHashes, digest
@@ -30,14 +30,14 @@ MIN_SENTENCES = 100
 
 
 class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class PlannedTrain(_Value):
     """An entry of `train`, resolved."""
 
     match: list[str]
-    except_: list[str]
+    except_: list[str] = Field(serialization_alias="except")
     rows: str | list[int] | None
     tensors: list[str]
     rows_count: int | None
@@ -208,6 +208,13 @@ def make_plan(loaded: LoadedRecipe, hashes: FileHashes | None = None, strict: bo
 def require_complete(planned: Planned) -> None:
     """Raises `RecipeError` if the plan cannot be carried out on this machine."""
     errors = [p for p in (_strict(p) for p in planned.problems) if p.severity == "error"]
+    if errors:
+        raise RecipeError(errors)
+
+
+def require_data(planned: Planned) -> None:
+    """Raises `RecipeError` for everything but a base that is not on this machine yet: it is fetched only for a run that can go on."""
+    errors = [p for p in (_strict(p) for p in planned.problems) if p.severity == "error" and p.code != "QR052"]
     if errors:
         raise RecipeError(errors)
 

@@ -6,6 +6,7 @@ import copy
 from typing import Any
 
 from qrecipe.plan.documents import DOCUMENTS
+from qrecipe.recipe.docs import describe_fields
 from qrecipe.recipe.recipe import Recipe
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -13,6 +14,7 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 def schemas() -> dict[str, dict[str, Any]]:
     """Every schema by name: `recipe` and the documents."""
+    describe_fields()
     return {"recipe": recipe_schema(), **{n: {"$schema": DIALECT, **m.model_json_schema()} for n, m in DOCUMENTS.items()}}
 
 

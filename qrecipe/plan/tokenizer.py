@@ -14,6 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from qrecipe.errors import BaseModelError, Place, Problem
+
 QWEN_PATTERN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 """Pre-tokenizer pattern of the Qwen2 tokenizer (transformers, tokenization_qwen2.py, `PRETOKENIZE_REGEX`)."""
 
@@ -84,7 +86,8 @@ class TextTokenizer:
             tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False)])
             got = tokenizer.token_to_id(token)
             if got != expected:
-                raise ValueError(f"{self.config_file}: special token {token} should be {expected} and becomes {got}")
+                message = f"the special token {token} should have the id {expected}, and by its place it has {got}"
+                raise BaseModelError(Problem("QR051", message, Place(str(self.config_file))))
         return tokenizer
 
     def ids(self, text: str) -> list[int]:

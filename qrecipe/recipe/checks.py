@@ -170,7 +170,7 @@ def _gate(recipe: Recipe, gate: Gate, n: Node) -> Iterator[Problem]:
             "QR027",
             f"`{gate.kind}` compares with a number, so `baseline` has no use",
             at(n, "baseline"),
-            "use `max_increase` or `min_decrease`",
+            "compare with `max_increase`, `min_increase`, `max_decrease` or `min_decrease`",
         )
     spec = metrics.find(gate.metric)
     if spec is None:

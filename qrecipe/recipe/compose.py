@@ -26,11 +26,10 @@ class _Identifiers(Template):
 def compose(path: Path, sets: list[str], shown: str | None = None) -> Node:
     """The tree that `path` means after `extends`, `--set` and `vars`. Raises `RecipeError`."""
     root = path.resolve().parent
-    is_template = read_file(path, shown).get("template") is not None
     node = _load(path, [], shown or str(path), root)
     for text in sets:
         node = _apply_set(node, text)
-    return _substitute(node, template=is_template)
+    return _substitute(node, template=node.get("template") is not None)
 
 
 def _load(path: Path, chain: list[Path], shown: str, root: Path) -> Node:

@@ -10,7 +10,7 @@ from qrecipe.recipe.model import Settings
 
 Layout = Literal["streaming", "non_streaming"]
 PromptKind = Literal["x_vector", "in_context"]
-RELATIVE = ("max_increase", "min_decrease")
+RELATIVE = ("max_increase", "min_increase", "max_decrease", "min_decrease")
 THRESHOLDS = ("min", "max", *RELATIVE)
 
 
@@ -31,8 +31,12 @@ class Gate(Settings):
     """The value may exceed the baseline's by at most this, in the metric's unit; paired by prompt and seed."""
     min_decrease: float | None = None
     """The value must lie below the baseline's by at least this; paired by prompt and seed."""
+    max_decrease: float | None = None
+    """The value may lie below the baseline's by at most this; for metrics of which more is better."""
+    min_increase: float | None = None
+    """The value must exceed the baseline's by at least this; for metrics of which more is better."""
     baseline: Literal["base", "previous"] | None = None
-    """For `max_increase` and `min_decrease`: the base with the new rows at their init, or the model before this stage."""
+    """For thresholds that compare: the base with the new rows at their init, or the model before this stage."""
     confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
     """Level of the two-sided bootstrap interval over prompts. A threshold inside the interval is undecided, which counts as not passed."""
     severity: Literal["error", "warn"] = "error"
@@ -40,7 +44,7 @@ class Gate(Settings):
 
     @property
     def kind(self) -> str:
-        """The one threshold that is given: `min`, `max`, `max_increase` or `min_decrease`."""
+        """The one threshold that is given, such as `max` or `min_decrease`."""
         return next(k for k in THRESHOLDS if getattr(self, k) is not None)
 
     @property

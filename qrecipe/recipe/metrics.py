@@ -6,7 +6,6 @@ Other packages add metrics through the entry-point group `qrecipe.metrics`; each
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from typing import Literal
 
 ENTRY_POINTS = "qrecipe.metrics"
@@ -66,8 +65,8 @@ BUILTIN: dict[str, MetricSpec] = {
         ),
         MetricSpec(
             "repeated_frames",
-            "longest run of frames with the same code 0, over the recording's longest",
-            "ratio",
+            "longest run of frames with the same code 0",
+            "frame",
             "generated",
             "lower",
             "qrecipe.evaluate.metrics:repeated_frames",
@@ -88,6 +87,8 @@ def find(name: str) -> MetricSpec | None:
     """The metric of this name, built in or from another package; None if there is none."""
     if name in BUILTIN:
         return BUILTIN[name]
+    from importlib.metadata import entry_points  # reads every installed package's metadata, so only when needed
+
     for point in entry_points(group=ENTRY_POINTS, name=name):
         spec = point.load()
         if isinstance(spec, MetricSpec):
@@ -97,4 +98,6 @@ def find(name: str) -> MetricSpec | None:
 
 def names() -> list[str]:
     """Names of every metric that is installed."""
+    from importlib.metadata import entry_points
+
     return sorted({*BUILTIN, *(p.name for p in entry_points(group=ENTRY_POINTS))})

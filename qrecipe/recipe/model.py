@@ -9,11 +9,9 @@ from pydantic_core import PydanticCustomError
 
 
 class Settings(BaseModel):
-    """A part of a recipe. Field docstrings are the documentation and the schema's descriptions."""
+    """A part of a recipe. Field docstrings are the documentation and the schema's descriptions (`qrecipe.recipe.docs`)."""
 
-    model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True, allow_inf_nan=False, validate_default=True
-    )
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, validate_default=True, defer_build=True)
 
 
 IDENTIFIER = r"^[a-z][a-z0-9_-]{0,62}$"

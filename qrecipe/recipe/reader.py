@@ -8,12 +8,14 @@ several documents) is refused with its place. Never interprets what a recipe mea
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.composer import Composer
+from yaml.resolver import Resolver
 
 from qrecipe.errors import Place, Problem, RecipeError
 
@@ -120,8 +122,8 @@ def read_file(path: Path, shown: str | None = None) -> Node:
 def read_text(text: str, name: str) -> Node:
     """Reads YAML text; `name` is the file that messages name."""
     try:
-        _refuse_features(text, name)
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        events = list(_allowed(yaml.parse(text, Loader=yaml.SafeLoader), name))
+        root = _Composer(events).get_single_node()
     except yaml.MarkedYAMLError as e:
         mark = e.problem_mark or e.context_mark
         if mark is not None and e.context_mark is not None and mark.index >= len(text.rstrip()):
@@ -151,10 +153,33 @@ def _at(mark: Any, name: str) -> Place:
     return Place(name, mark.line + 1, mark.column + 1)
 
 
-def _refuse_features(text: str, name: str) -> None:
-    """Refuses what the node graph would hide: anchors, aliases, tags, a second document, deep nesting."""
+class _Composer(Composer, Resolver):
+    """Composes nodes from events that were read already, so that a text is scanned once."""
+
+    def __init__(self, events: list[yaml.Event]) -> None:
+        Composer.__init__(self)
+        Resolver.__init__(self)
+        self._events = events
+        self._next = 0
+
+    def check_event(self, *choices: type[yaml.Event]) -> bool:
+        """Whether the next event is one of these."""
+        return isinstance(self._events[self._next], choices)
+
+    def peek_event(self) -> yaml.Event:
+        """The next event."""
+        return self._events[self._next]
+
+    def get_event(self) -> yaml.Event:
+        """The next event, taken."""
+        self._next += 1
+        return self._events[self._next - 1]
+
+
+def _allowed(events: Iterable[yaml.Event], name: str) -> Iterator[yaml.Event]:
+    """Passes events on and refuses what the node graph would hide: anchors, aliases, tags, a second document, deep nesting."""
     documents = depth = 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+    for event in events:
         what = None
         if isinstance(event, yaml.DocumentStartEvent):
             documents += 1
@@ -177,6 +202,7 @@ def _refuse_features(text: str, name: str) -> None:
         if what:
             help_ = "write the value out, or use `vars` and `extends`"
             raise RecipeError(Problem("QR003", f"{what} is not used in recipes", _at(event.start_mark, name), help_))
+        yield event
 
 
 def _convert(node: yaml.Node, name: str, key: yaml.Node | None, problems: list[Problem]) -> Node:

@@ -13,6 +13,7 @@ from qrecipe.recipe.language import Language
 from qrecipe.recipe.model import Identifier, Settings
 from qrecipe.recipe.stage import SpeechStage, Stage, TextLmStage
 
+NAME = r"^[a-z][a-z0-9._-]{0,62}$"
 VERSION = r"^\d+\.\d+\.\d+(-[0-9A-Za-z.-]+)?$"
 
 
@@ -38,7 +39,7 @@ class Recipe(Settings):
 
     qrecipe: Literal[1]
     """Version of the recipe format."""
-    name: Identifier
+    name: Annotated[str, Field(pattern=NAME)]
     """Name of the recipe, its runs and its bundle."""
     version: Annotated[str, Field(pattern=VERSION)]
     """Version of the bundle (semver). Raise it when the result changes."""

@@ -17,11 +17,12 @@ from pydantic import BaseModel, ValidationError
 from qrecipe.errors import Place, Problem, RecipeError, nearest, suggest
 from qrecipe.recipe import checks
 from qrecipe.recipe.compose import compose
+from qrecipe.recipe.docs import field_docs
 from qrecipe.recipe.language import BCP47
 from qrecipe.recipe.model import IDENTIFIER
 from qrecipe.recipe.objectives import OBJECTIVES
-from qrecipe.recipe.reader import Node, read_file
-from qrecipe.recipe.recipe import VERSION, Recipe
+from qrecipe.recipe.reader import Node
+from qrecipe.recipe.recipe import NAME, VERSION, Recipe
 
 Loc = tuple[int | str, ...]
 
@@ -62,11 +63,10 @@ def inspect(path: Path | str, sets: Iterable[str] = ()) -> tuple[LoadedRecipe | 
     """Every problem of a recipe, and the recipe if it can be built. Raises nothing that a recipe can cause."""
     file, sets = Path(path), tuple(sets)
     try:
-        alone = read_file(file)
         node = compose(file, list(sets), str(path))
     except RecipeError as e:
         return None, e.problems
-    template = alone.get("template")
+    template = node.get("template")
     if template is not None:
         if template.value is not True:
             return None, [Problem("QR012", "`template` is `true` or left out", template.place, length=template.length)]
@@ -211,6 +211,7 @@ def _missing(name: str, parent: Node, help_: str | None) -> Problem:
 _TAGS = {"kind": ("text", "speech"), "objective": tuple(sorted(OBJECTIVES))}
 _FORMS = {
     IDENTIFIER: "is not a name: lower-case letters, digits, `_`, `-`, a letter first",
+    NAME: "is not a name: lower-case letters, digits, `.`, `_`, `-`, a letter first",
     VERSION: "is not a version such as `0.1.0`",
     BCP47: "is not a BCP 47 tag such as `ms`",
 }
@@ -334,6 +335,6 @@ def _describe(loc: Loc) -> str | None:
         found = [x for a in found for x in _inside(a, key)]
     for model in (m for a in found for m in _models(a)):
         for name, info in model.model_fields.items():
-            if loc[-1] in (info.alias or name, name) and info.description:
-                return info.description.split("\n")[0]
+            if loc[-1] in (info.alias or name, name):
+                return field_docs(model).get(name)
     return None

@@ -22,10 +22,9 @@ def count(n: int | None, most: int | None = None) -> str:
 
 def plan_table(plan: Plan, reused: dict[str, bool] | None = None) -> Table:
     """Stages with what trains, how much of it, at which rate, on which data, for how long, under which gates."""
-    table = Table(title=f"{plan.recipe} {plan.version} on {plan.base.model}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = _plain(f"{plan.recipe} {plan.version} on {plan.base.model}")
     table.add_column("stage", no_wrap=True)
     table.add_column("trains", overflow="fold")
-    table.add_column("rows", justify="right", no_wrap=True)
     table.add_column("parameters", justify="right", no_wrap=True)
     table.add_column("rate", justify="right", no_wrap=True)
     for stage in plan.stages:
@@ -33,12 +32,11 @@ def plan_table(plan: Plan, reused: dict[str, bool] | None = None) -> Table:
         table.add_row(
             f"[bold]{stage.id}[/]",
             f"{stage.objective}, {_length(stage)}{done}",
-            "",
             f"[bold]{count(stage.parameters, stage.parameters_max)}[/]",
             "",
         )
         for train in stage.trainable:
-            table.add_row("", "  " + _what(train), _row_count(train), count(train.parameters, train.parameters_max), f"{train.lr:g}")
+            table.add_row("", "  " + _what(train), count(train.parameters, train.parameters_max), f"{train.lr:g}")
         table.add_row("", "  data " + _data(stage))
         for gate in stage.gates:
             table.add_row("", "  gate " + gate)
@@ -49,14 +47,12 @@ def plan_table(plan: Plan, reused: dict[str, bool] | None = None) -> Table:
 
 
 def _what(train: PlannedTrain) -> str:
-    return ", ".join(train.match) + (" except " + ", ".join(train.except_) if train.except_ else "")
-
-
-def _row_count(train: PlannedTrain) -> str:
+    what = ", ".join(train.match) + (" except " + ", ".join(train.except_) if train.except_ else "")
     if train.rows is None:
-        return "all"
+        return what
     kind = train.rows if isinstance(train.rows, str) else "listed"
-    return f"{count(train.rows_count)} {kind}" if train.rows_count is not None else kind
+    known = f", {count(train.rows_count)}" if train.rows_count is not None else ""
+    return f"{what} (rows: {kind}{known})"
 
 
 def _data(stage: PlannedStage) -> str:
@@ -64,18 +60,18 @@ def _data(stage: PlannedStage) -> str:
 
 
 def _length(stage: PlannedStage) -> str:
-    length = f"{stage.steps} steps" if stage.steps else f"{stage.epochs:g} epochs"
+    length = f"{stage.steps} steps" if stage.steps else f"{stage.epochs:g} epoch{'s' if stage.epochs != 1 else ''}"
     return length + (f", best {stage.select}" if stage.select else "")
 
 
 def verdict_table(where: str, verdicts: Sequence[dict[str, Any]]) -> Table:
     """Gates of one stage with what decided them."""
-    table = Table(title=f"gates after {where}" if where != "accept" else "accept", title_justify="left")
-    for column in ("gate", "value", "interval", "prompts", "outcome"):
+    table = _plain(f"gates after {where}" if where != "accept" else "accept")
+    for column in ("gate", "value", "interval", "n", "outcome"):
         table.add_column(column, overflow="fold")
     styles = {"pass": "green", "fail": "red", "undecided": "yellow"}
     for v in verdicts:
-        outcome = v["outcome"] + (f" ({v['prompts_needed']} prompts would decide)" if v["prompts_needed"] else "")
+        outcome = v["outcome"] + (f", {v['prompts_needed']} prompts would decide" if v["prompts_needed"] else "")
         if v["severity"] == "warn":
             outcome += " (does not count)"
         value = f"{v['value']:.4g}"
@@ -87,20 +83,14 @@ def verdict_table(where: str, verdicts: Sequence[dict[str, Any]]) -> Table:
 
 def data_table(reports: Sequence[Report]) -> Table:
     """What `prepare` found."""
-    table = Table(title="data", title_justify="left")
-    for column in ("dataset", "language", "rows", "skipped", "minutes", "tokens/character", "tokens/s", "speakers", "voice cosine"):
+    table = _plain("data")
+    for column in ("dataset", "language", "rows", "skipped", "minutes", "tokens/char", "tokens/s", "voices", "cosine"):
         table.add_column(column, overflow="fold")
     for r in reports:
-        cells = [
-            r.dataset,
-            r.language,
-            f"{r.rows:,}",
-            str(r.skipped),
-            r.minutes,
-            r.tokens_per_character,
-            r.tokens_per_second,
-            r.speakers,
-            r.speaker_cosine,
-        ]
-        table.add_row(*("-" if c is None else str(c) for c in cells))
+        measured = [r.minutes, r.tokens_per_character, r.tokens_per_second, r.speakers, r.speaker_cosine]
+        table.add_row(r.dataset, r.language, f"{r.rows:,}", str(r.skipped), *("-" if c is None else str(c) for c in measured))
     return table
+
+
+def _plain(title: str) -> Table:
+    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), collapse_padding=True)

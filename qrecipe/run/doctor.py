@@ -10,7 +10,7 @@ from typing import Any
 
 from qrecipe.errors import Place, UserError
 from qrecipe.files import FileHashes, cache_dir
-from qrecipe.model.opened import pick_device, snapshot
+from qrecipe.model.opened import here, pick_device
 from qrecipe.plan.bases import describe_folder
 from qrecipe.recipe.base import Base
 
@@ -40,7 +40,7 @@ def examine(model: str | None, revision: str | None, folder: Path) -> dict[str, 
         place = Place("--base")
         base = Base(model=model, revision=revision)
         try:
-            found = snapshot(base, folder, place)
+            found = here(base, folder, place)
             describe_folder(found, base, place, FileHashes())
             path = str(found)
         except UserError as e:

@@ -25,7 +25,7 @@ from qrecipe.model.weights import Delta, Guard, Learner, survival
 from qrecipe.model.working import WorkingWeights
 from qrecipe.plan.bases import BaseInfo
 from qrecipe.plan.documents import Lock
-from qrecipe.plan.plan import NUMERICS, Planned, make_plan, require_complete, stage_fingerprint, start_fingerprint
+from qrecipe.plan.plan import NUMERICS, Planned, make_plan, require_complete, require_data, stage_fingerprint, start_fingerprint
 from qrecipe.recipe import LoadedRecipe
 from qrecipe.recipe.checks import at
 from qrecipe.recipe.gate import Gate
@@ -111,6 +111,7 @@ def run(
     Raises `UserError` for what a person can mend, `EngineError` for a promise that did not hold.
     """
     hashes = FileHashes()
+    require_data(make_plan(loaded, hashes))
     base = resolve(loaded.recipe.base, loaded.root, at(loaded.node, "base", "model").place, hashes)
     planned = make_plan(loaded, hashes)
     require_complete(planned)

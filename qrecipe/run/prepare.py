@@ -6,7 +6,7 @@ from qrecipe.data.codes import Encoder
 from qrecipe.data.report import Report
 from qrecipe.files import FileHashes
 from qrecipe.model.opened import open_model, resolve
-from qrecipe.plan.plan import make_plan, require_complete
+from qrecipe.plan.plan import make_plan, require_complete, require_data
 from qrecipe.recipe import LoadedRecipe
 from qrecipe.recipe.checks import at
 from qrecipe.run.datasets import prepare_all, reports
@@ -16,6 +16,7 @@ from qrecipe.run.events import Events, Listener
 def prepare(loaded: LoadedRecipe, listener: Listener | None = None) -> list[Report]:
     """Prepares every dataset of a recipe. Raises `DataError` with all problems of all datasets."""
     hashes = FileHashes()
+    require_data(make_plan(loaded, hashes))
     base = resolve(loaded.recipe.base, loaded.root, at(loaded.node, "base", "model").place, hashes)
     planned = make_plan(loaded, hashes)
     require_complete(planned)

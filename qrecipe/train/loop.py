@@ -15,7 +15,7 @@ import torch
 from qrecipe.data.batches import Sampler, World, mine
 from qrecipe.errors import EngineError
 from qrecipe.model.opened import Opened
-from qrecipe.model.weights import Delta, Learner
+from qrecipe.model.weights import Delta, Learner, LearningGroup
 from qrecipe.recipe.stage import Stage
 from qrecipe.train.objective import Objective
 
@@ -101,6 +101,8 @@ def train_stage(
     batches = sampler.batches()
     selection = Selection()
     recent: list[dict[str, float]] = []
+    silent = list(learner.groups)  # have had no gradient yet: a batch of replay alone gives none to a language's row
+    heard_by = min(total, len(sampler.epoch(0)))
     bad = step = 0
     if evaluate is not None:
         _consider(selection, 0, evaluate(), learner, on_select)
@@ -132,8 +134,9 @@ def train_stage(
             if extra.requires_grad:
                 extra.backward()  # type: ignore[no-untyped-call]  # torch's own annotation is missing
             means["anchor"] = float(extra.detach())
-        if step == 1:
-            _require_gradients(stage.id, learner)
+        silent = _without_gradient(silent)
+        if silent and (step >= heard_by or any(p.grad is None for g in silent for p in g.parameters)):
+            raise EngineError(f"stage {stage.id}: `{silent[0].label}` gets no gradient from this objective and data")
         norm = float(torch.nn.utils.clip_grad_norm_(list(learner.parameters()), stage.clip))
         if not math.isfinite(norm) or not all(math.isfinite(v) for v in means.values()):
             bad += 1
@@ -149,8 +152,10 @@ def train_stage(
             _consider(selection, step, evaluate(), learner, on_select)
             if stage.select.patience is not None and selection.misses >= stage.select.patience:
                 break
+    if not recent:
+        raise EngineError(f"stage {stage.id}: losses are not finite in any of {step} steps; lower the learning rate")
     tail = recent[-max(1, len(recent) // 10) :]
-    last = {k: sum(m.get(k, 0.0) for m in tail) / len(tail) for k in tail[-1]} if tail else {}
+    last = {k: sum(m.get(k, 0.0) for m in tail) / len(tail) for k in tail[-1]}
     if selection.best is not None:
         return StageResult(selection.best, step, selection.best_step, selection.history, last)
     return StageResult(learner.snapshot(), step, step, [], last)
@@ -169,8 +174,6 @@ def _consider(
         on_select(step, value, better)
 
 
-def _require_gradients(stage: str, learner: Learner) -> None:
-    """A group without a gradient would be a silence: the loss does not reach it."""
-    for group in learner.groups:
-        if not any(p.grad is not None and bool((p.grad != 0).any()) for p in group.parameters):
-            raise EngineError(f"stage {stage}: `{group.label}` gets no gradient from this objective and data")
+def _without_gradient(groups: list[LearningGroup]) -> list[LearningGroup]:
+    """Those that this step's loss does not reach. One that no step of an epoch reaches would be a silence."""
+    return [g for g in groups if not any(p.grad is not None and bool((p.grad != 0).any()) for p in g.parameters)]

@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from qrecipe.builtin import mini
+from qrecipe.builtin import mini, mini_weights
 
 RATE = 24000
 CALIBRATE = Path(__file__).resolve().parents[2] / "tools" / "mini_base" / "calibrate.py"
@@ -95,7 +95,7 @@ def test_free_rows_are_small(base: Path) -> None:
     from safetensors.torch import load_file
 
     norms = load_file(base / "model.safetensors")["talker.model.codec_embedding.weight"].float().norm(dim=1)
-    free = [i for i in range(mini.FIRST_FREE_ROW, 3072) if i not in mini.TRAINED_ABOVE]
+    free = [i for i in range(mini_weights.FIRST_FREE_ROW, 3072) if i not in mini_weights.TRAINED_ABOVE]
     listed = [i for i in range(3072) if i not in free]
     assert norms[free].max() < 0.2 * norms[listed].min()
 
@@ -107,7 +107,7 @@ def test_codes_vary(stock: Any) -> None:
     assert not np.array_equal(codes[0], codes[1])
     frames = np.concatenate(codes)
     for book in range(8):
-        share = np.bincount(frames[:, book], minlength=mini.CODES) / len(frames)
+        share = np.bincount(frames[:, book], minlength=mini_weights.CODES) / len(frames)
         entropy = -(share[share > 0] * np.log2(share[share > 0])).sum()
         assert entropy > 3.0, f"book {book}: {entropy:.2f} bits"
 
@@ -127,7 +127,7 @@ def test_both_quantizers_hold_the_same_codebooks(stock: Any) -> None:
 def test_random_codes_decode_to_sane_audio(stock: Any) -> None:
     import torch
 
-    codes = torch.randint(0, mini.CODES, (25, 8), generator=torch.Generator().manual_seed(0))
+    codes = torch.randint(0, mini_weights.CODES, (25, 8), generator=torch.Generator().manual_seed(0))
     waves, rate = stock.model.speech_tokenizer.decode({"audio_codes": codes})
     assert rate == RATE
     assert waves[0].shape == (25 * 1920,)

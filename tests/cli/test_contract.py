@@ -130,7 +130,7 @@ STAGE = {
     "on_fail",
     "fingerprint",
 }
-TRAIN = {"match", "except_", "rows", "tensors", "rows_count", "rows_sha256", "parameters", "parameters_max", "lr", "weight_decay"}
+TRAIN = {"match", "except", "rows", "tensors", "rows_count", "rows_sha256", "parameters", "parameters_max", "lr", "weight_decay"}
 
 
 def test_plan_json(qrecipe: Qrecipe) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from tests.support import audio
 
 from qrecipe.data.audio import RATE, AudioProblem, load, rate_problem, read
+from tests.support import audio
 
 
 def tone(rate: int, seconds: float = 1.0, hertz: float = 440.0, level: float = 0.3) -> audio.Audio:

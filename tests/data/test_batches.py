@@ -9,7 +9,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support import audio
 
 from qrecipe.data.batches import Item, Micro, Sampler, World, mine
 from qrecipe.data.speech import SpeechData, SpeechRow
@@ -18,6 +17,7 @@ from qrecipe.model.weights import Delta, Learner
 from qrecipe.plan.trainable import Group, Trainable
 from qrecipe.recipe.stage import Batch, SpeechStage, Train
 from qrecipe.train.speech import SpeechObjective
+from tests.support import audio
 
 OWN = [11 + 7 * i % 60 for i in range(40)]
 OTHERS = [13 + 5 * i % 50 for i in range(25)]

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from tests.support import audio
 
 from qrecipe.data.audio import AudioProblem
 from qrecipe.data.codes import Encoded, Encoder, Request
 from qrecipe.files import FileHashes
 from qrecipe.model.opened import Opened
 from qrecipe.plan.bases import BaseInfo
+from tests.support import audio
 
 
 class Counting:

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.support import audio, recipes
 
 from qrecipe.data.codes import Encoder
 from qrecipe.data.speech import SpeechData, prepare
@@ -18,6 +17,7 @@ from qrecipe.model.opened import Opened
 from qrecipe.plan.bases import BaseInfo
 from qrecipe.plan.manifest import read_manifest
 from qrecipe.recipe.dataset import SpeechDataset
+from tests.support import audio, recipes
 
 Prepare = Callable[..., SpeechData]
 
@@ -81,18 +81,13 @@ def test_the_dataset_s_reference_is_no_reference_for_itself(prepared: Prepare, c
     assert [r.reference.name for r in data.rows if r.reference] == ["1.wav", "2.wav", "1.wav"]
 
 
-def test_a_speaker_with_one_clip_has_no_reference(prepared: Prepare, clip: Any) -> None:
+def test_a_speaker_with_one_clip_has_no_reference(prepared: Prepare, clip: Any, opened: Opened) -> None:
     rows = [row(clip, 0, speaker="a"), row(clip, 1, speaker="a"), row(clip, 2, speaker="b")]
     with pytest.raises(DataError, match=r"m\.jsonl:3:1: no reference"):
         prepared(rows)
     data = prepared(rows, need_reference=False)
     assert data.rows[2].reference is None
-    example = data.example(data.rows[2], None, "streaming", None, prepared.__closure__ and _tokenizer(prepared))
-    assert example.x_vector is None
-
-
-def _tokenizer(prepared: Prepare) -> Any:
-    return next(c.cell_contents for c in prepared.__closure__ or () if isinstance(c.cell_contents, Opened)).tokenizer
+    assert data.example(data.rows[2], None, "streaming", None, opened.tokenizer).x_vector is None
 
 
 def test_codes_are_those_of_the_trimmed_recording(prepared: Prepare, opened: Opened, tmp_path: Path) -> None:
@@ -183,7 +178,7 @@ def test_nothing_but_bad_rows_stops_even_when_skipping(prepared: Prepare, clip: 
 def test_text_that_outruns_streaming(prepared: Prepare, clip: Any) -> None:
     """Streaming feeds one token a frame: 12.5 a second. Some scripts need more."""
     text = "ณ ที่นี้มีปลาไหม"
-    rows = [{"audio": clip("0.wav", 0, 0.8), "text": text}, row(clip, 1)]
+    rows = [{"audio": clip("0.wav", 0, 0.8), "text": text}, row(clip, 1), row(clip, 2)]
     with pytest.raises(DataError) as caught:
         prepared(rows, streaming_only=True)
     (problem,) = caught.value.problems
@@ -191,4 +186,4 @@ def test_text_that_outruns_streaming(prepared: Prepare, clip: Any) -> None:
     assert "text tokens and 10 frames" in problem.message
     assert problem.help is not None
     assert "non_streaming" in problem.help
-    assert len(prepared(rows).rows) == 2
+    assert len(prepared(rows).rows) == 3

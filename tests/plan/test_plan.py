@@ -20,7 +20,7 @@ from qrecipe.plan.tokenizer import TextTokenizer
 from qrecipe.recipe import load
 
 LARGE = "Qwen/Qwen3-TTS-12Hz-1.7B-Base"
-WORDS = "pagi malam buku kedai rumah sungai ikan nasi hujan pintu".split()
+WORDS = ["pagi", "malam", "buku", "kedai", "rumah", "sungai", "ikan", "nasi", "hujan", "pintu"]
 TEXTS = [f"Ada {a} dekat {b}." for a in WORDS for b in WORDS]
 CODES = [[1, 2, 3, 4, 5, 6, 7, 8]] * 2
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support import qwen_vocabulary
 
 from qrecipe.plan.tokenizer import TextTokenizer, assistant_text, clean_text, reference_text
+from tests.support import qwen_vocabulary
 
 transformers = pytest.importorskip("transformers")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from qrecipe.errors import RecipeError
@@ -93,12 +93,8 @@ def test_text_that_looks_like_yaml(text: str) -> None:
 def test_what_is_written_as_json_is_read_as_it_was(value: Any) -> None:
     """JSON is YAML: quoted strings keep their text, numbers, truth values and null their type."""
     text = json.dumps({"key": value}, ensure_ascii=False)
-    try:
-        found = read_text(text, "r.yaml").plain()
-    except RecipeError as e:
-        assert {p.code for p in e.problems} <= {"QR002", "QR003"}, e  # a key `<<`, or one too long for a key on one line
-        return
-    assert found == {"key": value}
+    assume('"<<"' not in text)
+    assert read_text(text, "r.yaml").plain() == {"key": value}
 
 
 @quick

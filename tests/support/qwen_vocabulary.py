@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 import json
 from functools import cache
 from importlib.util import find_spec
@@ -117,7 +118,7 @@ def _halves(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
     parts = [bytes([b]) for b in token]
     limit = ranks[token]
     while len(parts) > 2:
-        joined = [ranks.get(a + b, limit) for a, b in zip(parts, parts[1:], strict=False)]
+        joined = [ranks.get(a + b, limit) for a, b in itertools.pairwise(parts)]
         i = min(range(len(joined)), key=joined.__getitem__)
         assert joined[i] < limit, token
         parts[i : i + 2] = [parts[i] + parts[i + 1]]

@@ -1,0 +1,51 @@
+"""Docstrings of settings' fields, read from the source when they are asked for.
+
+Pydantic can read them whenever a class is made (`use_attribute_docstrings`), which would cost every start a tenth of a
+second for texts that only schemas, the reference and a few messages show.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from functools import cache
+
+from pydantic import BaseModel
+
+from qrecipe.recipe.model import Settings
+
+
+@cache
+def field_docs(model: type[BaseModel]) -> dict[str, str]:
+    """Field name -> docstring, those of base classes included."""
+    found: dict[str, str] = {}
+    for cls in reversed(model.__mro__):
+        if not issubclass(cls, BaseModel) or cls in (BaseModel, Settings):
+            continue
+        (node,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+        assert isinstance(node, ast.ClassDef)
+        for field, doc in zip(node.body, node.body[1:], strict=False):
+            if not isinstance(field, ast.AnnAssign) or not isinstance(field.target, ast.Name):
+                continue
+            if isinstance(doc, ast.Expr) and isinstance(doc.value, ast.Constant) and isinstance(doc.value.value, str):
+                found[field.target.id] = inspect.cleandoc(doc.value.value)
+    return found
+
+
+def describe_fields() -> None:
+    """Gives every settings model its fields' docstrings as descriptions, for JSON Schemas and the reference."""
+    models = _subclasses(Settings)
+    for model in models:
+        docs = field_docs(model)
+        for name, info in model.model_fields.items():
+            info.description = docs.get(name)
+    for model in models:
+        model.model_rebuild(force=True)
+
+
+def _subclasses(model: type[BaseModel]) -> list[type[BaseModel]]:
+    found = []
+    for child in model.__subclasses__():
+        found += [child, *_subclasses(child)]
+    return found

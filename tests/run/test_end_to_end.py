@@ -1,0 +1,351 @@
+"""From a recipe to a bundle through the command line: what it prints, what it leaves, how gates decide, how it stops."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from qrecipe.cli import main
+from tests.support import audio, recipes
+from tests.support.shared import Finished
+
+pytestmark = pytest.mark.slow
+
+PASSES = {"metric": "talker_nll", "data": "dev", "max": 100.0}
+FAILS = {"metric": "talker_nll", "data": "dev", "max": 0.001}
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """The object of the last line of standard output."""
+        found: dict[str, Any] = json.loads(self.out.splitlines()[-1])
+        return found
+
+
+def process(*arguments: object, cwd: Path, **environment: str) -> subprocess.Popen[str]:
+    """`qrecipe` in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "qrecipe", *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def in_a_process(*arguments: object, cwd: Path, **environment: str) -> Done:
+    started = process(*arguments, cwd=cwd, **environment)
+    out, err = started.communicate(timeout=400)
+    return Done(started.returncode, out, err)
+
+
+@pytest.fixture
+def cli(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
+    """`qrecipe` in this process, in `tmp_path`: the same code without the seconds of importing torch."""
+    monkeypatch.chdir(tmp_path)
+    before = signal.getsignal(signal.SIGTERM)
+
+    def call(*arguments: object) -> Done:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main([str(a) for a in arguments])
+        signal.signal(signal.SIGTERM, before)
+        captured = capfd.readouterr()
+        assert isinstance(ended.value.code, int)
+        return Done(ended.value.code, captured.out, captured.err)
+
+    return call
+
+
+def events(runs: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (runs / "tiny" / "events.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(folder.rglob("*")) if f.is_file()}
+
+
+def two_stages(first: dict[str, Any], second: dict[str, Any]) -> list[dict[str, Any]]:
+    """A language stage and a head stage, with fields of each replaced."""
+    head = {"id": "head", "train": [{"match": "talker.codec_head", "lr": 1.0e-3}], "steps": 1}
+    return [recipes.stage(steps=1, **first), recipes.stage(**head, **second)]
+
+
+@pytest.fixture(scope="module")
+def twice(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, Done]]:
+    """The same recipe, every objective in it, run from scratch in two places with caches of their own."""
+    text = {
+        "id": "text",
+        "objective": "text_lm",
+        "data": ["text"],
+        "train": [{"match": "talker.model.text_embedding", "rows": "seen", "lr": 1.0e-3}],
+        "steps": 2,
+        "fit_steps": 5,
+    }
+    select = {"metric": "talker_nll", "data": "dev", "every": 1}
+    spoken = {"metric": "duration_ratio", "data": "dev", "min": 0.0, "severity": "warn"}
+    stages = [text, recipes.stage(prompt="mixed", select=select, gates=[PASSES, spoken])]
+    done = []
+    for name in ("here", "there"):
+        folder = tmp_path_factory.mktemp(name)
+        recipes.write(folder, recipes.recipe(stages=stages, accept=[PASSES]))
+        done.append((folder, in_a_process("run", "recipe.yaml", cwd=folder, QRECIPE_CACHE=str(folder / "cache"))))
+    return done
+
+
+def test_a_run_says_what_happened(twice: list[tuple[Path, Done]]) -> None:
+    folder, done = twice[0]
+    assert done.code == 0, done.err
+    result = done.result
+    assert result["status"] == "accepted"
+    assert (folder / result["bundle"]).is_dir()
+    assert [(s["id"], s["status"]) for s in result["stages"]] == [("text", "kept"), ("language", "kept")]
+    assert next(v["outcome"] for v in result["stages"][1]["verdicts"]) == "pass"
+    assert len(done.out.splitlines()) == 1
+    for word in ("Traceback", "Warning", "warnings.warn", "sox", "flash"):
+        assert word not in done.err
+    assert "hear it: qrecipe say" in done.err
+
+
+def test_events_tell_the_same(twice: list[tuple[Path, Done]]) -> None:
+    found = events(twice[0][0] / "runs")
+    kinds = [e["event"] for e in found]
+    assert kinds[0] == "run_started"
+    assert kinds[-1] == "run_finished"
+    assert kinds.count("stage_started") == kinds.count("stage_finished") == 2
+    assert kinds.count("step") == 2 + 3
+    assert kinds.count("select") == 4
+    assert {"self_check", "languages", "fitted", "verdict", "bundle"} <= set(kinds)
+    assert all(a["time"] <= b["time"] for a, b in itertools.pairwise(found))
+    check = next(e for e in found if e["event"] == "self_check")
+    assert (check["verdict"], "random weights" in check["reason"]) == ("skipped", True)
+
+
+def test_the_same_recipe_gives_the_same_bytes(twice: list[tuple[Path, Done]]) -> None:
+    """Other folders, other caches, another time: the bundle's files and the lock are bit-identical."""
+    here, there = (folder / "bundles" / "tiny-0.1.0" for folder, _ in twice)
+    assert hashes(here) == hashes(there)
+    assert len(hashes(here)) > 10
+    assert (twice[0][0] / "recipe.lock").read_bytes() == (twice[1][0] / "recipe.lock").read_bytes() == (here / "recipe.lock").read_bytes()
+
+
+def test_samples_are_kept_to_listen_to(twice: list[tuple[Path, Done]]) -> None:
+    wavs = list((twice[0][0] / "runs").rglob("samples/*.wav"))
+    assert len(wavs) == 2
+    assert all(f.stat().st_size > 44 for f in wavs)
+
+
+def test_a_second_run_trains_nothing(finished: Finished, cli: Callable[..., Done], tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    shutil.copytree(finished.runs, runs)
+    before = len(events(runs))
+    done = cli("run", finished.recipe, "--runs", runs, "--bundles", tmp_path / "bundles")
+    assert done.code == 0, done.err
+    kinds = [e["event"] for e in events(runs)[before:]]
+    assert "stage_reused" in kinds
+    assert not {"step", "stage_started", "measuring"} & set(kinds)
+    assert hashes(tmp_path / "bundles" / "tiny-0.1.0") == hashes(finished.bundles / "tiny-0.1.0")
+
+
+def test_a_changed_stage_is_trained_again_and_the_ones_before_are_not(tiny: Callable[..., Path], cli: Callable[..., Done]) -> None:
+    tiny(stages=two_stages({}, {}))
+    assert cli("run", "recipe.yaml").code == 0
+    done = cli("run", "recipe.yaml", "--set", "stages.head.steps=2", "--set", "version=0.2.0")
+    assert done.code == 0, done.err
+    kinds = [(e["event"], e.get("stage")) for e in events(Path("runs"))]
+    assert kinds.count(("stage_started", "language")) == 1
+    assert kinds.count(("stage_reused", "language")) == 1
+    assert kinds.count(("stage_started", "head")) == 2
+
+
+def changed_tensors(bundle: Path, base: Path) -> set[str]:
+    new, old = load_file(bundle / "model.safetensors"), load_file(base / "model.safetensors")
+    return {n for n in old if not new[n].equal(old[n])}
+
+
+CODEC = {"talker.model.codec_embedding.weight"}
+PROJECTION = {f"talker.text_projection.linear_fc{i}.{p}" for i in (1, 2) for p in ("weight", "bias")}
+HEAD = {"talker.codec_head.weight"}
+
+
+def test_a_failed_gate_stops_the_run(tiny: Callable[..., Path], cli: Callable[..., Done]) -> None:
+    tiny(stages=two_stages({"gates": [FAILS], "on_fail": "stop"}, {}))
+    done = cli("run", "recipe.yaml")
+    assert done.code == 3
+    assert done.result["status"] == "stopped"
+    assert done.result["bundle"] is None
+    assert [(s["id"], s["status"]) for s in done.result["stages"]] == [("language", "failed")]
+    assert not Path("bundles").exists()
+    assert "talker_nll(dev) max 0.001 is fail" in done.err
+
+
+def test_a_failed_gate_takes_the_stage_back(tiny: Callable[..., Path], cli: Callable[..., Done], mini: Any) -> None:
+    """The next stage starts from before it, and the bundle holds nothing of it; the row stays at its init."""
+    tiny(stages=two_stages({"gates": [FAILS], "on_fail": "revert"}, {}))
+    done = cli("run", "recipe.yaml")
+    assert done.code == 0, done.err
+    assert [s["status"] for s in done.result["stages"]] == ["reverted", "kept"]
+    assert changed_tensors(Path(done.result["bundle"]), mini.folder) <= CODEC | HEAD
+    new = load_file(Path(done.result["bundle"]) / "model.safetensors")[next(iter(CODEC))].float()
+    mean = (new[2050] + new[2054]) / 2
+    expected = mean * (new[2050].norm() + new[2054].norm()) / 2 / mean.norm()
+    assert new[2072].sub(expected).abs().max() < 1e-3
+
+
+def test_a_failed_gate_may_be_passed_over(tiny: Callable[..., Path], cli: Callable[..., Done], mini: Any) -> None:
+    tiny(stages=two_stages({"gates": [FAILS], "on_fail": "continue"}, {}))
+    done = cli("run", "recipe.yaml")
+    assert done.code == 0, done.err
+    assert [s["status"] for s in done.result["stages"]] == ["kept", "kept"]
+    assert changed_tensors(Path(done.result["bundle"]), mini.folder) == CODEC | PROJECTION | HEAD
+
+
+def test_good_enough_skips_the_rest(tiny: Callable[..., Path], cli: Callable[..., Done], mini: Any) -> None:
+    tiny(stages=two_stages({"gates": [PASSES], "on_pass": "finish"}, {}), accept=[PASSES])
+    done = cli("run", "recipe.yaml")
+    assert done.code == 0, done.err
+    assert [s["status"] for s in done.result["stages"]] == ["kept", "skipped"]
+    assert changed_tensors(Path(done.result["bundle"]), mini.folder) == CODEC | PROJECTION
+
+
+def test_without_accept_there_is_no_bundle(tiny: Callable[..., Path], cli: Callable[..., Done]) -> None:
+    tiny(stages=[recipes.stage(steps=1)], accept=[PASSES, FAILS])
+    done = cli("run", "recipe.yaml")
+    assert done.code == 3
+    assert done.result["status"] == "rejected"
+    assert done.result["bundle"] is None
+    assert [v["outcome"] for v in done.result["accept"]] == ["pass", "fail"]
+    assert not Path("bundles").exists()
+
+
+def test_until_evaluate_and_build(tiny: Callable[..., Path], cli: Callable[..., Done], mini: Any) -> None:
+    """A run up to a stage, its model measured, the rest of the run, and a bundle without the last stage."""
+    tiny(stages=two_stages({}, {}), accept=[PASSES])
+    until = cli("run", "recipe.yaml", "--until", "language")
+    assert (until.code, until.result["status"], until.result["bundle"]) == (0, "until", None)
+    assert [s["id"] for s in until.result["stages"]] == ["language"]
+    assert not Path("bundles").exists()
+
+    measured = cli("evaluate", "runs/tiny@language", "--data", "data/dev.jsonl", "--language", "malay", "--format", "json")
+    assert measured.code == 0, measured.err
+    result = json.loads(measured.out)
+    assert [i["text"] for i in result["items"]] == recipes.MALAY_DEV
+    mean = sum(i["talker_nll"] for i in result["items"]) / 3
+    assert result["summary"]["talker_nll"] == pytest.approx(mean)
+
+    whole = cli("run", "recipe.yaml")
+    assert whole.code == 0, whole.err
+    built = cli("bundle", "build", "runs/tiny", "--stages", "language", "--bundles", "parts", "--format", "json")
+    assert built.code == 0, built.err
+    bundle = Path(json.loads(built.out)["bundle"])
+    assert changed_tensors(bundle, mini.folder) == CODEC | PROJECTION
+    manifest = json.loads((bundle / "bundle.json").read_text())
+    assert manifest["accepted"] is False
+    assert [s["status"] for s in manifest["stages"]] == ["kept", "skipped"]
+    assert cli("bundle", "verify", bundle).code == 0
+
+    of_bundle = cli("evaluate", bundle, "--data", "data/dev.jsonl", "--language", "malay", "--format", "json")
+    assert [i["talker_nll"] for i in json.loads(of_bundle.out)["items"]] == [i["talker_nll"] for i in result["items"]]
+
+    again = cli("bundle", "build", "runs/tiny", "--bundles", "whole", "--format", "json")
+    assert hashes(Path(json.loads(again.out)["bundle"])) == hashes(Path(whole.result["bundle"]))
+    (bundle / "config.json").write_text("{}")
+    assert cli("bundle", "verify", bundle).code == 2
+
+
+def test_a_bundle_speaks(finished: Finished, cli: Callable[..., Done], tmp_path: Path) -> None:
+    reference = finished.recipe.parent / "data" / "ref.wav"
+    arguments = ["say", finished.outcome.bundle, "Selamat pagi.", "--language", "malay", "--reference", reference]
+    first = cli(*arguments, "--out", "a.wav")
+    assert first.code == 0, first.err
+    assert cli(*arguments, "--out", "b.wav").code == 0
+    assert Path("a.wav").read_bytes() == Path("b.wav").read_bytes()
+    assert Path("a.wav").stat().st_size > 1000
+    wrong = cli("say", finished.outcome.bundle, "Hai.", "--language", "maley", "--reference", reference, "--out", "c.wav")
+    assert wrong.code == 2
+    assert "did you mean `malay`" in wrong.err
+    assert not Path("c.wav").exists()
+
+
+def test_a_bad_recording_names_its_line(tiny: Callable[..., Path], cli: Callable[..., Done]) -> None:
+    recipe = tiny()
+    rows = recipe.parent / "data" / "train.jsonl"
+    audio.write(recipe.parent / "data" / "silent.wav", 0 * audio.speech(0))
+    rows.write_text(rows.read_text() + json.dumps({"audio": "silent.wav", "text": "Saya suka."}) + "\n")
+    done = cli("run", "recipe.yaml")
+    assert done.code == 2
+    assert f"data/train.jsonl:{len(recipes.MALAY) + 1}:1" in done.err
+    assert "silent.wav: silent" in done.err
+    assert "Traceback" not in done.err
+    assert cli("prepare", "recipe.yaml").code == 2
+    skipping = cli("run", "recipe.yaml", "--set", "datasets.speech.on_bad_row=skip")
+    assert skipping.code == 0, skipping.err
+    assert "1 skipped" in skipping.err
+
+
+def test_prepare_describes_the_data(tiny: Callable[..., Path], cli: Callable[..., Done]) -> None:
+    tiny()
+    done = cli("prepare", "recipe.yaml", "--format", "json")
+    assert done.code == 0, done.err
+    reports = json.loads(done.out)
+    found = {r["dataset"]: r for r in (reports["datasets"] if isinstance(reports, dict) else reports)}
+    assert found["speech"]["rows"] == len(recipes.MALAY)
+    assert found["speech"]["minutes"] == pytest.approx(7.5 / 60, abs=0.01)
+    assert any("sentences" in w for w in found["text"]["warnings"])
+
+
+def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
+    """SIGTERM in the second stage: exit code 130, the first stage is kept, and the same command finishes."""
+    recipes.write(tmp_path, recipes.recipe(stages=two_stages({}, {})))
+    started = process("run", "recipe.yaml", "--set", "stages.head.steps=100000", cwd=tmp_path)
+    log = tmp_path / "runs" / "tiny" / "events.jsonl"
+    for _ in range(3000):
+        assert started.poll() is None, started.communicate()
+        if log.exists() and '"step", ' in (text := log.read_text()) and '"stage": "head", "step": 2' in text:
+            break
+        time.sleep(0.1)
+    started.send_signal(signal.SIGTERM)
+    out, err = started.communicate(timeout=60)
+    assert started.returncode == 130, err
+    assert "interrupted" in err
+    assert "Traceback" not in err
+    assert out == ""
+    assert events(tmp_path / "runs")[-1]["event"] == "run_failed"
+    assert not list(tmp_path.rglob(".*.tmp"))
+    done = in_a_process("run", "recipe.yaml", cwd=tmp_path)
+    assert done.code == 0, done.err
+    kinds = [(e["event"], e.get("stage")) for e in events(tmp_path / "runs")]
+    assert ("stage_reused", "language") in kinds
+    assert kinds.count(("stage_started", "language")) == 1
+
+
+def test_two_runs_do_not_meet(finished: Finished, cli: Callable[..., Done]) -> None:
+    from qrecipe.run.store import RunStore
+
+    with RunStore(finished.runs / "tiny").held():
+        done = cli("run", finished.recipe, "--runs", finished.runs, "--bundles", finished.bundles)
+    assert done.code == 2
+    assert f"process {os.getpid()}" in done.err

@@ -1,0 +1,368 @@
+"""The loop of one stage: it learns, it selects, and it refuses to go on in silence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from qrecipe.data.batches import Sampler, World, mine
+from qrecipe.data.speech import SpeechData, SpeechRow
+from qrecipe.errors import EngineError, Place
+from qrecipe.evaluate.measure import teacher_forced
+from qrecipe.model import forward, prompt
+from qrecipe.model.opened import Opened
+from qrecipe.model.weights import Delta, Guard, Learner, parameters
+from qrecipe.model.working import WorkingWeights
+from qrecipe.plan import trainable
+from qrecipe.plan.trainable import CODEC_TABLE, TEXT_TABLE
+from qrecipe.recipe.reader import Node
+from qrecipe.recipe.stage import SpeechStage, Stage, TextLmStage
+from qrecipe.train.loop import StageResult, rate_at, train_stage
+from qrecipe.train.objective import Losses
+from qrecipe.train.speech import SpeechObjective
+from qrecipe.train.text_lm import TextData, TextLmObjective
+from tests.support import audio, recipes
+
+ROW = 2072
+REFERENCE = Path("reference.wav")
+LANGUAGE = {"match": "talker.model.codec_embedding", "rows": "languages", "lr": 5e-3}
+PROJECTION = {"match": "talker.text_projection", "lr": 2e-3}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def malay(opened: Opened) -> Iterator[None]:
+    """A new language in memory, its row at its init; the embedded base as it was afterwards."""
+    working = WorkingWeights(opened)
+    listed, supported = dict(opened.config.talker_config.codec_language_id), list(opened.net.supported_languages)
+    working.add_languages({"malay": ROW})
+    start = opened.talker.model.codec_embedding.weight[listed["english"]].clone().unsqueeze(0)
+    working.set(Delta(rows={CODEC_TABLE: (torch.tensor([ROW]), start)}))
+    yield
+    working.set(Delta())
+    opened.config.talker_config.codec_language_id = listed
+    opened.net.supported_languages = supported
+
+
+def speech_data(opened: Opened, voice: Any, texts: list[str], language: str, first: int = 0, cut: bool = False) -> SpeechData:
+    rows = []
+    for i, text in enumerate(texts):
+        role, body = opened.tokenizer.assistant(text)
+        codes = opened.encode([audio.speech(first + i, 0.64 + 0.08 * i)])[0]
+        rows.append(SpeechRow(i + 1, text, role, body, codes, 1.0, 0.0, "", REFERENCE, None, cut))
+    return SpeechData(language, language, rows, x_vectors={REFERENCE: voice.x_vector})
+
+
+@pytest.fixture(scope="module")
+def own(opened: Opened, voice: Any, malay: None) -> SpeechData:
+    return speech_data(opened, voice, recipes.MALAY[:4], "malay")
+
+
+@pytest.fixture(scope="module")
+def english(opened: Opened, voice: Any) -> SpeechData:
+    return speech_data(opened, voice, recipes.ENGLISH, "english", first=30)
+
+
+def speech_stage(*train: dict[str, Any], **changes: Any) -> SpeechStage:
+    fields = {"id": "s", "objective": "speech", "data": ["malay"], "steps": 3, "warmup": 0.0, "schedule": "constant", "train": list(train)}
+    return SpeechStage.model_validate({**fields, "batch": {"frames": 200}, **changes})
+
+
+def learner_of(opened: Opened, stage: Stage, seen: list[int] | None = None) -> tuple[Learner, trainable.Trainable]:
+    tensors = {k: tuple(v.shape) for k, v in parameters(opened.net).items()}
+    found, problems = trainable.resolve(stage, Node({}, Place("r.yaml")), tensors, {"malay": ROW}, seen)
+    assert not problems
+    return Learner(opened.net, found, Delta()), found
+
+
+class Run(StageResult):
+    """A stage's result with what was reported on the way."""
+
+    steps_seen: list[Any]
+    selected: list[tuple[int, float, bool]]
+
+
+@pytest.fixture
+def train(opened: Opened) -> Callable[..., Run]:
+    """Trains a stage on datasets and gives the modules their weights back."""
+
+    def go(stage: SpeechStage, *data: SpeechData, evaluate: Callable[[Learner], float] | None = None, wrap: Any = None) -> Run:
+        learner, _ = learner_of(opened, stage, sorted({t for d in data if d.language == "malay" for r in d.rows for t in r.body}))
+        objective: Any = SpeechObjective(stage, opened, learner.tables, {d.name: d for d in data}, seed=0)
+        if wrap is not None:
+            objective = wrap(objective)
+        shares = {u.use: u.share for u in stage.uses if u.share is not None}
+        steps: list[Any] = []
+        selected: list[tuple[int, float, bool]] = []
+        try:
+            result = train_stage(
+                stage,
+                opened,
+                learner,
+                objective,
+                Sampler(objective.lengths(), shares, stage.batch, 0),
+                evaluate=None if evaluate is None else lambda: evaluate(learner),
+                on_step=steps.append,
+                on_select=lambda *a: selected.append(a),
+            )
+        finally:
+            learner.close()
+        run = Run(**vars(result))
+        object.__setattr__(run, "steps_seen", steps)
+        object.__setattr__(run, "selected", selected)
+        return run
+
+    return go
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("constant", [0.5, 1.0, 1.0, 1.0, 1.0, 1.0]),
+        ("linear", [0.5, 1.0, 0.75, 0.5, 0.25, 0.0]),
+        ("cosine", [0.5, 1.0, (1 + math.sqrt(0.5)) / 2, 0.5, (1 - math.sqrt(0.5)) / 2, 0.0]),
+    ],
+)
+def test_the_rate_rises_and_falls(schedule: str, expected: list[float]) -> None:
+    """Two of six steps warm up: half the peak, then the peak."""
+    assert [rate_at(step, 6, 2 / 6, schedule) for step in range(1, 7)] == pytest.approx(expected)
+
+
+def test_without_warm_up_the_first_step_has_the_peak() -> None:
+    assert rate_at(1, 10, 0.0, "constant") == 1.0
+    assert 0.9 < rate_at(1, 10, 0.0, "cosine") < 1.0
+
+
+def test_a_language_is_learned(train: Any, own: SpeechData) -> None:
+    """Ten steps of the language's row and the projection lower the loss on what they see, and the new row moves."""
+    run = train(speech_stage(LANGUAGE, PROJECTION, steps=10, layout="streaming"), own)
+    losses = [s.losses["talker"] for s in run.steps_seen]
+    assert len(losses) == 10
+    assert losses[-1] < losses[0] - 0.3
+    assert (run.steps, run.chosen_step) == (10, 10)
+    assert run.delta.rows[CODEC_TABLE][0].tolist() == [ROW]
+    assert set(run.delta.whole) == {f"talker.text_projection.linear_fc{i}.{p}" for i in (1, 2) for p in ("weight", "bias")}
+
+
+def test_nothing_else_moves(opened: Opened, own: SpeechData, train: Any) -> None:
+    stage = speech_stage({**LANGUAGE, "weight_decay": 0.5}, {"match": "talker.codec_head", "lr": 1e-2, "weight_decay": 0.5})
+    _, found = learner_of(opened, stage)
+    guard = Guard(opened.net, found)
+    run = train(stage, own)
+    guard.check(opened.net)
+    before = opened.talker.model.codec_embedding.weight[ROW]
+    assert not torch.equal(run.delta.rows[CODEC_TABLE][1][0], before)
+
+
+def test_the_loss_is_over_the_labels_of_the_whole_batch(opened: Opened, own: SpeechData, train: Any) -> None:
+    """The first step's loss is the mean over all labels of the untrained model, ends included."""
+    run = train(speech_stage(PROJECTION, layout="streaming", steps=1), own)
+    examples = [own.example(r, ROW, "streaming", "x_vector", opened.tokenizer) for r in own.rows]
+    batch = prompt.collate(examples, prompt.ControlIds.of(opened.config))
+    with torch.no_grad():
+        logits = forward.speech_logits(forward.Tables(opened.talker), batch, torch.float32)
+    assert len(batch.labels) == sum(r.frames + 1 for r in own.rows)
+    assert run.steps_seen[0].losses["talker"] == pytest.approx(float(forward.talker_nll(logits, batch).mean()), abs=1e-5)
+    assert run.steps_seen[0].losses["predictor"] == pytest.approx(float(forward.predictor_nll(logits, batch).mean()), abs=1e-5)
+
+
+def test_micro_batches_make_the_same_step(own: SpeechData, train: Any) -> None:
+    """One batch of four rows, or four of one row each that are accumulated."""
+    frames = max(r.frames for r in own.rows)
+    one = train(speech_stage(LANGUAGE, PROJECTION, steps=2, layout="streaming"), own)
+    four = train(speech_stage(LANGUAGE, PROJECTION, steps=2, layout="streaming", batch={"frames": frames, "accumulate": 4}), own)
+    assert four.steps_seen[0].losses == pytest.approx(one.steps_seen[0].losses, abs=1e-5)
+    assert four.steps_seen[0].gradient_norm == pytest.approx(one.steps_seen[0].gradient_norm, rel=1e-4)
+    assert four.steps_seen[1].losses == pytest.approx(one.steps_seen[1].losses, abs=1e-3)
+
+
+def test_ranks_sum_to_one_process(opened: Opened, own: SpeechData) -> None:
+    """Every rank's gradient is its part of the whole batch's: their sum is what one process computes."""
+    stage = speech_stage(LANGUAGE, layout="streaming", batch={"frames": 1, "accumulate": 4})
+
+    def gradient(worlds: list[World]) -> torch.Tensor:
+        learner, _ = learner_of(opened, stage)
+        objective = SpeechObjective(stage, opened, learner.tables, {"malay": own}, seed=0)
+        (step,) = Sampler(objective.lengths(), {}, stage.batch, 0).epoch(0)
+        labels = sum(objective.labels(m, 1)["talker"] for m in step)
+        for world in worlds:
+            for m in mine(step, world):
+                (objective.losses(m, 1).sums["talker"] / labels).backward()
+        (values,) = learner.parameters()
+        assert values.grad is not None
+        return values.grad
+
+    assert torch.allclose(gradient([World(0, 1)]), gradient([World(r, 3) for r in range(3)]), atol=1e-7)
+
+
+def test_a_cut_recording_has_no_end_to_learn(opened: Opened, voice: Any, own: SpeechData) -> None:
+    stage = speech_stage(PROJECTION)
+    learner, _ = learner_of(opened, stage)
+    whole = SpeechObjective(stage, opened, learner.tables, {"malay": own}, seed=0)
+    shortened = replace(own, rows=[replace(r, cut=True) for r in own.rows])
+    cut = SpeechObjective(stage, opened, learner.tables, {"malay": shortened}, seed=0)
+    ((micro,),) = Sampler(whole.lengths(), {}, stage.batch, 0).epoch(0)
+    learner.close()
+    assert whole.labels(micro, 1)["talker"] - cut.labels(micro, 1)["talker"] == len(own.rows)
+    end = opened.config.talker_config.codec_eos_token_id
+    for rows, ends in ((own.rows, 4), (shortened.rows, 0)):
+        examples = [own.example(r, ROW, "streaming", None, opened.tokenizer) for r in rows]
+        assert int((prompt.collate(examples, prompt.ControlIds.of(opened.config)).labels == end).sum()) == ends
+
+
+def test_a_group_that_the_loss_does_not_reach_is_an_error(own: SpeechData, train: Any) -> None:
+    """Without the predictor's loss its heads would stay as they are, silently."""
+    heads = {"match": "talker.code_predictor.lm_head", "lr": 1e-3}
+    with pytest.raises(EngineError, match=r"`talker\.code_predictor\.lm_head` gets no gradient"):
+        train(speech_stage(PROJECTION, heads, predictor_weight=0.0), own)
+
+
+def test_a_row_that_no_data_uses_is_an_error(english: SpeechData, train: Any) -> None:
+    """The language's row, with recordings of another language alone."""
+    with pytest.raises(EngineError, match="codec_embedding` gets no gradient"):
+        train(speech_stage(LANGUAGE, PROJECTION, data=["english"], epochs=1, steps=None), english)
+
+
+def test_a_first_batch_of_replay_alone_is_no_error(own: SpeechData, english: SpeechData, train: Any) -> None:
+    """One row a step: some steps hold no row of the new language, whichever comes first."""
+    data = ["malay", {"use": "english", "share": 0.5}]
+    for seed_rows in (own.rows, own.rows[1:], own.rows[2:], own.rows[:1]):
+        run = train(
+            speech_stage(LANGUAGE, PROJECTION, data=data, epochs=1, steps=None, batch={"frames": 1}), replace(own, rows=seed_rows), english
+        )
+        assert run.steps >= len(seed_rows) + 1
+
+
+class Poisoned:
+    """An objective whose losses turn to NaN after some steps."""
+
+    def __init__(self, objective: SpeechObjective, after: int) -> None:
+        self._objective, self._after = objective, after
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._objective, name)
+
+    def losses(self, micro: Any, step: int) -> Losses:
+        found = self._objective.losses(micro, step)
+        return Losses({k: v * math.nan if step > self._after else v for k, v in found.sums.items()})
+
+
+def test_losses_that_are_not_finite_stop_the_stage(own: SpeechData, train: Any) -> None:
+    with pytest.raises(EngineError, match="not finite in 5 steps in a row"):
+        train(speech_stage(PROJECTION, steps=9), own, wrap=lambda o: Poisoned(o, 1))
+
+
+def test_a_stage_that_never_took_a_step_is_an_error(own: SpeechData, train: Any) -> None:
+    """However short it is: nothing was learned, and nobody would know."""
+    with pytest.raises(EngineError, match="not finite"):
+        train(speech_stage(PROJECTION, steps=2), own, wrap=lambda o: Poisoned(o, 0))
+
+
+def test_a_step_that_is_not_finite_changes_nothing(own: SpeechData, train: Any) -> None:
+    one = train(speech_stage(PROJECTION, steps=1), own)
+    three = train(speech_stage(PROJECTION, steps=3), own, wrap=lambda o: Poisoned(o, 1))
+    assert len(three.steps_seen) == 1
+    for name, values in one.delta.whole.items():
+        assert torch.equal(values, three.delta.whole[name])
+
+
+def test_the_best_step_is_the_result(own: SpeechData, train: Any) -> None:
+    """By held-out data: the values are given here, the weights of step 2 must come back."""
+    values = iter([5.0, 4.0, 3.0, 3.5, 3.2])
+    select = {"metric": "talker_nll", "data": "dev", "every": 1}
+    seen: list[torch.Tensor] = []
+
+    def evaluate(learner: Learner) -> float:
+        seen.append(learner.snapshot().rows[CODEC_TABLE][1])
+        return next(values)
+
+    run = train(speech_stage(LANGUAGE, steps=4, select=select), own, evaluate=evaluate)
+    assert (run.chosen_step, run.steps) == (2, 4)
+    assert torch.equal(run.delta.rows[CODEC_TABLE][1], seen[2])
+    assert not torch.equal(seen[2], seen[4])
+    assert run.history == [(0, 5.0), (1, 4.0), (2, 3.0), (3, 3.5), (4, 3.2)]
+    assert run.selected == [(0, 5.0, True), (1, 4.0, True), (2, 3.0, True), (3, 3.5, False), (4, 3.2, False)]
+
+
+def test_patience_ends_a_stage(own: SpeechData, train: Any) -> None:
+    values = iter([5.0, 4.0, 4.5, 4.6, 1.0])
+    select = {"metric": "talker_nll", "data": "dev", "every": 1, "patience": 2}
+    run = train(speech_stage(LANGUAGE, steps=9, select=select), own, evaluate=lambda _: next(values))
+    assert (run.chosen_step, run.steps) == (1, 3)
+
+
+def test_selection_judges_the_weights_that_learn(opened: Opened, own: SpeechData, train: Any) -> None:
+    """Through the row subsets, which the modules' own tables do not show."""
+    select = {"metric": "talker_nll", "data": "dev", "every": 3}
+
+    def evaluate(learner: Learner) -> float:
+        return sum(i.talker_nll for _, i in teacher_forced(opened, learner.tables, own, "streaming", None)) / len(own.rows)
+
+    run = train(speech_stage({**LANGUAGE, "lr": 3e-2}, steps=3, layout="streaming", select=select), own, evaluate=evaluate)
+    assert run.history[-1][1] < run.history[0][1]
+    assert run.chosen_step == 3
+
+
+@pytest.fixture
+def text_stage() -> TextLmStage:
+    return TextLmStage.model_validate(
+        {
+            "id": "t",
+            "objective": "text_lm",
+            "data": ["text", "other"],
+            "train": [{"match": "talker.model.text_embedding", "rows": "seen", "lr": 5e-3, "weight_decay": 0.1}],
+            "steps": 6,
+            "warmup": 0.0,
+            "fit_steps": 15,
+            "fit_lr": 1e-2,
+        }
+    )
+
+
+def test_text_moves_the_seen_rows_alone(opened: Opened, text_stage: TextLmStage) -> None:
+    """Its loss falls; rows that only replay uses, rows of the template and every other tensor stay as they are."""
+    own = TextData("text", "malay", [opened.tokenizer.assistant(t)[1] for t in recipes.MALAY])
+    other = TextData("other", "english", [opened.tokenizer.assistant(t)[1] for t in recipes.ENGLISH])
+    seen = sorted({t for body in own.bodies for t in body})
+    learner, found = learner_of(opened, text_stage, seen)
+    guard = Guard(opened.net, found)
+    objective = TextLmObjective(text_stage, opened, learner.tables, {"text": own, "other": other}, seen, 0)
+    sampler = Sampler(objective.lengths(), {}, text_stage.batch, 0)
+    batches = sampler.batches()
+    fitted: list[float] = []
+    objective.fit(lambda: next(batches)[0], lambda step, loss: fitted.append(loss))
+    map_before = objective.map.detach().clone()
+    steps: list[Any] = []
+    result = train_stage(text_stage, opened, learner, objective, sampler, on_step=steps.append)
+    learner.close()
+    guard.check(opened.net)
+    assert fitted[-1] < fitted[0]
+    assert steps[-1].losses["text"] < steps[0].losses["text"]
+    assert steps[0].losses["anchor"] == 0.0
+    assert steps[-1].losses["anchor"] > 0.0
+    assert torch.equal(objective.map, map_before), "the temporary map is fitted first and then fixed"
+    assert not result.delta.whole
+    ids, values = result.delta.rows[TEXT_TABLE]
+    assert ids.tolist() == seen
+    moved = (values != opened.talker.model.text_embedding.weight[ids]).any(1)
+    assert moved.all()
+    only_english = {t for body in other.bodies for t in body} - set(seen)
+    assert only_english, "the example is about something"
+
+
+def test_text_without_an_own_row_is_reported_as_silence(opened: Opened, text_stage: TextLmStage) -> None:
+    """No seen token is predicted and no anchor pulls yet: nothing could be learned."""
+    body = opened.tokenizer.assistant(recipes.MALAY[0])[1]
+    data = TextData("text", "malay", [body[:1]])
+    learner, _ = learner_of(opened, text_stage, body[:1])
+    objective = TextLmObjective(text_stage, opened, learner.tables, {"text": data}, body[:1], 0)
+    try:
+        with pytest.raises(EngineError, match="no gradient"):
+            train_stage(text_stage, opened, learner, objective, Sampler(objective.lengths(), {}, text_stage.batch, 0))
+    finally:
+        learner.close()
