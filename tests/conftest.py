@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from qrecipe.plan.bases import BaseInfo
 
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+"""The embedded base's matrices are too small for more threads, which only wait for each other. Set before torch is imported."""
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The cache of every test of this session: nothing reads or writes the user's."""
@@ -46,12 +50,9 @@ def mini(cache: Path) -> BaseInfo:
 
 @pytest.fixture(scope="session")
 def opened(mini: BaseInfo) -> Opened:
-    """The embedded base in memory. A test that changes it puts it back. One thread: its matrices are too small for more."""
-    import torch
-
+    """The embedded base in memory. A test that changes it puts it back."""
     from qrecipe.model.opened import open_model
 
-    torch.set_num_threads(1)
     return open_model(mini)
 
 
@@ -116,12 +117,9 @@ def tiny(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def finished(mini: BaseInfo, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """The tiny recipe with one gate, run once. Tests read what it left; those that change it copy it first."""
-    import torch
-
     from qrecipe.recipe import load
     from qrecipe.run.engine import run
 
-    torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("finished")
     accept = [{"metric": "talker_nll", "data": "dev", "max": 100.0}]
     file = recipes.write(folder, recipes.recipe(accept=accept))

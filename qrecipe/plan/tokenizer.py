@@ -109,11 +109,20 @@ class TextTokenizer:
         Raises `ValueError` if the template's tokens do not come out whole, which a text with outer white space or a
         special token inside causes.
         """
+        known = self._known.get(text)
+        if known is not None:
+            return known
         ids = self.ids(assistant_text(text))
         role, body, close = ids[:ROLE_TOKENS], ids[ROLE_TOKENS:-CLOSE_TOKENS], ids[-CLOSE_TOKENS:]
         if role != self._role or close != self._close or len(self._role) != ROLE_TOKENS or len(self._close) != CLOSE_TOKENS:
             raise ValueError("the text runs into the template around it")
+        self._known[text] = role, body
         return role, body
+
+    @cached_property
+    def _known(self) -> dict[str, tuple[list[int], list[int]]]:
+        """What was tokenised before: a text is checked, counted and laid out."""
+        return {}
 
     def reference(self, text: str) -> list[int]:
         """Body tokens of a reference's text."""

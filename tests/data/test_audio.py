@@ -13,6 +13,9 @@ import soundfile
 from qrecipe.data.audio import RATE, AudioProblem, load, rate_problem, read
 from tests.support import audio
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*slated for removal:DeprecationWarning")
+"""Modules that audioread imports, which librosa.load asks for."""
+
 
 def tone(rate: int, seconds: float = 1.0, hertz: float = 440.0, level: float = 0.3) -> audio.Audio:
     time = np.arange(int(seconds * rate)) / rate

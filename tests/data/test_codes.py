@@ -16,6 +16,9 @@ from qrecipe.model.opened import Opened
 from qrecipe.plan.bases import BaseInfo
 from tests.support import audio
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*slated for removal:DeprecationWarning")
+"""Modules that audioread imports, which librosa.load asks for."""
+
 
 class Counting:
     """The opened base, counting what goes through its encoders."""

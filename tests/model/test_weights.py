@@ -182,6 +182,53 @@ def test_a_delta_survives_its_file(tmp_path: Path) -> None:
     assert torch.equal(loaded.rows["b.weight"][1], delta.rows["b.weight"][1])
 
 
+def test_a_delta_can_be_written_onto_the_file_it_came_from(tmp_path: Path) -> None:
+    """safetensors maps what it reads: written in place, the values would be torn from under the tensors."""
+    path = tmp_path / "delta.safetensors"
+    values = torch.randn(500, 100)
+    Delta(whole={"a": values}).save(path)
+    loaded = Delta.load(path)
+    loaded.then(Delta(whole={"b": torch.zeros(2)})).save(path)
+    assert torch.equal(loaded.whole["a"], values)
+    again = Delta.load(path)
+    assert torch.equal(again.whole["a"], values)
+    assert again.whole.keys() == {"a", "b"}
+    assert [f.name for f in tmp_path.iterdir()] == ["delta.safetensors"]
+
+
+def test_masters_are_float32_whatever_the_modules_are(fresh: Opened) -> None:
+    """In bfloat16 an update of 1e-5 rounds away near 0.02; a thousand of them would learn nothing."""
+    fresh.net.to(torch.bfloat16)
+    learner = Learner(fresh.net, Trainable([whole(PROJECTION, lr=1e-5), rows_of(CODEC_TABLE, (2072,), lr=1e-5)]), Delta())
+    start = learner.snapshot()
+    optimizer = torch.optim.AdamW([{"params": g.parameters, "lr": g.lr, "weight_decay": 0.0} for g in learner.groups])
+    for _ in range(3):
+        for parameter in learner.parameters():
+            assert parameter.dtype == torch.float32
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+    end = learner.snapshot()
+    learner.close()
+    assert end.whole[PROJECTION].sub(start.whole[PROJECTION]).add(3e-5).abs().max() < 1e-6
+    assert end.rows[CODEC_TABLE][1].sub(start.rows[CODEC_TABLE][1]).add(3e-5).abs().max() < 1e-6
+    assert parameters(fresh.net)[PROJECTION].dtype == torch.bfloat16
+
+
+def test_the_predictor_s_tables_are_the_talker_s_input_too(opened: Opened, example: Callable[..., prompt.Example]) -> None:
+    """A frame is the sum over all codebooks: the talker's own loss reaches the predictor's tables."""
+    name = "talker.code_predictor.model.codec_embedding.6.weight"
+    learner = Learner(opened.net, Trainable([whole(name)]), Delta())
+    batch = prompt.collate([example()], prompt.ControlIds.of(opened.config))
+    logits = forward.speech_logits(learner.tables, batch, torch.float32, with_predictor=False)
+    forward.talker_nll(logits, batch).sum().backward()  # type: ignore[no-untyped-call]
+    (table,) = learner.parameters()
+    gradient = table.grad
+    learner.close()
+    assert logits.predictor is None
+    assert gradient is not None
+    assert gradient.abs().amax(1).nonzero().flatten().tolist() == sorted(set(batch.frame_codes[:, 7].tolist()))
+
+
 def test_weights_are_judged_as_they_are_exported(opened: Opened) -> None:
     """bfloat16 keeps 8 bits of a number: 1 + 2^-9 rounds to 1."""
     with unchanged(opened):

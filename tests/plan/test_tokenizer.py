@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qrecipe.errors import BaseModelError
 from qrecipe.plan.tokenizer import TextTokenizer, assistant_text, clean_text, reference_text
 
 FOLDER = Path(str(resources.files("qrecipe.builtin") / "mini"))
@@ -117,5 +118,5 @@ def test_a_config_that_numbers_its_special_tokens_differently_is_refused(tmp_pat
     config = json.loads((FOLDER / "tokenizer_config.json").read_text())
     config["added_tokens_decoder"] = {str(int(i) + 5): t for i, t in config["added_tokens_decoder"].items()}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=r"special token <\|endoftext\|> should be 639 and becomes 634"):
+    with pytest.raises(BaseModelError, match=r"special token <\|endoftext\|> should have the id 639, and by its place it has 634"):
         TextTokenizer.of_folder(tmp_path).ids("a")
