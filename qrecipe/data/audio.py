@@ -12,8 +12,10 @@ RATE = 24_000
 """Hz."""
 TRIM_DB = 40.0
 """What is this far below the loudest part counts as silence, in dB."""
+FRAME = 1920
+"""Samples of a codec frame (12.5 a second)."""
 MARGIN = 0.1
-"""Seconds of silence that stay on both sides."""
+"""Seconds of silence that stay at most on both sides."""
 SILENT_PEAK = 1e-3
 """Full scale is 1; a recording that never exceeds this is silent (-60 dBFS)."""
 CLIPPED_LEVEL = 0.999
@@ -89,8 +91,11 @@ def load(path: Path, max_seconds: float) -> Clip:
         raise AudioProblem(f"clipped: {clipped:.1%} of the samples are at full scale")
     _, (start, end) = trim(samples, top_db=TRIM_DB, frame_length=1024, hop_length=256)
     margin = int(MARGIN * RATE)
-    start, end = max(0, int(start) - margin), min(len(samples), int(end) + margin)
-    kept = samples[start:end]
+    first, last = max(0, int(start) - margin), min(len(samples), int(end) + margin)
+    whole = first + (last - first) // FRAME * FRAME
+    if whole >= int(end):  # ends on a whole frame, as long as that takes silence alone
+        last = whole
+    kept = samples[first:last]
     if len(kept) / RATE < MIN_SECONDS:
         raise AudioProblem(f"{len(kept) / RATE:.2f} s of speech; at least {MIN_SECONDS:g} s are needed")
     if len(kept) / RATE > max_seconds:

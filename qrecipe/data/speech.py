@@ -168,6 +168,8 @@ def _with_references(
     found = []
     for i, (row, encoded) in enumerate(rows):
         path, text = row.reference, row.reference_text
+        if need_reference and path is not None and row.audio is not None and path.resolve() == row.audio.resolve():
+            path, text = None, None  # a clip that is its own voice would teach copying
         if path is None and reference is not None and reference != row.audio:
             path, text = reference, dataset.reference_text
         if path is None:

@@ -117,6 +117,7 @@ def judge(gate: Gate, spec: MetricSpec, values: Sequence[Value], baseline: Seque
     if gate.relative:
         assert baseline is not None
         decided = paired(values, baseline, gate.layout)
+        assert decided, f"{gate.label()}: the baseline was measured on other prompts"
         previous = per_prompt(baseline, gate.layout)
         before = sum(previous.values()) / len(previous)
     numbers = np.array([decided[k] for k in sorted(decided)], dtype=np.float64)

@@ -83,19 +83,18 @@ def speak(
         return codes, hidden
 
     opened.reset()
-    state = torch.random.get_rng_state()
-    torch.manual_seed(batch_seed(utterances, layout, seed))
     net.generate = listening
     try:
-        audios, rate = opened.wrapper.generate_voice_clone(
-            text=[u.text for u in utterances],
-            language=[u.language for u in utterances],
-            voice_clone_prompt=prompts,
-            non_streaming_mode=layout == "non_streaming",
-            **settings,
-        )
+        with torch.random.fork_rng(devices=[opened.device] if opened.device.type == "cuda" else []):
+            torch.manual_seed(batch_seed(utterances, layout, seed))
+            audios, rate = opened.wrapper.generate_voice_clone(
+                text=[u.text for u in utterances],
+                language=[u.language for u in utterances],
+                voice_clone_prompt=prompts,
+                non_streaming_mode=layout == "non_streaming",
+                **settings,
+            )
     finally:
         del net.generate  # the class's own method shows again
         opened.reset()
-        torch.random.set_rng_state(state)
     return [Spoken(c, np.asarray(a, dtype=np.float32), int(rate)) for c, a in zip(made, audios, strict=True)]

@@ -81,6 +81,12 @@ def test_the_dataset_s_reference_is_no_reference_for_itself(prepared: Prepare, c
     assert [r.reference.name for r in data.rows if r.reference] == ["1.wav", "2.wav", "1.wav"]
 
 
+def test_a_row_that_names_itself_is_given_another_voice_clip(prepared: Prepare, clip: Any) -> None:
+    """As in manifests where one clip is everybody's `ref_audio`, its own included."""
+    data = prepared([row(clip, i, ref_audio="0.wav") for i in range(3)])
+    assert [r.reference.name for r in data.rows if r.reference] == ["1.wav", "0.wav", "0.wav"]
+
+
 def test_a_speaker_with_one_clip_has_no_reference(prepared: Prepare, clip: Any, opened: Opened) -> None:
     rows = [row(clip, 0, speaker="a"), row(clip, 1, speaker="a"), row(clip, 2, speaker="b")]
     with pytest.raises(DataError, match=r"m\.jsonl:3:1: no reference"):

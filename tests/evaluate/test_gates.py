@@ -79,7 +79,8 @@ def test_no_runaway_among_few_prompts_is_no_proof() -> None:
     assert few.outcome == "undecided"
     assert few.high == pytest.approx(0.3244, abs=1e-4)
     assert few.prompts_needed is not None
-    assert judge(rate, spec("runaway_rate"), values([0.0] * 16, seed=0), None).outcome == "pass"
+    assert judge(rate, spec("runaway_rate"), values([0.0] * few.prompts_needed, seed=0), None).outcome == "pass"
+    assert judge(rate, spec("runaway_rate"), values([0.0] * (few.prompts_needed - 1), seed=0), None).outcome == "undecided"
     assert judge(rate, spec("runaway_rate"), values([1.0] * 8, seed=0), None).outcome == "fail"
 
 
@@ -121,6 +122,14 @@ def test_absolute_gates(kind: str, threshold: float, outcome: str) -> None:
         ("min_decrease", 0.5, -0.3, "fail"),
         ("min_decrease", 0.5, 0.7, "fail"),
         ("min_decrease", 0.5, -0.5, "undecided"),
+        ("max_decrease", 0.5, -0.3, "pass"),
+        ("max_decrease", 0.5, 2.0, "pass"),
+        ("max_decrease", 0.5, -0.7, "fail"),
+        ("max_decrease", 0.5, -0.5, "undecided"),
+        ("min_increase", 0.5, 0.7, "pass"),
+        ("min_increase", 0.5, 0.3, "fail"),
+        ("min_increase", 0.5, -0.7, "fail"),
+        ("min_increase", 0.5, 0.5, "undecided"),
     ],
 )
 def test_relative_gates(kind: str, threshold: float, change: float, outcome: str) -> None:

@@ -264,6 +264,16 @@ def test_padding_changes_no_row(opened: Opened, example: Callable[..., prompt.Ex
     assert predictor.sub(torch.cat([p for _, p in alone])).abs().max() < 1e-5
 
 
+def test_padding_is_zero_after_the_projection(opened: Opened, example: Callable[..., prompt.Example]) -> None:
+    """The projection's bias makes a padding token's embedding non-zero, so what is masked is its result."""
+    batch = prompt.collate([example(1, seconds=0.4), example(2, seconds=0.8)], prompt.ControlIds.of(opened.config))
+    x = forward.input_embeddings(forward.Tables(opened.talker), batch, torch.float32)
+    padding = batch.text == prompt.NONE
+    assert padding.sum() > 3
+    assert float(x[padding].abs().max()) == 0.0
+    assert opened.talker.text_projection(torch.zeros(1, 256)).abs().max() > 0.1
+
+
 def stepwise_nll(opened: Opened, given: dict[str, torch.Tensor], codes: torch.Tensor) -> tuple[float, float]:
     """Means of the talker's and the predictor's NLL, frame by frame through the stock modules with their caches."""
     talker, predictor = opened.talker, opened.talker.code_predictor

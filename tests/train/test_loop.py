@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from qrecipe.data.batches import Sampler, World, mine
+from qrecipe.data.batches import Item, Sampler, World, mine
 from qrecipe.data.speech import SpeechData, SpeechRow
 from qrecipe.errors import EngineError, Place
 from qrecipe.evaluate.measure import teacher_forced
@@ -353,6 +353,39 @@ def test_text_moves_the_seen_rows_alone(opened: Opened, text_stage: TextLmStage)
     assert moved.all()
     only_english = {t for body in other.bodies for t in body} - set(seen)
     assert only_english, "the example is about something"
+
+
+def test_text_is_read_as_before_speaking_and_the_next_token_is_predicted(opened: Opened, text_stage: TextLmStage) -> None:
+    """Role, language prefix and body as stock lays them out, through the stock modules, position by position."""
+    talker, config = opened.talker, opened.config.talker_config
+    role, body = opened.tokenizer.assistant(recipes.MALAY[0])
+    seen = sorted(set(body))
+    learner, _ = learner_of(opened, text_stage, seen)
+    objective = TextLmObjective(text_stage, opened, learner.tables, {"text": TextData("text", "malay", [body])}, seen, 0)
+    with torch.no_grad():
+        ours = float(objective.losses([Item("text", 0, len(body))], 1).sums["text"])
+        learner.close()
+
+        def text(ids: list[int]) -> torch.Tensor:
+            found: torch.Tensor = talker.text_projection(talker.get_text_embeddings()(torch.tensor(ids)))
+            return found
+
+        def codec(ids: list[int]) -> torch.Tensor:
+            found: torch.Tensor = talker.get_input_embeddings()(torch.tensor(ids))
+            return found
+
+        pad, bos = opened.config.tts_pad_token_id, opened.config.tts_bos_token_id
+        thinking = [config.codec_think_id, config.codec_think_bos_id, ROW, config.codec_think_eos_id, config.codec_pad_id]
+        head = torch.cat([text(role), text([pad] * 4 + [bos]) + codec(thinking)])
+        x = torch.cat([head, text(body) + codec([config.codec_pad_id] * len(body))])
+        states = talker.model(inputs_embeds=x.unsqueeze(0), use_cache=False).last_hidden_state[0, len(head) :]
+        rows = talker.get_text_embeddings().weight[seen]
+        scale = rows.pow(2).sum(1).mean().sqrt()
+        logits = (states[:-1] @ objective.map.T) @ rows.T / scale + objective.bias
+        labels = torch.tensor([seen.index(t) for t in body[1:]])
+        expected = float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"))
+    assert objective.labels([Item("text", 0, len(body))], 1) == {"text": len(body) - 1}
+    assert ours == pytest.approx(expected, rel=1e-5)
 
 
 def test_text_without_an_own_row_is_reported_as_silence(opened: Opened, text_stage: TextLmStage) -> None:
