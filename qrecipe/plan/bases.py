@@ -19,6 +19,7 @@ from qrecipe.errors import BaseModelError, Place, Problem, suggest
 from qrecipe.files import FileHashes, digest
 from qrecipe.plan.tokenizer import TextTokenizer
 from qrecipe.recipe.base import Base
+from qrecipe.recipe.checks import is_file
 
 BUILTIN = "builtin:"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*\Z")
@@ -116,14 +117,22 @@ def folder_of(base: Base, root: Path) -> Path:
 
 
 def cached_snapshot(base: Base) -> Path | None:
-    """The snapshot folder of a hub id if the hub cache of this machine holds it."""
-    from huggingface_hub import try_to_load_from_cache
+    """The snapshot folder of a hub id if the hub cache of this machine holds it.
 
+    Reads the cache's documented layout (`models--ORG--NAME/refs`, `/snapshots`): the hub client's own function imports
+    requests and asyncio, which would double the time of a plan.
+    """
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    repository = Path(HF_HUB_CACHE) / ("models--" + base.model.replace("/", "--"))
+    revision = base.revision or "main"
     try:
-        found = try_to_load_from_cache(base.model, "config.json", revision=base.revision)
-    except (ValueError, OSError):  # an id that the hub does not allow, such as one with `--`
+        named = repository / "refs" / revision
+        commit = named.read_text(encoding="utf-8").strip() if is_file(named) else revision
+        snapshot = repository / "snapshots" / commit
+        return snapshot if (snapshot / "config.json").exists() else None
+    except (OSError, ValueError):
         return None
-    return Path(found).parent if isinstance(found, str) else None
 
 
 def _builtin(base: Base, place: Place) -> BaseInfo:

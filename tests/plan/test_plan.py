@@ -406,3 +406,25 @@ def test_missing_data_is_a_warning_until_it_runs(plan: Make, tmp_path: Path) -> 
     with pytest.raises(RecipeError) as e:
         require_complete(planned)
     assert [p.code for p in e.value.problems] == ["QR040"]
+
+
+def test_a_base_in_the_hub_cache_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cache's layout is read directly; the hub client's own look-up must agree."""
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    from qrecipe.plan.bases import cached_snapshot
+    from qrecipe.recipe.base import Base
+
+    commit = "fd4b254389122332181a7c3db7f27e918eec64e3"
+    repository = tmp_path / "models--Qwen--Some-Base"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    (repository / "snapshots" / commit).mkdir(parents=True)
+    (repository / "snapshots" / commit / "config.json").write_text("{}")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    for revision in (None, "main", commit, "v2", "0" * 40):
+        stock = huggingface_hub.try_to_load_from_cache("Qwen/Some-Base", "config.json", cache_dir=tmp_path, revision=revision)
+        expected = Path(stock).parent if isinstance(stock, str) else None
+        assert cached_snapshot(Base(model="Qwen/Some-Base", revision=revision)) == expected
+    assert cached_snapshot(Base(model="Qwen/Other")) is None
