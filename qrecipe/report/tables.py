@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich import box
+from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -36,14 +38,19 @@ def plan_table(plan: Plan, reused: dict[str, bool] | None = None) -> Table:
             "",
         )
         for train in stage.trainable:
-            table.add_row("", "  " + _what(train), count(train.parameters, train.parameters_max), f"{train.lr:g}")
-        table.add_row("", "  data " + _data(stage))
+            table.add_row("", _indented(_what(train)), count(train.parameters, train.parameters_max), f"{train.lr:g}")
+        table.add_row("", _indented("data " + _data(stage)))
         for gate in stage.gates:
-            table.add_row("", "  gate " + gate)
+            table.add_row("", _indented("gate " + gate))
         table.add_section()
     for gate in plan.accept:
-        table.add_row("[bold]accept[/]" if gate == plan.accept[0] else "", "  gate " + gate)
+        table.add_row("[bold]accept[/]" if gate == plan.accept[0] else "", _indented("gate " + gate))
     return table
+
+
+def _indented(text: str) -> Padding:
+    """Text two columns in, the lines that it is folded to as well."""
+    return Padding(escape(text), (0, 0, 0, 2))
 
 
 def _what(train: PlannedTrain) -> str:
