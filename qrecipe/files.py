@@ -89,9 +89,13 @@ def new_folder(path: Path) -> Iterator[Path]:
             if file.is_file():
                 with open(file, "rb+") as f:
                     os.fsync(f.fileno())
-        if not path.exists():
-            os.rename(temporary, path)
-            sync_folder(path.parent)
+        try:
+            if not path.exists():
+                os.rename(temporary, path)
+                sync_folder(path.parent)
+        except OSError:
+            if not path.exists():  # not a race that another process won
+                raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

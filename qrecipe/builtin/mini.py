@@ -14,15 +14,17 @@ Two properties of a trained base that plain random weights lack are built in:
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
-import tempfile
 from functools import cache as memoize
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+
+from qrecipe.files import new_folder
 
 NAME = "builtin:mini"
 
@@ -64,9 +66,8 @@ def build(folder: Path) -> None:
 def ensure(cache: Path) -> Path:
     """The base's folder, built on first use.
 
-    Safe against other processes doing the same: each builds beside the target and renames, the first one wins,
-    and a folder that is there under its final name is complete unless someone damaged it, in which case it is
-    built again.
+    Safe against other processes doing the same: each builds beside the target and renames, the first one wins. A folder
+    that is there under its final name is complete unless someone damaged it, in which case it is put aside and built again.
 
     Args:
         cache: the project's cache folder; the base lies in its ``bases`` folder.
@@ -74,30 +75,17 @@ def ensure(cache: Path) -> Path:
     Returns:
         ``cache/bases/mini-<digest>``.
     """
-    bases = cache / "bases"
-    target = bases / f"mini-{digest()}"
-    if _complete(target):
-        return target
-    bases.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=bases))
-    try:
-        new = work / "base"
-        build(new)
-        sizes = {name: (new / name).stat().st_size for name in sorted((*COPIED, *WEIGHTS))}
-        (new / MANIFEST).write_text(json.dumps(sizes, indent=1) + "\n", encoding="utf-8")
-        for path in (*(new / name for name in (*sizes, MANIFEST)), new / "speech_tokenizer", new):
-            _sync(path)
-        while not _complete(target):
-            try:
-                os.rename(new, target)
-            except OSError:
-                if not target.exists():
-                    raise
-                if not _complete(target):  # damaged: put aside, then try again
-                    os.rename(target, work / f"damaged-{len(list(work.iterdir()))}")
-        _sync(bases)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    target = cache / "bases" / f"mini-{digest()}"
+    while not _complete(target):
+        if target.exists():
+            with contextlib.suppress(OSError):  # another process may be faster
+                damaged = target.with_name(f".{target.name}.damaged-{os.getpid()}")
+                os.rename(target, damaged)
+                shutil.rmtree(damaged, ignore_errors=True)
+        with new_folder(target) as new:
+            build(new)
+            sizes = {name: (new / name).stat().st_size for name in sorted((*COPIED, *WEIGHTS))}
+            (new / MANIFEST).write_text(json.dumps(sizes, indent=1) + "\n", encoding="utf-8")
     return target
 
 
@@ -127,12 +115,3 @@ def _complete(folder: Path) -> bool:
         return all((folder / name).stat().st_size == size for name, size in sizes.items())
     except (OSError, ValueError):
         return False
-
-
-def _sync(path: Path) -> None:
-    """Have the file or folder on disk before anything that follows."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

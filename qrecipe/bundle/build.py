@@ -21,7 +21,7 @@ from qrecipe.files import new_folder, sha256, write_json, write_text
 from qrecipe.model.weights import Delta
 from qrecipe.plan.bases import BaseInfo
 from qrecipe.plan.documents import BundleLanguage, BundleManifest, BundleStage, Lock
-from qrecipe.plan.plan import Plan
+from qrecipe.plan.values import Plan
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from qrecipe.evaluate.gates import Verdict
-from qrecipe.plan.plan import Plan
+from qrecipe.plan.values import Plan
 
 
 def escape(text: str) -> str:

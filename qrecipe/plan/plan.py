@@ -9,128 +9,21 @@ from dataclasses import dataclass, field
 from os.path import dirname, join, normpath
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
-
 from qrecipe.errors import Place, Problem, RecipeError, suggest
 from qrecipe.files import FileHashes, digest
 from qrecipe.plan import trainable
 from qrecipe.plan.bases import BaseInfo, locate
+from qrecipe.plan.fingerprints import NUMERICS, stage_fingerprint, start_fingerprint
 from qrecipe.plan.manifest import Manifest, read_manifest
+from qrecipe.plan.values import Plan, PlannedBase, PlannedData, PlannedDataset, PlannedLanguage, PlannedStage, PlannedTrain
 from qrecipe.recipe import LoadedRecipe
 from qrecipe.recipe.checks import at, is_file
 from qrecipe.recipe.dataset import Dataset, SpeechDataset
 from qrecipe.recipe.language import FIRST_FREE_ROW, LAST_ROW
 from qrecipe.recipe.stage import Stage
 
-NUMERICS = 1
-"""Raised whenever the same plan would give other numbers."""
-
 MIN_SENTENCES = 100
 """Sentences below which text-only adaptation is not worth judging."""
-
-
-class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
-
-
-class PlannedTrain(_Value):
-    """An entry of `train`, resolved."""
-
-    match: list[str]
-    except_: list[str] = Field(serialization_alias="except")
-    rows: str | list[int] | None
-    tensors: list[str]
-    rows_count: int | None
-    rows_sha256: str | None
-    parameters: int | None
-    parameters_max: int
-    lr: float
-    weight_decay: float
-
-
-class PlannedData(_Value):
-    """A dataset in a stage."""
-
-    dataset: str
-    language: str
-    share: float | None
-    rows: int | None
-
-
-class PlannedStage(_Value):
-    """A stage, resolved."""
-
-    id: str
-    objective: str
-    data: list[PlannedData]
-    trainable: list[PlannedTrain]
-    parameters: int | None
-    parameters_max: int | None
-    epochs: float | None
-    steps: int | None
-    select: str | None
-    gates: list[str]
-    on_pass: str
-    on_fail: str
-    fingerprint: str | None
-    """Settings, data, base and the stages before, all kept; None while a part is not known."""
-
-
-class PlannedBase(_Value):
-    """The base, as far as it is known."""
-
-    model: str
-    revision: str | None
-    identity: str | None
-    dtype: str
-
-
-class PlannedLanguage(_Value):
-    """A language with its row."""
-
-    bcp47: str
-    token_id: int | None
-    init: list[str]
-
-
-class PlannedDataset(_Value):
-    """A dataset with its content's hash."""
-
-    kind: str
-    language: str
-    rows: int | None
-    bad_rows: int | None
-    sha256: str | None
-
-
-class Plan(_Value):
-    """What will happen. `hash` names it; warnings are not part of it."""
-
-    recipe: str
-    version: str
-    numerics: int
-    seed: int
-    base: PlannedBase
-    languages: dict[str, PlannedLanguage]
-    datasets: dict[str, PlannedDataset]
-    stages: list[PlannedStage]
-    accept: list[str]
-    settings: dict[str, Any]
-    """The recipe itself, defaults filled in."""
-
-    @property
-    def hash(self) -> str:
-        """SHA-256 of everything above."""
-        return digest(self.model_dump(mode="json"))
-
-    @property
-    def complete(self) -> bool:
-        """Whether everything that `run` needs is known."""
-        return self.base.identity is not None and all(d.sha256 is not None for d in self.datasets.values())
-
-    def as_json(self) -> dict[str, Any]:
-        """The object of the command line's JSON output."""
-        return {"hash": self.hash, "complete": self.complete, **self.model_dump(mode="json", by_alias=True)}
 
 
 @dataclass
@@ -173,7 +66,7 @@ def make_plan(loaded: LoadedRecipe, hashes: FileHashes | None = None, strict: bo
     manifests, datasets = _datasets(loaded, base, hashes, problems)
     stages: list[PlannedStage] = []
     trainables: dict[str, trainable.Trainable] = {}
-    before = _start_fingerprint(base, languages, recipe.seed)
+    before = start_fingerprint(base.identity, languages, recipe.seed)
     for i, stage in enumerate(recipe.stages):
         where = at(node, "stages", i)
         rows = {k: v.token_id for k, v in languages.items() if v.token_id is not None}
@@ -184,7 +77,7 @@ def make_plan(loaded: LoadedRecipe, hashes: FileHashes | None = None, strict: bo
         if base.tensors is None:
             resolved = trainable.Trainable()
         trainables[stage.id] = resolved
-        before = stage_fingerprint(loaded, stage, datasets, resolved, before)
+        before = stage_fingerprint(stage, recipe.evaluation, datasets, resolved, before)
         stages.append(_stage(stage, loaded, datasets, resolved, base.tensors is not None, before))
     hashes.save()
     _data_amounts(loaded, manifests, problems)
@@ -345,42 +238,6 @@ def _seen(loaded: LoadedRecipe, stage: Stage, manifests: dict[str, Manifest], ba
         for row in manifest.rows:
             seen.update(base.tokenizer.assistant(row.text)[1])
     return sorted(seen - set(base.tokenizer.special.values()))
-
-
-def _start_fingerprint(base: BaseInfo, languages: dict[str, PlannedLanguage], seed: int) -> str | None:
-    if base.identity is None:
-        return None
-    rows = {k: v.model_dump() for k, v in languages.items()}
-    return digest(["start", NUMERICS, base.identity, rows, seed])
-
-
-def start_fingerprint(planned: Planned) -> str:
-    """Fingerprint of the base with the new rows at their init."""
-    found = _start_fingerprint(planned.base, planned.plan.languages, planned.plan.seed)
-    assert found is not None, "the plan is complete"
-    return found
-
-
-def stage_fingerprint(
-    loaded: LoadedRecipe,
-    stage: Stage,
-    datasets: dict[str, PlannedDataset],
-    resolved: trainable.Trainable,
-    before: str | None,
-) -> str | None:
-    """Names what a stage learns: its settings less the gates, its data, what trains, and what came before.
-
-    None while a part is not known.
-    """
-    names = [u.use for u in stage.uses] + ([stage.select.data] if stage.select else [])
-    hashes = [datasets[n].sha256 for n in names]
-    rows = [g.rows for g in resolved.groups]
-    unknown = any(not g.whole and g.rows is None for g in resolved.groups)
-    if before is None or unknown or any(h is None for h in hashes):
-        return None
-    settings = stage.model_dump(mode="json", by_alias=True, exclude={"gates", "on_pass", "on_fail"})
-    tensors = [g.tensors for g in resolved.groups]
-    return digest([before, settings, names, hashes, tensors, rows])
 
 
 def _stage(

@@ -94,6 +94,8 @@ class RunConsole:
         detail = "; ".join(e["losses"])
         if e["verdict"] == "passed":
             self.say(f"self-check passed: {detail}")
+        elif e["verdict"] == "failed":
+            self.say(f"self-check failed: {detail}")
         else:
             self.say(f"self-check skipped: {e['reason']}" + (f" ({detail})" if detail else ""))
 

@@ -12,7 +12,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from qrecipe.data.report import Report
-from qrecipe.plan.plan import Plan, PlannedStage, PlannedTrain
+from qrecipe.plan.values import Plan, PlannedStage, PlannedTrain
 
 
 def count(n: int | None, most: int | None = None) -> str:

@@ -7,16 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import soundfile
 import torch
 
 from qrecipe.bundle.build import Content, build, refuse_other
 from qrecipe.data.batches import Sampler
 from qrecipe.data.codes import Encoder
 from qrecipe.errors import EngineError
-from qrecipe.evaluate.gates import Verdict, judge
-from qrecipe.evaluate.measure import Value, measure, teacher_forced
-from qrecipe.evaluate.metrics import Sample
+from qrecipe.evaluate.gates import Verdict
+from qrecipe.evaluate.measure import teacher_forced
 from qrecipe.files import FileHashes, digest
 from qrecipe.model.forward import Tables
 from qrecipe.model.languages import check_free, initial_rows, require_free
@@ -25,14 +23,14 @@ from qrecipe.model.weights import Delta, Guard, Learner, survival
 from qrecipe.model.working import WorkingWeights
 from qrecipe.plan.bases import BaseInfo
 from qrecipe.plan.documents import Lock
-from qrecipe.plan.plan import NUMERICS, Planned, make_plan, require_complete, require_data, stage_fingerprint, start_fingerprint
+from qrecipe.plan.fingerprints import stage_fingerprint, start_fingerprint
+from qrecipe.plan.plan import Planned, make_plan, require_complete, require_data
 from qrecipe.recipe import LoadedRecipe
 from qrecipe.recipe.checks import at
-from qrecipe.recipe.gate import Gate
-from qrecipe.recipe.metrics import find
 from qrecipe.recipe.stage import SpeechStage, Stage, TextLmStage
 from qrecipe.run.datasets import needed, prepare_all
 from qrecipe.run.events import Events, Listener
+from qrecipe.run.judging import Judge
 from qrecipe.run.locking import lock_path, make_lock, write_lock
 from qrecipe.run.store import RunStore
 from qrecipe.train import selfcheck
@@ -43,8 +41,6 @@ from qrecipe.train.text_lm import TextLmObjective
 
 Status = Literal["kept", "reverted", "failed", "skipped"]
 RunStatus = Literal["accepted", "rejected", "stopped", "until"]
-SAMPLES_KEPT = 3
-"""Utterances of the first seed and layout that are written for listening."""
 
 
 @dataclass
@@ -158,9 +154,10 @@ class _Run:
         self._start_languages()
         encoder = Encoder(opened, self.base, self.hashes)
         self.data = prepare_all(self.planned, encoder, needed(self.planned), self.events)
+        self.judge = Judge(opened, self.data.speech, self.plan.datasets, self.recipe.evaluation, self.store, self.events)
         self._self_check()
         ended = self._stages(until)
-        accept = self._judge(self.recipe.accept, "accept", None) if ended is None else []
+        accept = self.judge.judge(self.recipe.accept, self.state[-1], "accept", {"base": self.base_values}) if ended is None else []
         accepted = ended is None and all(v.counts_as_pass for v in accept)
         bundle = self._bundle(lock, accept) if accepted else None
         status: RunStatus = ended or ("accepted" if accepted else "rejected")
@@ -183,7 +180,9 @@ class _Run:
         self.working.add_languages({k: row for k, (row, _) in chosen.items()})
         self.start = initial_rows(self.opened.net, chosen, listed)
         self.kept: list[Delta] = [self.start]
-        self.state = (start_fingerprint(self.planned),)
+        start = start_fingerprint(self.base.identity, self.plan.languages, self.plan.seed)
+        assert start is not None, "the base is known"
+        self.state = (start,)
         self.working.set(self.start)
         self.store.save_stage(self.state[0], self.start, {"stage": None})
         self.events.emit("languages", rows={k: row for k, (row, _) in chosen.items()})
@@ -199,16 +198,18 @@ class _Run:
         row = self.opened.language_row(data.language)
         examples = [data.example(r, row, "streaming", None, self.opened.tokenizer) for r in data.rows[: selfcheck.ROWS]]
         found = selfcheck.measure(self.opened, Tables(self.opened.talker), examples)
-        skipped = any(a.verdict == "skipped" for a in found)
-        reason = "the base predicts these recordings no better than chance" if skipped else None
-        if skipped and self.base.random_weights:
-            reason = f"{self.base.model} has random weights and predicts nothing yet"
-        self.events.emit("self_check", verdict="skipped" if skipped else "passed", reason=reason, losses=[str(a) for a in found])
+        verdict = next((v for v in ("failed", "skipped") if any(a.verdict == v for a in found)), "passed")
+        reason = None
+        if verdict == "skipped":
+            reason = "the base predicts these recordings too poorly to tell"
+            if self.base.random_weights:
+                reason = f"{self.base.model} has random weights and predicts nothing yet"
+        self.events.emit("self_check", verdict=verdict, reason=reason, losses=[str(a) for a in found])
         selfcheck.require(found)
 
     def _stages(self, until: str | None) -> Literal["stopped", "until"] | None:
         """Trains and judges the stages; returns why the run ends before `accept`, or None."""
-        self._measure_baselines()
+        self.base_values = self.judge.baseline(self.recipe.gates(), "base", self.state[-1])
         finished = False
         for i, stage in enumerate(self.recipe.stages):
             if finished:
@@ -229,10 +230,10 @@ class _Run:
     def _stage(self, index: int, stage: Stage) -> StageOutcome:
         planned = self.plan.stages[index]
         trainable = self.planned.trainables[stage.id]
-        fingerprint = stage_fingerprint(self.planned.loaded, stage, self.plan.datasets, trainable, self.state[-1])
+        fingerprint = stage_fingerprint(stage, self.recipe.evaluation, self.plan.datasets, trainable, self.state[-1])
         assert fingerprint is not None, "the plan is complete"
         before = _merged(self.kept)
-        previous = self._values_for(stage.gates, "previous")
+        previous = self.judge.baseline(stage.gates, "previous", self.state[-1])
         stored = self.store.load_stage(fingerprint)
         if stored is None:
             self.events.emit(
@@ -246,7 +247,7 @@ class _Run:
             self.events.emit("stage_reused", stage=stage.id, fingerprint=fingerprint)
         self.kept.append(delta)
         self.state = (*self.state, fingerprint)
-        verdicts = self._judge(stage.gates, stage.id, previous)
+        verdicts = self.judge.judge(stage.gates, fingerprint, stage.id, {"base": self.base_values, "previous": previous})
         status: Status = "kept"
         if not all(v.counts_as_pass for v in verdicts) and stage.on_fail != "continue":
             status = "reverted" if stage.on_fail == "revert" else "failed"
@@ -335,69 +336,6 @@ class _Run:
         special = set(self.opened.tokenizer.special.values())
         seen = sorted({t for d in own for body in d.bodies for t in body} - special)
         return TextLmObjective(stage, self.opened, learner.tables, data, seen, seed)
-
-    def _measure_baselines(self) -> None:
-        """Values of the base that any gate compares with, while the modules still hold it."""
-        self.base_values: dict[tuple[str, str], list[Value]] = self._values_for(self.recipe.gates(), "base")
-
-    def _values_for(self, gates: Sequence[Gate], baseline: str) -> dict[tuple[str, str], list[Value]]:
-        wanted: dict[str, set[str]] = {}
-        for gate in gates:
-            if gate.baseline == baseline:
-                wanted.setdefault(gate.data, set()).add(gate.metric)
-        return {(d, m): v for d, metrics in wanted.items() for m, v in self._values(d, sorted(metrics), f"baseline {baseline}").items()}
-
-    def _values(self, dataset: str, metrics: list[str], where: str) -> dict[str, list[Value]]:
-        """Values of metrics in the present state, measured once."""
-        data = self.data.speech[dataset]
-        settings = self.recipe.evaluation
-        keys = {
-            m: ["values", NUMERICS, self.state[-1], self.plan.datasets[dataset].sha256, settings.model_dump(mode="json"), m]
-            for m in metrics
-        }
-        found = {m: v for m in metrics if (v := self.store.load_values(keys[m])) is not None}
-        missing = [m for m in metrics if m not in found]
-        if missing:
-            self.events.emit("measuring", dataset=dataset, metrics=missing, where=where)
-            new = measure(
-                self.opened,
-                data,
-                missing,
-                settings,
-                progress=lambda what, done, of: self.events.tell("speaking", what=what, done=done, of=of),
-                on_samples=lambda layout, samples: self._keep_samples(dataset, layout, samples),
-            )
-            for metric, values in new.items():
-                self.store.save_values(keys[metric], values)
-            found.update(new)
-        return found
-
-    def _keep_samples(self, dataset: str, layout: str, samples: list[tuple[int, Sample]]) -> None:
-        """A few utterances to listen to, in the stage's folder."""
-        folder = self.store.stage_folder(self.state[-1]) / "samples"
-        folder.mkdir(parents=True, exist_ok=True)
-        for _, sample in samples[:SAMPLES_KEPT]:
-            name = f"{dataset}-{sample.row.line}-{layout}.wav"
-            soundfile.write(str(folder / name), sample.spoken.audio, sample.spoken.rate)
-
-    def _judge(self, gates: Sequence[Gate], where: str, previous: dict[tuple[str, str], list[Value]] | None) -> list[Verdict]:
-        wanted: dict[str, set[str]] = {}
-        for gate in gates:
-            wanted.setdefault(gate.data, set()).add(gate.metric)
-        values = {d: self._values(d, sorted(metrics), where) for d, metrics in wanted.items()}
-        verdicts = []
-        for gate in gates:
-            spec = find(gate.metric)
-            assert spec is not None
-            before = None
-            if gate.relative:
-                table = self.base_values if gate.baseline == "base" else previous
-                assert table is not None
-                before = table[(gate.data, gate.metric)]
-            verdict = judge(gate, spec, values[gate.data][gate.metric], before)
-            verdicts.append(verdict)
-            self.events.emit("verdict", where=where, **verdict.as_json())
-        return verdicts
 
     def _bundle(self, lock: Lock, accept: list[Verdict]) -> Path:
         content = Content(

@@ -9,7 +9,8 @@ from pathlib import Path
 from qrecipe.files import digest, write_json
 from qrecipe.plan.bases import BaseInfo
 from qrecipe.plan.documents import Lock, LockBase, LockStage
-from qrecipe.plan.plan import NUMERICS, Planned
+from qrecipe.plan.fingerprints import NUMERICS
+from qrecipe.plan.plan import Planned
 
 PACKAGES = ("qrecipe", "qwen-tts", "torch", "transformers")
 """Packages whose versions change numbers."""

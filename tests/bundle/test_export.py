@@ -196,15 +196,18 @@ def test_stock_loads_it_and_speaks_the_language(finished: Finished, mini: BaseIn
 
 def test_the_bundle_s_weights_are_what_was_judged(finished: Finished, mini: BaseInfo) -> None:
     """The delta of the run, rounded, on the base: nothing between the last verdict and the file."""
-    from qrecipe.plan.plan import make_plan, start_fingerprint
+    from qrecipe.plan.fingerprints import start_fingerprint
+    from qrecipe.plan.plan import make_plan
     from qrecipe.recipe import load
     from qrecipe.run.store import RunStore
 
     assert mini.folder is not None
     store = RunStore(finished.runs / "tiny")
     merged = Delta()
-    fingerprints = [start_fingerprint(make_plan(load(finished.recipe, []))), finished.outcome.stages[0].fingerprint]
-    for fingerprint in fingerprints:
+    plan = make_plan(load(finished.recipe, [])).plan
+    start = start_fingerprint(plan.base.identity, plan.languages, plan.seed)
+    for fingerprint in (start, finished.outcome.stages[0].fingerprint):
+        assert fingerprint is not None
         stored = store.load_stage(fingerprint)
         assert stored is not None
         merged = merged.then(stored.delta)

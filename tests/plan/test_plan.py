@@ -15,8 +15,8 @@ import pytest
 
 from qrecipe.errors import BaseModelError, RecipeError
 from qrecipe.plan import Planned, make_plan, require_complete
-from qrecipe.plan.plan import PlannedStage
 from qrecipe.plan.tokenizer import TextTokenizer
+from qrecipe.plan.values import PlannedStage
 from qrecipe.recipe import load
 
 LARGE = "Qwen/Qwen3-TTS-12Hz-1.7B-Base"

@@ -87,3 +87,11 @@ def test_a_half_written_stage_is_no_stage(tmp_path: Path) -> None:
     delta.write_bytes(whole)
     (store.stage_folder(name) / "result.json").unlink()
     assert store.load_stage(name) is None
+
+
+def test_how_gates_are_measured_counts_only_where_select_measures_too(tiny: Callable[..., Path]) -> None:
+    select = {"metric": "talker_nll", "data": "dev", "every": 1}
+    plain = fingerprints(tiny(stages=[recipes.stage()], evaluation={"layouts": ["streaming"]}))
+    assert fingerprints(tiny(stages=[recipes.stage()], evaluation={"layouts": ["non_streaming"]})) == plain
+    chosen = fingerprints(tiny(stages=[recipes.stage(select=select)], evaluation={"layouts": ["streaming"]}))
+    assert fingerprints(tiny(stages=[recipes.stage(select=select)], evaluation={"layouts": ["non_streaming"]})) != chosen

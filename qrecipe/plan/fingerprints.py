@@ -1,0 +1,37 @@
+"""Names of what training gives: equal fingerprints mean that a stage need not be trained again."""
+
+from __future__ import annotations
+
+from qrecipe.files import digest
+from qrecipe.plan.trainable import Trainable
+from qrecipe.plan.values import PlannedDataset, PlannedLanguage
+from qrecipe.recipe.recipe import Evaluation
+from qrecipe.recipe.stage import Stage
+
+NUMERICS = 1
+"""Raised whenever the same plan would give other numbers."""
+
+
+def start_fingerprint(identity: str | None, languages: dict[str, PlannedLanguage], seed: int) -> str | None:
+    """Names the base with the new rows at their init; None while the base's content is not known."""
+    if identity is None:
+        return None
+    return digest(["start", NUMERICS, identity, {k: v.model_dump() for k, v in languages.items()}, seed])
+
+
+def stage_fingerprint(
+    stage: Stage, evaluation: Evaluation, datasets: dict[str, PlannedDataset], resolved: Trainable, before: str | None
+) -> str | None:
+    """Names what a stage learns: its settings less the gates, its data, what trains, and what came before.
+
+    None while a part is not known. How gates are measured counts only where `select` measures in the same way.
+    """
+    names = [u.use for u in stage.uses] + ([stage.select.data] if stage.select else [])
+    hashes = [datasets[n].sha256 for n in names]
+    unknown = any(not g.whole and g.rows is None for g in resolved.groups)
+    if before is None or unknown or any(h is None for h in hashes):
+        return None
+    settings = stage.model_dump(mode="json", by_alias=True, exclude={"gates", "on_pass", "on_fail"})
+    selected = [evaluation.layouts, evaluation.prompt] if stage.select else None
+    trained = [[g.tensors, g.rows] for g in resolved.groups]
+    return digest([before, settings, selected, names, hashes, trained])

@@ -1,0 +1,113 @@
+"""The plan as a value: it can be printed, compared and hashed. Holds no logic."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from qrecipe.files import digest
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+
+class PlannedTrain(_Value):
+    """An entry of `train`, resolved."""
+
+    match: list[str]
+    except_: list[str] = Field(serialization_alias="except")
+    rows: str | list[int] | None
+    tensors: list[str]
+    rows_count: int | None
+    rows_sha256: str | None
+    parameters: int | None
+    parameters_max: int
+    lr: float
+    weight_decay: float
+
+
+class PlannedData(_Value):
+    """A dataset in a stage."""
+
+    dataset: str
+    language: str
+    share: float | None
+    rows: int | None
+
+
+class PlannedStage(_Value):
+    """A stage, resolved."""
+
+    id: str
+    objective: str
+    data: list[PlannedData]
+    trainable: list[PlannedTrain]
+    parameters: int | None
+    parameters_max: int | None
+    epochs: float | None
+    steps: int | None
+    select: str | None
+    gates: list[str]
+    on_pass: str
+    on_fail: str
+    fingerprint: str | None
+    """Settings, data, base and the stages before, all kept; None while a part is not known."""
+
+
+class PlannedBase(_Value):
+    """The base, as far as it is known."""
+
+    model: str
+    revision: str | None
+    identity: str | None
+    dtype: str
+
+
+class PlannedLanguage(_Value):
+    """A language with its row."""
+
+    bcp47: str
+    token_id: int | None
+    init: list[str]
+
+
+class PlannedDataset(_Value):
+    """A dataset with its content's hash."""
+
+    kind: str
+    language: str
+    rows: int | None
+    bad_rows: int | None
+    sha256: str | None
+
+
+class Plan(_Value):
+    """What will happen. `hash` names it; warnings are not part of it."""
+
+    recipe: str
+    version: str
+    numerics: int
+    seed: int
+    base: PlannedBase
+    languages: dict[str, PlannedLanguage]
+    datasets: dict[str, PlannedDataset]
+    stages: list[PlannedStage]
+    accept: list[str]
+    settings: dict[str, Any]
+    """The recipe itself, defaults filled in."""
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of everything above."""
+        return digest(self.model_dump(mode="json"))
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything that `run` needs is known."""
+        return self.base.identity is not None and all(d.sha256 is not None for d in self.datasets.values())
+
+    def as_json(self) -> dict[str, Any]:
+        """The object of the command line's JSON output."""
+        return {"hash": self.hash, "complete": self.complete, **self.model_dump(mode="json", by_alias=True)}
