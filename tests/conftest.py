@@ -125,3 +125,13 @@ def finished(mini: BaseInfo, tmp_path_factory: pytest.TempPathFactory) -> Finish
     file = recipes.write(folder, recipes.recipe(accept=accept))
     outcome = run(load(file, []), runs=folder / "runs", bundles=folder / "bundles")
     return Finished(file, folder / "runs", folder / "bundles", outcome)
+
+
+NEED_THE_BASE = {"mini", "opened", "finished", "tiny"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What opens the embedded base waits for torch and stock qwen_tts, so it is not part of `make quick`."""
+    for item in items:
+        if NEED_THE_BASE & set(getattr(item, "fixturenames", ())) or "builtin" in item.path.parts:
+            item.add_marker(pytest.mark.slow)
