@@ -7,8 +7,9 @@
     │   ├── BaseModelError            a base that cannot be found, read or used
     │   └── BundleError               a bundle that does not verify or may not be written
     ├── EngineError              1    a promise of the engine did not hold: frozen weights moved, losses misaligned
-    ├── GateFailed               3    a gate or `accept` did not pass
     └── Interrupted              130  Ctrl-C or SIGTERM; finished stages are kept
+
+A gate that did not pass is an outcome of a run, not an error: the command line ends with 3.
 
 A `Problem` is one thing that is wrong, with a stable code, its place and what would help. `CODES` names them all.
 This module never prints.
@@ -150,12 +151,6 @@ class BundleError(UserError):
 
 class EngineError(QRecipeError):
     """A promise of the engine did not hold. Never caused by what a person wrote."""
-
-
-class GateFailed(QRecipeError):
-    """A gate with `on_fail: stop`, or `accept`, did not pass."""
-
-    exit_code = 3
 
 
 class Interrupted(QRecipeError):

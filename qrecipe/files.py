@@ -109,6 +109,14 @@ def sha256(path: Path) -> str:
     return h.hexdigest()
 
 
+def is_file(path: Path) -> bool:
+    """Whether a file is there; False for names that no file can have, where `Path.is_file` raises."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # too long, or a NUL
+        return False
+
+
 class FileHashes:
     """SHA-256 of files, remembered by path, size and modification time, so that a plan does not read gigabytes twice."""
 

@@ -16,10 +16,9 @@ from typing import Any
 
 from qrecipe.builtin import mini
 from qrecipe.errors import BaseModelError, Place, Problem, suggest
-from qrecipe.files import FileHashes, digest
+from qrecipe.files import FileHashes, digest, is_file
 from qrecipe.plan.tokenizer import TextTokenizer
 from qrecipe.recipe.base import Base
-from qrecipe.recipe.checks import is_file
 
 BUILTIN = "builtin:"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*\Z")

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from qrecipe.errors import Place, Problem
+from qrecipe.files import is_file
 from qrecipe.plan.documents import check
 from qrecipe.plan.tokenizer import TextTokenizer, clean_text
-from qrecipe.recipe.checks import is_file
 
 MAX_LINE = 1 << 20
 

@@ -10,14 +10,14 @@ from os.path import dirname, join, normpath
 from typing import Any
 
 from qrecipe.errors import Place, Problem, RecipeError, suggest
-from qrecipe.files import FileHashes, digest
+from qrecipe.files import FileHashes, digest, is_file
 from qrecipe.plan import trainable
 from qrecipe.plan.bases import BaseInfo, locate
 from qrecipe.plan.fingerprints import NUMERICS, stage_fingerprint, start_fingerprint
 from qrecipe.plan.manifest import Manifest, read_manifest
 from qrecipe.plan.values import Plan, PlannedBase, PlannedData, PlannedDataset, PlannedLanguage, PlannedStage, PlannedTrain
 from qrecipe.recipe import LoadedRecipe
-from qrecipe.recipe.checks import at, is_file
+from qrecipe.recipe.checks import at
 from qrecipe.recipe.dataset import Dataset, SpeechDataset
 from qrecipe.recipe.language import FIRST_FREE_ROW, LAST_ROW
 from qrecipe.recipe.stage import Stage

@@ -11,6 +11,7 @@ from os.path import normpath
 from pathlib import Path
 
 from qrecipe.errors import Problem, nearest, suggest
+from qrecipe.files import is_file
 from qrecipe.recipe import metrics
 from qrecipe.recipe.dataset import SpeechDataset
 from qrecipe.recipe.gate import THRESHOLDS, Gate
@@ -79,14 +80,6 @@ def _datasets(recipe: Recipe, node: Node, root: Path) -> Iterator[Problem]:
                 yield _value("QR040", f"{dataset.reference} is not there yet", at(where, "reference"), severity="warning")
             if dataset.reference_text is not None and dataset.reference is None:
                 yield _key("QR045", "`reference_text` says what `reference` speaks, and there is none", at(where, "reference_text"))
-
-
-def is_file(path: Path) -> bool:
-    """Whether a file is there; False for names that no file can have, where `Path.is_file` raises."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # too long, or a NUL
-        return False
 
 
 def _sibling(path: Path) -> str | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from string import Template
 
 from qrecipe.errors import Place, Problem, RecipeError, nearest, suggest
-from qrecipe.recipe.checks import is_file
+from qrecipe.files import is_file
 from qrecipe.recipe.reader import Node, Scalar, read_file, read_text
 
 MAX_CHAIN = 8

@@ -18,17 +18,17 @@ from qrecipe.evaluate.measure import teacher_forced
 from qrecipe.files import FileHashes, digest
 from qrecipe.model.forward import Tables
 from qrecipe.model.languages import check_free, initial_rows, require_free
-from qrecipe.model.opened import open_model, resolve
+from qrecipe.model.opened import open_model
 from qrecipe.model.weights import Delta, Guard, Learner, survival
 from qrecipe.model.working import WorkingWeights
 from qrecipe.plan.bases import BaseInfo
 from qrecipe.plan.documents import Lock
 from qrecipe.plan.fingerprints import stage_fingerprint, start_fingerprint
-from qrecipe.plan.plan import Planned, make_plan, require_complete, require_data
+from qrecipe.plan.plan import Planned
 from qrecipe.recipe import LoadedRecipe
 from qrecipe.recipe.checks import at
 from qrecipe.recipe.stage import SpeechStage, Stage, TextLmStage
-from qrecipe.run.datasets import needed, prepare_all
+from qrecipe.run.datasets import needed, prepare_all, ready
 from qrecipe.run.events import Events, Listener
 from qrecipe.run.judging import Judge
 from qrecipe.run.locking import lock_path, make_lock, write_lock
@@ -107,10 +107,7 @@ def run(
     Raises `UserError` for what a person can mend, `EngineError` for a promise that did not hold.
     """
     hashes = FileHashes()
-    require_data(make_plan(loaded, hashes))
-    base = resolve(loaded.recipe.base, loaded.root, at(loaded.node, "base", "model").place, hashes)
-    planned = make_plan(loaded, hashes)
-    require_complete(planned)
+    planned, base = ready(loaded, hashes)
     store = RunStore(runs / loaded.recipe.name)
     with store.held():
         events = Events(store.folder / "events.jsonl", listener)

@@ -5,21 +5,16 @@ from __future__ import annotations
 from qrecipe.data.codes import Encoder
 from qrecipe.data.report import Report
 from qrecipe.files import FileHashes
-from qrecipe.model.opened import open_model, resolve
-from qrecipe.plan.plan import make_plan, require_complete, require_data
+from qrecipe.model.opened import open_model
 from qrecipe.recipe import LoadedRecipe
-from qrecipe.recipe.checks import at
-from qrecipe.run.datasets import prepare_all, reports
+from qrecipe.run.datasets import prepare_all, ready, reports
 from qrecipe.run.events import Events, Listener
 
 
 def prepare(loaded: LoadedRecipe, listener: Listener | None = None) -> list[Report]:
     """Prepares every dataset of a recipe. Raises `DataError` with all problems of all datasets."""
     hashes = FileHashes()
-    require_data(make_plan(loaded, hashes))
-    base = resolve(loaded.recipe.base, loaded.root, at(loaded.node, "base", "model").place, hashes)
-    planned = make_plan(loaded, hashes)
-    require_complete(planned)
+    planned, base = ready(loaded, hashes)
     encoder = Encoder(open_model(base), base, hashes)
     prepared = prepare_all(planned, encoder, loaded.recipe.datasets, Events(None, listener))
     found = reports(planned, prepared, encoder)

@@ -69,14 +69,6 @@ class RunStore:
         except Exception:  # a delta that safetensors cannot read is no finished stage; its error type is not public
             return None
 
-    def has_stage(self, fingerprint: str) -> bool:
-        """Whether a finished stage is there, without reading its weights."""
-        try:
-            result = json.loads((self.stage_folder(fingerprint) / RESULT).read_text(encoding="utf-8"))
-            return bool(result.get("fingerprint") == fingerprint)
-        except (OSError, ValueError, AttributeError):
-            return False
-
     def save_stage(self, fingerprint: str, delta: Delta, result: dict[str, Any]) -> None:
         """Keeps a finished stage."""
         folder = self.stage_folder(fingerprint)
