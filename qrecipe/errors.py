@@ -66,6 +66,9 @@ CODES: dict[str, str] = {
     "QR062": "a manifest, lock or bundle manifest does not follow its schema",
     "QR070": "an argument of the command line is wrong",
     "QR071": "another run works in this folder",
+    "QR080": "packages that a metric or an evaluator needs are not installed",
+    "QR081": "an evaluator's model cannot be found or used",
+    "QR082": "an optional gate that cannot be judged on this machine",
 }
 
 

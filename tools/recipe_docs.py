@@ -19,6 +19,7 @@ from qrecipe.files import write_text
 from qrecipe.recipe.base import Base
 from qrecipe.recipe.dataset import SpeechDataset, TextDataset
 from qrecipe.recipe.docs import describe_fields
+from qrecipe.recipe.evaluator import Asr, Evaluators
 from qrecipe.recipe.gate import Gate, Select
 from qrecipe.recipe.language import Init, Language
 from qrecipe.recipe.metrics import BUILTIN
@@ -43,6 +44,8 @@ TITLES: dict[Model, str] = {
     Gate: "gates and accept",
     Select: "select",
     Evaluation: "evaluation",
+    Evaluators: "evaluators",
+    Asr: "asr",
 }
 """Heading of the section that documents a model; several models may share one."""
 SCALARS = {str: "text", int: "whole number", float: "number", bool: "true or false"}
@@ -59,7 +62,7 @@ def page() -> str:
         _variants([SpeechStage, TextLmStage], "objective", "What trains, on what, towards which objective. Fields of both objectives:"),
         *_sections(Use, Train, Batch, Gate),
         _metrics(),
-        *_sections(Select, Evaluation),
+        *_sections(Select, Evaluation, Evaluators, Asr),
     ]
     return "\n\n".join(parts) + "\n"
 

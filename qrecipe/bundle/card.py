@@ -77,6 +77,9 @@ def model_card(plan: Plan, stages: list[dict[str, Any]], verdicts: dict[str, lis
     if judged:
         lines += ["| after | gate | value | interval | outcome |", "|---|---|---|---|---|"]
         for where, v in judged:
+            if v.outcome == "skipped":
+                lines.append(f"| {where} | {v.gate} | - | - | **not judged**: {escape(v.reason or '')} |")
+                continue
             lines.append(f"| {where} | {v.gate} | {v.value:.4g} | {v.low:.4g} to {v.high:.4g} | {v.outcome} |")
     else:
         lines.append("The recipe states no gates.")

@@ -20,6 +20,8 @@ from qrecipe.cli.options import FILE, format_option
 @click.option("--reference", type=FILE, help="A recording of the voice, for every row.")
 @click.option("--reference-text", help="What is said in it; makes the prompt in-context.")
 @click.option("--seeds", default="0,1", show_default=True, help="Seeds of generated speech.")
+@click.option("--asr", metavar="MODEL", help="Recogniser for cer and wer, as `evaluators.asr.model` of a recipe: wheel:whisper-base.")
+@click.option("--bcp47", metavar="TAG", help="BCP 47 tag of the language, where the base does not know it by name.")
 @format_option()
 def command(
     model: str,
@@ -30,6 +32,8 @@ def command(
     reference: Path | None,
     reference_text: str | None,
     seeds: str,
+    asr: str | None,
+    bcp47: str | None,
     format_: str,
 ) -> int:
     """Measure MODEL (a base, a bundle, or runs/NAME@STAGE) on recordings."""
@@ -41,7 +45,7 @@ def command(
         numbers = [int(s) for s in seeds.split(",")]
     except ValueError:
         raise click.BadParameter("seeds are whole numbers separated by commas", param_hint="--seeds") from None
-    request = Request(model, data, metrics.split(","), layout, language.lower(), reference, reference_text, numbers)
+    request = Request(model, data, metrics.split(","), layout, language.lower(), reference, reference_text, numbers, asr, bcp47)
     with RunConsole() as console:
         result = evaluate(request, console)
     if format_ == "json":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from statistics import NormalDist
 from typing import Any, Literal
 
@@ -22,7 +22,10 @@ RESAMPLES = 4000
 MAX_NEEDED = 100_000
 """Prompts beyond which no number is named."""
 
-Outcome = Literal["pass", "fail", "undecided"]
+Outcome = Literal["pass", "fail", "undecided", "skipped"]
+
+WeightedMeans = dict[int, tuple[float, float]]
+"""Line of a prompt -> (value, weight)."""
 
 
 @dataclass(frozen=True)
@@ -34,28 +37,34 @@ class Verdict:
     data: str
     outcome: Outcome
     severity: Literal["error", "warn"]
-    value: float
+    value: float | None
     """Mean over prompts; for a relative gate the mean difference to the baseline."""
-    low: float
+    low: float | None
     """Lower end of the interval of `value`."""
-    high: float
+    high: float | None
     threshold: float
     kind: str
     confidence: float
     prompts: int
     prompts_needed: int | None
     """For undecided: prompts at which an interval of this spread would decide."""
-    measured: float
+    measured: float | None
     """Mean of the metric itself."""
     baseline: float | None
     """Mean of the metric at the baseline."""
     slices: dict[str, float] = field(default_factory=dict)
     """Mean by layout."""
+    recordings: float | None = None
+    """Mean of the metric over the recordings themselves: what the evaluator finds in real speech."""
+    evaluator: dict[str, Any] | None = None
+    """The evaluator with everything that its numbers depend on."""
+    reason: str | None = None
+    """Why the gate was skipped."""
 
     @property
     def counts_as_pass(self) -> bool:
         """Whether the gate lets the run go on."""
-        return self.outcome == "pass" or self.severity == "warn"
+        return self.outcome in ("pass", "skipped") or self.severity == "warn"
 
     def as_json(self) -> dict[str, Any]:
         """For verdicts.json and the command line."""
@@ -64,32 +73,35 @@ class Verdict:
         }
 
 
-def per_prompt(values: Sequence[Value], layout: str | None) -> dict[int, float]:
-    """Mean over seeds and layouts (or one layout) for every prompt."""
-    grouped: dict[int, list[float]] = {}
+def per_prompt(values: Sequence[Value], layout: str | None) -> WeightedMeans:
+    """Mean over seeds and layouts (or one layout) for every prompt, with the prompt's weight."""
+    grouped: dict[int, list[Value]] = {}
     for v in values:
         if layout is None or v.layout == layout:
-            grouped.setdefault(v.line, []).append(v.value)
-    return {line: sum(vs) / len(vs) for line, vs in grouped.items()}
+            grouped.setdefault(v.line, []).append(v)
+    return {line: (sum(v.value for v in vs) / len(vs), vs[0].weight) for line, vs in grouped.items()}
 
 
-def paired(values: Sequence[Value], baseline: Sequence[Value], layout: str | None) -> dict[int, float]:
+def paired(values: Sequence[Value], baseline: Sequence[Value], layout: str | None) -> WeightedMeans:
     """Mean difference to the baseline for every prompt, paired by prompt, layout and seed."""
     before = {(v.line, v.layout, v.seed): v.value for v in baseline}
-    differences = [
-        Value(v.line, v.layout, v.seed, v.value - before[(v.line, v.layout, v.seed)])
-        for v in values
-        if (v.line, v.layout, v.seed) in before
-    ]
+    differences = [replace(v, value=v.value - before[(v.line, v.layout, v.seed)]) for v in values if (v.line, v.layout, v.seed) in before]
     return per_prompt(differences, layout)
 
 
-def bootstrap(values: NDArray[np.float64], confidence: float, seed: str) -> tuple[float, float]:
-    """Two-sided percentile interval of the mean over prompts. Seeded by the gate, so that a verdict is reproducible."""
+def mean_of(values: WeightedMeans) -> float:
+    """Weighted mean over prompts: for rates of errors, the errors of all over the length of all."""
+    return sum(v * w for v, w in values.values()) / sum(w for _, w in values.values())
+
+
+def bootstrap(values: NDArray[np.float64], confidence: float, seed: str, weights: NDArray[np.float64] | None = None) -> tuple[float, float]:
+    """Two-sided percentile interval of the (weighted) mean over prompts. Seeded by the gate, so that a verdict is reproducible."""
     if len(values) == 1:
         return -math.inf, math.inf
     rng = np.random.default_rng(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8], "big"))
-    means = values[rng.integers(0, len(values), size=(RESAMPLES, len(values)))].mean(axis=1)
+    drawn = rng.integers(0, len(values), size=(RESAMPLES, len(values)))
+    weights = np.ones_like(values) if weights is None else weights
+    means = (values * weights)[drawn].sum(axis=1) / weights[drawn].sum(axis=1)
     tail = (1 - confidence) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     return float(low), float(high)
@@ -103,30 +115,36 @@ def wilson(rate: float, prompts: int, confidence: float) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def judge(gate: Gate, spec: MetricSpec, values: Sequence[Value], baseline: Sequence[Value] | None) -> Verdict:
+def judge(
+    gate: Gate,
+    spec: MetricSpec,
+    values: Sequence[Value],
+    baseline: Sequence[Value] | None,
+    recordings: Sequence[Value] = (),
+    evaluator: dict[str, Any] | None = None,
+) -> Verdict:
     """Judges a gate.
 
     The interval is over prompts: seeds and layouts of one prompt are averaged first. `baseline` holds the values of
-    the model that a relative gate compares with.
+    the model that a relative gate compares with, `recordings` those of the recordings themselves.
     """
     own = per_prompt(values, gate.layout)
     assert own, f"{gate.label()}: nothing was measured"
-    measured = sum(own.values()) / len(own)
+    measured = mean_of(own)
     before = None
     decided = own
     if gate.relative:
         assert baseline is not None
         decided = paired(values, baseline, gate.layout)
         assert decided, f"{gate.label()}: the baseline was measured on other prompts"
-        previous = per_prompt(baseline, gate.layout)
-        before = sum(previous.values()) / len(previous)
-    numbers = np.array([decided[k] for k in sorted(decided)], dtype=np.float64)
-    mean = float(numbers.mean())
+        before = mean_of(per_prompt(baseline, gate.layout))
+    numbers, weights = np.array([decided[k] for k in sorted(decided)], dtype=np.float64).T
+    mean = mean_of(decided)
     rate = spec.binary and not gate.relative
     if rate:
         low, high = wilson(mean, len(numbers), gate.confidence)
     else:
-        low, high = bootstrap(numbers, gate.confidence, gate.label())
+        low, high = bootstrap(numbers, gate.confidence, gate.label(), weights)
     outcome = _outcome(gate, low, high)
     needed = _needed(gate, rate, mean, low, high, len(numbers)) if outcome == "undecided" else None
     layouts = sorted({v.layout for v in values})
@@ -146,7 +164,31 @@ def judge(gate: Gate, spec: MetricSpec, values: Sequence[Value], baseline: Seque
         prompts_needed=needed,
         measured=measured,
         baseline=before,
-        slices={name: _mean(per_prompt(values, name)) for name in layouts},
+        slices={name: mean_of(per_prompt(values, name)) for name in layouts},
+        recordings=mean_of(per_prompt(recordings, None)) if recordings else None,
+        evaluator=evaluator,
+    )
+
+
+def skipped(gate: Gate, reason: str) -> Verdict:
+    """The verdict of an optional gate that cannot be judged on this machine."""
+    return Verdict(
+        gate=gate.label(),
+        metric=gate.metric,
+        data=gate.data,
+        outcome="skipped",
+        severity=gate.severity,
+        value=None,
+        low=None,
+        high=None,
+        threshold=gate.threshold,
+        kind=gate.kind,
+        confidence=gate.confidence,
+        prompts=0,
+        prompts_needed=None,
+        measured=None,
+        baseline=None,
+        reason=reason,
     )
 
 
@@ -175,10 +217,6 @@ def _needed(gate: Gate, rate: bool, mean: float, low: float, high: float, prompt
     if gap == 0 or not math.isfinite(half):
         return None
     return max(prompts + 1, math.ceil(prompts * (half / gap) ** 2))
-
-
-def _mean(values: dict[int, float]) -> float:
-    return sum(values.values()) / len(values)
 
 
 def _finite(x: float) -> float:

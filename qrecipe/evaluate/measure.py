@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
@@ -10,9 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from qrecipe.data.audio import RATE, resample
+from qrecipe.data.audio import RATE, load, resample
 from qrecipe.data.speech import SpeechData, SpeechRow
-from qrecipe.evaluate.metrics import Sample, TeacherForced
+from qrecipe.evaluate.listeners import Listeners
+from qrecipe.evaluate.metrics import Ratio, Sample, TeacherForced
 from qrecipe.model import forward, prompt, speak
 from qrecipe.model.forward import Tables
 from qrecipe.model.opened import Opened
@@ -36,6 +38,8 @@ class Value:
     seed: int | None
     """None for teacher-forced metrics."""
     value: float
+    weight: float = 1.0
+    """Weight of the value in a mean over prompts: the denominator of a ratio."""
 
     def as_json(self) -> dict[str, Any]:
         """For the store of evaluations."""
@@ -46,11 +50,21 @@ Progress = Callable[[str, int, int], None]
 """Told (what, done, of)."""
 
 
-def function_of(spec: MetricSpec) -> Callable[[Any], float]:
+def function_of(spec: MetricSpec) -> Callable[[Any], float | Ratio]:
     """The function that measures a metric, imported when it is needed."""
     module, name = spec.function.split(":")
-    found: Callable[[Any], float] = getattr(import_module(module), name)
+    found: Callable[[Any], float | Ratio] = getattr(import_module(module), name)
     return found
+
+
+def value_of(spec: MetricSpec, item: Any, line: int, layout: Layout, seed: int | None) -> Value | None:
+    """One value of a metric; None for a ratio without a denominator (a text without letters)."""
+    found = function_of(spec)(item)
+    if not isinstance(found, Ratio):
+        return Value(line, layout, seed, float(found))
+    if not found.denominator:
+        return None
+    return Value(line, layout, seed, found.numerator / found.denominator, float(found.denominator))
 
 
 def teacher_forced(
@@ -99,23 +113,31 @@ def cap_of(row: SpeechRow, settings: Evaluation) -> int:
     return max(MIN_CAP, int(settings.frame_cap * row.frames))
 
 
-def generated(
-    opened: Opened, data: SpeechData, layout: Layout, settings: Evaluation, progress: Progress | None = None
-) -> list[tuple[int, Sample]]:
-    """Speaks the dataset's prompts with every seed: (seed, sample) in order. Batches are fixed by the settings."""
+def spoken_rows(data: SpeechData, settings: Evaluation) -> list[SpeechRow]:
+    """The rows that are spoken, those of a like length together: a batch lasts as long as its longest."""
     rows = [r for r in data.rows if r.reference is not None][: settings.prompts]
+    return sorted(rows, key=lambda r: (r.frames, r.line))
+
+
+def generated(
+    opened: Opened, data: SpeechData, layout: Layout, settings: Evaluation, listeners: Listeners, progress: Progress | None = None
+) -> list[tuple[int, Sample]]:
+    """Speaks the dataset's prompts with every seed: (seed, sample). Batches are fixed by the settings."""
+    rows = spoken_rows(data, settings)
     samples: list[tuple[int, Sample]] = []
     total = len(rows) * len(settings.seeds)
     for seed in settings.seeds:
         for start in range(0, len(rows), settings.batch):
             chunk = rows[start : start + settings.batch]
-            samples += [(seed, s) for s in _speak(opened, data, chunk, layout, settings, seed)]
+            samples += [(seed, s) for s in _speak(opened, data, chunk, layout, settings, seed, listeners)]
             if progress is not None:
                 progress(f"speaking {data.name} ({layout})", len(samples), total)
     return samples
 
 
-def _speak(opened: Opened, data: SpeechData, rows: list[SpeechRow], layout: Layout, settings: Evaluation, seed: int) -> list[Sample]:
+def _speak(
+    opened: Opened, data: SpeechData, rows: list[SpeechRow], layout: Layout, settings: Evaluation, seed: int, listeners: Listeners
+) -> list[Sample]:
     utterances = []
     for row in rows:
         assert row.reference is not None
@@ -136,8 +158,35 @@ def _speak(opened: Opened, data: SpeechData, rows: list[SpeechRow], layout: Layo
         audio = resample(said.audio, said.rate)
         if len(audio) < RATE // 10:  # the speaker encoder needs a few mel frames
             audio = np.pad(audio, (0, RATE // 10 - len(audio)))
-        found.append(Sample(row, said, cap, opened.x_vector(audio), utterance.x_vector))
+        found.append(Sample(row, audio, said.codes, cap, data.language, listeners, utterance.x_vector))
     return found
+
+
+def recorded(data: SpeechData, settings: Evaluation, listeners: Listeners) -> list[Sample]:
+    """The recordings of the rows that are spoken, as if they had been generated: what a metric finds in real speech."""
+    found = []
+    for row in spoken_rows(data, settings):
+        if row.audio is not None and row.reference is not None:
+            audio = load(row.audio, math.inf).samples
+            found.append(Sample(row, audio, row.codes, cap_of(row, settings), data.language, listeners, data.x_vectors[row.reference]))
+    return found
+
+
+def measure_recordings(
+    data: SpeechData, metrics: Sequence[str], settings: Evaluation, listeners: Listeners, progress: Progress | None = None
+) -> dict[str, list[Value]]:
+    """Values of metrics of generated speech over the recordings themselves, in the layout's place that of the first."""
+    specs = [s for s in (find(m) for m in metrics) if s is not None]
+    values: dict[str, list[Value]] = {s.name: [] for s in specs}
+    samples = recorded(data, settings, listeners)
+    for i, sample in enumerate(samples):
+        for spec in specs:
+            value = value_of(spec, sample, sample.row.line, settings.layouts[0], None)
+            if value is not None:
+                values[spec.name].append(value)
+        if progress is not None:
+            progress(f"listening to the recordings of {data.name}", i + 1, len(samples))
+    return values
 
 
 def measure(
@@ -145,6 +194,7 @@ def measure(
     data: SpeechData,
     metrics: Sequence[str],
     settings: Evaluation,
+    listeners: Listeners,
     progress: Progress | None = None,
     on_samples: Callable[[Layout, list[tuple[int, Sample]]], None] | None = None,
 ) -> dict[str, list[Value]]:
@@ -154,16 +204,24 @@ def measure(
     spoken = [s for s in specs if s.source == "generated"]
     values: dict[str, list[Value]] = {s.name: [] for s in specs}
     tables = Tables(opened.talker)
+
+    def add(spec: MetricSpec, item: Any, line: int, layout: Layout, seed: int | None) -> None:
+        value = value_of(spec, item, line, layout, seed)
+        if value is not None:
+            values[spec.name].append(value)
+
     for layout in settings.layouts:
         if forced:
             for row, item in teacher_forced(opened, tables, data, layout, settings.prompt):
                 for spec in forced:
-                    values[spec.name].append(Value(row.line, layout, None, function_of(spec)(item)))
+                    add(spec, item, row.line, layout, None)
         if spoken:
-            samples = generated(opened, data, layout, settings, progress)
+            samples = generated(opened, data, layout, settings, listeners, progress)
             if on_samples is not None:
                 on_samples(layout, samples)
-            for seed, sample in samples:
+            for i, (seed, sample) in enumerate(samples):
                 for spec in spoken:
-                    values[spec.name].append(Value(sample.row.line, layout, seed, function_of(spec)(sample)))
+                    add(spec, sample, sample.row.line, layout, seed)
+                if progress is not None and any(s.needs for s in spoken):
+                    progress(f"listening to {data.name} ({layout})", i + 1, len(samples))
     return values

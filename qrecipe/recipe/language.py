@@ -11,6 +11,21 @@ from qrecipe.recipe.model import Settings, one_of
 FIRST_FREE_ROW = 2072
 """The lowest row that `token_id: auto` takes: ids from 2048 to 2071 that no map lists may hold trained, unreleased rows."""
 LAST_ROW = 3071
+TAGS = {
+    "english": "en",
+    "german": "de",
+    "spanish": "es",
+    "chinese": "zh",
+    "japanese": "ja",
+    "french": "fr",
+    "korean": "ko",
+    "russian": "ru",
+    "italian": "it",
+    "portuguese": "pt",
+    "beijing_dialect": "zh",
+    "sichuan_dialect": "zh",
+}
+"""BCP 47 tags of the languages that published bases list by name."""
 BCP47 = r"^[a-z]{2,3}(-[A-Za-z0-9]{2,8})*$"
 
 

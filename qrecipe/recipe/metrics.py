@@ -22,9 +22,17 @@ class MetricSpec:
     """`teacher_forced` reads recordings only; `generated` speaks every prompt with every seed."""
     better: Literal["lower", "higher", "one"]
     function: str
-    """`module:function`. For `teacher_forced`: a field of the item. For `generated`: called with one spoken sample, returns a float."""
+    """`module:function`, called with one item: `TeacherForced`, or for `generated` one spoken `Sample`. Returns a float, or a `Ratio` whose denominators weigh the prompts."""
     binary: bool = False
     """Values are 0 or 1: intervals are Wilson's, with the prompts as the sample."""
+    on_recordings: bool = False
+    """Recordings have a value of their own, which is shown beside the model's."""
+    needs: Literal["asr"] | None = None
+    """The evaluator that the recipe must name."""
+    packages: tuple[str, ...] = ()
+    """Modules that must be importable, beside those of the evaluator."""
+    extra: str | None = None
+    """The extra of qrecipe that installs them."""
 
 
 BUILTIN: dict[str, MetricSpec] = {
@@ -70,6 +78,7 @@ BUILTIN: dict[str, MetricSpec] = {
             "generated",
             "lower",
             "qrecipe.evaluate.metrics:repeated_frames",
+            on_recordings=True,
         ),
         MetricSpec(
             "speaker_similarity",
@@ -78,6 +87,31 @@ BUILTIN: dict[str, MetricSpec] = {
             "generated",
             "higher",
             "qrecipe.evaluate.metrics:speaker_similarity",
+            on_recordings=True,
+        ),
+        MetricSpec(
+            "cer",
+            "character error rate: edits over characters of the normalised text, pooled over prompts",
+            "share",
+            "generated",
+            "lower",
+            "qrecipe.evaluate.metrics:cer",
+            on_recordings=True,
+            needs="asr",
+            packages=("jiwer",),
+            extra="asr",
+        ),
+        MetricSpec(
+            "wer",
+            "word error rate: edits over words of the normalised text, pooled over prompts",
+            "share",
+            "generated",
+            "lower",
+            "qrecipe.evaluate.metrics:wer",
+            on_recordings=True,
+            needs="asr",
+            packages=("jiwer",),
+            extra="asr",
         ),
     )
 }

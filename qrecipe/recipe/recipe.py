@@ -8,8 +8,9 @@ from pydantic import Field
 
 from qrecipe.recipe.base import Base
 from qrecipe.recipe.dataset import Dataset, SpeechDataset, TextDataset
+from qrecipe.recipe.evaluator import Evaluators
 from qrecipe.recipe.gate import Gate, Layout, PromptKind
-from qrecipe.recipe.language import Language
+from qrecipe.recipe.language import TAGS, Language
 from qrecipe.recipe.model import Identifier, Settings
 from qrecipe.recipe.stage import SpeechStage, Stage, TextLmStage
 
@@ -55,6 +56,8 @@ class Recipe(Settings):
     """The languages that are added, by lower-case name."""
     datasets: Annotated[dict[Identifier, Dataset], Field(min_length=1)]
     """Manifests by name."""
+    evaluators: Evaluators = Evaluators()
+    """Models that listen to generated speech."""
     evaluation: Evaluation = Evaluation()
     """How gates are measured."""
     stages: Annotated[list[Stage], Field(min_length=1)]
@@ -65,6 +68,11 @@ class Recipe(Settings):
     def gates(self) -> list[Gate]:
         """Every gate of the recipe, in order, `accept` last."""
         return [g for s in self.stages for g in s.gates] + list(self.accept)
+
+    def tag(self, language: str) -> str | None:
+        """BCP 47 tag of a language that the recipe adds or that published bases know; None if neither lists it."""
+        own = self.languages.get(language)
+        return own.bcp47 if own is not None else TAGS.get(language)
 
     def trained_datasets(self) -> set[str]:
         """Names of datasets that some stage learns from."""

@@ -76,14 +76,19 @@ def verdict_table(where: str, verdicts: Sequence[dict[str, Any]]) -> Table:
     table = _plain(f"gates after {where}" if where != "accept" else "accept")
     for column in ("gate", "value", "interval", "n", "outcome"):
         table.add_column(column, overflow="fold")
-    styles = {"pass": "green", "fail": "red", "undecided": "yellow"}
+    styles = {"pass": "green", "fail": "red", "undecided": "yellow", "skipped": "yellow"}
     for v in verdicts:
+        if v["outcome"] == "skipped":
+            table.add_row(v["gate"], "-", "-", "-", f"[yellow]skipped: {escape(v['reason'])}[/]")
+            continue
         outcome = v["outcome"] + (f", {v['prompts_needed']} prompts would decide" if v["prompts_needed"] else "")
         if v["severity"] == "warn":
             outcome += " (does not count)"
         value = f"{v['value']:.4g}"
         if v["baseline"] is not None:
             value += f" ({v['baseline']:.4g} -> {v['measured']:.4g})"
+        if v["recordings"] is not None:
+            value += f"; recordings {v['recordings']:.4g}"
         table.add_row(v["gate"], value, f"{v['low']:.4g} to {v['high']:.4g}", str(v["prompts"]), f"[{styles[v['outcome']]}]{outcome}[/]")
     return table
 

@@ -14,6 +14,7 @@ from qrecipe.data.batches import Sampler
 from qrecipe.data.codes import Encoder
 from qrecipe.errors import EngineError
 from qrecipe.evaluate.gates import Verdict
+from qrecipe.evaluate.listeners import Listeners
 from qrecipe.evaluate.measure import teacher_forced
 from qrecipe.files import FileHashes, digest
 from qrecipe.model.forward import Tables
@@ -151,7 +152,16 @@ class _Run:
         self._start_languages()
         encoder = Encoder(opened, self.base, self.hashes)
         self.data = prepare_all(self.planned, encoder, needed(self.planned), self.events)
-        self.judge = Judge(opened, self.data.speech, self.plan.datasets, self.recipe.evaluation, self.store, self.events)
+        self.judge = Judge(
+            opened,
+            self.data.speech,
+            self.plan.datasets,
+            self.recipe.evaluation,
+            self._listeners(),
+            self.store,
+            self.events,
+            self.state[0],
+        )
         self._self_check()
         ended = self._stages(until)
         accept = self.judge.judge(self.recipe.accept, self.state[-1], "accept", {"base": self.base_values}) if ended is None else []
@@ -163,6 +173,13 @@ class _Run:
         self.events.emit("run_finished", **outcome.as_json())
         opened.close()
         return outcome
+
+    def _listeners(self) -> Listeners:
+        """The recipe's evaluators."""
+        loaded = self.planned.loaded
+        tags = {k: v.bcp47 for k, v in self.recipe.languages.items()}
+        places = {"asr": at(loaded.node, "evaluators", "asr", "model").place}
+        return Listeners(self.opened, self.recipe.evaluators, loaded.root, tags, places, self.hashes)
 
     def _start_languages(self) -> None:
         """New rows at their init, and the languages in the config in memory, as the bundle's config will have them."""

@@ -9,11 +9,13 @@ from typing import Any, Literal, cast
 from qrecipe.data.codes import Encoder
 from qrecipe.data.speech import SpeechData, prepare
 from qrecipe.errors import DataError, Place, Problem, UserError, suggest
+from qrecipe.evaluate.listeners import Listeners
 from qrecipe.evaluate.measure import Value, measure
 from qrecipe.files import FileHashes
 from qrecipe.plan.manifest import read_manifest
 from qrecipe.recipe import metrics as registry
 from qrecipe.recipe.dataset import SpeechDataset
+from qrecipe.recipe.evaluator import Asr, Evaluators
 from qrecipe.recipe.recipe import Evaluation
 from qrecipe.run.events import Events, Listener
 from qrecipe.run.models import language_of, open_argument
@@ -34,6 +36,10 @@ class Request:
     reference: Path | None
     reference_text: str | None
     seeds: list[int]
+    asr: str | None = None
+    """The recogniser's model, as in `evaluators.asr.model`."""
+    bcp47: str | None = None
+    """Tag of the language, where its name does not tell."""
 
 
 def evaluate(request: Request, listener: Listener | None = None) -> dict[str, Any]:
@@ -69,13 +75,22 @@ def evaluate(request: Request, listener: Listener | None = None) -> dict[str, An
         progress=lambda what, done, of: events.tell("encoding", dataset=what, done=done, of=of),
     )
     hashes.save()
-    if any(_source(n) == "generated" for n in names) and not any(r.reference for r in data.rows):
+    if any(_spec(n).source == "generated" for n in names) and not any(r.reference for r in data.rows):
         raise UserError(
             Problem("QR045", "speaking needs a voice, and no row has a reference", Place(str(request.data)), "give --reference")
         )
     layout = cast(Literal["streaming", "non_streaming"], request.layout)
     settings = Evaluation(seeds=request.seeds, layouts=[layout])
-    values = measure(opened, data, names, settings, progress=lambda what, done, of: events.tell("speaking", what=what, done=done, of=of))
+    listeners = Listeners(
+        opened, _evaluators(request, names), Path.cwd(), {language: request.bcp47} if request.bcp47 else {}, hashes=hashes
+    )
+    for name in names:
+        missing = listeners.missing(_spec(name))
+        if missing is not None:
+            raise UserError(missing)
+    values = measure(
+        opened, data, names, settings, listeners, progress=lambda what, done, of: events.tell("speaking", what=what, done=done, of=of)
+    )
     return _result(request, data, names, values)
 
 
@@ -89,10 +104,19 @@ def _metric_names(asked: list[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _source(name: str) -> str:
+def _spec(name: str) -> registry.MetricSpec:
     spec = registry.find(name)
     assert spec is not None
-    return spec.source
+    return spec
+
+
+def _evaluators(request: Request, names: list[str]) -> Evaluators:
+    if request.asr is not None:
+        return Evaluators(asr=Asr(model=request.asr))
+    needy = [n for n in names if _spec(n).needs == "asr"]
+    if needy:
+        raise UserError(Problem("QR070", f"`{needy[0]}` needs a recogniser", Place("--asr"), "such as --asr wheel:whisper-base"))
+    return Evaluators()
 
 
 def _result(request: Request, data: SpeechData, names: list[str], values: dict[str, list[Value]]) -> dict[str, Any]:

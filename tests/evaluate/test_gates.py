@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qrecipe.evaluate.gates import bootstrap, judge, paired, per_prompt, wilson
+from qrecipe.evaluate.gates import bootstrap, judge, paired, per_prompt, skipped, wilson
 from qrecipe.evaluate.measure import Value
 from qrecipe.recipe.gate import Gate
 from qrecipe.recipe.metrics import MetricSpec, find
@@ -184,7 +184,7 @@ def test_layouts_are_averaged_by_prompt_or_judged_alone() -> None:
 def test_seeds_of_a_prompt_are_one_observation() -> None:
     """More seeds do not make more prompts."""
     measured = values([0.0, 1.0, 0.0], seed=0) + values([1.0, 1.0, 0.0], seed=1)
-    assert per_prompt(measured, None) == {1: 0.5, 2: 1.0, 3: 0.0}
+    assert per_prompt(measured, None) == {1: (0.5, 1.0), 2: (1.0, 1.0), 3: (0.0, 1.0)}
     assert judge(gate(max=9.0), spec(), measured, None).prompts == 3
 
 
@@ -196,13 +196,26 @@ def test_differences_are_paired_by_prompt_layout_and_seed() -> None:
         Value(1, "streaming", 0, 4.0),
         Value(3, "non_streaming", 0, 7.0),
     ]
-    assert paired(now, before, None) == {1: pytest.approx(4.5), 2: pytest.approx(-3.0)}
+    assert paired(now, before, None) == {1: (4.5, 1.0), 2: (-3.0, 1.0)}
 
 
 def test_equal_models_do_not_differ() -> None:
     same = values(SAMPLE)
     verdict = judge(gate(max_increase=0.0, baseline="previous"), spec(), same, same)
     assert (verdict.outcome, verdict.value, verdict.low, verdict.high) == ("pass", 0.0, 0.0, 0.0)
+
+
+def test_rates_of_errors_are_pooled() -> None:
+    """Two errors in ten characters and none in ninety are two in a hundred, not a mean of a fifth and nothing."""
+    measured = [Value(1, "streaming", 0, 0.2, 10.0), Value(2, "streaming", 0, 0.0, 90.0)]
+    assert judge(gate(metric="cer", max=1.0), spec("cer"), measured, None).value == pytest.approx(0.02)
+
+
+def test_a_skipped_gate_does_not_stop_a_run_and_says_why() -> None:
+    verdict = skipped(gate(metric="cer", max=0.1, optional=True), "no recogniser is installed")
+    assert verdict.counts_as_pass
+    assert (verdict.outcome, verdict.value, verdict.reason) == ("skipped", None, "no recogniser is installed")
+    json.dumps(verdict.as_json(), allow_nan=False)
 
 
 def test_confidence_widens_the_interval() -> None:

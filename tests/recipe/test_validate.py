@@ -125,3 +125,14 @@ def test_names_that_no_file_can_have(line: str, bad: str, tmp_path: Path) -> Non
     path.write_text("qrecipe: 1\n" + line.format(bad).replace("sound.yaml", str(BROKEN / SOUND)))
     found = check(path, (), False, FileHashes())
     assert {p.code for p in found} & {"QR002", "QR014", "QR040", "QR052"}
+
+
+def test_a_gate_whose_packages_are_missing_warns_and_is_an_error_where_it_must_be_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qrecipe.plan.evaluators.installed", lambda module: False)
+    sets = ("evaluators.asr={model: ./whisper}", "accept=[{metric: cer, data: dev, max: 0.2}]")
+    (message,) = [p for p in problems(SOUND, *sets) if p.code == "QR080"]
+    assert (message.message, message.help) == ("`faster_whisper` needs faster-whisper, not installed here", "pip install 'qrecipe[asr]'")
+    assert message.severity == "warning"
+    assert {p.severity for p in check(Path(SOUND), sets, True, FileHashes())} == {"error"}
+    optional = (sets[0], "accept=[{metric: cer, data: dev, max: 0.2, optional: true}]")
+    assert [(p.code, p.severity) for p in check(Path(SOUND), optional, True, FileHashes())] == [("QR082", "warning")]

@@ -1,0 +1,42 @@
+"""Models out of packages on PyPI: parts are joined into the user's cache, once, and checked."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+from qrecipe.errors import Place, Problem, RecipeError
+from qrecipe.files import is_file, new_folder
+from qrecipe.plan.evaluators import Found, WheelModel
+
+
+def materialise(found: Found, place: Place) -> Path:
+    """The model's folder with its files in it: parts out of packages are joined and checked, once. Raises `RecipeError`."""
+    assert found.folder is not None, "what is missing was reported"
+    if found.wheel is None or is_file(found.folder / "model.bin"):
+        return found.folder
+    with new_folder(found.folder) as temporary:
+        for name, expected in found.wheel.sha256.items():
+            checksum = hashlib.sha256()
+            with open(temporary / name, "wb") as f:
+                for chunk in _chunks(found.wheel, name):
+                    checksum.update(chunk)
+                    f.write(chunk)
+            if checksum.hexdigest() != expected:
+                module = found.wheel.parts[-1][0].replace("_", "-")
+                message = f"{name} out of {module} is not the file that it should be (its SHA-256 differs)"
+                raise RecipeError(Problem("QR081", message, place, "install it again, or name another model"))
+    return found.folder
+
+
+def _chunks(wheel: WheelModel, name: str) -> Iterator[bytes]:
+    sources = wheel.parts if name == "model.bin" else ((wheel.parts[-1][0], name),)
+    for module, file in sources:
+        spec = find_spec(module)
+        assert spec is not None
+        assert spec.submodule_search_locations is not None
+        with open(Path(next(iter(spec.submodule_search_locations))) / "data" / file, "rb") as f:
+            while chunk := f.read(1 << 20):
+                yield chunk

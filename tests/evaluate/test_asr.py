@@ -1,0 +1,122 @@
+"""Error rates of real recordings against jiwer's own, on transcripts that faster-whisper gives when it is asked directly."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+
+from qrecipe.data.audio import load
+from qrecipe.data.speech import SpeechRow
+from qrecipe.errors import Place, RecipeError
+from qrecipe.evaluate import metrics
+from qrecipe.evaluate.gates import mean_of, per_prompt
+from qrecipe.evaluate.listeners import Listeners
+from qrecipe.evaluate.measure import value_of
+from qrecipe.evaluate.metrics import Sample
+from qrecipe.evaluate.wheels import materialise
+from qrecipe.files import FileHashes
+from qrecipe.plan import evaluators
+from qrecipe.plan.evaluators import Found, WheelModel, find_asr
+from qrecipe.recipe.evaluator import Asr, Evaluators
+from qrecipe.recipe.metrics import find
+from tests.support import whisper
+
+DATA = Path(__file__).parents[2] / "recipes" / "data" / "malay"
+CLIPS = 3
+
+
+@pytest.fixture(scope="module")
+def samples() -> list[Sample]:
+    whisper.require()
+    ears = Listeners(cast(Any, None), Evaluators(asr=whisper.ASR), Path.cwd(), {"malay": "ms"})
+    found = []
+    for line, text in enumerate((DATA / "dev.jsonl").read_text(encoding="utf-8").splitlines()[:CLIPS], start=1):
+        entry = json.loads(text)
+        audio = load(DATA / entry["audio"], 30.0).samples
+        row = SpeechRow(line, entry["text"], [], [], torch.zeros((1, 1)), 1.0, 0.0, "", None, None, False)
+        found.append(Sample(row, audio, torch.zeros((1, 1)), 10, "malay", ears, None))
+    return found
+
+
+@pytest.mark.slow
+def test_error_rates_are_jiwer_s(samples: list[Sample]) -> None:
+    import jiwer
+    import librosa
+    from faster_whisper import WhisperModel
+
+    folder = materialise(find_asr(whisper.ASR, Path.cwd(), Place("test"), FileHashes())[0], Place("test"))
+    model = WhisperModel(str(folder), device="cpu", compute_type="int8", cpu_threads=1)
+    heard = []
+    for sample in samples:
+        audio = librosa.resample(y=sample.audio, orig_sr=24_000, target_sr=16_000)
+        segments, _ = model.transcribe(audio, language="ms", beam_size=1, temperature=0, condition_on_previous_text=False)
+        heard.append(" ".join(s.text for s in segments))
+    plain = jiwer.Compose([jiwer.ToLowerCase(), jiwer.SubstituteRegexes({"-": " "}), jiwer.RemovePunctuation(), jiwer.Strip()])
+    texts = [s.row.text for s in samples]
+    for name, theirs in (("cer", jiwer.cer), ("wer", jiwer.wer)):
+        spec = find(name)
+        assert spec is not None
+        values = [v for s in samples if (v := value_of(spec, s, s.row.line, "streaming", 0)) is not None]
+        assert mean_of(per_prompt(values, None)) == pytest.approx(theirs([plain(t) for t in texts], [plain(h) for h in heard]), abs=1e-12)
+
+
+@pytest.mark.slow
+def test_real_recordings_are_understood_and_other_texts_are_not(samples: list[Sample]) -> None:
+    texts = [s.row.text for s in samples]
+    assert all(metrics.cer(s).numerator / metrics.cer(s).denominator < 0.3 for s in samples)
+    for sample, other in zip(samples, [*texts[1:], texts[0]], strict=True):
+        moved = Sample(SpeechRow(**{**vars(sample.row), "text": other}), sample.audio, sample.codes, 10, "malay", sample.listeners, None)
+        moved.__dict__["transcript"] = sample.transcript
+        assert metrics.cer(moved).numerator / metrics.cer(moved).denominator > 0.5
+
+
+def test_parts_are_joined_once_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import hashlib
+
+    for name, content in (("part_one", b"ab"), ("part_two", b"cd")):
+        folder = tmp_path / "packages" / name / "data"
+        folder.mkdir(parents=True)
+        (folder.parent / "__init__.py").write_text("raise RuntimeError('is never imported')")
+        (folder / "part").write_bytes(content)
+        (folder / "config.json").write_bytes(b"{}")
+    monkeypatch.syspath_prepend(str(tmp_path / "packages"))
+    monkeypatch.setenv("QRECIPE_CACHE", str(tmp_path / "cache"))
+
+    def wheel(content: bytes) -> WheelModel:
+        checks = {"model.bin": hashlib.sha256(content).hexdigest(), "config.json": hashlib.sha256(b"{}").hexdigest()}
+        return WheelModel((("part_one", "part"), ("part_two", "part")), ("config.json",), checks)
+
+    monkeypatch.setitem(evaluators.WHEELS, "good", wheel(b"abcd"))
+    monkeypatch.setitem(evaluators.WHEELS, "spoilt", wheel(b"other"))
+    found, problems = find_asr(Asr(model="wheel:good"), tmp_path, Place("x"), FileHashes())
+    assert not [p for p in problems if p.code == "QR081"]
+    folder = materialise(found, Place("x"))
+    assert ((folder / "model.bin").read_bytes(), (folder / "config.json").read_bytes()) == (b"abcd", b"{}")
+    assert materialise(found, Place("x")) == folder
+    spoilt, _ = find_asr(Asr(model="wheel:spoilt"), tmp_path, Place("x"), FileHashes())
+    with pytest.raises(RecipeError, match="not the file"):
+        materialise(spoilt, Place("x"))
+    assert spoilt.folder is not None
+    assert not spoilt.folder.exists()
+
+
+def test_models_that_are_not_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def said(model: str) -> tuple[Found, list[str]]:
+        found, problems = find_asr(Asr(model=model), tmp_path, Place("x"), FileHashes())
+        return found, [p.message for p in problems if p.code == "QR081"]
+
+    assert said("./nothing")[1] == ["./nothing is no folder with a model (no config.json)"]
+    assert said("wheel:whisper-bse")[1] == ["no model out of packages is called `whisper-bse`"]
+    assert said("bas")[1] == ["`bas` is no folder, hub id or size"]
+    assert said("org/name-that-is-not-here")[1] == ["org/name-that-is-not-here is not in the hub cache of this machine"]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.json").write_text("{}")
+    found, problems = said("mine")
+    assert (found.folder, problems) == ((tmp_path / "mine").resolve(), [])
+    first = found.identity
+    (tmp_path / "mine" / "config.json").write_text('{"changed": 1}')
+    assert said("mine")[0].identity != first
