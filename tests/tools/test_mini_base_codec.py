@@ -1,0 +1,240 @@
+"""The speech tokenizer's training tool on tones: it trains, goes on where it ended, exports what stock loads, and encodes as stock does."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("qwen_tts")
+
+TOOLS = Path(__file__).resolve().parents[2] / "tools" / "mini_base"
+sys.path.insert(0, str(TOOLS))
+
+import codec  # noqa: E402
+import codec_data  # noqa: E402
+import codec_losses  # noqa: E402
+import codec_model  # noqa: E402
+
+SMALL = codec_model.Sizes(
+    hidden=32, heads=1, head_dim=32, intermediate=32, encoder_layers=1, decoder_layers=1, filters=2, decoder_dim=32, code_dim=8, codes=16
+)
+OPTIONS = [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.record().items()]
+FRAME, RATE = codec_model.FRAME, codec_model.RATE
+
+
+def write_shard(path: Path, clips: list[tuple[int, int]], seed: int) -> None:
+    """Tones with noise: for each clip its frames and its voice."""
+    random = np.random.default_rng(seed)
+    audio = []
+    for frames, voice in clips:
+        time = np.arange(frames * FRAME) / RATE
+        tone = np.sin(2 * np.pi * (150 + 100 * voice) * time * (1 + 0.1 * random.random())) * np.abs(np.sin(5 * time))
+        audio.append(((0.3 * tone + 0.02 * random.standard_normal(len(time))) * 32767).astype(np.int16))
+    samples = np.array([len(row) for row in audio], dtype=np.int64)
+    np.savez(path, audio=np.concatenate(audio), samples=samples, voice=np.array([voice for _, voice in clips], dtype=np.int16))
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shards")
+    write_shard(folder / "shard-00000.npz", [(12, 0), (30, 0), (20, 1)], seed=0)
+    write_shard(folder / "shard-00001.npz", [(16, 2), (45, 0)], seed=1)
+    write_shard(folder / "held-00000.npz", [(14, 0), (40, 1), (9, 2)], seed=2)
+    return folder
+
+
+def run_train(shards: Path, out: Path, steps: int) -> int:
+    budget = [f"--steps={steps}", "--total-steps=8", "--warmup-steps=2", "--adversarial-share=0.3", "--average-share=0.5"]
+    data = ["--batch=2", "--frames=8", "--adversarial-frames=2", "--first-hours=0.0001", "--buffer-hours=0.01", "--report-every=2"]
+    return codec.main(["train", f"--data={shards}", f"--out={out}", *budget, *data, *OPTIONS])
+
+
+@pytest.fixture(scope="module")
+def run(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two calls of four steps."""
+    out = tmp_path_factory.mktemp("run")
+    assert run_train(shards, out, 4) == 0
+    assert run_train(shards, out, 4) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def folder(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("speech_tokenizer")
+    assert codec.main(["export", f"--run={run}", f"--out={out}"]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def stock(folder: Path) -> Any:
+    from qwen_tts import Qwen3TTSTokenizer
+
+    return Qwen3TTSTokenizer.from_pretrained(str(folder), dtype=torch.float32)
+
+
+@pytest.mark.slow
+def test_two_calls_are_one_schedule(run: Path) -> None:
+    log = (run / "train.log").read_text(encoding="utf-8")
+    assert "step 0 after 0 s" in log
+    assert "step 4 after" in log
+    assert re.findall(r"step (\d+) [0-9.]+ (\w+)", log) == [
+        ("2", "continuous"),
+        ("4", "quantised"),
+        ("6", "quantised"),
+        ("8", "adversarial"),
+    ]
+    assert "books set by k-means at step 2" in log
+    assert "100.0% of the schedule" in log
+    assert "voices 0: 0." in log
+    assert "with averaged weights" in log
+    state = codec.read_checkpoint(run, torch.device("cpu"))
+    assert state is not None
+    assert state["step"] == 8
+    assert float(state["optimizer"]["state"][0]["step"]) == 8
+
+
+@pytest.mark.slow
+def test_going_on_keeps_weights_optimizer_books_and_the_link_to_the_rate(shards: Path, run: Path) -> None:
+    from codec_train import Settings, Trainer
+
+    state = codec.read_checkpoint(run, torch.device("cpu"))
+    assert state is not None
+    trainer = Trainer(Settings(total_steps=16, buffer_hours=0.01), SMALL, shards, run, lambda line: None, 0.0)
+    assert trainer.quantised
+    assert all(torch.equal(value, state["codec"][name]) for name, value in trainer.codec.state_dict().items())
+    trainer._schedule(0.5)
+    for optimizer in (trainer.optimizer, trainer.discriminator_optimizer):
+        assert float(optimizer.param_groups[0]["lr"]) > 0
+    moments = trainer.optimizer.state[trainer.parameters[0]]["exp_avg"]
+    assert torch.equal(moments, state["optimizer"]["state"][0]["exp_avg"])
+
+
+@pytest.mark.slow
+def test_the_forward_pass_is_that_of_stock(stock: Any) -> None:
+    clip = torch.randn(1, 40 * FRAME) * 0.1
+    forward = codec_model.Forward(stock.model)
+    with torch.inference_mode():
+        embedding = forward.embed(clip)
+        codes = stock.model.encoder.quantizer.encode(embedding)
+        assert torch.equal(codes[:, 0].T, stock.encode([clip[0].numpy()], sr=RATE).audio_codes[0])
+        quantizer = stock.model.decoder.quantizer
+        table = [layer.codebook.embed for layer in stock.model.encoder.quantizer.acoustic_residual_vector_quantizer.layers]
+        semantic = stock.model.encoder.quantizer.semantic_residual_vector_quantizer.layers[0].codebook.embed[codes[0, 0]]
+        acoustic = torch.stack([rows[book] for rows, book in zip(table, codes[1:, 0], strict=True)]).sum(dim=0)
+        latent = forward.latent(semantic, acoustic, 1)
+        torch.testing.assert_close(latent, quantizer.decode(codes.transpose(0, 1)))
+        torch.testing.assert_close(
+            forward.decode(latent).clamp(-1, 1), stock.model.decoder(codes.transpose(0, 1))[:, 0], atol=1e-5, rtol=1e-4
+        )
+
+
+@pytest.mark.slow
+def test_encoding_agrees_with_stock_and_is_not_repeated(shards: Path, folder: Path, stock: Any, tmp_path: Path) -> None:
+    command = ["encode", f"--shards={shards}", f"--model={folder}", f"--out={tmp_path}"]
+    assert codec.main(command) == 0
+    for path in sorted(shards.glob("*.npz")):
+        shard = codec_data.read_shard(path)
+        with np.load(tmp_path / f"codes-{path.name}") as content:
+            codes, frames = content["codes"], content["frames"]
+        assert (codes.dtype, frames.dtype) == (np.uint16, np.int32)
+        assert frames.tolist() == (shard.samples // FRAME).tolist()
+        clips = np.split(shard.audio.astype(np.float32) / 32768, np.cumsum(shard.samples)[:-1])
+        for clip, mine in zip(clips, np.split(codes, np.cumsum(frames)[:-1]), strict=True):
+            assert np.array_equal(mine, stock.encode([clip], sr=RATE).audio_codes[0].numpy())
+    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("codes-*")}
+    assert codec.main(command) == 0
+    assert {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("codes-*")} == before
+
+
+@pytest.mark.slow
+def test_the_shipped_sizes_fit(tmp_path: Path) -> None:
+    sizes = codec_model.Sizes()
+    trained = codec_model.Codec(sizes)
+    codec_model.export(trained, [parameter.detach().clone() for parameter in trained.trained()], tmp_path)
+    assert (tmp_path / "model.safetensors").stat().st_size <= 13_000_000
+
+
+def test_draws_follow_the_root_of_hours_and_stay_inside_their_clip() -> None:
+    buffer = codec_data.Buffer(0.1, torch.device("cpu"))
+    for voice, clips in ((0, 9), (1, 1)):
+        audio = np.full(clips * 10 * FRAME, (voice + 1) * 1000, dtype=np.int16)
+        samples = np.full(clips, 10 * FRAME, dtype=np.int64)
+        buffer.add(codec_data.Shard("x", audio, samples, np.full(clips, voice, dtype=np.int16)))
+    torch.manual_seed(0)
+    picks = torch.searchsorted(buffer._cumulative, torch.rand(20000, dtype=torch.float64) * buffer._cumulative[-1], right=True)
+    assert int(picks.max()) == 9
+    assert float((picks == 9).double().mean()) == pytest.approx(1 / 4, abs=0.01)  # roots 3 and 1
+    crops = buffer.draw(64, 12 * FRAME)
+    assert crops.shape == (64, 12 * FRAME)
+    assert not crops[:, 10 * FRAME :].any()
+    assert (crops[:, : 10 * FRAME] == crops[:, :1]).all()
+    level = torch.where(crops[:, 0] > 0, crops[:, 0] * 32768, 1)
+    assert float(level.max()) <= 2000 * 10 ** (3 / 20) * 1.001
+    assert float(level.min()) >= 1000 * 10 ** (-9 / 20) * 0.999
+
+
+def test_a_full_buffer_takes_what_fits() -> None:
+    buffer = codec_data.Buffer(1 / 3600, torch.device("cpu"))  # one second: 12 frames and a half
+    samples = np.full(3, 5 * FRAME, dtype=np.int64)
+    buffer.add(codec_data.Shard("x", np.ones(15 * FRAME, dtype=np.int16), samples, np.zeros(3, dtype=np.int16)))
+    assert buffer.full
+    assert buffer.clips == 1  # one clip a second at most
+    assert buffer.filled == 5 * FRAME
+
+
+def test_books_find_clusters_and_revive_the_dead() -> None:
+    torch.manual_seed(0)
+    centres = torch.randn(16, 4) * 5
+    vectors = centres.repeat(50, 1) + torch.randn(800, 4) * 0.01
+    books = codec_model.ResidualBooks(2, 16, 4)
+    books.start(vectors, 800)
+    books.table[0, 3], books.use[0, 3] = 1000.0, 1e-3
+    books(vectors)
+    assert float(books.table[0, 3].norm()) < 100
+    quantised, _ = books.eval()(vectors)
+    assert float((quantised - vectors).norm() / vectors.norm()) < 0.3
+    kept, _ = books(vectors, torch.zeros(800, dtype=torch.long))
+    assert not kept.any()
+    assert all(1 <= value <= 16 for value in books.perplexity())
+
+
+def test_losses_are_zero_where_nothing_differs() -> None:
+    audio = torch.randn(2, 8 * FRAME) * 0.1
+    mel = codec_losses.MelLoss()
+    assert float(mel(audio, audio)) == 0
+    assert float(mel(audio * 0.5, audio)) > 0.1
+    assert mel.distance(audio * 0.5, audio).shape == (2,)
+    assert codec_losses.FrameMel()(audio).shape == (2, 8, codec_model.MELS_A_FRAME)
+    with torch.no_grad():
+        judged = codec_losses.Discriminator(8)(audio)
+    assert float(codec_losses.feature_loss(judged, judged)) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"audio": np.zeros(FRAME, np.float32)}, "int16"),
+        ({"samples": np.array([FRAME + 1])}, "lengths"),
+        ({"audio": np.zeros(FRAME + 1, np.int16), "samples": np.array([FRAME + 1])}, "whole number of frames"),
+        ({"voice": np.zeros(2, np.int16)}, "voices"),
+    ],
+)
+def test_a_broken_shard_is_named(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    content = {"audio": np.zeros(FRAME, np.int16), "samples": np.array([FRAME]), "voice": np.zeros(1, np.int16)} | change
+    np.savez(tmp_path / "shard-1.npz", **content)
+    with pytest.raises(ValueError, match=message) as error:
+        codec_data.read_shard(tmp_path / "shard-1.npz")
+    assert "shard-1.npz" in str(error.value)
+
+
+def test_nothing_to_export_or_encode_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert codec.main(["export", f"--run={tmp_path}", f"--out={tmp_path}"]) == 1
+    assert "train first" in capsys.readouterr().err
+    assert codec.main(["encode", f"--shards={tmp_path}", f"--model={tmp_path}", f"--out={tmp_path / 'x'}"]) == 1
+    assert "no shard" in capsys.readouterr().err
