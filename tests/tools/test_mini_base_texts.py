@@ -46,10 +46,10 @@ def test_another_process_draws_the_same_sentences(corpus: tuple[str, list[str]])
 @pytest.mark.parametrize(
     ("language", "index", "expected"),
     [
-        ("english", 0, "At the end of the month, the engineer degraded Martin."),
-        ("english", 4, "Lenient at negatively, ate believers with oxygen sarcasm nationally."),
+        ("english", 0, "They won the omniscient cousin frankly."),
+        ("english", 4, "Ups at vapor, accompanies awarding with slightest braise arranges."),
         ("spanish", 0, "Almorzaste entre muchos pañuelos grandes cerca de su restaurante."),
-        ("spanish", 4, "¡Descubramos comidas eligiendo sin publicará añadiste descubriremos duchaste!"),
+        ("spanish", 4, "¡Temerán rompa quedabas sin paguemos oscuras comeré compro!"),
     ],
 )
 def test_the_corpus_does_not_change_unnoticed(language: str, index: int, expected: str) -> None:
@@ -91,7 +91,7 @@ def test_breadth(corpus: tuple[str, list[str]]) -> None:
     assert len(forms) >= {"english": 12_000, "spanish": 3_500}[language]
 
 
-def test_every_english_form_is_dealt_equally_often() -> None:
+def test_every_english_form_is_dealt() -> None:
     _, forms = texts.grammar("english")
     rows = -(-len(forms) // texts.HAND)
     assert {word for row in range(rows) for word in texts.hand("english", "train", row)} == set(forms)

@@ -1,7 +1,7 @@
 """Choose the English word forms of the training corpus and write words/english.txt.
 
 A form is taken if SCOWL counts it among the common words (sizes 10 to 35), the pronunciation lexicon of hibari-tts
-knows how to say it, and no stem in words/excluded.txt occurs in it. Word classes follow from which inflected forms
+knows how to say it (or its stem, if it is a regular form of a very common word), and no stem in words/excluded.txt occurs in it. Word classes follow from which inflected forms
 SCOWL lists: no tagger, no judgement of ours. Needs the files of Debian's package scowl and an installed hibari-tts.
 
     python tools/mini_base/english_words.py --scowl /usr/share/dict/scowl --lexicon hibari/assets/lexicon_us_gold.json.gz
@@ -19,7 +19,7 @@ WORDS = Path(__file__).resolve().parent / "words"
 COMMON, RARE = ("10", "20"), ("35",)
 SHAPE = re.compile(r"(?=.*[aeiouy])[a-z]{2,12}")
 ADJECTIVE = re.compile(r".+(able|ible|al|ful|ic|ive|less|ous|ish|ary|ant|ent)")
-LIMIT = {"adjective": 900, "ing": 500, "mass": 450, "noun": 1700, "other": 300, "past": 600, "plural": 500, "third": 150, "verb": 500}
+LIMIT = {"adjective": 800, "ing": 450, "mass": 350, "noun": 1200, "other": 150, "past": 500, "plural": 400, "third": 150, "verb": 400}
 """Most rare forms of a class: the corpus has room to repeat some 15,000 forms often enough."""
 
 
@@ -68,6 +68,15 @@ def classes(listed: set[str]) -> dict[str, str]:
     return {word: found[word] for word in plain}
 
 
+def stems_of(word: str, kind: str) -> set[str]:
+    """What an inflected form may come from; the lexicon leaves regular forms of its words out."""
+    cut = {"plural": ("s", "es", "ies"), "third": ("s", "es", "ies"), "past": ("d", "ed", "ied"), "ing": ("ing",)}.get(kind, ())
+    bases = {
+        word.removesuffix(end) + last for end in cut if word.endswith(end) for last in ("", "y" if end[0] == "i" and end != "ing" else "e")
+    }
+    return bases | {base[:-1] for base in bases if base[-1:] == base[-2:-1]}
+
+
 def main() -> None:
     """Chooses and writes."""
     parser = argparse.ArgumentParser(description="write words/english.txt")
@@ -75,11 +84,11 @@ def main() -> None:
     parser.add_argument("--lexicon", type=Path, required=True, help="lexicon_us_gold.json.gz of hibari-tts")
     options = parser.parse_args()
     known = set(json.loads(gzip.decompress(options.lexicon.read_bytes())))
-    stems = re.compile((WORDS / "excluded.txt").read_text(encoding="utf-8").strip().replace("\n", "|"))
+    excluded = re.compile((WORDS / "excluded.txt").read_text(encoding="utf-8").strip().replace("\n", "|"))
     common, rare = read(options.scowl, COMMON), read(options.scowl, RARE)
     groups: dict[tuple[str, str], list[str]] = {}
     for word, kind in classes(common | rare).items():
-        if (word in known or (kind in ("plural", "third") and word[:-1] in known)) and not stems.search(word):
+        if (word in known or (word in common and stems_of(word, kind) & known)) and not excluded.search(word):
             groups.setdefault((kind, "common" if word in common else "rare"), []).append(word)
     lines = []
     for (kind, tier), words in sorted(groups.items()):

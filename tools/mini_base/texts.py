@@ -131,7 +131,7 @@ KEPT_OUT = {bare(text) for texts in HELD.values() for text in texts}
 
 @cache
 def grammar(language: str) -> tuple[Grammar, list[str]]:
-    """The rules of a language with its words, and the forms that list rows deal.
+    """The rules of a language with its words, and the forms that list rows deal; some of them twice.
 
     Args:
         language: "english" or "spanish".
@@ -142,10 +142,10 @@ def grammar(language: str) -> tuple[Grammar, list[str]]:
     if language == "english":
         deck = read(WORDS / "english.txt")
         rules = read(WORDS / "english_core.txt") | deck | texts_english.RULES
-        forms = {form for group in deck.values() for form in group}
+        forms = [form for group in deck.values() for form in group] + deck["other common"] + deck["other rare"]  # in no other rule
     elif language == "spanish":
         words = read(WORDS / "spanish.txt")
-        rules, forms = texts_spanish.rules(words), texts_spanish.forms(words)
+        rules, forms = texts_spanish.rules(words), sorted(texts_spanish.forms(words))
     else:
         raise ValueError(f"no sentences in {language!r}; there are {', '.join(sorted(HELD))}")
     table: Grammar = {}
@@ -153,7 +153,7 @@ def grammar(language: str) -> tuple[Grammar, list[str]]:
         weighted = [re.fullmatch(r"(?:(\d+)\*)?(.*)", text) for text in alternatives]
         pairs = [(found[2], int(found[1] or 1)) for found in weighted if found]
         table[symbol] = ([re.split(r"[{}]", text) for text, _ in pairs], list(accumulate(weight for _, weight in pairs)))
-    return table, sorted(forms)
+    return table, forms
 
 
 @cache

@@ -1,7 +1,7 @@
 """The English grammar of the training corpus: which sentences there can be, never which one is drawn.
 
 Symbols stand in braces and are the keys of words/english_core.txt, of words/english.txt or of the rules here. A rule
-may carry a weight ("3*..."). `{deck}` is a form of the whole word list, dealt so that every form comes equally often.
+may carry a weight ("3*..."). `{deck}` is a form of the whole word list, dealt so that every form comes.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ VOWEL_SOUND = re.compile(r"(?!uni|use|usu|uti|eu|ewe|one\b|once\b|ura|uto)[aeiou
 
 RULES: dict[str, list[str]] = {
     "noun": ["4*{thing}", "4*{noun common}", "4*{noun rare}"],
-    "nouns": ["3*{things}", "3*{plural common}", "2*{plural rare}"],
+    "nouns": ["3*{things}", "5*{plural common}", "2*{plural rare}"],
     "mass": ["2*{stuff}", "2*{mass common}", "3*{mass rare}"],
     "adjective": ["3*{quality}", "3*{adjective common}", "3*{adjective rare}"],
-    "adverb": ["3*{manner}", "3*{adverb common}", "2*{adverb rare}"],
+    "adverb": ["3*{manner}", "3*{adverb common}", "3*{adverb rare}"],
     "verb": ["3*{do}", "3*{verb common}", "2*{verb rare}"],
     "past": ["3*{did}", "3*{past common}", "3*{past rare}"],
-    "third": ["2*{does}", "1*{third common}", "1*{third rare}"],
-    "ing": ["2*{doing}", "2*{ing common}", "2*{ing rare}"],
+    "third": ["2*{does}", "4*{third common}", "1*{third rare}"],
+    "ing": ["2*{doing}", "5*{ing common}", "2*{ing rare}"],
     "participle": ["2*{done}", "2*{past common}", "2*{past rare}"],
     "one": [
         "3*the {noun}",
@@ -55,9 +55,9 @@ RULES: dict[str, list[str]] = {
         "2*{who} {might} {verb} {object} {later}.",
         "2*{he} {claimed} that {clause}.",
         "2*{he} {says} that {one} is {adjective}.",
-        "2*{he} {third} {object} {often}.",
+        "4*{he} {third} {object} {often}.",
         "2*{they} {verb} {object} {often}.",
-        "2*{he} is {ing} {object} {place}.",
+        "4*{he} is {ing} {object} {place}.",
         "2*there was a {adjective} {noun} {place}.",
         "1*there were {number} {nouns} {place}.",
         "2*{one} is {adjective} and {adjective}.",
