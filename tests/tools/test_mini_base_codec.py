@@ -20,6 +20,8 @@ import codec  # noqa: E402
 import codec_data  # noqa: E402
 import codec_losses  # noqa: E402
 import codec_model  # noqa: E402
+import codec_train  # noqa: E402
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 SMALL = codec_model.Sizes(
     hidden=32, heads=1, head_dim=32, intermediate=32, encoder_layers=1, decoder_layers=1, filters=2, decoder_dim=32, code_dim=8, codes=16
@@ -101,11 +103,9 @@ def test_two_calls_are_one_schedule(run: Path) -> None:
 
 @pytest.mark.slow
 def test_going_on_keeps_weights_optimizer_books_and_the_link_to_the_rate(shards: Path, run: Path) -> None:
-    from codec_train import Settings, Trainer
-
     state = codec.read_checkpoint(run, torch.device("cpu"))
     assert state is not None
-    trainer = Trainer(Settings(total_steps=16, buffer_hours=0.01), SMALL, shards, run, lambda line: None, 0.0)
+    trainer = codec_train.Trainer(codec_train.Settings(total_steps=16, buffer_hours=0.01), SMALL, shards, run, lambda line: None, 0.0)
     assert trainer.quantised
     assert all(torch.equal(value, state["codec"][name]) for name, value in trainer.codec.state_dict().items())
     trainer._schedule(0.5)
@@ -113,6 +113,34 @@ def test_going_on_keeps_weights_optimizer_books_and_the_link_to_the_rate(shards:
         assert float(optimizer.param_groups[0]["lr"]) > 0
     moments = trainer.optimizer.state[trainer.parameters[0]]["exp_avg"]
     assert torch.equal(moments, state["optimizer"]["state"][0]["exp_avg"])
+
+
+class NeverWaits(TorchDispatchMode):
+    """Fails on what a CUDA graph cannot hold: values that the CPU reads, shapes that depend on values, constants copied over."""
+
+    FORBIDDEN = ("_local_scalar_dense", "item", "nonzero", "masked_select", "bincount", "multinomial", "unique", "lift_fresh", "is_nonzero")
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = str(func).removeprefix("aten.").split(".")[0]
+        assert name not in self.FORBIDDEN, f"{func} waits for the GPU"
+        if name in ("index", "index_put", "index_put_"):
+            assert all(index is None or index.dtype != torch.bool for index in args[1]), f"{func} by a mask waits for the GPU"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", ["continuous", "quantised", "adversarial"])
+def test_a_step_never_waits_for_the_gpu(shards: Path, tmp_path: Path, phase: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = codec_train.Settings(batch=2, frames=4, adversarial_frames=1, buffer_hours=0.01)
+    trainer = codec_train.Trainer(settings, SMALL, shards, tmp_path, lambda line: None, 0.0)
+    trainer.buffer.add(codec_data.read_shard(shards / "shard-00000.npz"))
+    trainer._start_books()
+    for optimizer in (trainer.optimizer, trainer.discriminator_optimizer):  # on a GPU these are capturable
+        monkeypatch.setattr(optimizer, "step", lambda: None)
+    trainer._train_step(phase)  # makes the tables
+    with NeverWaits():
+        trainer._train_step(phase)
+    assert int(trainer.sums[-1]) == 2
 
 
 @pytest.mark.slow

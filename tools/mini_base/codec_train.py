@@ -213,7 +213,6 @@ class Trainer:
         """How many acoustic books count for each clip: all for 70 %, a random number for the others, so that books are ordered."""
         books = self.codec.sizes.books - 1
         fewer = torch.randint(0, books, (clips,), device=self.device)
-        # A number in place of the tensor would be copied to the GPU, which a graph cannot hold.
         return torch.where(torch.rand(clips, device=self.device) < 0.3, fewer, torch.full_like(fewer, books))
 
     def _judge(self, made: Tensor, real: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -252,6 +251,8 @@ class Trainer:
             return lambda: self._train_step(phase)
         if self.step:
             self.save()
+        if phase == "adversarial":
+            self._arrange_discriminator()
         start = time.monotonic()
         for parameter in self.parameters:
             parameter.grad = None
@@ -276,6 +277,27 @@ class Trainer:
         log_text = f"warm-up {warm - start:.1f} s, capture {time.monotonic() - warm:.1f} s"
         self.log(f"phase {phase} captured: {log_text}, {torch.cuda.memory_reserved() / 1e9:.1f} GB reserved")
         return graph.replay
+
+    def _arrange_discriminator(self) -> None:
+        """Time the discriminator in both memory layouts and keep the faster: which one that is depends on GPU and library."""
+        audio = self.buffer.draw(self.settings.batch, min(self.settings.adversarial_frames, self.settings.frames) * FRAME)
+        taken: dict[torch.memory_format, float] = {}
+        for layout in (torch.contiguous_format, torch.channels_last):
+            self.discriminator.arrange(layout)
+            for _ in range(4):
+                torch.cuda.synchronize()
+                start = time.monotonic()
+                with self._autocast():
+                    judged = self.discriminator(audio)
+                adversarial_loss(judged).backward()
+                torch.cuda.synchronize()
+                taken[layout] = time.monotonic() - start  # of the last round; the first ones load kernels
+        for parameter in self.discriminator.parameters():
+            parameter.grad = None
+        best = min(taken, key=lambda layout: taken[layout])
+        self.discriminator.arrange(best)
+        times = ", ".join(f"{layout} {1000 * seconds:.0f} ms" for layout, seconds in taken.items())
+        self.log(f"discriminator forward and backward: {times}; keeps {best}")
 
     @torch.no_grad()
     def _start_books(self) -> None:
