@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import sys
 from pathlib import Path
@@ -11,23 +12,38 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("qwen_tts")
 
-TOOLS = Path(__file__).resolve().parents[2] / "tools" / "mini_base"
-sys.path.insert(0, str(TOOLS))
-
-import codec  # noqa: E402
-import codec_data  # noqa: E402
-import codec_losses  # noqa: E402
-import codec_model  # noqa: E402
-import codec_train  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
-SMALL = codec_model.Sizes(
-    hidden=32, heads=1, head_dim=32, intermediate=32, encoder_layers=1, decoder_layers=1, filters=2, decoder_dim=32, code_dim=8, codes=16
-)
-OPTIONS = [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.record().items()]
-FRAME, RATE = codec_model.FRAME, codec_model.RATE
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools" / "mini_base"))
+
+pytestmark = pytest.mark.slow
+
+
+class Lazy:
+    """A module of the tool, imported where it is first used: it imports qwen_tts, which takes seconds."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __getattr__(self, attribute: str) -> Any:
+        return getattr(importlib.import_module(self.name), attribute)
+
+
+codec, codec_data, codec_losses, codec_model, codec_train = map(Lazy, ("codec", "codec_data", "codec_losses", "codec_model", "codec_train"))
+FRAME, RATE = 1920, 24000
+SMALL = {
+    "hidden": 32,
+    "heads": 1,
+    "head_dim": 32,
+    "intermediate": 32,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "filters": 2,
+    "decoder_dim": 32,
+    "code_dim": 8,
+    "codes": 16,
+}
 
 
 def write_shard(path: Path, clips: list[tuple[int, int]], seed: int) -> None:
@@ -51,10 +67,11 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run_train(shards: Path, out: Path, steps: int) -> int:
+def run_train(shards: Path, out: Path, steps: int) -> Any:
     budget = [f"--steps={steps}", "--total-steps=8", "--warmup-steps=2", "--adversarial-share=0.3", "--average-share=0.5"]
     data = ["--batch=2", "--frames=8", "--adversarial-frames=2", "--first-hours=0.0001", "--buffer-hours=0.01", "--report-every=2"]
-    return codec.main(["train", f"--data={shards}", f"--out={out}", *budget, *data, *OPTIONS])
+    sizes = [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items()]
+    return codec.main(["train", f"--data={shards}", f"--out={out}", *budget, *data, *sizes])
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +97,6 @@ def stock(folder: Path) -> Any:
     return Qwen3TTSTokenizer.from_pretrained(str(folder), dtype=torch.float32)
 
 
-@pytest.mark.slow
 def test_two_calls_are_one_schedule(run: Path) -> None:
     log = (run / "train.log").read_text(encoding="utf-8")
     assert "step 0 after 0 s" in log
@@ -101,11 +117,12 @@ def test_two_calls_are_one_schedule(run: Path) -> None:
     assert float(state["optimizer"]["state"][0]["step"]) == 8
 
 
-@pytest.mark.slow
 def test_going_on_keeps_weights_optimizer_books_and_the_link_to_the_rate(shards: Path, run: Path) -> None:
     state = codec.read_checkpoint(run, torch.device("cpu"))
     assert state is not None
-    trainer = codec_train.Trainer(codec_train.Settings(total_steps=16, buffer_hours=0.01), SMALL, shards, run, lambda line: None, 0.0)
+    trainer = codec_train.Trainer(
+        codec_train.Settings(total_steps=16, buffer_hours=0.01), codec_model.Sizes(**SMALL), shards, run, lambda line: None, 0.0
+    )
     assert trainer.quantised
     assert all(torch.equal(value, state["codec"][name]) for name, value in trainer.codec.state_dict().items())
     trainer._schedule(0.5)
@@ -128,11 +145,10 @@ class NeverWaits(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("phase", ["continuous", "quantised", "adversarial"])
 def test_a_step_never_waits_for_the_gpu(shards: Path, tmp_path: Path, phase: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = codec_train.Settings(batch=2, frames=4, adversarial_frames=1, buffer_hours=0.01)
-    trainer = codec_train.Trainer(settings, SMALL, shards, tmp_path, lambda line: None, 0.0)
+    trainer = codec_train.Trainer(settings, codec_model.Sizes(**SMALL), shards, tmp_path, lambda line: None, 0.0)
     trainer.buffer.add(codec_data.read_shard(shards / "shard-00000.npz"))
     trainer._start_books()
     for optimizer in (trainer.optimizer, trainer.discriminator_optimizer):  # on a GPU these are capturable
@@ -143,7 +159,6 @@ def test_a_step_never_waits_for_the_gpu(shards: Path, tmp_path: Path, phase: Any
     assert int(trainer.sums[-1]) == 2
 
 
-@pytest.mark.slow
 def test_the_forward_pass_is_that_of_stock(stock: Any) -> None:
     clip = torch.randn(1, 40 * FRAME) * 0.1
     forward = codec_model.Forward(stock.model)
@@ -162,7 +177,6 @@ def test_the_forward_pass_is_that_of_stock(stock: Any) -> None:
         )
 
 
-@pytest.mark.slow
 def test_encoding_agrees_with_stock_and_is_not_repeated(shards: Path, folder: Path, stock: Any, tmp_path: Path) -> None:
     command = ["encode", f"--shards={shards}", f"--model={folder}", f"--out={tmp_path}"]
     assert codec.main(command) == 0
@@ -180,7 +194,6 @@ def test_encoding_agrees_with_stock_and_is_not_repeated(shards: Path, folder: Pa
     assert {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("codes-*")} == before
 
 
-@pytest.mark.slow
 def test_the_shipped_sizes_fit(tmp_path: Path) -> None:
     sizes = codec_model.Sizes()
     trained = codec_model.Codec(sizes)
