@@ -53,10 +53,11 @@ def train(arguments: argparse.Namespace) -> None:
     try:
         progress = Trainer(settings, sizes, arguments.data, arguments.out, log, STARTED).run()
     except CaptureError as error:
-        log(f"no CUDA graph, starting again without: {error}")
+        without = "--no-compile" if settings.compile else "--no-graph"
+        log(f"no CUDA graph, starting again with {without}: {error}")
         left = settings.seconds - (time.monotonic() - STARTED)
         sys.stdout.flush()
-        os.execv(sys.executable, [sys.executable, *sys.argv, "--no-graph", "--seconds", f"{left:.0f}"])
+        os.execv(sys.executable, [sys.executable, *sys.argv, without, "--seconds", f"{left:.0f}"])
     log(f"{arguments.out / CHECKPOINT}: {progress:.1%} of the schedule" + ("" if progress >= 1 else "; call again to go on"))
 
 

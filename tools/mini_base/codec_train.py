@@ -258,21 +258,21 @@ class Trainer:
             parameter.grad = None
         gc.collect()
         torch.cuda.empty_cache()
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(3):
-                self._train_step(phase)
-        torch.cuda.current_stream().wait_stream(side)
-        torch.cuda.synchronize()
-        self.step += 3
-        warm = time.monotonic()
-        graph = torch.cuda.CUDAGraph()
         try:
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                for _ in range(3):
+                    self._train_step(phase)
+            torch.cuda.current_stream().wait_stream(side)
+            torch.cuda.synchronize()
+            self.step += 3
+            warm = time.monotonic()
+            graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
                 self._train_step(phase)
             torch.cuda.synchronize()
-        except Exception as error:  # CUDA, the allocator and autograd each raise their own
+        except Exception as error:  # CUDA, the allocator, the compiler and autograd each raise their own
             raise CaptureError(f"{type(error).__name__}: {str(error)[:400]}") from error
         log_text = f"warm-up {warm - start:.1f} s, capture {time.monotonic() - warm:.1f} s"
         self.log(f"phase {phase} captured: {log_text}, {torch.cuda.memory_reserved() / 1e9:.1f} GB reserved")
