@@ -7,7 +7,7 @@
     │   ├── BaseModelError            a base that cannot be found, read or used
     │   └── BundleError               a bundle that does not verify or may not be written
     ├── EngineError              1    a promise of the engine did not hold: frozen weights moved, losses misaligned
-    └── Interrupted              130  Ctrl-C or SIGTERM; finished stages are kept
+    └── Interrupted              130  Ctrl-C or SIGTERM; what was done is kept
 
 A gate that did not pass is an outcome of a run, not an error: the command line ends with 3.
 
@@ -66,6 +66,9 @@ CODES: dict[str, str] = {
     "QR062": "a manifest, lock or bundle manifest does not follow its schema",
     "QR070": "an argument of the command line is wrong",
     "QR071": "another run works in this folder",
+    "QR072": "the lock does not agree with what would run",
+    "QR073": "not enough room on a disk",
+    "QR074": "not enough memory on the GPU",
     "QR080": "packages that a metric or an evaluator needs are not installed",
     "QR081": "an evaluator's model cannot be found or used",
     "QR082": "an optional gate that cannot be judged on this machine",

@@ -5,6 +5,7 @@ Everything is written under a temporary name in the same folder, synced and rena
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 _CHUNK = 1 << 20
+MAX_DOCUMENT = 64 << 20
+"""Bytes of a JSON file that are read at most."""
 
 
 def cache_dir() -> Path:
@@ -34,6 +37,13 @@ def canonical_json(value: Any) -> str:
 def digest(value: Any) -> str:
     """SHA-256 of a value's canonical JSON, in hex."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def says_full(error: BaseException) -> bool:
+    """Whether an error says that a disk or a quota is full, in Python's words or in those of a native library."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return "No space left on device" in str(error) or "Disk quota exceeded" in str(error)
 
 
 def sync_folder(folder: Path) -> None:
@@ -74,6 +84,31 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def read_json(path: Path, at_most: int = MAX_DOCUMENT) -> Any:
+    """Reads a JSON file. Raises `OSError` and `ValueError`, also for one of more than `at_most` bytes or nested too deeply."""
+    with open(path, "rb") as f:
+        content = f.read(at_most + 1)
+    if len(content) > at_most:
+        raise ValueError(f"more than {at_most:,} bytes")
+    try:
+        return json.loads(content.decode("utf-8"))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def sealed(value: dict[str, Any]) -> dict[str, Any]:
+    """A document with the hash of the rest of it under `sha256`."""
+    return {**value, "sha256": digest(value)}
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """Reads what was written `sealed`. Raises `OSError`, and `ValueError` if a single character of it has changed."""
+    value = read_json(path)
+    if not isinstance(value, dict) or value.pop("sha256", None) != digest(value):
+        raise ValueError(f"{path.name} was changed")
+    return value
+
+
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """A temporary folder beside `path` that becomes `path` when the block ends without an error.
@@ -85,10 +120,13 @@ def new_folder(path: Path) -> Iterator[Path]:
     os.chmod(temporary, 0o755)
     try:
         yield temporary
-        for file in sorted(temporary.rglob("*")):
-            if file.is_file():
+        for file in sorted(temporary.rglob("*"), reverse=True):
+            if file.is_dir():
+                sync_folder(file)
+            else:
                 with open(file, "rb+") as f:
                     os.fsync(f.fileno())
+        sync_folder(temporary)
         try:
             if not path.exists():
                 os.rename(temporary, path)

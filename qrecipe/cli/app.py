@@ -6,14 +6,14 @@ import importlib
 import itertools
 import json
 import os
-import signal
 import sys
 from typing import Any, NoReturn
 
 import click
 
-from qrecipe import __version__
+from qrecipe import __version__, interrupts
 from qrecipe.errors import EngineError, Interrupted, Place, Problem, QRecipeError, UserError, suggest
+from qrecipe.files import says_full
 
 VERBS = {
     "validate": "Check recipes.",
@@ -64,7 +64,7 @@ def app() -> None:
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Runs the command line and exits with the code of what happened."""
-    signal.signal(signal.SIGTERM, _stop)
+    interrupts.install()
     args = sys.argv[1:] if arguments is None else arguments
     as_json = _wants_json(args)
     try:
@@ -78,7 +78,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         _problems([_usage(e)], as_json)
         sys.exit(2)
     except (KeyboardInterrupt, Interrupted, click.Abort):
-        print("interrupted; finished stages are kept, and the same command goes on from them", file=sys.stderr)
+        print("interrupted; what was done is kept, and the same command goes on from there", file=sys.stderr)
         sys.exit(Interrupted.exit_code)
     except QRecipeError as e:
         _failed(e.message, as_json, "an error of the engine" if isinstance(e, EngineError) else "error")
@@ -89,12 +89,27 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except Exception as e:
         if os.environ.get("QRECIPE_DEBUG"):
             raise
+        known = _of_the_machine(e)
+        if known is not None:
+            _problems([known], as_json)
+            sys.exit(2)
         _failed(f"{type(e).__name__}: {e}", as_json, "an error that qrecipe did not expect", "QRECIPE_DEBUG=1 shows where")
         sys.exit(1)
 
 
-def _stop(signum: int, frame: object) -> None:
-    raise KeyboardInterrupt
+def _of_the_machine(e: Exception) -> Problem | None:
+    """A full disk or a full GPU, which no file of the user's is to blame for."""
+    if says_full(e):
+        named = getattr(e, "filename", None)
+        where = Place(str(named)) if named else Place("disk")
+        return Problem(
+            "QR073", "the disk is full; what was finished before is kept", where, "free some room and run the same command again"
+        )
+    if type(e).__name__ == "OutOfMemoryError":
+        return Problem(
+            "QR074", "the GPU has no memory left; what was finished before is kept", Place("GPU"), "measure or encode less at once"
+        )
+    return None
 
 
 def _wants_json(args: list[str]) -> bool:

@@ -15,12 +15,23 @@ from qrecipe.cli.options import FILE, format_option, set_option
 @click.option("--runs", type=FILE, default=Path("runs"), show_default=True, help="Folder of run folders.")
 @click.option("--bundles", type=FILE, default=Path("bundles"), show_default=True, help="Folder of bundles.")
 @click.option("--until", metavar="STAGE", help="Stop after this stage.")
+@click.option("--checkpoint-minutes", type=click.FloatRange(min=0), default=10.0, show_default=True, help="Keep a stage's state so often.")
+@click.option("--checkpoint-steps", type=click.IntRange(min=1), help="Also keep it after so many steps.")
 @set_option
 @format_option()
-def command(file: Path, runs: Path, bundles: Path, until: str | None, sets: tuple[str, ...], format_: str) -> int:
+def command(
+    file: Path,
+    runs: Path,
+    bundles: Path,
+    until: str | None,
+    checkpoint_minutes: float,
+    checkpoint_steps: int | None,
+    sets: tuple[str, ...],
+    format_: str,
+) -> int:
     """Run a recipe: train its stages, judge its gates, write its bundle.
 
-    Finished stages are reused. The last line of standard output is one JSON object. Exit code 0: an accepted bundle
+    Finished stages are reused, and one that was stopped goes on where it stopped. The last line of standard output is one JSON object. Exit code 0: an accepted bundle
     was written; 3: a gate did not pass; 130: interrupted.
     """
     from qrecipe.cli.app import print_json
@@ -43,8 +54,10 @@ def command(file: Path, runs: Path, bundles: Path, until: str | None, sets: tupl
         console.console.print(plan_table(planned.plan))
         console.say("loading torch and the base")
         from qrecipe.run.engine import run
+        from qrecipe.train.checkpoints import Every
 
-        outcome = run(loaded, runs=runs, bundles=bundles, until=until, listener=console)
+        every = Every(checkpoint_minutes, checkpoint_steps)
+        outcome = run(loaded, runs=runs, bundles=bundles, until=until, every=every, listener=console)
         _closing(console, outcome, loaded)
     print_json(outcome.as_json(), indent=None)
     return outcome.exit_code

@@ -103,11 +103,13 @@ class Sampler:
             count += max(1, round((epochs - whole) * len(self.epoch(whole))))
         return max(1, count)
 
-    def batches(self) -> Iterator[list[Micro]]:
-        """Global batches without end."""
+    def batches(self, start: int = 0) -> Iterator[list[Micro]]:
+        """Global batches without end, from number `start` on."""
         number = 0
         while True:
-            yield from self.epoch(number)
+            epoch = self.epoch(number)
+            yield from epoch[start:]
+            start = max(0, start - len(epoch))
             number += 1
 
 

@@ -1,24 +1,26 @@
 """Codes and x-vectors by the base's own encoders, cached by content and shared between runs.
 
-A cache entry is one safetensors file named by the hash of the recording, of the encoder and of the preparation.
+A cache entry is named by the hash of the recording, of the encoder and of the preparation, and starts with its own hash.
 Entries are written whole or not at all, so several runs may share the cache.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save
 
-from qrecipe.data.audio import RATE, Audio, AudioProblem, load, read
+from qrecipe.data import audio
+from qrecipe.data.audio import RATE, Audio, AudioProblem, read
 from qrecipe.files import FileHashes, cache_dir, digest, replacing
 from qrecipe.model.opened import Opened
 from qrecipe.plan.bases import BaseInfo
 
-PREPARATION = 2
+PREPARATION = 3
 """Raised whenever the same recording would be prepared in another way."""
 BATCH_SECONDS = 60.0
 """Audio that is encoded at once, padding included."""
@@ -95,7 +97,7 @@ class Encoder:
                 continue
             try:
                 if request.trim:
-                    clip = load(request.path, request.max_seconds)
+                    clip = audio.load(request.path, request.max_seconds)
                     waiting.append((i, file, clip.samples, clip.seconds))
                 else:
                     samples = read(request.path, request.max_seconds)
@@ -112,7 +114,7 @@ class Encoder:
 
     def x_vector(self, path: Path) -> torch.Tensor:
         """Speaker vector of a reference, [hidden] float32. Raises `AudioProblem`."""
-        file = self._cache / "x-vectors" / self._speaker / f"{self.hashes.sha256(path)}.safetensors"
+        file = self._cache / "x-vectors" / self._speaker / f"{self.hashes.sha256(path)}.sealed"
         found = _load(file, "x_vector")
         if found is not None:
             return found["x_vector"]
@@ -122,7 +124,7 @@ class Encoder:
 
     def _code_file(self, request: Request) -> Path:
         kind = f"trim-{request.max_seconds:g}" if request.trim else "whole"
-        return self._cache / "codes" / self._tokenizer / kind / f"{self.hashes.sha256(request.path)}.safetensors"
+        return self._cache / "codes" / self._tokenizer / kind / f"{self.hashes.sha256(request.path)}.sealed"
 
     def _load_codes(self, file: Path) -> Encoded | None:
         found = _load(file, "codes", "seconds")
@@ -148,16 +150,21 @@ def _batches(items: list[tuple[int, Path, Audio, float]]) -> list[list[tuple[int
 
 
 def _load(file: Path, *names: str) -> dict[str, torch.Tensor] | None:
-    if not file.is_file():
-        return None
+    """What an entry holds, or None. A broken entry is made again, whatever broke it."""
     try:
-        found = load_file(str(file))
-        return found if found.keys() == set(names) else None
-    except Exception:  # a broken entry, whatever its kind, is made again
+        content = file.read_bytes()
+    except OSError:
+        return None
+    seal, body = content[:32], content[32:]
+    if hashlib.sha256(body).digest() != seal:
         file.unlink(missing_ok=True)
         return None
+    found = load(body)
+    return found if found.keys() == set(names) else None
 
 
 def _store(file: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """An entry is the SHA-256 of what follows, 32 bytes, and a safetensors file."""
+    body = save(tensors)
     with replacing(file) as temporary:
-        save_file(tensors, str(temporary))
+        temporary.write_bytes(hashlib.sha256(body).digest() + body)

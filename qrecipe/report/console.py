@@ -14,6 +14,7 @@ from qrecipe.report.tables import verdict_table
 
 PLAIN_SECONDS = 5.0
 """Seconds between two lines of progress where there is no terminal."""
+SHOWN_ROWS = 8
 
 
 class RunConsole:
@@ -115,6 +116,23 @@ class RunConsole:
         detail = ", ".join(f"{k} {v:.3f}" for k, v in e["losses"].items())
         self._bar(f"{e['stage']}: training", e["step"], e["of"], detail)
 
+    def _on_resumed(self, e: dict[str, Any]) -> None:
+        self.say(f"stage {e['stage']}: goes on after step {e['step']}")
+
+    def _on_checkpoint_damaged(self, e: dict[str, Any]) -> None:
+        self.say(f"stage {e['stage']}: the checkpoint {e['path']} does not verify ({e['reason']}); the one before it is used")
+
+    def _on_step_skipped(self, e: dict[str, Any]) -> None:
+        self.say(f"stage {e['stage']}: step {e['step']} skipped, its {e['why']} is not finite; rows {_some(e['rows'])}")
+
+    def _on_loss_spike(self, e: dict[str, Any]) -> None:
+        self.say(
+            f"stage {e['stage']}: the loss leaps to {e['loss']:.3f} at step {e['step']} (was {e['usual']:.3f}); rows {_some(e['rows'])}"
+        )
+
+    def _on_memory_split(self, e: dict[str, Any]) -> None:
+        self.say(f"stage {e['stage']}: out of GPU memory; micro-batches are split to {e['fits']} at once, the result stays the same")
+
     def _on_select(self, e: dict[str, Any]) -> None:
         if not self.console.is_terminal:
             return
@@ -148,3 +166,7 @@ class RunConsole:
     def _on_run_finished(self, e: dict[str, Any]) -> None:
         self._flush_verdicts()
         self._end()
+
+
+def _some(rows: list[str]) -> str:
+    return ", ".join(rows[:SHOWN_ROWS]) + (f" and {len(rows) - SHOWN_ROWS} more" if len(rows) > SHOWN_ROWS else "")

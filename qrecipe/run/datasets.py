@@ -78,7 +78,7 @@ def prepare_all(planned: Planned, encoder: Encoder, names: Iterable[str], events
                 if skipped and (dataset.on_bad_row == "stop" or not manifest.rows):
                     raise DataError(skipped)
                 bodies = [tokenizer.assistant(r.text)[1] for r in manifest.rows]
-                prepared.text[name] = TextData(name, dataset.language, bodies)
+                prepared.text[name] = TextData(name, dataset.language, bodies, [r.line for r in manifest.rows])
                 events.emit("dataset", dataset=name, rows=len(bodies), skipped=len(skipped), minutes=None)
             for problem in skipped:
                 events.emit("row_skipped", dataset=name, **problem.as_json())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -32,9 +33,10 @@ from qrecipe.recipe.stage import SpeechStage, Stage, TextLmStage
 from qrecipe.run.datasets import needed, prepare_all, ready
 from qrecipe.run.events import Events, Listener
 from qrecipe.run.judging import Judge
-from qrecipe.run.locking import lock_path, make_lock, write_lock
+from qrecipe.run.locking import lock_path, lock_stage, make_lock, write_lock
 from qrecipe.run.store import RunStore
 from qrecipe.train import selfcheck
+from qrecipe.train.checkpoints import Checkpoints, Every
 from qrecipe.train.loop import StageResult, train_stage
 from qrecipe.train.objective import Objective
 from qrecipe.train.speech import SpeechObjective
@@ -95,6 +97,7 @@ def run(
     runs: Path,
     bundles: Path,
     until: str | None = None,
+    every: Every | None = None,
     listener: Listener | None = None,
 ) -> Outcome:
     """Runs a recipe.
@@ -103,6 +106,7 @@ def run(
         runs: folder of run folders.
         bundles: folder of bundles.
         until: stop after this stage.
+        every: how often the state of a stage is kept, beside every interruption.
         listener: told every event, and progress that is not recorded.
 
     Raises `UserError` for what a person can mend, `EngineError` for a promise that did not hold.
@@ -113,9 +117,10 @@ def run(
     with store.held():
         events = Events(store.folder / "events.jsonl", listener)
         try:
-            return _Run(planned, base, hashes, store, bundles, events).carry_out(until)
+            return _Run(planned, base, hashes, store, bundles, events, every or Every()).carry_out(until)
         except BaseException as e:
-            events.emit("run_failed", error=type(e).__name__, message=str(e)[:2000])
+            with suppress(OSError):  # on a full disk the reason itself has no room
+                events.emit("run_failed", error=type(e).__name__, message=str(e)[:2000])
             raise
         finally:
             events.close()
@@ -124,7 +129,9 @@ def run(
 class _Run:
     """One run, from the opened base to the bundle. Methods are in the order in which they happen."""
 
-    def __init__(self, planned: Planned, base: BaseInfo, hashes: FileHashes, store: RunStore, bundles: Path, events: Events) -> None:
+    def __init__(
+        self, planned: Planned, base: BaseInfo, hashes: FileHashes, store: RunStore, bundles: Path, events: Events, every: Every
+    ) -> None:
         if planned.plan.base.identity != base.identity:
             raise EngineError(f"the plan was made for {planned.plan.base.identity} and the base is {base.identity}")
         self.planned = planned
@@ -135,6 +142,7 @@ class _Run:
         self.store = store
         self.bundles = bundles
         self.events = events
+        self.every = every
         self.outcomes: list[StageOutcome] = []
         self.state: tuple[str, ...] = ()
         """Fingerprints of the kept stages, the start first; each holds the ones before it."""
@@ -253,8 +261,10 @@ class _Run:
             self.events.emit(
                 "stage_started", stage=stage.id, objective=stage.objective, parameters=planned.parameters, fingerprint=fingerprint
             )
-            delta, result = self._train(stage, before)
+            checkpoints = self._checkpoints(stage, fingerprint)
+            delta, result = self._train(stage, before, checkpoints)
             self.store.save_stage(fingerprint, delta, result)
+            checkpoints.clear()
         else:
             delta, result = stored.delta, stored.result
             self.working.set(before.then(delta))
@@ -272,14 +282,24 @@ class _Run:
         self.events.emit("stage_finished", stage=stage.id, status=status, survives_rounding=result["survives_rounding"])
         return StageOutcome(stage.id, status, verdicts, fingerprint, planned.parameters, result["survives_rounding"])
 
-    def _train(self, stage: Stage, before: Delta) -> tuple[Delta, dict[str, Any]]:
+    def _checkpoints(self, stage: Stage, fingerprint: str) -> Checkpoints:
+        assert self.base.tensors is not None
+        trainable = lock_stage(stage.id, self.planned.trainables[stage.id], self.base.tensors).model_dump(mode="json")
+        return Checkpoints(
+            self.store.checkpoint_folder(fingerprint),
+            trainable,
+            self.every,
+            lambda event, **fields: self.events.emit(event, stage=stage.id, **fields),
+        )
+
+    def _train(self, stage: Stage, before: Delta, checkpoints: Checkpoints) -> tuple[Delta, dict[str, Any]]:
         """Trains a stage on the weights before it; afterwards the modules hold its rounded result, proven to be no more."""
         trainable = self.planned.trainables[stage.id]
         torch.manual_seed(self.recipe.seed)
         guard = Guard(self.opened.net, trainable)
         learner = Learner(self.opened.net, trainable, before)
         try:
-            result = self._learn(stage, learner)
+            result = self._learn(stage, learner, checkpoints)
         finally:
             learner.close()
             self.opened.reset()
@@ -295,7 +315,7 @@ class _Run:
             "survives_rounding": survives.share,
         }
 
-    def _learn(self, stage: Stage, learner: Learner) -> StageResult:
+    def _learn(self, stage: Stage, learner: Learner, checkpoints: Checkpoints) -> StageResult:
         seed = int(digest([self.recipe.seed, stage.id])[:8], 16)
         objective: Objective
         if isinstance(stage, SpeechStage):
@@ -305,13 +325,18 @@ class _Run:
         lengths = objective.lengths()
         shares = {u.use: u.share for u in stage.uses if u.share is not None}
         sampler = Sampler(lengths, shares, stage.batch, seed)
+        begin = None
         if isinstance(objective, TextLmObjective):
-            batches = sampler.batches()
-            last = objective.fit(
-                lambda: next(batches)[0],
-                lambda step, loss: self.events.tell("fitting", stage=stage.id, step=step, of=objective.stage.fit_steps, loss=loss),
-            )
-            self.events.emit("fitted", stage=stage.id, loss=last)
+            fitted = objective
+
+            def begin() -> None:
+                batches = sampler.batches()
+                last = fitted.fit(
+                    lambda: next(batches)[0],
+                    lambda step, loss: self.events.tell("fitting", stage=stage.id, step=step, of=fitted.stage.fit_steps, loss=loss),
+                )
+                self.events.emit("fitted", stage=stage.id, loss=last)
+
         evaluate = None
         if stage.select is not None:
             held_out = self.data.speech[stage.select.data]
@@ -331,7 +356,10 @@ class _Run:
             learner,
             objective,
             sampler,
+            begin=begin,
             evaluate=evaluate,
+            checkpoints=checkpoints,
+            tell=lambda event, **fields: self.events.emit(event, stage=stage.id, **fields),
             on_step=lambda r: self.events.emit(
                 "step",
                 stage=stage.id,

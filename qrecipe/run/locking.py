@@ -11,6 +11,7 @@ from qrecipe.plan.bases import BaseInfo
 from qrecipe.plan.documents import Lock, LockBase, LockStage
 from qrecipe.plan.fingerprints import NUMERICS
 from qrecipe.plan.plan import Planned
+from qrecipe.plan.trainable import Trainable
 
 PACKAGES = ("qrecipe", "qwen-tts", "torch", "transformers")
 """Packages whose versions change numbers."""
@@ -31,20 +32,6 @@ def make_lock(planned: Planned, base: BaseInfo) -> Lock:
     """The lock of a complete plan."""
     assert base.identity is not None
     assert base.tensors is not None
-    stages = []
-    for stage in planned.plan.stages:
-        trainable = planned.trainables[stage.id]
-        tensors: dict[str, int] = {}
-        rows: dict[str, str] = {}
-        for group in trainable.groups:
-            for name in group.tensors:
-                chosen = trainable.rows_of(name)
-                if chosen is None:
-                    tensors[name] = math.prod(base.tensors[name])
-                else:
-                    tensors[name] = len(chosen) * base.tensors[name][1]
-                    rows[name] = digest(list(chosen))
-        stages.append(LockStage(id=stage.id, tensors=dict(sorted(tensors.items())), rows=dict(sorted(rows.items()))))
     plan = planned.plan
     return Lock(
         lock=1,
@@ -53,10 +40,25 @@ def make_lock(planned: Planned, base: BaseInfo) -> Lock:
         base=LockBase(model=base.model, revision=base.revision, identity=base.identity, dtype=base.dtype),
         languages={k: v.token_id for k, v in plan.languages.items() if v.token_id is not None},
         datasets={k: v.sha256 for k, v in plan.datasets.items() if v.sha256 is not None},
-        stages=stages,
+        stages=[lock_stage(s.id, planned.trainables[s.id], base.tensors) for s in plan.stages],
         numerics=NUMERICS,
         versions=versions(),
     )
+
+
+def lock_stage(name: str, trainable: Trainable, shapes: dict[str, tuple[int, ...]]) -> LockStage:
+    """A stage's exact trainable set. `shapes` are those of the base's tensors."""
+    tensors: dict[str, int] = {}
+    rows: dict[str, str] = {}
+    for group in trainable.groups:
+        for tensor in group.tensors:
+            chosen = trainable.rows_of(tensor)
+            if chosen is None:
+                tensors[tensor] = math.prod(shapes[tensor])
+            else:
+                tensors[tensor] = len(chosen) * shapes[tensor][1]
+                rows[tensor] = digest(list(chosen))
+    return LockStage(id=name, tensors=dict(sorted(tensors.items())), rows=dict(sorted(rows.items())))
 
 
 def lock_path(recipe: Path) -> Path:

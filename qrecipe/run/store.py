@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from typing import Any
 
 from qrecipe.errors import Place, Problem, UserError
 from qrecipe.evaluate.measure import Value
-from qrecipe.files import digest, write_json
+from qrecipe.files import digest, read_json, read_sealed, sealed, sha256, write_json
 from qrecipe.model.weights import Delta
 
 RESULT = "result.json"
@@ -56,24 +55,26 @@ class RunStore:
         """Where a stage's result lies."""
         return self.folder / "stages" / fingerprint[:16]
 
+    def checkpoint_folder(self, fingerprint: str) -> Path:
+        """Where the state of a stage that is not finished lies."""
+        return self.stage_folder(fingerprint) / "checkpoints"
+
     def load_stage(self, fingerprint: str) -> StoredStage | None:
-        """A finished stage, or None. It is complete when its result, written last, is there and names the fingerprint."""
+        """A finished stage, or None. It is complete when its result, written last, names the fingerprint and the delta's hash."""
         folder = self.stage_folder(fingerprint)
         try:
-            result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-            if result.get("fingerprint") != fingerprint:
+            result = read_sealed(folder / RESULT)
+            if result["fingerprint"] != fingerprint or result["delta_sha256"] != sha256(folder / DELTA):
                 return None
             return StoredStage(Delta.load(folder / DELTA), result)
-        except (OSError, ValueError, AttributeError):
-            return None
-        except Exception:  # a delta that safetensors cannot read is no finished stage; its error type is not public
+        except (OSError, ValueError, KeyError):
             return None
 
     def save_stage(self, fingerprint: str, delta: Delta, result: dict[str, Any]) -> None:
         """Keeps a finished stage."""
         folder = self.stage_folder(fingerprint)
         delta.save(folder / DELTA)
-        write_json(folder / RESULT, {"fingerprint": fingerprint, **result})
+        write_json(folder / RESULT, sealed({"fingerprint": fingerprint, "delta_sha256": sha256(folder / DELTA), **result}))
 
     def _value_file(self, key: Any) -> Path:
         return self.folder / "values" / f"{digest(key)[:32]}.json"
@@ -81,19 +82,19 @@ class RunStore:
     def load_values(self, key: Any) -> list[Value] | None:
         """Measured values by what they were measured on, or None."""
         try:
-            stored = json.loads(self._value_file(key).read_text(encoding="utf-8"))
+            stored = read_sealed(self._value_file(key))
             return [Value(**v) for v in stored["values"]]
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
     def save_values(self, key: Any, values: list[Value]) -> None:
         """Keeps measured values."""
-        write_json(self._value_file(key), {"key": key, "values": [v.as_json() for v in values]})
+        write_json(self._value_file(key), sealed({"key": key, "values": [v.as_json() for v in values]}))
 
     def latest(self) -> dict[str, Any] | None:
         """What the last run left: plan, states by stage."""
         try:
-            loaded: dict[str, Any] = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
+            loaded: dict[str, Any] = read_json(self.folder / "run.json")
             return loaded
         except (OSError, ValueError):
             return None

@@ -1,22 +1,28 @@
-"""The training loop of one stage, in one piece: batches, losses over the global batch, clipping, AdamW, selection.
+"""The training loop of one stage, in one piece: batches, losses over the global batch, clipping, AdamW, selection, checkpoints.
 
 Every loss is a sum over labels divided by the labels of the whole global batch, so that splitting a batch into
-micro-batches or over ranks changes nothing but the order of summation.
+micro-batches or over ranks changes nothing but the order of summation. A stage that was stopped goes on from its newest
+checkpoint and gives, on the CPU, the bytes that it would have given undisturbed.
 """
 
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from statistics import fmean, pstdev
 
 import torch
 
-from qrecipe.data.batches import Sampler, World, mine
+from qrecipe.data.batches import Micro, Sampler, World
 from qrecipe.errors import EngineError
+from qrecipe.interrupts import at_once, whole
 from qrecipe.model.opened import Opened
 from qrecipe.model.weights import Delta, Learner, LearningGroup
 from qrecipe.recipe.stage import Stage
+from qrecipe.train.checkpoints import Checkpoints, Progress, Selection, randomness
+from qrecipe.train.gradients import Memory, gradients
 from qrecipe.train.objective import Objective
 
 
@@ -36,17 +42,6 @@ class StepReport:
 
 
 @dataclass
-class Selection:
-    """The best step so far by held-out data."""
-
-    best_step: int = 0
-    best_value: float = math.inf
-    best: Delta | None = None
-    history: list[tuple[int, float]] = field(default_factory=list)
-    misses: int = 0
-
-
-@dataclass
 class StageResult:
     """What a stage learned."""
 
@@ -63,6 +58,15 @@ class StageResult:
 
 MAX_BAD_STEPS = 5
 """Steps in a row whose loss or gradient is not finite before the stage is given up."""
+MAX_BAD_IN_ALL = 50
+"""Such steps of a stage in all."""
+SPIKE_WINDOW = 32
+"""Steps that a loss is compared with."""
+SPIKE_AFTER = 16
+SPIKE_DEVIATIONS = 6.0
+SPIKE_RATIO = 1.5
+"""A loss this many standard deviations above the window's mean, and this many times the mean, is reported."""
+SHOWN_ROWS = 8
 
 
 def rate_at(step: int, total: int, warmup: float, schedule: str) -> float:
@@ -84,81 +88,107 @@ def train_stage(
     sampler: Sampler,
     *,
     world: World | None = None,
+    begin: Callable[[], None] | None = None,
     evaluate: Callable[[], float] | None = None,
+    checkpoints: Checkpoints | None = None,
     on_step: Callable[[StepReport], None] | None = None,
     on_select: Callable[[int, float, bool], None] | None = None,
+    tell: Callable[..., None] | None = None,
 ) -> StageResult:
-    """Trains a stage. `evaluate` gives the held-out value that `select` asks for.
+    """Trains a stage, or the rest of one that was stopped.
+
+    Args:
+        begin: done before the first step, and not again by a stage that goes on.
+        evaluate: gives the held-out value that `select` asks for.
+        checkpoints: where the stage's state is kept; default: nowhere.
+        tell: told `(event, **fields)` of what a person should know: skipped steps, spikes, memory.
 
     Raises `EngineError` if a group of parameters gets no gradient, or if losses stay non-finite.
     """
     world = world or World()
+    tell = tell or _silence
     total = sampler.steps(stage.epochs, stage.steps)
     optimizer = torch.optim.AdamW(
         [{"params": g.parameters, "lr": g.lr, "weight_decay": g.weight_decay} for g in learner.groups], betas=(0.9, 0.95), eps=1e-8
     )
     peaks = [g.lr for g in learner.groups]
-    batches = sampler.batches()
-    selection = Selection()
-    recent: list[dict[str, float]] = []
-    silent = list(learner.groups)  # have had no gradient yet: a batch of replay alone gives none to a language's row
     heard_by = min(total, len(sampler.epoch(0)))
-    bad = step = 0
-    if evaluate is not None:
-        _consider(selection, 0, evaluate(), learner, on_select)
-    for step in range(1, total + 1):
-        share = rate_at(step, total, stage.warmup, stage.schedule)
-        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-            group["lr"] = peak * share
-        micro = next(batches)
-        labels: dict[str, int] = {}
-        for m in micro:
-            for term, n in objective.labels(m, step).items():
-                labels[term] = labels.get(term, 0) + n
-        optimizer.zero_grad(set_to_none=True)
-        means = dict.fromkeys(labels, 0.0)
-        for m in mine(micro, world):
-            with opened.autocast():
-                losses = objective.losses(m, step)
-            terms = []
-            for term, value in losses.sums.items():
-                mean = value / max(1, labels[term])
-                means[term] += float(mean.detach())
-                if mean.requires_grad:
-                    terms.append(objective.weights[term] * mean)
-            if not terms:
-                raise EngineError(f"stage {stage.id}: no loss term reaches what trains")
-            torch.stack(terms).sum().backward()  # type: ignore[no-untyped-call]  # torch's own annotation is missing
-        extra = objective.extra()
-        if extra is not None and world.rank == 0:
-            if extra.requires_grad:
-                extra.backward()  # type: ignore[no-untyped-call]  # torch's own annotation is missing
-            means["anchor"] = float(extra.detach())
-        silent = _without_gradient(silent)
-        if silent and (step >= heard_by or any(p.grad is None for g in silent for p in g.parameters)):
-            raise EngineError(f"stage {stage.id}: `{silent[0].label}` gets no gradient from this objective and data")
-        norm = float(torch.nn.utils.clip_grad_norm_(list(learner.parameters()), stage.clip))
-        if not math.isfinite(norm) or not all(math.isfinite(v) for v in means.values()):
-            bad += 1
-            if bad >= MAX_BAD_STEPS:
-                raise EngineError(f"stage {stage.id}: losses are not finite in {bad} steps in a row (step {step}); lower the learning rate")
-            continue
-        bad = 0
-        optimizer.step()
-        recent.append(means)
-        if on_step is not None:
-            on_step(StepReport(step, total, means, norm, share))
-        if evaluate is not None and stage.select is not None and (step % stage.select.every == 0 or step == total):
-            _consider(selection, step, evaluate(), learner, on_select)
-            if stage.select.patience is not None and selection.misses >= stage.select.patience:
+    # Groups without a gradient yet: a batch of replay alone gives none to a language's row.
+    at = Progress(silent=list(range(len(learner.groups))), recent=deque(maxlen=max(1, total // 10)), totals=deque(maxlen=SPIKE_WINDOW))
+    good = at
+    resumed = checkpoints is not None and checkpoints.resume(at, learner, optimizer, objective, opened.device)
+    drawn = randomness(opened.device)
+    if begin is not None and not resumed:
+        begin()
+        if checkpoints is not None:
+            checkpoints.save(at, learner, optimizer, objective, drawn)
+    memory = Memory(at.fits, tell)
+    batches = sampler.batches(at.step)
+    try:
+        while True:
+            if evaluate is not None and _selects(stage, at, total):
+                value = evaluate()
+                with whole():
+                    _consider(at.selection, at.step, value, learner, on_select)
+                    drawn = randomness(opened.device)
+            if at.step >= total or _patience_is_over(stage, at.selection):
                 break
-    if not recent:
-        raise EngineError(f"stage {stage.id}: losses are not finite in any of {step} steps; lower the learning rate")
-    tail = recent[-max(1, len(recent) // 10) :]
+            step = at.step + 1
+            share = rate_at(step, total, stage.warmup, stage.schedule)
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                group["lr"] = peak * share
+            micro = next(batches)
+            found = gradients(opened, objective, micro, step, world, memory, lambda: optimizer.zero_grad(set_to_none=True))
+            at.fits = memory.fits
+            silent = [i for i in at.silent if _without_gradient(learner.groups[i])]
+            if silent and (step >= heard_by or any(p.grad is None for i in silent for p in learner.groups[i].parameters)):
+                raise EngineError(f"stage {stage.id}: `{learner.groups[silent[0]].label}` gets no gradient from this objective and data")
+            norm = float(torch.nn.utils.clip_grad_norm_(list(learner.parameters()), stage.clip))
+            if not math.isfinite(norm) or not all(math.isfinite(v) for v in found.means.values()):
+                if at.bad_row == 0:
+                    good = replace(at, recent=at.recent.copy(), totals=at.totals.copy())
+                rows = [objective.name(i) for i in found.bad or [i for m in micro for i in m]]
+                tell("step_skipped", step=step, why="loss" if found.bad else "gradient", rows=rows)
+                at.step, at.silent, at.bad_row, at.bad = step, silent, at.bad_row + 1, at.bad + 1
+                if at.bad_row >= MAX_BAD_STEPS or at.bad > MAX_BAD_IN_ALL:
+                    if checkpoints is not None:
+                        checkpoints.save(good, learner, optimizer, objective, drawn)
+                    raise EngineError(_given_up(stage, at, good.step, rows))
+                continue
+            _watch(at, sum(objective.weights.get(k, 1.0) * v for k, v in found.means.items()), step, micro, objective, tell)
+            with whole():
+                optimizer.step()
+                at.step, at.silent, at.bad_row, at.taken = step, silent, 0, at.taken + 1
+                at.recent.append(found.means)
+                drawn = randomness(opened.device)
+                if on_step is not None:
+                    on_step(StepReport(step, total, found.means, norm, share))
+            if checkpoints is not None and step < total and checkpoints.due(step):
+                checkpoints.save(at, learner, optimizer, objective, drawn)
+    except KeyboardInterrupt:
+        if checkpoints is not None and not at_once():
+            checkpoints.save(at, learner, optimizer, objective, drawn)
+        raise
+    if not at.taken:
+        raise EngineError(f"stage {stage.id}: losses are not finite in any of {at.step} steps; lower the learning rate")
+    tail = list(at.recent)[-max(1, at.taken // 10) :]
     last = {k: sum(m.get(k, 0.0) for m in tail) / len(tail) for k in tail[-1]}
-    if selection.best is not None:
-        return StageResult(selection.best, step, selection.best_step, selection.history, last)
-    return StageResult(learner.snapshot(), step, step, [], last)
+    best = at.selection
+    if best.best is not None:
+        return StageResult(best.best, at.step, best.best_step, best.history, last)
+    return StageResult(learner.snapshot(), at.step, at.step, [], last)
+
+
+def _selects(stage: Stage, at: Progress, total: int) -> bool:
+    """Whether the held-out value is due at this step and not known yet. A step that was skipped has changed nothing."""
+    history = at.selection.history
+    if stage.select is None or at.bad_row or (history and history[-1][0] == at.step):
+        return False
+    return at.step % stage.select.every == 0 or at.step == total
+
+
+def _patience_is_over(stage: Stage, selection: Selection) -> bool:
+    return stage.select is not None and stage.select.patience is not None and selection.misses >= stage.select.patience
 
 
 def _consider(
@@ -174,6 +204,28 @@ def _consider(
         on_select(step, value, better)
 
 
-def _without_gradient(groups: list[LearningGroup]) -> list[LearningGroup]:
-    """Those that this step's loss does not reach. One that no step of an epoch reaches would be a silence."""
-    return [g for g in groups if not any(p.grad is not None and bool((p.grad != 0).any()) for p in g.parameters)]
+def _without_gradient(group: LearningGroup) -> bool:
+    """Whether this step's loss does not reach a group. One that no step of an epoch reaches would be a silence."""
+    return not any(p.grad is not None and bool((p.grad != 0).any()) for p in group.parameters)
+
+
+def _watch(at: Progress, loss: float, step: int, micro: list[Micro], objective: Objective, tell: Callable[..., None]) -> None:
+    """Reports a loss that leaps out of those before it, with the batch's rows; the step is taken all the same."""
+    if len(at.totals) >= SPIKE_AFTER:
+        usual, spread = fmean(at.totals), pstdev(at.totals)
+        if loss > usual + SPIKE_DEVIATIONS * spread and loss > SPIKE_RATIO * usual:
+            tell("loss_spike", step=step, loss=loss, usual=usual, rows=[objective.name(i) for m in micro for i in m])
+    at.totals.append(loss)
+
+
+def _given_up(stage: Stage, at: Progress, good: int, rows: list[str]) -> str:
+    shown = ", ".join(rows[:SHOWN_ROWS]) + (f" and {len(rows) - SHOWN_ROWS} more" if len(rows) > SHOWN_ROWS else "")
+    many = f"in {at.bad_row} steps in a row" if at.bad_row >= MAX_BAD_STEPS else f"in {at.bad} steps in all"
+    return (
+        f"stage {stage.id}: losses or gradients are not finite {many} (step {at.step}, rows {shown}); "
+        f"look at these rows, or lower the learning rate; the weights are those of step {good}"
+    )
+
+
+def _silence(event: str, **fields: object) -> None:
+    """For whoever does not listen."""

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import torch
 
-from qrecipe.data.batches import Micro
+from qrecipe.data.batches import Item, Micro
 
 
 @dataclass
@@ -38,4 +38,16 @@ class Objective(Protocol):
 
     def extra(self) -> torch.Tensor | None:
         """A term of the whole step that belongs to no label (an anchor), or None."""
+        ...
+
+    def name(self, item: Item) -> str:
+        """A row as people find it: `DATASET:LINE` of its manifest."""
+        ...
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """What the objective itself has learned and a checkpoint must keep; mostly nothing."""
+        ...
+
+    def set_state(self, state: dict[str, torch.Tensor]) -> None:
+        """Takes over what `state` gave."""
         ...

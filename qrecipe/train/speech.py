@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 from typing import Literal
 
-from qrecipe.data.batches import Micro
+import torch
+
+from qrecipe.data.batches import Item, Micro
 from qrecipe.data.speech import SpeechData, SpeechRow
 from qrecipe.model import forward, prompt
 from qrecipe.model.opened import Opened
@@ -49,6 +51,17 @@ class SpeechObjective:
     def extra(self) -> None:
         """Nothing beside the labels."""
         return None
+
+    def name(self, item: Item) -> str:
+        """`DATASET:LINE`."""
+        return f"{item.dataset}:{self.data[item.dataset].rows[item.index].line}"
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Nothing: all that learns are the model's parameters."""
+        return {}
+
+    def set_state(self, state: dict[str, torch.Tensor]) -> None:
+        """Nothing to take over."""
 
     def _example(self, dataset: str, index: int, step: int) -> prompt.Example:
         data = self.data[dataset]

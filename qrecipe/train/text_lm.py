@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 
-from qrecipe.data.batches import Micro
+from qrecipe.data.batches import Item, Micro
 from qrecipe.model import forward, prompt
 from qrecipe.model.opened import Opened
 from qrecipe.recipe.stage import TextLmStage
@@ -30,6 +30,8 @@ class TextData:
     """Lower-case name."""
     bodies: list[list[int]]
     """Tokens of every text."""
+    lines: list[int] = field(default_factory=list)
+    """Line of the manifest of every text."""
 
 
 class TextLmObjective:
@@ -95,9 +97,28 @@ class TextLmObjective:
             last = float(loss.detach())
             if progress is not None:
                 progress(step + 1, last)
+        self._fix()
+        return last
+
+    def name(self, item: Item) -> str:
+        """`DATASET:LINE`."""
+        lines = self.data[item.dataset].lines
+        return f"{item.dataset}:{lines[item.index] if lines else item.index + 1}"
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """The temporary map, as it was fitted."""
+        return {"map": self.map, "bias": self.bias}
+
+    @torch.no_grad()
+    def set_state(self, state: dict[str, torch.Tensor]) -> None:
+        """Takes over a map that was fitted before."""
+        self.map.copy_(state["map"].to(self.map.device))
+        self.bias.copy_(state["bias"].to(self.bias.device))
+        self._fix()
+
+    def _fix(self) -> None:
         self.map.requires_grad_(False)
         self.bias.requires_grad_(False)
-        return last
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
         rows = self.tables.text(self.seen).float()

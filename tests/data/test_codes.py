@@ -106,22 +106,28 @@ def test_results_are_in_the_order_of_the_requests(encoder: Encoder, clips: list[
 def test_a_broken_entry_is_made_again(encoder: Encoder, counting: Counting, clips: list[Path], tmp_path: Path) -> None:
     requests = [Request(p, True) for p in clips]
     first = codes_of(encoder.codes(requests))
-    entries = sorted((tmp_path / "cache" / "codes").rglob("*.safetensors"))
+    entries = sorted((tmp_path / "cache" / "codes").rglob("*.sealed"))
     assert len(entries) == 3
     entries[0].write_bytes(entries[0].read_bytes()[:-7])
     entries[1].write_bytes(b"")
+    content = bytearray(entries[2].read_bytes())
+    content[-1] ^= 1  # a code, or a time
+    entries[2].write_bytes(content)
     again = codes_of(encoder.codes(requests))
-    assert counting.clips == 5
+    assert counting.clips == 6
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
 
 def test_an_entry_without_codes_is_made_again(encoder: Encoder, counting: Counting, clips: list[Path], tmp_path: Path) -> None:
-    """A file that safetensors reads and that holds something else."""
-    from safetensors.torch import save_file
+    """One that is whole and holds something else."""
+    import hashlib
+
+    from safetensors.torch import save
 
     (first,) = codes_of(encoder.codes([Request(clips[0], True)]))
-    (entry,) = (tmp_path / "cache" / "codes").rglob("*.safetensors")
-    save_file({"other": torch.zeros(1)}, str(entry))
+    (entry,) = (tmp_path / "cache" / "codes").rglob("*.sealed")
+    body = save({"other": torch.zeros(1)})
+    entry.write_bytes(hashlib.sha256(body).digest() + body)
     (again,) = codes_of(encoder.codes([Request(clips[0], True)]))
     assert counting.clips == 2
     assert torch.equal(first, again)

@@ -3,81 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from qrecipe.data.batches import Item, Sampler, World, mine
-from qrecipe.data.speech import SpeechData, SpeechRow
-from qrecipe.errors import EngineError, Place
+from qrecipe.data.speech import SpeechData
+from qrecipe.errors import EngineError
 from qrecipe.evaluate.measure import teacher_forced
 from qrecipe.model import forward, prompt
 from qrecipe.model.opened import Opened
-from qrecipe.model.weights import Delta, Guard, Learner, parameters
-from qrecipe.model.working import WorkingWeights
-from qrecipe.plan import trainable
+from qrecipe.model.weights import Guard, Learner
 from qrecipe.plan.trainable import CODEC_TABLE, TEXT_TABLE
-from qrecipe.recipe.reader import Node
-from qrecipe.recipe.stage import SpeechStage, Stage, TextLmStage
+from qrecipe.recipe.stage import SpeechStage, TextLmStage
 from qrecipe.train.loop import StageResult, rate_at, train_stage
 from qrecipe.train.objective import Losses
 from qrecipe.train.speech import SpeechObjective
 from qrecipe.train.text_lm import TextData, TextLmObjective
-from tests.support import audio, recipes
-
-ROW = 2072
-REFERENCE = Path("reference.wav")
-LANGUAGE = {"match": "talker.model.codec_embedding", "rows": "languages", "lr": 5e-3}
-PROJECTION = {"match": "talker.text_projection", "lr": 2e-3}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def malay(opened: Opened) -> Iterator[None]:
-    """A new language in memory, its row at its init; the embedded base as it was afterwards."""
-    working = WorkingWeights(opened)
-    listed, supported = dict(opened.config.talker_config.codec_language_id), list(opened.net.supported_languages)
-    working.add_languages({"malay": ROW})
-    start = opened.talker.model.codec_embedding.weight[listed["english"]].clone().unsqueeze(0)
-    working.set(Delta(rows={CODEC_TABLE: (torch.tensor([ROW]), start)}))
-    yield
-    working.set(Delta())
-    opened.config.talker_config.codec_language_id = listed
-    opened.net.supported_languages = supported
-
-
-def speech_data(opened: Opened, voice: Any, texts: list[str], language: str, first: int = 0, cut: bool = False) -> SpeechData:
-    rows = []
-    for i, text in enumerate(texts):
-        role, body = opened.tokenizer.assistant(text)
-        codes = opened.encode([audio.speech(first + i, 0.64 + 0.08 * i)])[0]
-        rows.append(SpeechRow(i + 1, text, role, body, codes, 1.0, 0.0, "", REFERENCE, None, cut))
-    return SpeechData(language, language, rows, x_vectors={REFERENCE: voice.x_vector})
-
-
-@pytest.fixture(scope="module")
-def own(opened: Opened, voice: Any, malay: None) -> SpeechData:
-    return speech_data(opened, voice, recipes.MALAY[:4], "malay")
-
-
-@pytest.fixture(scope="module")
-def english(opened: Opened, voice: Any) -> SpeechData:
-    return speech_data(opened, voice, recipes.ENGLISH, "english", first=30)
-
-
-def speech_stage(*train: dict[str, Any], **changes: Any) -> SpeechStage:
-    fields = {"id": "s", "objective": "speech", "data": ["malay"], "steps": 3, "warmup": 0.0, "schedule": "constant", "train": list(train)}
-    return SpeechStage.model_validate({**fields, "batch": {"frames": 200}, **changes})
-
-
-def learner_of(opened: Opened, stage: Stage, seen: list[int] | None = None) -> tuple[Learner, trainable.Trainable]:
-    tensors = {k: tuple(v.shape) for k, v in parameters(opened.net).items()}
-    found, problems = trainable.resolve(stage, Node({}, Place("r.yaml")), tensors, {"malay": ROW}, seen)
-    assert not problems
-    return Learner(opened.net, found, Delta()), found
+from tests.support import recipes
+from tests.support.training import LANGUAGE, PROJECTION, ROW, learner_of, speech_stage
 
 
 class Run(StageResult):

@@ -1,0 +1,118 @@
+"""The gradient of one step: sums over micro-batches, each divided by the labels of the whole global batch.
+
+That is why a micro-batch that does not fit into the GPU's memory can be split: nothing changes but the order of summation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from qrecipe.data.batches import Micro, World, mine
+from qrecipe.errors import EngineError, Place, Problem, UserError
+from qrecipe.model.opened import Opened
+from qrecipe.train.objective import Objective
+
+
+@dataclass
+class Gradients:
+    """What a step's losses were. The gradients themselves are on the parameters."""
+
+    means: dict[str, float]
+    """Loss term -> mean over the global batch's labels, nats."""
+    bad: Micro = field(default_factory=list)
+    """Rows of the micro-batches whose loss is not finite."""
+
+
+class Memory:
+    """How much of a micro-batch is computed at once on this machine."""
+
+    def __init__(self, fits: int | None, tell: Callable[..., None]) -> None:
+        """`fits` is the padded length that was found to fit before; `tell` is told `(event, **fields)` of a new one."""
+        self.fits = fits
+        self._tell = tell
+
+    def pieces(self, micro: Micro) -> list[Micro]:
+        """A micro-batch in parts that fit, at least one row each."""
+        if self.fits is None or _padded(micro) <= self.fits:
+            return [micro]
+        parts: list[Micro] = []
+        for item in micro:
+            if parts and _padded([*parts[-1], item]) <= self.fits:
+                parts[-1].append(item)
+            else:
+                parts.append([item])
+        return parts
+
+    def too_large(self, piece: Micro, step: int, name: str) -> None:
+        """Takes note that `piece` did not fit. Raises `UserError` if it is a single row."""
+        if len(piece) == 1:
+            message = f"a row of length {piece[0].length} does not fit into the GPU's memory alone: {name}"
+            help_ = "train less at once, give the dataset a lower `max_seconds`, or take a larger GPU; finished steps are kept"
+            raise UserError(Problem("QR074", message, Place(name), help_))
+        self.fits = max(_padded(piece) // 2, max(i.length for i in piece))
+        self._tell("memory_split", step=step, fits=self.fits)
+
+
+def _padded(micro: Micro) -> int:
+    return max(i.length for i in micro) * len(micro)
+
+
+def gradients(
+    opened: Opened, objective: Objective, micro: list[Micro], step: int, world: World, memory: Memory, clear: Callable[[], None]
+) -> Gradients:
+    """Computes a global batch. `clear` takes the gradients of a try that ran out of memory away.
+
+    Raises `EngineError` if no loss term reaches what trains, `UserError` if a single row does not fit into memory.
+    """
+    while True:
+        clear()
+        found, failed = _try(opened, objective, micro, step, world, memory)
+        if found is not None:
+            return found
+        assert failed is not None
+        if opened.device.type == "cuda":
+            torch.cuda.empty_cache()
+        memory.too_large(failed, step, objective.name(failed[0]))
+
+
+def _try(
+    opened: Opened, objective: Objective, micro: list[Micro], step: int, world: World, memory: Memory
+) -> tuple[Gradients | None, Micro | None]:
+    """The gradients, or the piece that did not fit. Returns before anything is tried again, so that its tensors are free."""
+    labels: dict[str, int] = {}
+    for m in micro:
+        for term, n in objective.labels(m, step).items():
+            labels[term] = labels.get(term, 0) + n
+    found = Gradients(dict.fromkeys(labels, 0.0))
+    for piece in (p for m in mine(micro, world) for p in memory.pieces(m)):
+        try:
+            _add(opened, objective, piece, step, labels, found)
+        except torch.OutOfMemoryError:
+            return None, piece
+    extra = objective.extra()
+    if extra is not None and world.rank == 0:
+        if extra.requires_grad:
+            extra.backward()  # type: ignore[no-untyped-call]  # torch's own annotation is missing
+        found.means["anchor"] = float(extra.detach())
+    return found, None
+
+
+def _add(opened: Opened, objective: Objective, piece: Micro, step: int, labels: dict[str, int], found: Gradients) -> None:
+    with opened.autocast():
+        losses = objective.losses(piece, step)
+    terms = []
+    for term, value in losses.sums.items():
+        mean = value / max(1, labels[term])
+        known = float(mean.detach())
+        found.means[term] += known
+        if not math.isfinite(known):
+            found.bad += [i for i in piece if i not in found.bad]
+        if mean.requires_grad:
+            terms.append(objective.weights[term] * mean)
+    if not terms:
+        raise EngineError("no loss term reaches what trains")
+    torch.stack(terms).sum().backward()  # type: ignore[no-untyped-call]  # torch's own annotation is missing

@@ -1,0 +1,155 @@
+"""Whatever ends a run, the next one gives the bundle of an undisturbed run, byte for byte.
+
+Every test here runs real commands in processes of their own. `make crash` does the same hundreds of times.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from qrecipe.train.checkpoints import newest_first
+from tests.support.crash import Nursery
+from tests.support.lasting import Lasting, undisturbed
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def lasting(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lasting]:
+    nursery = Nursery()
+    yield undisturbed(tmp_path_factory.mktemp("lasting") / "whole", nursery)
+    nursery.close()
+
+
+@pytest.fixture
+def place(lasting: Lasting, request: pytest.FixtureRequest) -> Path:
+    return lasting.place(request.node.name.replace("/", "_"))
+
+
+def leftovers(place: Path) -> list[str]:
+    return [f.name for f in place.rglob(".*.tmp")]
+
+
+CHAINS = {
+    "before training": [
+        "event:run_started:1 kill",
+        "before:recipe.lock:1 kill",
+        "before:*.sealed:3 kill",
+        "event:dataset:2 kill",
+    ],
+    "in training": [
+        "event:fitting:2 kill",
+        "sync:learned.safetensors:2 kill",
+        "before:step-00000002:1 kill",
+        "after:step-00000001:1 kill",
+        "event:select:2 kill",
+        "event:step:1 kill",
+    ],
+    "between stages": [
+        "before:delta.safetensors:2 kill",
+        "before:result.json:2 kill",
+        "after:result.json:1 kill",
+        "event:stage_finished:1 kill",
+    ],
+    "at the end": [
+        "event:speaking:1 kill",
+        "event:verdict:1 kill",
+        "sync:model.safetensors:1 kill",
+        "before:tiny-0.1.0:1 kill",
+        "after:tiny-0.1.0:1 kill",
+        "event:run_finished:1 kill",
+    ],
+}
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+def test_killed_at_named_points(lasting: Lasting, place: Path, chain: str) -> None:
+    """One run after the other is killed in the same folder; each goes on from what the one before left."""
+    for fault in CHAINS[chain]:
+        ended = lasting.run(place, fault=fault)
+        assert ended.code == -9, (fault, ended.err)
+    lasting.finish(place)
+
+
+def test_killed_at_random_times(lasting: Lasting, place: Path) -> None:
+    """Four kills in one folder; a run that was faster is the end of it."""
+    drawn = random.Random(4)
+    for _ in range(4):
+        if lasting.run(place, kill_after=drawn.uniform(0.1, 1.0) * lasting.seconds).code != -9:
+            break
+    lasting.finish(place)
+
+
+@pytest.mark.parametrize("action", ["term", "int"])
+def test_a_signal_saves_and_ends_with_130(lasting: Lasting, place: Path, action: str) -> None:
+    """In encoding, in a step, in an evaluation, in bundling; and the temporary files are taken away."""
+    for point in ("event:encoding:1", "event:step:2", "event:select:1", "event:speaking:1", "sync:model.safetensors:1"):
+        ended = lasting.run(place, fault=f"{point} {action}")
+        assert ended.code == 130, (point, ended.err)
+        assert "interrupted; what was done is kept" in ended.err
+        assert leftovers(place) == []
+    lasting.finish(place)
+
+
+def test_a_signal_in_a_step_loses_no_step(lasting: Lasting, place: Path) -> None:
+    """The state is written at the signal, not only when it is due."""
+    ended = lasting.nursery.run("run", "recipe.yaml", cwd=place, fault="event:step:5 term", QRECIPE_CACHE=str(place / "cache"))
+    assert ended.code == 130
+    (newest, *_) = [c for s in (place / "runs" / "tiny" / "stages").iterdir() for c in newest_first(s / "checkpoints")]
+    assert newest.name == "step-00000002", "the fifth step of the run is the second of its stage"
+    ended = lasting.finish(place)
+    assert "stage language: goes on after step 2" in ended.err
+
+
+def test_a_second_signal_stops_at_once(lasting: Lasting, place: Path) -> None:
+    """Even inside the writing of a checkpoint; the one before stays."""
+    assert lasting.run(place, fault="sync:learned.safetensors:3 twice").code == 130
+    assert leftovers(place) == []
+    stages = (place / "runs" / "tiny" / "stages").iterdir()
+    assert [c.name for s in stages for c in newest_first(s / "checkpoints")] == ["step-00000001", "step-00000000"]
+    lasting.finish(place)
+
+
+def test_a_full_disk_stops_with_everything_older_intact(lasting: Lasting, place: Path) -> None:
+    """Told so by the disk at the moment of syncing: a cache entry, a checkpoint, a stage's result, values, a bundle's weights."""
+    for point in (".*.sealed.*:2", "learned.safetensors:3", ".result.json.*:1", ".????*.json.*:1", "model.safetensors:1"):
+        ended = lasting.run(place, fault=f"sync:{point} full")
+        assert ended.code == 2, (point, ended.err)
+        assert "QR073" in ended.err
+        assert leftovers(place) == []
+    lasting.finish(place)
+
+
+@pytest.mark.parametrize("how", ["truncated", "flipped"])
+def test_the_newest_checkpoint_is_damaged(lasting: Lasting, place: Path, how: str) -> None:
+    assert lasting.run(place, fault="event:step:7 kill").code == -9
+    found = [c for s in (place / "runs" / "tiny" / "stages").iterdir() for c in newest_first(s / "checkpoints")]
+    assert [c.name for c in found] == ["step-00000003", "step-00000002"]
+    file = found[0] / "optimizer.safetensors"
+    if how == "truncated":
+        os.truncate(file, file.stat().st_size // 2)
+    else:
+        content = bytearray(file.read_bytes())
+        content[len(content) // 3] ^= 8
+        file.write_bytes(content)
+    ended = lasting.finish(place)
+    assert "does not verify (optimizer.safetensors was changed); the one before it is used" in ended.err
+    assert "goes on after step 2" in ended.err
+
+
+def test_a_finished_stage_that_was_damaged_is_trained_again(lasting: Lasting, place: Path) -> None:
+    """Weights, or a measured value: neither is believed without its hash."""
+    shutil.copytree(lasting.folder / "runs", place / "runs")
+    for pattern in ("stages/*/delta.safetensors", "values/*.json"):
+        for file in (place / "runs" / "tiny").glob(pattern):
+            content = bytearray(file.read_bytes())
+            content[-20] ^= 1
+            file.write_bytes(content)
+    ended = lasting.finish(place)
+    assert "reused" not in ended.err

@@ -1,0 +1,41 @@
+"""Stages that take a second: four recordings, a language row, a learner of the embedded base."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from qrecipe.data.speech import SpeechData, SpeechRow
+from qrecipe.errors import Place
+from qrecipe.model.opened import Opened
+from qrecipe.model.weights import Delta, Learner, parameters
+from qrecipe.plan import trainable
+from qrecipe.recipe.reader import Node
+from qrecipe.recipe.stage import SpeechStage, Stage
+from tests.support import audio
+
+ROW = 2072
+REFERENCE = Path("reference.wav")
+LANGUAGE = {"match": "talker.model.codec_embedding", "rows": "languages", "lr": 5e-3}
+PROJECTION = {"match": "talker.text_projection", "lr": 2e-3}
+
+
+def speech_data(opened: Opened, voice: Any, texts: list[str], language: str, first: int = 0, cut: bool = False) -> SpeechData:
+    rows = []
+    for i, text in enumerate(texts):
+        role, body = opened.tokenizer.assistant(text)
+        codes = opened.encode([audio.speech(first + i, 0.64 + 0.08 * i)])[0]
+        rows.append(SpeechRow(i + 1, text, role, body, codes, 1.0, 0.0, "", REFERENCE, None, cut))
+    return SpeechData(language, language, rows, x_vectors={REFERENCE: voice.x_vector})
+
+
+def speech_stage(*train: dict[str, Any], **changes: Any) -> SpeechStage:
+    fields = {"id": "s", "objective": "speech", "data": ["malay"], "steps": 3, "warmup": 0.0, "schedule": "constant", "train": list(train)}
+    return SpeechStage.model_validate({**fields, "batch": {"frames": 200}, **changes})
+
+
+def learner_of(opened: Opened, stage: Stage, seen: list[int] | None = None) -> tuple[Learner, trainable.Trainable]:
+    tensors = {k: tuple(v.shape) for k, v in parameters(opened.net).items()}
+    found, problems = trainable.resolve(stage, Node({}, Place("r.yaml")), tensors, {"malay": ROW}, seen)
+    assert not problems
+    return Learner(opened.net, found, Delta()), found

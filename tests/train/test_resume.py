@@ -1,0 +1,359 @@
+"""A stage that was stopped gives the bytes that it would have given undisturbed, wherever it was stopped."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from qrecipe.data.batches import Sampler
+from qrecipe.data.speech import SpeechData
+from qrecipe.errors import EngineError, UserError
+from qrecipe.files import sealed, write_json
+from qrecipe.model.opened import Opened
+from qrecipe.recipe.stage import TextLmStage
+from qrecipe.run.locking import lock_stage
+from qrecipe.train.checkpoints import Checkpoints, Every, newest_first, randomness, set_randomness
+from qrecipe.train.loop import StageResult, train_stage
+from qrecipe.train.objective import Losses
+from qrecipe.train.speech import SpeechObjective
+from qrecipe.train.text_lm import TextData, TextLmObjective
+from tests.support import recipes
+from tests.support.training import LANGUAGE, PROJECTION, learner_of, speech_stage
+
+SELECT = {"metric": "talker_nll", "data": "dev", "every": 2, "patience": 3}
+
+
+@dataclass
+class Told:
+    """What a stage reported."""
+
+    steps: list[Any] = field(default_factory=list)
+    events: list[dict[str, Any]] = field(default_factory=list)
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        return [e for e in self.events if e["event"] == kind]
+
+
+Train = Callable[..., tuple[StageResult, Told]]
+
+
+@pytest.fixture
+def train(opened: Opened, own: SpeechData, tmp_path: Path) -> Train:
+    """Trains a stage of seven steps, with checkpoints under `tmp_path/name`; `stop` ends it after a step."""
+
+    def go(name: str | None, stop: int | None = None, wrap: Any = None, every: int = 2, **changes: Any) -> tuple[StageResult, Told]:
+        fields = {"steps": 7, "schedule": "cosine", "batch": {"frames": 12}, "layout": "mixed", **changes}
+        stage = speech_stage(LANGUAGE, PROJECTION, **fields)
+        learner, found = learner_of(opened, stage)
+        objective: Any = SpeechObjective(stage, opened, learner.tables, {"malay": own}, seed=0)
+        if wrap is not None:
+            objective = wrap(objective)
+        told = Told()
+
+        def tell(event: str, **fields: Any) -> None:
+            told.events.append({"event": event, **fields})
+
+        def on_step(report: Any) -> None:
+            told.steps.append(report)
+            torch.rand(3)  # whatever draws between two steps draws the same again
+            if report.step == stop:
+                raise KeyboardInterrupt
+
+        shapes = {k: tuple(v.shape) for k, v in opened.net.state_dict().items()}
+        checkpoints = None
+        if name is not None:
+            trainable = lock_stage(stage.id, found, shapes).model_dump(mode="json")
+            checkpoints = Checkpoints(tmp_path / name, trainable, Every(60, every), tell)
+        try:
+            result = train_stage(
+                stage,
+                opened,
+                learner,
+                objective,
+                Sampler(objective.lengths(), {}, stage.batch, 0),
+                evaluate=None if stage.select is None else lambda: float(next(iter(learner.parameters())).detach().abs().sum()),
+                checkpoints=checkpoints,
+                on_step=on_step,
+                tell=tell,
+            )
+        finally:
+            learner.close()
+        return result, told
+
+    return go
+
+
+def same(one: StageResult, other: StageResult) -> bool:
+    """Bit for bit."""
+    assert one.delta.whole.keys() == other.delta.whole.keys()
+    assert one.delta.rows.keys() == other.delta.rows.keys()
+    return (
+        (one.steps, one.chosen_step, one.history, one.losses) == (other.steps, other.chosen_step, other.history, other.losses)
+        and all(torch.equal(v, other.delta.whole[k]) for k, v in one.delta.whole.items())
+        and all(torch.equal(v[1], other.delta.rows[k][1]) for k, v in one.delta.rows.items())
+    )
+
+
+@pytest.mark.parametrize("changes", [{}, {"select": SELECT}], ids=["last", "best"])
+def test_stopped_after_every_step(train: Train, tmp_path: Path, changes: dict[str, Any]) -> None:
+    """Stopped and started again after each of its steps: losses, rates, selection and weights are those of one go."""
+    whole, told = train(None, **changes)
+    reports: list[Any] = []
+    for stop in range(1, 7):
+        with pytest.raises(KeyboardInterrupt):
+            train("parts", stop=stop, every=100, **changes)
+        assert (tmp_path / "parts" / f"step-{stop:08d}" / "manifest.json").is_file()
+    parts, rest = train("parts", every=100, **changes)
+    reports = rest.steps
+    assert [r.step for r in reports] == [7]
+    assert same(parts, whole)
+    assert reports == told.steps[-1:]
+    assert rest.of("resumed") == [{"event": "resumed", "step": 6}]
+
+
+def test_a_kill_loses_what_came_after_the_last_checkpoint_and_nothing_else(train: Train, tmp_path: Path) -> None:
+    whole, _ = train(None)
+    with pytest.raises(KeyboardInterrupt):
+        train("killed", stop=5)
+    assert [f.name for f in newest_first(tmp_path / "killed")] == ["step-00000005", "step-00000004"], "two are kept"
+    (newest,) = newest_first(tmp_path / "killed")[:1]
+    for file in newest.iterdir():
+        file.unlink()
+    newest.rmdir()
+    again, told = train("killed")
+    assert [r.step for r in told.steps] == [5, 6, 7]
+    assert same(again, whole)
+
+
+@pytest.mark.parametrize("file", ["learned.safetensors", "optimizer.safetensors", "rest.safetensors", "progress.json", "manifest.json"])
+@pytest.mark.parametrize("how", ["truncated", "flipped", "gone"])
+def test_a_damaged_checkpoint_is_passed_over(train: Train, tmp_path: Path, file: str, how: str) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train("damaged", stop=5)
+    path = tmp_path / "damaged" / "step-00000005" / file
+    content = bytearray(path.read_bytes())
+    if how == "gone":
+        path.unlink()
+    elif how == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    else:
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    with pytest.raises(KeyboardInterrupt):
+        train("damaged", stop=5)
+    found = newest_first(tmp_path / "damaged")
+    assert [f.name for f in found] == ["step-00000005", "step-00000004"], "the damaged one was written again from the one before"
+
+
+def test_damage_is_said(train: Train, tmp_path: Path) -> None:
+    whole, _ = train(None)
+    with pytest.raises(KeyboardInterrupt):
+        train("damaged", stop=5)
+    for folder in newest_first(tmp_path / "damaged"):
+        os.truncate(folder / "learned.safetensors", 100)
+    again, told = train("damaged")
+    assert [e["reason"] for e in told.of("checkpoint_damaged")] == ["learned.safetensors was changed"] * 2
+    assert [r.step for r in told.steps] == list(range(1, 8)), "none is left, so it starts again"
+    assert same(again, whole)
+
+
+def test_only_what_trains_is_stored(train: Train, tmp_path: Path, opened: Opened) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train("small", stop=3)
+    trained = sum(p.numel() for n, p in opened.talker.text_projection.named_parameters())
+    trained += opened.talker.model.codec_embedding.weight.shape[1]
+    newest = newest_first(tmp_path / "small")[0]
+    assert sum(t.numel() for t in load_file(newest / "learned.safetensors").values()) == trained
+    moments = load_file(newest / "optimizer.safetensors")
+    assert sum(t.numel() for k, t in moments.items() if not k.endswith(".step")) == 2 * trained
+
+
+def test_a_checkpoint_of_another_trainable_set_is_refused(train: Train, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train("other", stop=3)
+    for folder in newest_first(tmp_path / "other"):
+        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest["trainable"]["tensors"]["talker.codec_head.weight"] = 5
+        del manifest["sha256"]
+        write_json(folder / "manifest.json", sealed(manifest))
+    with pytest.raises(EngineError, match="another trainable set"):
+        train("other")
+
+
+def test_the_temporary_map_of_text_is_kept(opened: Opened, tmp_path: Path) -> None:
+    """It was fitted from batches before the first step; a stage that goes on does not fit another."""
+    stage = TextLmStage.model_validate(
+        {
+            "id": "t",
+            "objective": "text_lm",
+            "data": ["text"],
+            "train": [{"match": "talker.model.text_embedding", "rows": "seen", "lr": 5e-3}],
+            "steps": 4,
+            "fit_steps": 3,
+        }
+    )
+    data = TextData("text", "malay", [opened.tokenizer.assistant(t)[1] for t in recipes.MALAY])
+    seen = sorted({t for body in data.bodies for t in body})
+    fitted: list[float] = []
+
+    def go(folder: Path, stop: int | None = None) -> StageResult:
+        learner, _ = learner_of(opened, stage, seen)
+        objective = TextLmObjective(stage, opened, learner.tables, {"text": data}, seen, 0)
+        sampler = Sampler(objective.lengths(), {}, stage.batch, 0)
+
+        def on_step(report: Any) -> None:
+            if report.step == stop:
+                raise KeyboardInterrupt
+
+        def begin() -> None:
+            batches = sampler.batches()
+            fitted.append(objective.fit(lambda: next(batches)[0]))
+
+        try:
+            checkpoints = Checkpoints(folder, {}, Every(60))
+            return train_stage(stage, opened, learner, objective, sampler, begin=begin, checkpoints=checkpoints, on_step=on_step)
+        finally:
+            learner.close()
+
+    whole = go(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path / "parts", stop=2)
+    assert same(go(tmp_path / "parts"), whole)
+    assert len(fitted) == 2
+
+
+def test_every_generator_goes_on_where_it_was(opened: Opened) -> None:
+    import random
+
+    import numpy as np
+
+    def draw() -> list[Any]:
+        return [random.random(), random.gauss(0, 1), float(np.random.rand()), float(np.random.randn()), torch.rand(3).tolist()]
+
+    draw()
+    state = randomness(opened.device)
+    first = draw()
+    draw()
+    set_randomness(state, opened.device)
+    assert draw() == first
+
+
+class Sick:
+    """An objective whose losses are not finite at some steps."""
+
+    def __init__(self, objective: Any, steps: set[int], factor: float = math.nan) -> None:
+        self._objective, self._steps, self._factor = objective, steps, factor
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._objective, name)
+
+    def losses(self, micro: Any, step: int) -> Losses:
+        found = self._objective.losses(micro, step)
+        return Losses({k: v * self._factor if step in self._steps else v for k, v in found.sums.items()})
+
+
+def test_a_skipped_step_names_its_rows(train: Train) -> None:
+    _, told = train(None, wrap=lambda o: Sick(o, {3}), batch={"frames": 1})
+    (skipped,) = told.of("step_skipped")
+    assert (skipped["step"], skipped["why"]) == (3, "loss")
+    assert len(skipped["rows"]) == 1
+    assert skipped["rows"][0] in {f"malay:{line}" for line in range(1, 5)}
+    assert [r.step for r in told.steps] == [1, 2, 4, 5, 6, 7]
+
+
+def test_a_gradient_that_is_not_finite_never_reaches_the_weights(train: Train) -> None:
+    """The loss itself is fine."""
+
+    class Steep(Sick):
+        def losses(self, micro: Any, step: int) -> Losses:
+            found = self._objective.losses(micro, step)
+            if step in self._steps:
+                for v in found.sums.values():
+                    v.register_hook(lambda g: g * math.inf)
+            return found
+
+    result, told = train(None, wrap=lambda o: Steep(o, {2}))
+    assert [e["why"] for e in told.of("step_skipped")] == ["gradient"]
+    assert all(bool(torch.isfinite(v).all()) for v in result.delta.whole.values())
+
+
+def test_given_up_with_the_last_good_checkpoint(train: Train, tmp_path: Path) -> None:
+    """And started again it gives up again: another start is no way around bad numbers."""
+    for _ in range(2):
+        with pytest.raises(EngineError, match=r"5 steps in a row \(step 7, rows malay:.*those of step 2"):
+            train("sick", wrap=lambda o: Sick(o, set(range(3, 20))), every=100, steps=9)
+        assert [f.name for f in newest_first(tmp_path / "sick")] == ["step-00000002"]
+
+
+def test_stopped_among_skipped_steps(train: Train) -> None:
+    whole, _ = train(None, wrap=lambda o: Sick(o, {3, 5}), select=SELECT)
+    for stop in (2, 4, 6):
+        with pytest.raises(KeyboardInterrupt):
+            train("parts", stop=stop, wrap=lambda o: Sick(o, {3, 5}), select=SELECT)
+    parts, _ = train("parts", wrap=lambda o: Sick(o, {3, 5}), select=SELECT)
+    assert same(parts, whole)
+
+
+def test_a_leap_of_the_loss_is_reported(train: Train) -> None:
+    _, told = train(None, wrap=lambda o: Sick(o, {19}, 40.0), steps=20, batch={"frames": 1000})
+    (spike,) = told.of("loss_spike")
+    assert spike["step"] == 19
+    assert spike["loss"] > 10 * spike["usual"]
+    assert len(spike["rows"]) == 4
+
+
+class Narrow(Sick):
+    """An objective that fits few rows into memory, and finds out before or after it has computed gradients."""
+
+    def __init__(self, objective: Any, rows: int, late: bool) -> None:
+        super().__init__(objective, set())
+        self._rows, self._late = rows, late
+
+    def losses(self, micro: Any, step: int) -> Losses:
+        if len(micro) <= self._rows:
+            return self._objective.losses(micro, step)  # type: ignore[no-any-return]
+        if not self._late:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+        def fail(gradient: Any) -> None:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+        found = self._objective.losses(micro, step)
+        for value in found.sums.values():
+            value.register_hook(fail)
+        return found  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["forward", "backward"])
+def test_out_of_memory_splits_the_micro_batch_and_keeps_the_batch(train: Train, late: bool) -> None:
+    whole, one = train(None, batch={"frames": 1000}, layout="streaming")
+    split, told = train(None, batch={"frames": 1000}, layout="streaming", wrap=lambda o: Narrow(o, 1, late))
+    assert told.of("memory_split")
+    assert [e["step"] for e in told.of("memory_split")] == [1] * len(told.of("memory_split")), "found out once"
+    for mine, theirs in zip(told.steps, one.steps, strict=True):
+        assert mine.losses == pytest.approx(theirs.losses, rel=1e-4)
+        assert mine.gradient_norm == pytest.approx(theirs.gradient_norm, rel=1e-3)
+    for name, values in whole.delta.whole.items():
+        assert torch.allclose(values, split.delta.whole[name], atol=2e-4)
+
+
+def test_what_fits_is_kept_for_the_next_start(train: Train) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train("narrow", stop=2, batch={"frames": 1000}, wrap=lambda o: Narrow(o, 2, False))
+    _, told = train("narrow", batch={"frames": 1000}, wrap=lambda o: Narrow(o, 2, False))
+    assert told.of("resumed")
+    assert not told.of("memory_split")
+
+
+def test_a_row_that_does_not_fit_alone_is_named(train: Train) -> None:
+    with pytest.raises(UserError, match=r"malay:\d: a row of length \d+ does not fit"):
+        train(None, wrap=lambda o: Narrow(o, 0, False))
