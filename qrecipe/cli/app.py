@@ -26,6 +26,7 @@ VERBS = {
     "bundle": "Build or verify a bundle.",
     "schema": "Print a JSON Schema, or write all of them.",
     "doctor": "Say what is installed and where a base is.",
+    "gc": "List or delete what no run refers to.",
 }
 
 

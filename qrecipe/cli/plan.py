@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -19,17 +20,20 @@ from qrecipe.errors import RecipeError
 def command(file: Path, runs: Path, strict: bool, sets: tuple[str, ...], format_: str) -> int:
     """Show what a recipe will do: which parameters train in which stage, on which data, under which gates."""
     from qrecipe.cli.app import print_json
+    from qrecipe.files import FileHashes
     from qrecipe.plan import make_plan
     from qrecipe.recipe import load
     from qrecipe.report.problems import as_text
+    from qrecipe.run.reasons import standings
 
     planned = make_plan(load(file, sets), strict=strict)
     if planned.errors:
         raise RecipeError(planned.problems)
-    reused = {s.id: _done(runs / planned.plan.recipe, s.fingerprint) for s in planned.plan.stages}
+    found = standings(planned, runs / planned.plan.recipe, FileHashes())
     if format_ == "json":
+        done = {k: v.state == "done" for k, v in found.items()}
         warnings = [p.as_json() for p in planned.warnings]
-        print_json({**planned.plan.as_json(), "done": reused, "warnings": warnings})
+        print_json({**planned.plan.as_json(), "done": done, "standings": {k: asdict(v) for k, v in found.items()}, "warnings": warnings})
         return 0
     from rich.console import Console
 
@@ -37,12 +41,7 @@ def command(file: Path, runs: Path, strict: bool, sets: tuple[str, ...], format_
 
     if planned.warnings:
         click.echo(as_text(planned.warnings), err=True)
-    Console(width=None, highlight=False).print(plan_table(planned.plan, reused))
+    Console(width=None, highlight=False).print(plan_table(planned.plan, {k: str(v) for k, v in found.items()}))
     state = "complete" if planned.plan.complete else "incomplete: `run` needs what the warnings name"
     click.echo(f"plan {planned.plan.hash[:16]} ({state})")
     return 0
-
-
-def _done(folder: Path, fingerprint: str | None) -> bool:
-    """Whether a stage was trained before with the same settings, data, base and predecessors."""
-    return fingerprint is not None and (folder / "stages" / fingerprint[:16] / "result.json").is_file()

@@ -17,6 +17,8 @@ from qrecipe.cli.options import FILE, format_option, set_option
 @click.option("--until", metavar="STAGE", help="Stop after this stage.")
 @click.option("--checkpoint-minutes", type=click.FloatRange(min=0), default=10.0, show_default=True, help="Keep a stage's state so often.")
 @click.option("--checkpoint-steps", type=click.IntRange(min=1), help="Also keep it after so many steps.")
+@click.option("--locked", is_flag=True, help="Refuse whatever differs from the lock beside the recipe.")
+@click.option("--fresh", is_flag=True, help="Start over; what was there is put aside as RUNS/NAME.1, not deleted.")
 @set_option
 @format_option()
 def command(
@@ -24,6 +26,8 @@ def command(
     runs: Path,
     bundles: Path,
     until: str | None,
+    locked: bool,
+    fresh: bool,
     checkpoint_minutes: float,
     checkpoint_steps: int | None,
     sets: tuple[str, ...],
@@ -57,7 +61,7 @@ def command(
         from qrecipe.train.checkpoints import Every
 
         every = Every(checkpoint_minutes, checkpoint_steps)
-        outcome = run(loaded, runs=runs, bundles=bundles, until=until, every=every, listener=console)
+        outcome = run(loaded, runs=runs, bundles=bundles, until=until, every=every, locked=locked, fresh=fresh, listener=console)
         _closing(console, outcome, loaded)
     print_json(outcome.as_json(), indent=None)
     return outcome.exit_code

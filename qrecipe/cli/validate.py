@@ -14,15 +14,16 @@ from qrecipe.files import FileHashes
 @click.command("validate")
 @click.argument("files", nargs=-1, required=True, type=FILE)
 @click.option("--strict", is_flag=True, help="A missing base or data is an error, not a warning.")
+@click.option("--locked", is_flag=True, help="Also compare with the lock beside each recipe.")
 @set_option
 @format_option("github")
-def command(files: tuple[Path, ...], strict: bool, sets: tuple[str, ...], format_: str) -> int:
+def command(files: tuple[Path, ...], strict: bool, locked: bool, sets: tuple[str, ...], format_: str) -> int:
     """Check recipes: their form, their names, their patterns against the base, their texts. Exit code 0 or 2."""
     from qrecipe.cli.app import print_json
     from qrecipe.report.problems import as_github, as_text, summary
 
     hashes = FileHashes()
-    problems = [p for file in files for p in check(file, sets, strict, hashes)]
+    problems = [p for file in files for p in check(file, sets, strict, hashes, locked)]
     if format_ == "json":
         print_json({"problems": [p.as_json() for p in problems]})
     elif format_ == "github":
@@ -34,15 +35,23 @@ def command(files: tuple[Path, ...], strict: bool, sets: tuple[str, ...], format
     return 2 if any(p.severity == "error" for p in problems) else 0
 
 
-def check(file: Path, sets: tuple[str, ...], strict: bool, hashes: FileHashes) -> list[Problem]:
-    """Every problem of a recipe: what its text shows, and what the plan shows."""
+def check(file: Path, sets: tuple[str, ...], strict: bool, hashes: FileHashes, locked: bool = False) -> list[Problem]:
+    """Every problem of a recipe: what its text shows, what the plan shows, and what differs from the lock."""
     from qrecipe.plan import make_plan
+    from qrecipe.plan.bases import folder_identity
     from qrecipe.recipe import inspect
+    from qrecipe.run.locking import drift
 
     loaded, problems = inspect(file, sets)
     if loaded is None or any(p.severity == "error" for p in problems):
         return problems
     try:
-        return make_plan(loaded, hashes, strict).problems
+        planned = make_plan(loaded, hashes, strict)
+        if not locked or planned.errors:
+            return planned.problems
+        if planned.base.identity is None and planned.base.folder is not None:
+            folder_identity(planned.base.folder, hashes)  # remembered, so that the next plan knows it
+            planned = make_plan(loaded, hashes, strict)
+        return [*planned.problems, *drift(planned, planned.base)]
     except UserError as e:
         return [*problems, *e.problems]

@@ -1,22 +1,20 @@
 """Codes and x-vectors by the base's own encoders, cached by content and shared between runs.
 
-A cache entry is named by the hash of the recording, of the encoder and of the preparation, and starts with its own hash.
+A cache entry is named by the hash of the recording, of the encoder and of the preparation.
 Entries are written whole or not at all, so several runs may share the cache.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load, save
 
-from qrecipe.data import audio
+from qrecipe.data import audio, sealed
 from qrecipe.data.audio import RATE, Audio, AudioProblem, read
-from qrecipe.files import FileHashes, cache_dir, digest, replacing
+from qrecipe.files import FileHashes, cache_dir, digest
 from qrecipe.model.opened import Opened
 from qrecipe.plan.bases import BaseInfo
 
@@ -115,11 +113,11 @@ class Encoder:
     def x_vector(self, path: Path) -> torch.Tensor:
         """Speaker vector of a reference, [hidden] float32. Raises `AudioProblem`."""
         file = self._cache / "x-vectors" / self._speaker / f"{self.hashes.sha256(path)}.sealed"
-        found = _load(file, "x_vector")
+        found = sealed.recall(file, "x_vector")
         if found is not None:
             return found["x_vector"]
         vector = self.opened.x_vector(read(path))
-        _store(file, {"x_vector": vector})
+        sealed.store(file, {"x_vector": vector})
         return vector
 
     def _code_file(self, request: Request) -> Path:
@@ -127,14 +125,14 @@ class Encoder:
         return self._cache / "codes" / self._tokenizer / kind / f"{self.hashes.sha256(request.path)}.sealed"
 
     def _load_codes(self, file: Path) -> Encoded | None:
-        found = _load(file, "codes", "seconds")
+        found = sealed.recall(file, "codes", "seconds")
         if found is None:
             return None
         return Encoded(found["codes"].to(torch.int64), float(found["seconds"][0]), float(found["seconds"][1]))
 
     def _store_codes(self, file: Path, encoded: Encoded) -> None:
         times = torch.tensor([encoded.seconds, encoded.trimmed], dtype=torch.float64)
-        _store(file, {"codes": encoded.codes.to(torch.int16).contiguous(), "seconds": times})
+        sealed.store(file, {"codes": encoded.codes.to(torch.int16).contiguous(), "seconds": times})
 
 
 def _batches(items: list[tuple[int, Path, Audio, float]]) -> list[list[tuple[int, Path, Audio, float]]]:
@@ -147,24 +145,3 @@ def _batches(items: list[tuple[int, Path, Audio, float]]) -> list[list[tuple[int
         else:
             batches.append([item])
     return batches
-
-
-def _load(file: Path, *names: str) -> dict[str, torch.Tensor] | None:
-    """What an entry holds, or None. A broken entry is made again, whatever broke it."""
-    try:
-        content = file.read_bytes()
-    except OSError:
-        return None
-    seal, body = content[:32], content[32:]
-    if hashlib.sha256(body).digest() != seal:
-        file.unlink(missing_ok=True)
-        return None
-    found = load(body)
-    return found if found.keys() == set(names) else None
-
-
-def _store(file: Path, tensors: dict[str, torch.Tensor]) -> None:
-    """An entry is the SHA-256 of what follows, 32 bytes, and a safetensors file."""
-    body = save(tensors)
-    with replacing(file) as temporary:
-        temporary.write_bytes(hashlib.sha256(body).digest() + body)

@@ -48,6 +48,8 @@ class Value:
 
 Progress = Callable[[str, int, int], None]
 """Told (what, done, of)."""
+Kept = Callable[[Any, Callable[[], list[speak.Spoken]]], list[speak.Spoken]]
+"""Gives the speech of a batch by its key, or has it made and keeps it."""
 
 
 def function_of(spec: MetricSpec) -> Callable[[Any], float | Ratio]:
@@ -120,7 +122,13 @@ def spoken_rows(data: SpeechData, settings: Evaluation) -> list[SpeechRow]:
 
 
 def generated(
-    opened: Opened, data: SpeechData, layout: Layout, settings: Evaluation, listeners: Listeners, progress: Progress | None = None
+    opened: Opened,
+    data: SpeechData,
+    layout: Layout,
+    settings: Evaluation,
+    listeners: Listeners,
+    progress: Progress | None = None,
+    kept: Kept | None = None,
 ) -> list[tuple[int, Sample]]:
     """Speaks the dataset's prompts with every seed: (seed, sample). Batches are fixed by the settings."""
     rows = spoken_rows(data, settings)
@@ -129,14 +137,21 @@ def generated(
     for seed in settings.seeds:
         for start in range(0, len(rows), settings.batch):
             chunk = rows[start : start + settings.batch]
-            samples += [(seed, s) for s in _speak(opened, data, chunk, layout, settings, seed, listeners)]
+            samples += [(seed, s) for s in _speak(opened, data, chunk, layout, settings, seed, listeners, kept)]
             if progress is not None:
                 progress(f"speaking {data.name} ({layout})", len(samples), total)
     return samples
 
 
 def _speak(
-    opened: Opened, data: SpeechData, rows: list[SpeechRow], layout: Layout, settings: Evaluation, seed: int, listeners: Listeners
+    opened: Opened,
+    data: SpeechData,
+    rows: list[SpeechRow],
+    layout: Layout,
+    settings: Evaluation,
+    seed: int,
+    listeners: Listeners,
+    kept: Kept | None,
 ) -> list[Sample]:
     utterances = []
     for row in rows:
@@ -152,7 +167,11 @@ def _speak(
             )
         )
     caps = [cap_of(r, settings) for r in rows]
-    spoken = speak.speak(opened, utterances, layout=layout, seed=seed, max_frames=max(caps))
+
+    def make() -> list[speak.Spoken]:
+        return speak.speak(opened, utterances, layout=layout, seed=seed, max_frames=max(caps))
+
+    spoken = make() if kept is None else kept([layout, seed, [r.line for r in rows], caps], make)
     found = []
     for row, utterance, cap, said in zip(rows, utterances, caps, spoken, strict=True):
         audio = resample(said.audio, said.rate)
@@ -197,6 +216,7 @@ def measure(
     listeners: Listeners,
     progress: Progress | None = None,
     on_samples: Callable[[Layout, list[tuple[int, Sample]]], None] | None = None,
+    kept: Kept | None = None,
 ) -> dict[str, list[Value]]:
     """Values of metrics over a dataset in every layout of the settings. The modules must hold the weights as exported."""
     specs = [s for s in (find(m) for m in metrics) if s is not None]
@@ -216,7 +236,7 @@ def measure(
                 for spec in forced:
                     add(spec, item, row.line, layout, None)
         if spoken:
-            samples = generated(opened, data, layout, settings, listeners, progress)
+            samples = generated(opened, data, layout, settings, listeners, progress, kept)
             if on_samples is not None:
                 on_samples(layout, samples)
             for i, (seed, sample) in enumerate(samples):

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from os.path import dirname, join, normpath
-from typing import Any
 
 from qrecipe.errors import Place, Problem, RecipeError, suggest
 from qrecipe.files import FileHashes, digest, is_file
 from qrecipe.plan import trainable
 from qrecipe.plan.bases import BaseInfo, locate
+from qrecipe.plan.contents import dataset_hash
 from qrecipe.plan.evaluators import find_asr, packages_problem
 from qrecipe.plan.fingerprints import NUMERICS, stage_fingerprint, start_fingerprint
 from qrecipe.plan.manifest import Manifest, read_manifest
@@ -28,7 +28,7 @@ from qrecipe.plan.values import (
 )
 from qrecipe.recipe import LoadedRecipe, metrics
 from qrecipe.recipe.checks import at, gates_with_nodes
-from qrecipe.recipe.dataset import Dataset, SpeechDataset
+from qrecipe.recipe.dataset import Dataset
 from qrecipe.recipe.language import FIRST_FREE_ROW, LAST_ROW
 from qrecipe.recipe.stage import Stage
 
@@ -200,7 +200,7 @@ def _datasets(
             language=dataset.language,
             rows=len(manifest.rows),
             bad_rows=len(manifest.problems),
-            sha256=_dataset_hash(loaded, dataset, manifest, hashes),
+            sha256=dataset_hash(loaded, dataset, manifest, hashes),
         )
     return manifests, planned
 
@@ -208,30 +208,6 @@ def _datasets(
 def _shown(loaded: LoadedRecipe, dataset: Dataset) -> str:
     """How messages name a dataset's file: from where the recipe was named, not from the recipe's folder."""
     return normpath(join(dirname(loaded.node.place.file), dataset.path))
-
-
-def _dataset_hash(loaded: LoadedRecipe, dataset: Dataset, manifest: Manifest, hashes: FileHashes) -> str | None:
-    """Content of a dataset: its rows with the content of their recordings, and the dataset's own reference."""
-    rows = []
-    for row in manifest.rows:
-        rows.append(
-            [
-                row.text,
-                hashes.sha256(row.audio) if row.audio else None,
-                hashes.sha256(row.reference) if row.reference else None,
-                row.reference_text,
-                row.speaker,
-                row.codes,
-                row.cut,
-            ]
-        )
-    own: list[Any] = [dataset.kind, dataset.language, rows]
-    if isinstance(dataset, SpeechDataset):
-        reference = loaded.path(dataset.reference) if dataset.reference else None
-        if reference is not None and not is_file(reference):
-            return None
-        own += [hashes.sha256(reference) if reference else None, dataset.reference_text, dataset.max_seconds]
-    return digest(own)
 
 
 def _seen(loaded: LoadedRecipe, stage: Stage, manifests: dict[str, Manifest], base: BaseInfo) -> list[int] | None:

@@ -10,11 +10,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from qrecipe.report.tables import verdict_table
+from qrecipe.report.tables import size, verdict_table
 
 PLAIN_SECONDS = 5.0
 """Seconds between two lines of progress where there is no terminal."""
 SHOWN_ROWS = 8
+SHOWN_DIFFERENCES = 4
 
 
 class RunConsole:
@@ -76,6 +77,21 @@ class RunConsole:
         self.say(f"running on {e['device']}")
         if e["lock"] is None:
             self.say("warning: the lock could not be written beside the recipe; it is in the bundle")
+
+    def _on_put_aside(self, e: dict[str, Any]) -> None:
+        self.say(f"the run before is kept in {e['path']}")
+
+    def _on_stage_standing(self, e: dict[str, Any]) -> None:
+        if e["state"] in ("resumes", "changed"):
+            self.say(f"stage {e['stage']}: {e['text']}")
+
+    def _on_disk(self, e: dict[str, Any]) -> None:
+        self.say("disk: " + "; ".join(f"{n['what']} {size(n['bytes'])}" for n in e["needs"]))
+
+    def _on_lock_changed(self, e: dict[str, Any]) -> None:
+        shown = e["differences"][:SHOWN_DIFFERENCES]
+        more = len(e["differences"]) - len(shown)
+        self.say(f"{e['path']} changes: " + "; ".join(shown) + (f"; and {more} more" if more else ""))
 
     def _on_encoding(self, e: dict[str, Any]) -> None:
         self._bar(f"encoding {e['dataset']}", e["done"], e["of"])

@@ -22,15 +22,32 @@ def count(n: int | None, most: int | None = None) -> str:
     return f"at most {most:,}" if most is not None else "unknown"
 
 
-def plan_table(plan: Plan, reused: dict[str, bool] | None = None) -> Table:
-    """Stages with what trains, how much of it, at which rate, on which data, for how long, under which gates."""
+def size(n: float) -> str:
+    """Bytes for people.
+
+    >>> size(1_500_000)
+    '1.5 MB'
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if n < 1000:
+            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
+        n /= 1000
+    return f"{n:.1f} TB"
+
+
+def plan_table(plan: Plan, standings: dict[str, str] | None = None) -> Table:
+    """Stages with what trains, how much of it, at which rate, on which data, for how long, under which gates.
+
+    `standings` says of a stage whether it is done, goes on, or trains again and why.
+    """
     table = _plain(f"{plan.recipe} {plan.version} on {plan.base.model}")
     table.add_column("stage", no_wrap=True)
     table.add_column("trains", overflow="fold")
     table.add_column("parameters", justify="right", no_wrap=True)
     table.add_column("rate", justify="right", no_wrap=True)
     for stage in plan.stages:
-        done = " (done before)" if reused and reused.get(stage.id) else ""
+        standing = (standings or {}).get(stage.id, "")
+        done = f" ({escape(standing)})" if standing else ""
         table.add_row(
             f"[bold]{stage.id}[/]",
             f"{stage.objective}, {_length(stage)}{done}",

@@ -13,7 +13,7 @@ import torch
 from qrecipe.bundle.build import Content, build, refuse_other
 from qrecipe.data.batches import Sampler
 from qrecipe.data.codes import Encoder
-from qrecipe.errors import EngineError
+from qrecipe.errors import EngineError, UserError
 from qrecipe.evaluate.gates import Verdict
 from qrecipe.evaluate.listeners import Listeners
 from qrecipe.evaluate.measure import teacher_forced
@@ -30,10 +30,12 @@ from qrecipe.plan.plan import Planned
 from qrecipe.recipe import LoadedRecipe
 from qrecipe.recipe.checks import at
 from qrecipe.recipe.stage import SpeechStage, Stage, TextLmStage
+from qrecipe.run import disk, reasons
 from qrecipe.run.datasets import needed, prepare_all, ready
 from qrecipe.run.events import Events, Listener
 from qrecipe.run.judging import Judge
-from qrecipe.run.locking import lock_path, lock_stage, make_lock, write_lock
+from qrecipe.run.locking import differences, drift, lock_path, lock_stage, make_lock, read_lock, write_lock
+from qrecipe.run.reasons import standings
 from qrecipe.run.store import RunStore
 from qrecipe.train import selfcheck
 from qrecipe.train.checkpoints import Checkpoints, Every
@@ -98,6 +100,8 @@ def run(
     bundles: Path,
     until: str | None = None,
     every: Every | None = None,
+    locked: bool = False,
+    fresh: bool = False,
     listener: Listener | None = None,
 ) -> Outcome:
     """Runs a recipe.
@@ -107,17 +111,24 @@ def run(
         bundles: folder of bundles.
         until: stop after this stage.
         every: how often the state of a stage is kept, beside every interruption.
+        locked: refuse whatever differs from the lock beside the recipe.
+        fresh: put the run's folder aside and start over.
         listener: told every event, and progress that is not recorded.
 
     Raises `UserError` for what a person can mend, `EngineError` for a promise that did not hold.
     """
     hashes = FileHashes()
     planned, base = ready(loaded, hashes)
+    if locked and (problems := drift(planned, base)):
+        raise UserError(problems)
     store = RunStore(runs / loaded.recipe.name)
+    aside = store.put_aside() if fresh else None
     with store.held():
         events = Events(store.folder / "events.jsonl", listener)
         try:
-            return _Run(planned, base, hashes, store, bundles, events, every or Every()).carry_out(until)
+            if aside is not None:
+                events.tell("put_aside", path=str(aside))
+            return _Run(planned, base, hashes, store, bundles, events, every or Every()).carry_out(until, locked)
         except BaseException as e:
             with suppress(OSError):  # on a full disk the reason itself has no room
                 events.emit("run_failed", error=type(e).__name__, message=str(e)[:2000])
@@ -147,14 +158,22 @@ class _Run:
         self.state: tuple[str, ...] = ()
         """Fingerprints of the kept stages, the start first; each holds the ones before it."""
 
-    def carry_out(self, until: str | None) -> Outcome:
+    def carry_out(self, until: str | None, locked: bool) -> Outcome:
         refuse_other(self.plan, self.bundles)
+        found = self._say_what_changed()
         lock = make_lock(self.planned, self.base)
         path = lock_path(self.planned.loaded.file)
-        written = write_lock(lock, path)
+        written = locked or self._write_lock(lock, path)
         opened = open_model(self.base)
         device = torch.cuda.get_device_name() if opened.device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-        self.events.emit("run_started", recipe=self.recipe.name, plan=self.plan.hash, device=device, lock=str(path) if written else None)
+        self.events.emit(
+            "run_started",
+            recipe=self.recipe.name,
+            plan=self.plan.hash,
+            device=device,
+            lock=str(path) if written else None,
+            stages=found,
+        )
         self.opened = opened
         self.working = WorkingWeights(opened)
         self._start_languages()
@@ -188,6 +207,26 @@ class _Run:
         tags = {k: v.bcp47 for k, v in self.recipe.languages.items()}
         places = {"asr": at(loaded.node, "evaluators", "asr", "model").place}
         return Listeners(self.opened, self.recipe.evaluators, loaded.root, tags, places, self.hashes)
+
+    def _say_what_changed(self) -> dict[str, str]:
+        """Before anything happens: which stages are reused, go on, or train again, and why. And whether there is room."""
+        found = standings(self.planned, self.store.folder, self.hashes)
+        for stage, standing in found.items():
+            self.events.tell("stage_standing", stage=stage, state=standing.state, text=str(standing))
+        done = [stage for stage, standing in found.items() if standing.state == "done"]
+        needed = disk.needs(self.planned, self.base, self.store.folder, self.bundles, done)
+        disk.require(needed, lambda **f: self.events.tell("disk", **f))
+        reasons.write(self.store.folder, reasons.inputs(self.planned, self.hashes))
+        return {stage: str(standing) or standing.state for stage, standing in found.items()}
+
+    def _write_lock(self, lock: Lock, path: Path) -> bool:
+        try:
+            changed = differences(read_lock(path), lock)
+        except UserError:  # none yet, or one that was edited: it is written anew
+            changed = []
+        if changed:
+            self.events.tell("lock_changed", path=str(path), differences=changed)
+        return write_lock(lock, path)
 
     def _start_languages(self) -> None:
         """New rows at their init, and the languages in the config in memory, as the bundle's config will have them."""
@@ -261,6 +300,7 @@ class _Run:
             self.events.emit(
                 "stage_started", stage=stage.id, objective=stage.objective, parameters=planned.parameters, fingerprint=fingerprint
             )
+            self._save(None, fingerprint)
             checkpoints = self._checkpoints(stage, fingerprint)
             delta, result = self._train(stage, before, checkpoints)
             self.store.save_stage(fingerprint, delta, result)
@@ -395,8 +435,8 @@ class _Run:
         self.events.emit("bundle", path=str(target))
         return target
 
-    def _save(self, outcome: Outcome | None) -> None:
-        """Keeps how far the run has come; `outcome` once it is over."""
+    def _save(self, outcome: Outcome | None, training: str | None = None) -> None:
+        """Keeps how far the run has come; `outcome` once it is over, `training` is the fingerprint of a stage that begins."""
         self.store.save_latest(
             {
                 "recipe": self.recipe.name,
@@ -404,6 +444,7 @@ class _Run:
                 "file": str(self.planned.loaded.file),
                 "sets": list(self.planned.loaded.sets),
                 "start": self.state[0],
+                "training": training,
                 "plan": self.plan.hash,
                 "base": {"model": self.recipe.base.model, "revision": self.recipe.base.revision, "folder": str(self.base.folder)},
                 "languages": {k: v.token_id for k, v in self.plan.languages.items()},

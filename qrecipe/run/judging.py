@@ -20,6 +20,7 @@ from qrecipe.recipe.gate import Gate
 from qrecipe.recipe.metrics import MetricSpec, find
 from qrecipe.recipe.recipe import Evaluation
 from qrecipe.run.events import Events
+from qrecipe.run.spoken import SpokenStore
 from qrecipe.run.store import RunStore
 
 SAMPLES_KEPT = 3
@@ -108,11 +109,18 @@ class Judge:
                 self._listeners,
                 progress=self._progress,
                 on_samples=lambda layout, samples: self._keep(dataset, layout, samples, state),
+                kept=self._spoken(dataset, state).batch,
             )
             for metric, values in new.items():
                 self._store.save_values(keys[metric], values)
             found.update(new)
         return found
+
+    def _spoken(self, dataset: str, state: str) -> SpokenStore:
+        """Speech is kept by the weights that made it, the prompts, and how the voice is given."""
+        return SpokenStore(
+            self._store.stage_folder(state) / "spoken", [NUMERICS, state, self._planned[dataset].sha256, self._settings.prompt]
+        )
 
     def _recordings(self, gate: Gate, spec: MetricSpec, where: str) -> list[Value]:
         """The metric over the recordings themselves; none for metrics that recordings have no value of."""

@@ -6,9 +6,10 @@ import math
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from qrecipe.files import digest, write_json
+from qrecipe.errors import Place, Problem, UserError
+from qrecipe.files import digest, read_json, write_json
 from qrecipe.plan.bases import BaseInfo
-from qrecipe.plan.documents import Lock, LockBase, LockStage
+from qrecipe.plan.documents import Lock, LockBase, LockStage, check
 from qrecipe.plan.fingerprints import NUMERICS
 from qrecipe.plan.plan import Planned
 from qrecipe.plan.trainable import Trainable
@@ -64,6 +65,57 @@ def lock_stage(name: str, trainable: Trainable, shapes: dict[str, tuple[int, ...
 def lock_path(recipe: Path) -> Path:
     """`NAME.lock` beside `NAME.yaml`."""
     return recipe.with_suffix(".lock")
+
+
+def read_lock(path: Path) -> Lock:
+    """The lock in a file. Raises `UserError`."""
+    place = Place(str(path))
+    try:
+        value = read_json(path)
+    except FileNotFoundError:
+        raise UserError(Problem("QR072", "there is no lock", place, "run once without `--locked` and commit what is written")) from None
+    except (OSError, ValueError) as e:
+        raise UserError(Problem("QR062", f"cannot be read: {e}", place)) from None
+    problems = check("lock", value, place)
+    if problems:
+        raise UserError(problems)
+    return Lock.model_validate(value)
+
+
+def differences(old: Lock, new: Lock) -> list[str]:
+    """Everything in which two locks differ, in the order of the file."""
+    was, now = _flat(old), _flat(new)
+    names = list(dict.fromkeys([*was, *now]))
+    absent = "nothing"
+    return [f"{n}: {was.get(n, absent)} in the lock, {now.get(n, absent)} now" for n in names if was.get(n) != now.get(n)]
+
+
+def drift(planned: Planned, base: BaseInfo) -> list[Problem]:
+    """What would run and is not what the lock beside the recipe says. Raises `UserError` if there is no readable lock."""
+    path = lock_path(planned.loaded.file)
+    old = read_lock(path)
+    if not planned.plan.complete or base.tensors is None:
+        message = "cannot be compared: the base or some data is not on this machine"
+        return [Problem("QR072", message, Place(str(path)), "the warnings name what is missing")]
+    help_ = "run without `--locked` if it is meant, and commit the new lock"
+    return [Problem("QR072", d, Place(str(path)), help_) for d in differences(old, make_lock(planned, base))]
+
+
+def _flat(lock: Lock) -> dict[str, str]:
+    """Every leaf by its path; stages by their names and place."""
+    found: dict[str, str] = {}
+
+    def walk(value: object, path: str) -> None:
+        if isinstance(value, dict):
+            for key, entry in value.items():
+                walk(entry, f"{path}.{key}" if path else str(key))
+        else:
+            found[path] = str(value)
+
+    plain = lock.model_dump(mode="json")
+    stages = plain.pop("stages")
+    walk({**plain, "stages": {s["id"]: {"place": i + 1, "tensors": s["tensors"], "rows": s["rows"]} for i, s in enumerate(stages)}}, "")
+    return found
 
 
 def write_lock(lock: Lock, path: Path) -> bool:

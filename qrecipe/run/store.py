@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,6 +51,16 @@ class RunStore:
             f.write(f"process {os.getpid()}\n")
             f.flush()
             yield
+
+    def put_aside(self) -> Path | None:
+        """Renames the folder, so that a run starts over and loses nothing; returns the new name, `NAME.1` or the next free one."""
+        if not (self.folder / "events.jsonl").exists():
+            return None
+        with self.held():
+            number = next(n for n in itertools.count(1) if not self.folder.with_name(f"{self.folder.name}.{n}").exists())
+            aside = self.folder.with_name(f"{self.folder.name}.{number}")
+            os.rename(self.folder, aside)
+        return aside
 
     def stage_folder(self, fingerprint: str) -> Path:
         """Where a stage's result lies."""

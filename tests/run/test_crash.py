@@ -15,7 +15,7 @@ import pytest
 
 from qrecipe.train.checkpoints import newest_first
 from tests.support.crash import Nursery
-from tests.support.lasting import Lasting, undisturbed
+from tests.support.lasting import Lasting, hashes, undisturbed
 
 pytestmark = pytest.mark.slow
 
@@ -153,3 +153,20 @@ def test_a_finished_stage_that_was_damaged_is_trained_again(lasting: Lasting, pl
             file.write_bytes(content)
     ended = lasting.finish(place)
     assert "reused" not in ended.err
+
+
+def test_an_evaluation_goes_on_at_its_batch(lasting: Lasting, place: Path) -> None:
+    """Killed after the first of two batches: the first is not spoken again."""
+    one = ("--set", "evaluation.batch=1")
+    run = ["run", "recipe.yaml", *one]
+    ended = lasting.nursery.run(*run, cwd=place, fault="event:speaking:2 kill", QRECIPE_CACHE=str(place / "cache"))
+    assert ended.code == -9
+    spoken = sorted((place / "runs").rglob("spoken/*.sealed"))
+    assert len(spoken) == 2, "the second batch was kept before it was told"
+    spoken[1].unlink()
+    before = {f: f.stat().st_mtime_ns for f in spoken[:1]}
+    assert lasting.nursery.run(*run, cwd=place, QRECIPE_CACHE=str(place / "cache")).code == 0
+    assert {f: f.stat().st_mtime_ns for f in before} == before
+    other = lasting.place("undisturbed")
+    assert lasting.nursery.run(*run, cwd=other, QRECIPE_CACHE=str(other / "cache")).code == 0
+    assert hashes(place / "bundles" / "tiny-0.1.0") == hashes(other / "bundles" / "tiny-0.1.0")

@@ -170,6 +170,18 @@ def test_a_second_run_trains_nothing(finished: Finished, cli: Callable[..., Done
     assert hashes(tmp_path / "bundles" / "tiny-0.1.0") == hashes(finished.bundles / "tiny-0.1.0")
 
 
+def test_fresh_puts_the_old_run_aside(finished: Finished, cli: Callable[..., Done], tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    shutil.copytree(finished.runs, runs)
+    before = hashes(runs / "tiny")
+    done = cli("run", finished.recipe, "--fresh", "--runs", runs, "--bundles", tmp_path / "bundles")
+    assert done.code == 0, done.err
+    assert "stage_reused" not in [e["event"] for e in events(runs)]
+    after = hashes(runs / "tiny.1")
+    assert {k: after.get(k) for k in before if k != ".held"} == {k: v for k, v in before.items() if k != ".held"}
+    assert hashes(tmp_path / "bundles" / "tiny-0.1.0") == hashes(finished.bundles / "tiny-0.1.0")
+
+
 def test_a_changed_stage_is_trained_again_and_the_ones_before_are_not(tiny: Callable[..., Path], cli: Callable[..., Done]) -> None:
     tiny(stages=two_stages({}, {}))
     assert cli("run", "recipe.yaml").code == 0

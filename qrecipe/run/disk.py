@@ -1,0 +1,72 @@
+"""How much room a run needs, computed from its plan before it starts. An upper bound; never imports torch."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qrecipe.errors import Place, Problem, UserError
+from qrecipe.plan.bases import BaseInfo, base_files
+from qrecipe.plan.plan import Planned
+
+FLOAT = 4
+"""Bytes of a trained number on disk."""
+COPIES = 3
+"""Checkpoints at once: two that are kept and the one that is being written."""
+SLACK = 64 << 20
+"""For events, values, samples and what a file system needs itself."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes that one folder needs."""
+
+    what: str
+    folder: Path
+    bytes: int
+
+
+def needs(planned: Planned, base: BaseInfo, run: Path, bundles: Path, done: Collection[str] = ()) -> list[Need]:
+    """What the run's folder and the bundle need at most beside the stages that are `done`."""
+    checkpoints = results = 0
+    for stage, resolved in zip(planned.loaded.recipe.stages, planned.plan.stages, strict=True):
+        if stage.id in done:
+            continue
+        trained = (resolved.parameters or resolved.parameters_max or 0) * FLOAT
+        # the weights, two moments of AdamW, and the best weights so far
+        checkpoints = max(checkpoints, COPIES * trained * (4 if stage.select else 3))
+        results += trained
+    bundle = sum(f.stat().st_size for f in base_files(base.folder)) if base.folder is not None else 0
+    return [Need("checkpoints and results", run, checkpoints + results + SLACK), Need("bundle", bundles, bundle)]
+
+
+def require(found: list[Need], tell: Callable[..., None]) -> None:
+    """Tells what is needed, and raises `UserError` if a file system has less. Folders on the same one are added up."""
+    tell(needs=[{"what": n.what, "folder": str(n.folder), "bytes": n.bytes} for n in found])
+    by_device: dict[int, list[Need]] = {}
+    for need in found:
+        by_device.setdefault(os.stat(_existing(need.folder)).st_dev, []).append(need)
+    problems = []
+    for together in by_device.values():
+        free = shutil.disk_usage(_existing(together[0].folder)).free
+        wanted = sum(n.bytes for n in together)
+        if wanted > free:
+            parts: Any = " and ".join(f"{n.bytes / 1e9:.2f} GB for {n.what} in {n.folder}" for n in together)
+            message = f"the disk has {free / 1e9:.2f} GB left, and the run needs up to {parts}"
+            problems.append(
+                Problem("QR073", message, Place(str(together[0].folder)), "free some room, or give --runs or --bundles another disk")
+            )
+    if problems:
+        raise UserError(problems)
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest above it that is there."""
+    folder = folder.absolute()
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return folder
