@@ -12,7 +12,7 @@
 A gate that did not pass is an outcome of a run, not an error: the command line ends with 3.
 
 A `Problem` is one thing that is wrong, with a stable code, its place and what would help. `CODES` names them all.
-This module never prints.
+Secrets are taken out of every message. This module never prints.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Literal
+
+from qrecipe.redaction import redact
 
 Severity = Literal["error", "warning"]
 
@@ -37,6 +39,7 @@ CODES: dict[str, str] = {
     "QR014": "`extends` names a file that is missing, outside the allowed folders, or part of a cycle",
     "QR015": "`--set` cannot be applied",
     "QR016": "this file is a template, not a recipe",
+    "QR017": "a value that looks like a password or an access token",
     "QR020": "a name refers to nothing (dataset, language, stage)",
     "QR021": "a language key that stock qwen_tts cannot use",
     "QR022": "a language row that is taken or out of range",
@@ -58,6 +61,7 @@ CODES: dict[str, str] = {
     "QR045": "no reference recording for a row",
     "QR046": "training and judging data overlap",
     "QR047": "less data than the method needs",
+    "QR048": "a path that leads out of the recipe's folder",
     "QR050": "the base cannot be found",
     "QR051": "the base is not a Qwen3-TTS Base model or is incomplete",
     "QR052": "the base is not on this machine, so some figures are unknown",
@@ -104,6 +108,10 @@ class Problem:
 
     def __post_init__(self) -> None:
         assert self.code in CODES, self.code
+        for name in ("message", "help", "note"):
+            text = getattr(self, name)
+            if text is not None:
+                object.__setattr__(self, name, redact(text))
 
     def as_json(self) -> dict[str, object]:
         """The object of the command line's JSON output."""
@@ -124,8 +132,8 @@ class QRecipeError(Exception):
     exit_code = 1
 
     def __init__(self, message: str) -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = redact(message)
+        super().__init__(self.message)
 
 
 class UserError(QRecipeError):

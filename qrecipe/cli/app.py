@@ -14,6 +14,7 @@ import click
 from qrecipe import __version__, interrupts
 from qrecipe.errors import EngineError, Interrupted, Place, Problem, QRecipeError, UserError, suggest
 from qrecipe.files import says_full
+from qrecipe.redaction import redact
 
 VERBS = {
     "validate": "Check recipes.",
@@ -133,6 +134,7 @@ def _problems(problems: list[Problem], as_json: bool) -> None:
 
 
 def _failed(message: str, as_json: bool, what: str, help_: str | None = None) -> None:
+    message = redact(message)
     if as_json:
         print(json.dumps({"error": message}, ensure_ascii=False))
     print(f"{what}: {message}" + (f"\n  help: {help_}" if help_ else ""), file=sys.stderr)

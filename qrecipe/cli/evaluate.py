@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from qrecipe.cli.options import FILE, format_option
+from qrecipe.cli.options import FILE, allow_option, format_option
 
 
 @click.command("evaluate")
@@ -22,6 +22,7 @@ from qrecipe.cli.options import FILE, format_option
 @click.option("--seeds", default="0,1", show_default=True, help="Seeds of generated speech.")
 @click.option("--asr", metavar="MODEL", help="Recogniser for cer and wer, as `evaluators.asr.model` of a recipe: wheel:whisper-base.")
 @click.option("--bcp47", metavar="TAG", help="BCP 47 tag of the language, where the base does not know it by name.")
+@allow_option
 @format_option()
 def command(
     model: str,

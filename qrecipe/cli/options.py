@@ -24,3 +24,16 @@ def set_option(function: F) -> F:
         "--set", "sets", multiple=True, metavar="PATH=VALUE", help="Change a value of the recipe, such as stages.text.epochs=3."
     )
     return option(function)
+
+
+def allow_option(function: F) -> F:
+    """`--allow DIR`, as often as needed: acts at once and is no argument of the verb."""
+
+    def act(context: click.Context, parameter: click.Parameter, folders: tuple[Path, ...]) -> None:
+        from qrecipe.plan.boundaries import allow
+
+        for folder in folders:
+            allow(folder)
+
+    help_ = "Let the recipe read this folder beside its own; also QRECIPE_ALLOW in the environment."
+    return click.option("--allow", type=FILE, multiple=True, metavar="DIR", expose_value=False, callback=act, help=help_)(function)

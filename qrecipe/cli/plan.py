@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from qrecipe.cli.options import FILE, format_option, set_option
+from qrecipe.cli.options import FILE, allow_option, format_option, set_option
 from qrecipe.errors import RecipeError
 
 
@@ -15,6 +15,7 @@ from qrecipe.errors import RecipeError
 @click.argument("file", type=FILE)
 @click.option("--runs", type=FILE, default=Path("runs"), show_default=True, help="Folder of run folders, to say what is done already.")
 @click.option("--strict", is_flag=True, help="A missing base or data is an error, not a warning.")
+@allow_option
 @set_option
 @format_option()
 def command(file: Path, runs: Path, strict: bool, sets: tuple[str, ...], format_: str) -> int:

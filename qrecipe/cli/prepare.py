@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
-from qrecipe.cli.options import FILE, format_option, set_option
+from qrecipe.cli.options import FILE, allow_option, format_option, set_option
 
 
 @click.command("prepare")
 @click.argument("file", type=FILE)
+@allow_option
 @set_option
 @format_option()
 def command(file: Path, sets: tuple[str, ...], format_: str) -> int:

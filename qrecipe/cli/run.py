@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from qrecipe.cli.options import FILE, format_option, set_option
+from qrecipe.cli.options import FILE, allow_option, format_option, set_option
 
 
 @click.command("run")
@@ -19,6 +19,7 @@ from qrecipe.cli.options import FILE, format_option, set_option
 @click.option("--checkpoint-steps", type=click.IntRange(min=1), help="Also keep it after so many steps.")
 @click.option("--locked", is_flag=True, help="Refuse whatever differs from the lock beside the recipe.")
 @click.option("--fresh", is_flag=True, help="Start over; what was there is put aside as RUNS/NAME.1, not deleted.")
+@allow_option
 @set_option
 @format_option()
 def command(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from qrecipe.cli.options import FILE, format_option, set_option
+from qrecipe.cli.options import FILE, allow_option, format_option, set_option
 from qrecipe.errors import Problem, UserError
 from qrecipe.files import FileHashes
 
@@ -15,6 +15,7 @@ from qrecipe.files import FileHashes
 @click.argument("files", nargs=-1, required=True, type=FILE)
 @click.option("--strict", is_flag=True, help="A missing base or data is an error, not a warning.")
 @click.option("--locked", is_flag=True, help="Also compare with the lock beside each recipe.")
+@allow_option
 @set_option
 @format_option("github")
 def command(files: tuple[Path, ...], strict: bool, locked: bool, sets: tuple[str, ...], format_: str) -> int:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 from qrecipe.errors import Place, Problem
 from qrecipe.files import is_file
+from qrecipe.plan import boundaries
 from qrecipe.plan.documents import check
 from qrecipe.plan.tokenizer import TextTokenizer, clean_text
 
 MAX_LINE = 1 << 20
+"""Bytes of a row."""
+MAX_PROBLEMS = 1000
+"""Rows whose problems are kept; further ones are counted."""
 
 
 @dataclass(frozen=True)
@@ -41,31 +46,57 @@ class Manifest:
     problems: list[Problem]
 
 
-def read_manifest(path: Path, kind: Literal["text", "speech"], tokenizer: TextTokenizer | None, shown: str | None = None) -> Manifest:
-    """Reads a manifest. Never raises for what the file holds; a missing file is one problem without rows."""
+def read_manifest(
+    path: Path,
+    kind: Literal["text", "speech"],
+    tokenizer: TextTokenizer | None,
+    shown: str | None = None,
+    root: Path | None = None,
+) -> Manifest:
+    """Reads a manifest. Never raises for what the file holds; a missing file is one problem without rows.
+
+    Recordings lie in the manifest's folder, in `root`, below either, or where the person who runs it allows.
+    """
     name = shown or str(path)
-    try:
-        content = path.read_bytes()
-    except OSError as e:
-        return Manifest(path, [], [Problem("QR040", f"cannot read the manifest: {e.strerror or e}", Place(name))])
     rows: list[Row] = []
     problems: list[Problem] = []
-    for number, raw in enumerate(content.split(b"\n"), start=1):
-        if not raw.strip():
-            continue
-        found = _row(raw, kind, path, Place(name, number, 1), tokenizer)
-        if isinstance(found, Row):
-            rows.append(found)
-        else:
-            problems.extend(found)
+    roots = (path.parent, root) if root is not None else (path.parent,)
+    bad = 0
+    try:
+        with open(path, "rb") as f:
+            for number, raw in enumerate(_lines(f), start=1):
+                if not raw.strip():
+                    continue
+                found = _row(raw, kind, path, Place(name, number, 1), tokenizer, roots)
+                if isinstance(found, Row):
+                    rows.append(found)
+                    continue
+                bad += 1
+                if bad <= MAX_PROBLEMS:
+                    problems.extend(found)
+    except OSError as e:
+        return Manifest(path, [], [Problem("QR040", f"cannot read the manifest: {e.strerror or e}", Place(name))])
+    if bad > MAX_PROBLEMS:
+        problems.append(Problem("QR041", f"{bad - MAX_PROBLEMS:,} more rows cannot be used", Place(name)))
     if not rows and not problems:
         problems.append(Problem("QR041", "the manifest has no rows", Place(name)))
     return Manifest(path, rows, problems)
 
 
-def _row(raw: bytes, kind: Literal["text", "speech"], path: Path, place: Place, tokenizer: TextTokenizer | None) -> Row | list[Problem]:
+def _lines(f: BinaryIO) -> Iterator[bytes]:
+    """Lines without their ends; of one that is too long, the part that shows it. A file of any size takes little memory."""
+    while line := f.readline(MAX_LINE + 2):
+        if not line.endswith(b"\n"):
+            while (rest := f.readline(MAX_LINE)) and not rest.endswith(b"\n"):
+                pass
+        yield line.removesuffix(b"\n")
+
+
+def _row(
+    raw: bytes, kind: Literal["text", "speech"], path: Path, place: Place, tokenizer: TextTokenizer | None, roots: tuple[Path, ...]
+) -> Row | list[Problem]:
     if len(raw) > MAX_LINE:
-        return [Problem("QR041", f"the line has {len(raw):,} bytes; at most {MAX_LINE:,} are read", place)]
+        return [Problem("QR041", f"the line has more than {MAX_LINE:,} bytes", place)]
     try:
         value = json.loads(raw.decode("utf-8"))
     except UnicodeDecodeError as e:
@@ -83,10 +114,12 @@ def _row(raw: bytes, kind: Literal["text", "speech"], path: Path, place: Place, 
     if kind == "text":
         why = tokenizer.text_problem(text) if tokenizer else (None if text else "the text is empty")
         return [Problem("QR042", why, place)] if why else Row(place.line, text)
-    return _speech_row(value, text, path, place, tokenizer)
+    return _speech_row(value, text, path, place, tokenizer, roots)
 
 
-def _speech_row(value: dict[str, Any], text: str, path: Path, place: Place, tokenizer: TextTokenizer | None) -> Row | list[Problem]:
+def _speech_row(
+    value: dict[str, Any], text: str, path: Path, place: Place, tokenizer: TextTokenizer | None, roots: tuple[Path, ...]
+) -> Row | list[Problem]:
     problems = []
     reference = value.get("reference") or value.get("ref_audio")
     reference_text = value.get("reference_text")
@@ -106,7 +139,12 @@ def _speech_row(value: dict[str, Any], text: str, path: Path, place: Place, toke
     audio = (folder / value["audio"]) if value.get("audio") else None
     ref = (folder / reference) if reference else None
     for file in (audio, ref):
-        if file is not None and not is_file(file):
+        if file is None:
+            continue
+        outside = boundaries.row_problem(file, _relative(file, folder), place, roots)
+        if outside is not None:
+            problems.append(outside)
+        elif not is_file(file):
             problems.append(Problem("QR043", f"there is no file {_relative(file, folder)}", place))
     if problems:
         return problems

@@ -5,13 +5,14 @@ What is not known yet (a base or data that is not on this machine) is None with 
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from os.path import dirname, join, normpath
 
-from qrecipe.errors import Place, Problem, RecipeError, suggest
+from qrecipe.errors import BaseModelError, Place, Problem, RecipeError, suggest
 from qrecipe.files import FileHashes, digest, is_file
-from qrecipe.plan import trainable
-from qrecipe.plan.bases import BaseInfo, locate
+from qrecipe.plan import boundaries, trainable
+from qrecipe.plan.bases import BaseInfo, folder_of, locate, names_folder
 from qrecipe.plan.contents import dataset_hash
 from qrecipe.plan.evaluators import find_asr, packages_problem
 from qrecipe.plan.fingerprints import NUMERICS, stage_fingerprint, start_fingerprint
@@ -69,7 +70,12 @@ def make_plan(loaded: LoadedRecipe, hashes: FileHashes | None = None, strict: bo
     hashes = hashes or FileHashes()
     recipe, node = loaded.recipe, loaded.node
     problems: list[Problem] = list(loaded.warnings)
-    base = locate(recipe.base, loaded.root, at(node, "base", "model").place, hashes)
+    where = at(node, "base", "model")
+    if names_folder(recipe.base, loaded.root):
+        outside = boundaries.problem(folder_of(recipe.base, loaded.root), f"the base {recipe.base.model}", where, loaded.root)
+        if outside is not None:
+            raise BaseModelError(outside)
+    base = locate(recipe.base, loaded.root, where.place, hashes)
     problems.extend(base.warnings)
     languages = _languages(loaded, base, problems)
     _dataset_languages(loaded, base, problems)
@@ -188,10 +194,12 @@ def _datasets(
     planned: dict[str, PlannedDataset] = {}
     for name, dataset in loaded.recipe.datasets.items():
         path = loaded.path(dataset.path)
-        if not is_file(path):
+        outside = _outside(loaded, name, dataset)
+        problems.extend(outside)
+        if outside or not is_file(path):
             planned[name] = PlannedDataset(kind=dataset.kind, language=dataset.language, rows=None, bad_rows=None, sha256=None)
             continue
-        manifest = read_manifest(path, dataset.kind, base.tokenizer, _shown(loaded, dataset))
+        manifest = read_manifest(path, dataset.kind, base.tokenizer, _shown(loaded, dataset), loaded.root)
         manifests[name] = manifest
         if manifest.problems and (dataset.on_bad_row == "stop" or not manifest.rows):
             problems.extend(manifest.problems)
@@ -203,6 +211,17 @@ def _datasets(
             sha256=dataset_hash(loaded, dataset, manifest, hashes),
         )
     return manifests, planned
+
+
+def _outside(loaded: LoadedRecipe, name: str, dataset: Dataset) -> list[Problem]:
+    """Paths of a dataset that lead out of the recipe's folder; such a dataset is not read."""
+    given = {"path": dataset.path, "reference": getattr(dataset, "reference", None)}
+    found = (
+        boundaries.problem(loaded.root / path, path, at(loaded.node, "datasets", name, key), loaded.root)
+        for key, path in given.items()
+        if path is not None
+    )
+    return [p for p in found if p is not None]
 
 
 def _shown(loaded: LoadedRecipe, dataset: Dataset) -> str:
@@ -234,6 +253,10 @@ def _evaluators(loaded: LoadedRecipe, hashes: FileHashes, problems: list[Problem
     found: dict[str, PlannedEvaluator] = {}
     asr = loaded.recipe.evaluators.asr
     if asr is not None:
+        named = at(loaded.node, "evaluators", "asr", "model")
+        if asr.model.startswith((".", "/", "~")):
+            outside = boundaries.problem(loaded.root / os.path.expanduser(asr.model), asr.model, named, loaded.root)
+            problems.extend([outside] if outside else [])
         here, missing["asr"] = find_asr(asr, loaded.root, at(loaded.node, "evaluators", "asr", "model").place, hashes)
         found["asr"] = PlannedEvaluator(backend=asr.backend, model=asr.model, identity=here.identity)
     said: set[str] = set()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -23,6 +23,7 @@ from qrecipe.recipe.model import IDENTIFIER
 from qrecipe.recipe.objectives import OBJECTIVES
 from qrecipe.recipe.reader import Node
 from qrecipe.recipe.recipe import NAME, VERSION, Recipe
+from qrecipe.redaction import looks_secret
 
 Loc = tuple[int | str, ...]
 
@@ -66,6 +67,9 @@ def inspect(path: Path | str, sets: Iterable[str] = ()) -> tuple[LoadedRecipe | 
         node = compose(file, list(sets), str(path))
     except RecipeError as e:
         return None, e.problems
+    secret = list(_secrets(node))
+    if secret:
+        return None, secret
     template = node.get("template")
     if template is not None:
         if template.value is not True:
@@ -79,6 +83,17 @@ def inspect(path: Path | str, sets: Iterable[str] = ()) -> tuple[LoadedRecipe | 
     problems = checks.check(recipe, node, file.resolve().parent)
     loaded = LoadedRecipe(recipe, file.resolve(), node, [p for p in problems if p.severity == "warning"], sets)
     return loaded, problems
+
+
+def _secrets(node: Node) -> Iterator[Problem]:
+    """A recipe is passed on, in a repository and in every bundle, so it holds no passwords and tokens."""
+    if isinstance(node.value, str) and looks_secret(node.value):
+        help_ = "take it out, and give tokens in the environment (HF_TOKEN)"
+        yield Problem("QR017", "this looks like a password or an access token", node.place, help_, length=node.length)
+    for _, child in node.items():
+        yield from _secrets(child)
+    for child in node.elements():
+        yield from _secrets(child)
 
 
 def _build(node: Node) -> tuple[Recipe | None, list[Problem]]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from qrecipe.errors import Problem
+from qrecipe.redaction import redact
 
 
 def as_text(problems: Iterable[Problem]) -> str:
@@ -19,8 +20,7 @@ def _block(problem: Problem) -> str:
     if source is not None:
         number = str(problem.place.line)
         caret = " " * (problem.place.column - 1) + "^" * max(1, min(problem.length, len(source) - problem.place.column + 1))
-        shown, caret = source.expandtabs(1), caret
-        lines += [f"{number} | {shown}", f"{' ' * len(number)} | {caret}"]
+        lines += [f"{number} | {redact(source.expandtabs(1))}", f"{' ' * len(number)} | {caret}"]
     if problem.help:
         lines.append(f"  help: {problem.help}")
     if problem.note:

@@ -9,6 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
+from qrecipe.redaction import redact
+
 Event = dict[str, Any]
 Listener = Callable[[Event], None]
 
@@ -28,7 +30,7 @@ class Events:
         """Records an event."""
         entry = {"event": event, "time": round(time.time(), 3), **fields}
         if self._file is not None:
-            self._file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+            self._file.write(redact(json.dumps(entry, ensure_ascii=False)) + "\n")
             self._file.flush()
         if self._listener is not None:
             self._listener(entry)

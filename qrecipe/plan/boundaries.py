@@ -1,0 +1,62 @@
+"""Where a recipe may read: its own folder and what lies in it, and what the person who runs it allows.
+
+A recipe may come from a stranger. Links are followed before a path is judged.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from pathlib import Path
+
+from qrecipe.errors import Place, Problem
+from qrecipe.recipe.reader import Node
+
+ALLOW = "QRECIPE_ALLOW"
+"""Environment variable: folders beside the recipe's own, separated as in PATH. `--allow` adds to it."""
+TYPED = "--set"
+"""What a person types need not be allowed as well."""
+
+
+def allow(folder: Path) -> None:
+    """Allows another folder in this process."""
+    given = os.environ.get(ALLOW)
+    os.environ[ALLOW] = os.pathsep.join([*([given] if given else []), str(folder.absolute())])
+
+
+def inside(path: Path, *roots: Path) -> bool:
+    """Whether a path lies in one of the folders or in an allowed one, links followed."""
+    real = _real(path)
+    return any(real == root or real.startswith(root.rstrip(os.sep) + os.sep) for root in (*map(_real_folder, map(str, roots)), *_allowed()))
+
+
+def problem(path: Path, text: str, node: Node, root: Path) -> Problem | None:
+    """What is wrong with a path of a recipe that leads out of its folder `root`, or None."""
+    if node.place.file == TYPED or inside(path, root):
+        return None
+    help_ = f"put it into the recipe's folder, or allow it: `--allow {os.path.dirname(path) or path}`"
+    return Problem("QR048", f"{text} leads out of the recipe's folder", node.place, help_, length=node.length)
+
+
+def row_problem(path: Path, text: str, place: Place, roots: tuple[Path, ...]) -> Problem | None:
+    """The same for a path of a manifest's row."""
+    if inside(path, *roots):
+        return None
+    return Problem("QR048", f"{text} leads out of the manifest's folder", place, f"allow it: `--allow {os.path.dirname(path)}`")
+
+
+def _allowed() -> list[str]:
+    return [os.path.realpath(os.path.expanduser(f)) for f in os.environ.get(ALLOW, "").split(os.pathsep) if f]
+
+
+def _real(path: Path) -> str:
+    """Like `os.path.realpath`, quick for many files of one folder."""
+    if path.name in ("", "..", "."):
+        return os.path.realpath(path)
+    joined = os.path.join(_real_folder(str(path.parent)), path.name)
+    return os.path.realpath(joined) if os.path.islink(joined) else joined
+
+
+@lru_cache(maxsize=4096)
+def _real_folder(folder: str) -> str:
+    return os.path.realpath(folder)
