@@ -76,6 +76,7 @@ CODES: dict[str, str] = {
     "QR080": "packages that a metric or an evaluator needs are not installed",
     "QR081": "an evaluator's model cannot be found or used",
     "QR082": "an optional gate that cannot be judged on this machine",
+    "QR083": "a gate that cannot tell good recordings from spoilt ones",
 }
 
 

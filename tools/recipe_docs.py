@@ -19,7 +19,7 @@ from qrecipe.files import write_text
 from qrecipe.recipe.base import Base
 from qrecipe.recipe.dataset import SpeechDataset, TextDataset
 from qrecipe.recipe.docs import describe_fields
-from qrecipe.recipe.evaluator import Asr, Evaluators
+from qrecipe.recipe.evaluator import Asr, Evaluators, Mos, Speaker
 from qrecipe.recipe.gate import Gate, Select
 from qrecipe.recipe.language import Init, Language
 from qrecipe.recipe.metrics import BUILTIN
@@ -46,6 +46,8 @@ TITLES: dict[Model, str] = {
     Evaluation: "evaluation",
     Evaluators: "evaluators",
     Asr: "asr",
+    Speaker: "speaker",
+    Mos: "mos",
 }
 """Heading of the section that documents a model; several models may share one."""
 SCALARS = {str: "text", int: "whole number", float: "number", bool: "true or false"}
@@ -62,7 +64,7 @@ def page() -> str:
         _variants([SpeechStage, TextLmStage], "objective", "What trains, on what, towards which objective. Fields of both objectives:"),
         *_sections(Use, Train, Batch, Gate),
         _metrics(),
-        *_sections(Select, Evaluation, Evaluators, Asr),
+        *_sections(Select, Evaluation, Evaluators, Asr, Speaker, Mos),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -86,7 +88,7 @@ def _metrics() -> str:
     lines = ["## Metrics", "", "For `metric` of a gate. Packages can add more through the entry-point group `qrecipe.metrics`.", ""]
     lines += ["| metric | what it is | unit | better | read from |", "|---|---|---|---|---|"]
     sources = {"teacher_forced": "recordings", "generated": "generated speech"}
-    better = {"one": "close to 1"}
+    better = {"one": "close to 1", "match": "close to the recordings'"}
     for m in BUILTIN.values():
         lines.append(f"| `{m.name}` | {m.description} | {m.unit} | {better.get(m.better, m.better)} | {sources[m.source]} |")
     return "\n".join(lines)

@@ -16,11 +16,10 @@ from qrecipe.bundle.card import model_card
 from qrecipe.bundle.export import write_model
 from qrecipe.bundle.verify import LOCK, MANIFEST, read_manifest, verify
 from qrecipe.errors import BundleError, Place, Problem
-from qrecipe.evaluate.gates import Verdict
 from qrecipe.files import new_folder, sha256, write_json, write_text
 from qrecipe.model.weights import Delta
 from qrecipe.plan.bases import BaseInfo
-from qrecipe.plan.documents import BundleLanguage, BundleManifest, BundleStage, Lock
+from qrecipe.plan.documents import BundleLanguage, BundleManifest, BundleStage, Lock, Verdict
 from qrecipe.plan.values import Plan
 
 

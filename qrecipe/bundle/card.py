@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from qrecipe.evaluate.gates import Verdict
+from qrecipe.plan.documents import Verdict
 from qrecipe.plan.values import Plan
 
 

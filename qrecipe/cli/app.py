@@ -23,6 +23,7 @@ VERBS = {
     "prepare": "Check and encode a recipe's data.",
     "run": "Run a recipe: train its stages, judge its gates, write its bundle.",
     "evaluate": "Measure a model on recordings.",
+    "compare": "Compare two models on the same recordings.",
     "say": "Speak a text.",
     "bundle": "Build or verify a bundle.",
     "schema": "Print a JSON Schema, or write all of them.",

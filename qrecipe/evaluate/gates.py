@@ -1,118 +1,23 @@
-"""From measured values to verdicts: intervals over prompts, and pass, fail or undecided."""
+"""From measured values to verdicts: the bound that protects is compared with the threshold, never the mean."""
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
-from statistics import NormalDist
-from typing import Any, Literal
+from statistics import NormalDist, median
+from typing import Any, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
-from qrecipe.evaluate.measure import Value
-from qrecipe.recipe.gate import Gate
+from qrecipe.evaluate.intervals import bootstrap, deviation, of_median, wilson
+from qrecipe.evaluate.values import Prompts, Value, arrays, mean_of, over, paired, per_prompt, slices, where
+from qrecipe.plan.documents import Outcome, Verdict
+from qrecipe.recipe.gate import Dimension, Gate
 from qrecipe.recipe.metrics import MetricSpec
-
-RESAMPLES = 4000
-"""Bootstrap resamples of an interval."""
 
 MAX_NEEDED = 100_000
 """Prompts beyond which no number is named."""
-
-Outcome = Literal["pass", "fail", "undecided", "skipped"]
-
-WeightedMeans = dict[int, tuple[float, float]]
-"""Line of a prompt -> (value, weight)."""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What a gate decided, with the numbers that decided it."""
-
-    gate: str
-    metric: str
-    data: str
-    outcome: Outcome
-    severity: Literal["error", "warn"]
-    value: float | None
-    """Mean over prompts; for a relative gate the mean difference to the baseline."""
-    low: float | None
-    """Lower end of the interval of `value`."""
-    high: float | None
-    threshold: float
-    kind: str
-    confidence: float
-    prompts: int
-    prompts_needed: int | None
-    """For undecided: prompts at which an interval of this spread would decide."""
-    measured: float | None
-    """Mean of the metric itself."""
-    baseline: float | None
-    """Mean of the metric at the baseline."""
-    slices: dict[str, float] = field(default_factory=dict)
-    """Mean by layout."""
-    recordings: float | None = None
-    """Mean of the metric over the recordings themselves: what the evaluator finds in real speech."""
-    evaluator: dict[str, Any] | None = None
-    """The evaluator with everything that its numbers depend on."""
-    reason: str | None = None
-    """Why the gate was skipped."""
-
-    @property
-    def counts_as_pass(self) -> bool:
-        """Whether the gate lets the run go on."""
-        return self.outcome in ("pass", "skipped") or self.severity == "warn"
-
-    def as_json(self) -> dict[str, Any]:
-        """For verdicts.json and the command line."""
-        return {k: round(v, 6) if isinstance(v, float) else v for k, v in asdict(self).items()} | {
-            "slices": {k: round(v, 6) for k, v in self.slices.items()}
-        }
-
-
-def per_prompt(values: Sequence[Value], layout: str | None) -> WeightedMeans:
-    """Mean over seeds and layouts (or one layout) for every prompt, with the prompt's weight."""
-    grouped: dict[int, list[Value]] = {}
-    for v in values:
-        if layout is None or v.layout == layout:
-            grouped.setdefault(v.line, []).append(v)
-    return {line: (sum(v.value for v in vs) / len(vs), vs[0].weight) for line, vs in grouped.items()}
-
-
-def paired(values: Sequence[Value], baseline: Sequence[Value], layout: str | None) -> WeightedMeans:
-    """Mean difference to the baseline for every prompt, paired by prompt, layout and seed."""
-    before = {(v.line, v.layout, v.seed): v.value for v in baseline}
-    differences = [replace(v, value=v.value - before[(v.line, v.layout, v.seed)]) for v in values if (v.line, v.layout, v.seed) in before]
-    return per_prompt(differences, layout)
-
-
-def mean_of(values: WeightedMeans) -> float:
-    """Weighted mean over prompts: for rates of errors, the errors of all over the length of all."""
-    return sum(v * w for v, w in values.values()) / sum(w for _, w in values.values())
-
-
-def bootstrap(values: NDArray[np.float64], confidence: float, seed: str, weights: NDArray[np.float64] | None = None) -> tuple[float, float]:
-    """Two-sided percentile interval of the (weighted) mean over prompts. Seeded by the gate, so that a verdict is reproducible."""
-    if len(values) == 1:
-        return -math.inf, math.inf
-    rng = np.random.default_rng(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8], "big"))
-    drawn = rng.integers(0, len(values), size=(RESAMPLES, len(values)))
-    weights = np.ones_like(values) if weights is None else weights
-    means = (values * weights)[drawn].sum(axis=1) / weights[drawn].sum(axis=1)
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return float(low), float(high)
-
-
-def wilson(rate: float, prompts: int, confidence: float) -> tuple[float, float]:
-    """Wilson's interval of a rate. A bootstrap of values that are all equal would claim certainty."""
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    centre = (rate + z * z / (2 * prompts)) / (1 + z * z / prompts)
-    half = z / (1 + z * z / prompts) * math.sqrt(rate * (1 - rate) / prompts + z * z / (4 * prompts * prompts))
-    return max(0.0, centre - half), min(1.0, centre + half)
+SEVERITY: dict[Outcome, int] = {"skipped": 0, "pass": 1, "undecided": 2, "fail": 3}
 
 
 def judge(
@@ -125,81 +30,120 @@ def judge(
 ) -> Verdict:
     """Judges a gate.
 
-    The interval is over prompts: seeds and layouts of one prompt are averaged first. `baseline` holds the values of
-    the model that a relative gate compares with, `recordings` those of the recordings themselves.
+    The interval is over prompts: seeds, layouts and ways of giving the voice of one prompt are averaged first.
+
+    Args:
+        values: of the model that is judged.
+        baseline: of the model that a relative gate compares with.
+        recordings: of the recordings themselves, the baseline of gates that compare with them.
+        evaluator: what the values depend on, for the verdict.
     """
-    own = per_prompt(values, gate.layout)
-    assert own, f"{gate.label()}: nothing was measured"
-    measured = mean_of(own)
-    before = None
-    decided = own
-    if gate.relative:
+    chosen = where(values, layout=gate.layout, prompt=gate.prompt, speaker=gate.speaker, length=gate.length)
+    if not chosen:
+        return undecidable(gate, "no prompt belongs to the slice that the gate names", "fail")
+    if gate.worst is None:
+        return _judge(gate, spec, chosen, baseline, recordings, evaluator)
+    verdicts = {k: _judge(gate, spec, v, baseline, recordings, evaluator) for k, v in slices(chosen, gate.worst).items()}
+    name, worst = max(verdicts.items(), key=lambda item: (SEVERITY[item[1].outcome], _excess(gate, item[1])))
+    return worst.model_copy(update={"slice": name})
+
+
+def _judge(
+    gate: Gate,
+    spec: MetricSpec,
+    values: Sequence[Value],
+    baseline: Sequence[Value] | None,
+    recordings: Sequence[Value],
+    evaluator: dict[str, Any] | None,
+) -> Verdict:
+    decided, before = list(values), None
+    floor = where(recordings, speaker=gate.speaker, length=gate.length)
+    if gate.against == "recordings":
+        decided, before = over(values, recordings), centre_of(spec, per_prompt(recordings)) if recordings else None
+    elif gate.relative:
         assert baseline is not None
-        decided = paired(values, baseline, gate.layout)
-        assert decided, f"{gate.label()}: the baseline was measured on other prompts"
-        before = mean_of(per_prompt(baseline, gate.layout))
-    numbers, weights = np.array([decided[k] for k in sorted(decided)], dtype=np.float64).T
-    mean = mean_of(decided)
-    rate = spec.binary and not gate.relative
-    if rate:
-        low, high = wilson(mean, len(numbers), gate.confidence)
-    else:
-        low, high = bootstrap(numbers, gate.confidence, gate.label(), weights)
-    outcome = _outcome(gate, low, high)
-    needed = _needed(gate, rate, mean, low, high, len(numbers)) if outcome == "undecided" else None
-    layouts = sorted({v.layout for v in values})
+        decided = paired(values, baseline)
+        keys = {(v.line, v.layout, v.prompt) for v in values}
+        before = centre_of(spec, per_prompt([v for v in baseline if (v.line, v.layout, v.prompt) in keys]))
+    if not decided:
+        return undecidable(gate, "no prompt has a value to be compared with", "fail")
+    prompts = per_prompt(decided)
+    centre, (low, high) = centre_of(spec, prompts), interval(gate, spec, prompts)
+    outcome = outcome_of(gate, low, high)
+    own = per_prompt(values)
     return Verdict(
         gate=gate.label(),
         metric=gate.metric,
         data=gate.data,
         outcome=outcome,
         severity=gate.severity,
-        value=mean,
+        value=centre,
         low=_finite(low),
         high=_finite(high),
         threshold=gate.threshold,
         kind=gate.kind,
         confidence=gate.confidence,
-        prompts=len(numbers),
-        prompts_needed=needed,
-        measured=measured,
+        prompts=len(prompts),
+        prompts_needed=needed(gate, spec, prompts) if outcome == "undecided" else None,
+        measured=centre_of(spec, own),
+        spread=_spread(own),
         baseline=before,
-        slices={name: mean_of(per_prompt(values, name)) for name in layouts},
-        recordings=mean_of(per_prompt(recordings, None)) if recordings else None,
+        slices=by_slice(spec, values),
+        recordings=centre_of(spec, per_prompt(floor)) if floor else None,
         evaluator=evaluator,
     )
 
 
-def skipped(gate: Gate, reason: str) -> Verdict:
-    """The verdict of an optional gate that cannot be judged on this machine."""
+def undecidable(gate: Gate, reason: str, outcome: Outcome) -> Verdict:
+    """The verdict of a gate without values: an optional one that is skipped on this machine, or one that has nothing to judge."""
     return Verdict(
         gate=gate.label(),
         metric=gate.metric,
         data=gate.data,
-        outcome="skipped",
+        outcome=outcome,
         severity=gate.severity,
-        value=None,
-        low=None,
-        high=None,
         threshold=gate.threshold,
         kind=gate.kind,
         confidence=gate.confidence,
         prompts=0,
-        prompts_needed=None,
-        measured=None,
-        baseline=None,
         reason=reason,
     )
+
+
+def interval(gate: Gate, spec: MetricSpec, prompts: Prompts) -> tuple[float, float]:
+    """The interval that decides: Wilson's for a rate, order statistics for a median, else the studentised bootstrap."""
+    numbers, weights = arrays(prompts)
+    if spec.binary and not gate.relative:
+        return wilson(mean_of(prompts), len(numbers), gate.confidence)
+    if spec.centre == "median":
+        return of_median(numbers, gate.confidence)
+    return bootstrap(numbers, gate.confidence, gate.label(), weights)
+
+
+def by_slice(spec: MetricSpec, values: Sequence[Value]) -> dict[str, dict[str, float]]:
+    """The metric in every slice of every dimension in which the values differ."""
+    found = {d: slices(values, d) for d in get_args(Dimension)}
+    return {d: {k or "-": centre_of(spec, per_prompt(v)) for k, v in parts.items()} for d, parts in found.items() if len(parts) > 1}
+
+
+def centre_of(spec: MetricSpec, prompts: Prompts) -> float:
+    """What stands for the prompts: their weighted mean, or the median of metrics that say so."""
+    return median(v for v, _ in prompts.values()) if spec.centre == "median" else mean_of(prompts)
+
+
+def _spread(prompts: Prompts) -> tuple[float, float]:
+    low, high = np.quantile([v for v, _ in prompts.values()], [0.025, 0.975])
+    return float(low), float(high)
 
 
 def _bound(gate: Gate) -> tuple[float, bool]:
     """The bound on the value, or on its difference to the baseline, and whether it is an upper one."""
     sign = -1 if gate.kind in ("min_decrease", "max_decrease") else 1
-    upper = gate.kind in ("max", "max_increase", "min_decrease")
+    upper = gate.kind in ("max", "max_increase", "min_decrease", "max_over_floor")
     return sign * gate.threshold, upper
 
 
-def _outcome(gate: Gate, low: float, high: float) -> Outcome:
+def outcome_of(gate: Gate, low: float, high: float) -> Outcome:
     """Pass if the whole interval is on the good side of the bound, fail if it is on the bad side."""
     bound, upper = _bound(gate)
     if upper:
@@ -207,18 +151,36 @@ def _outcome(gate: Gate, low: float, high: float) -> Outcome:
     return "pass" if low >= bound else "fail" if high < bound else "undecided"
 
 
-def _needed(gate: Gate, rate: bool, mean: float, low: float, high: float, prompts: int) -> int | None:
-    """Prompts at which the gate would be decided if the mean and the spread stay; None if no number would do."""
+def _excess(gate: Gate, verdict: Verdict) -> float:
+    """How far the bound that protects lies on the bad side."""
+    bound, upper = _bound(gate)
+    if verdict.low is None or verdict.high is None:
+        return math.inf
+    return verdict.high - bound if upper else bound - verdict.low
+
+
+def needed(gate: Gate, spec: MetricSpec, prompts: Prompts) -> int | None:
+    """About how many prompts would decide if the mean and the spread stay; None if no number would do.
+
+    By the normal interval: that of a few skewed prompts is far wider than it will be with more.
+    """
     bound, _ = _bound(gate)
-    if rate:
-        sizes = (n for n in range(prompts + 1, MAX_NEEDED) if _outcome(gate, *wilson(mean, n, gate.confidence)) != "undecided")
+    n, centre = len(prompts), centre_of(spec, prompts)
+    if spec.binary and not gate.relative:
+        sizes = (m for m in range(n + 1, MAX_NEEDED) if outcome_of(gate, *wilson(centre, m, gate.confidence)) != "undecided")
         return next(sizes, None)
-    gap, half = abs(mean - bound), (high - low) / 2
-    if gap == 0 or not math.isfinite(half):
+    numbers, weights = arrays(prompts)
+    gap = abs(centre - bound)
+    if gap == 0 or n < 2:
         return None
-    return max(prompts + 1, math.ceil(prompts * (half / gap) ** 2))
+    reach = NormalDist().inv_cdf(0.5 + gate.confidence / 2) * deviation(numbers, weights)
+    found = max(n + 1, math.ceil((reach / gap) ** 2))
+    return found if found <= MAX_NEEDED else None
 
 
 def _finite(x: float) -> float:
     """JSON has no infinity; an interval of one prompt is as wide as any number."""
     return x if math.isfinite(x) else math.copysign(1e9, x)
+
+
+__all__ = ["Verdict", "by_slice", "centre_of", "interval", "judge", "needed", "outcome_of", "undecidable"]

@@ -1,92 +1,185 @@
-"""What hears generated speech: evaluators, loaded when a metric first asks for one."""
+"""What hears generated speech: evaluators, loaded when a metric first asks for one, and asked once for every sound."""
 
 from __future__ import annotations
 
+import hashlib
+import random
+import sys
+import types
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from qrecipe.data.audio import Audio
+from qrecipe.data.audio import RATE, Audio, read
 from qrecipe.errors import Place, Problem, RecipeError
 from qrecipe.evaluate import asr as recognisers
 from qrecipe.evaluate import normalise
+from qrecipe.evaluate.memory import Memory
+from qrecipe.evaluate.samples import Sample
 from qrecipe.evaluate.wheels import materialise
 from qrecipe.files import FileHashes
-from qrecipe.model.opened import Opened
-from qrecipe.plan.evaluators import find_asr, packages_problem
-from qrecipe.recipe.evaluator import Asr, Evaluators
+from qrecipe.model.listening import LISTENING_RATE, WavLmSpeaker
+from qrecipe.model.opened import Opened, pick_device
+from qrecipe.model.stock import silence
+from qrecipe.plan.evaluators import Found, find, packages_problem
+from qrecipe.recipe.evaluator import Evaluators, Need
 from qrecipe.recipe.language import TAGS
 from qrecipe.recipe.metrics import MetricSpec
+
+PACKAGES = {
+    **recognisers.PACKAGES,
+    "resemblyzer": ("Resemblyzer",),
+    "wavlm": ("transformers",),
+    "plcmos": ("speechmos",),
+    "dnsmos": ("speechmos",),
+}
+"""Distributions whose versions change what a backend hears."""
 
 
 class Listeners:
     """The evaluators of a recipe or of a command.
 
     Args:
-        opened: the model; its speaker encoder listens too.
+        opened: the model, whose speaker encoder listens too; `identity` is its content.
         evaluators: what the recipe names.
         root: the folder that relative paths start from.
-        tags: BCP 47 tags of languages that the base does not list by name.
+        tags: BCP 47 tags of languages that published bases do not list by name.
         places: where the recipe names an evaluator.
+        memory: what was heard before.
     """
 
     def __init__(
         self,
         opened: Opened,
+        identity: str | None,
         evaluators: Evaluators,
         root: Path,
         tags: dict[str, str],
         places: dict[str, Place] | None = None,
         hashes: FileHashes | None = None,
+        memory: Memory | None = None,
     ) -> None:
         self._opened = opened
+        self._identity = identity
         self._evaluators = evaluators
         self._root = root
         self._tags = {**TAGS, **tags}
         self._places = places or {}
         self._hashes = hashes or FileHashes()
+        self.memory = memory or Memory()
         self._recogniser: recognisers.Recogniser | None = None
-        self._missing: dict[str, list[Problem]] = {}
+        self._encoder: Callable[[Audio], torch.Tensor] | None = None
+        self._references: dict[Path, torch.Tensor] = {}
+        self._found: dict[Need, tuple[Found, list[Problem]]] = {}
+        self._described: dict[tuple[str, str], dict[str, Any]] = {}
 
     def missing(self, spec: MetricSpec) -> Problem | None:
         """Why a metric cannot be measured on this machine, or None."""
-        if spec.needs == "asr" and "asr" not in self._missing:
-            if self._evaluators.asr is None:
-                problem = Problem("QR026", f"`{spec.name}` needs a recogniser, and none is named", self._place())
-                self._missing["asr"] = [problem]
-            else:
-                _, self._missing["asr"] = find_asr(self._evaluators.asr, self._root, self._place(), self._hashes)
-        lacking = self._missing.get(spec.needs, []) if spec.needs else []
+        if spec.needs == "asr" and self._evaluators.asr is None:
+            return Problem("QR026", f"`{spec.name}` needs a recogniser, and none is named", self._place("asr"))
+        lacking = self._find(spec.needs)[1] if spec.needs else []
         return next(iter(lacking), None) or packages_problem(spec.packages, spec.extra, f"`{spec.name}`", Place(spec.name))
 
     def describe(self, spec: MetricSpec, language: str) -> dict[str, Any] | None:
         """What a metric's value depends on beside the sample: part of the verdict, and of what a value is stored under."""
-        if spec.needs is None:
+        return None if spec.needs is None else self._describe(spec.needs, language)
+
+    def _describe(self, need: Need, language: str) -> dict[str, Any]:
+        if (need, language) not in self._described:
+            settings = getattr(self._evaluators, need)
+            about: dict[str, Any] = {**settings.model_dump(mode="json", exclude={"languages"}), "identity": self._find(need)[0].identity}
+            if settings.backend == "base":
+                about["identity"] = self._identity
+            if need == "asr":
+                about |= {"temperature": 0.0, "condition_on_previous_text": False, "language": self.code(language)}
+                about["normalisation"] = {"version": normalise.VERSION, "tag": self.tag(language)}
+            about["versions"] = {p: _version(p) for p in PACKAGES.get(settings.backend, ())}
+            self._described[(need, language)] = about
+        return self._described[(need, language)]
+
+    def transcribe(self, sample: Sample) -> str:
+        """What the recogniser hears."""
+        about = self._describe("asr", sample.language)
+        heard: str = self.memory.get(["heard", about, sample.key], lambda: self._transcribe(sample.audio, sample.language))
+        return heard
+
+    def heard(self, sample: Sample) -> str | None:
+        """The transcript if the recogniser was asked before, else None."""
+        if self._evaluators.asr is None or self._find("asr")[1]:
             return None
-        asr = self._asr()
-        found, _ = find_asr(asr, self._root, self._place(), self._hashes)
-        return {
-            **recognisers.describe(asr, found.identity),
-            "language": self.code(language),
-            "normalisation": {"version": normalise.VERSION, "tag": self.tag(language)},
-        }
+        known: str | None = self.memory.known(["heard", self._describe("asr", sample.language), sample.key])
+        return known
 
-    def transcribe(self, audio: Audio, language: str) -> str:
-        """What the recogniser hears in `audio` ([samples] float32 at 24 kHz) of a language by name."""
+    def _transcribe(self, audio: Audio, language: str) -> str:
+        asr = self._evaluators.asr
+        assert asr is not None, "checked before anything is measured"
+        place = self._place("asr")
         if self._recogniser is None:
-            asr = self._asr()
-            found, _ = find_asr(asr, self._root, self._place(), self._hashes)
-            self._recogniser = recognisers.open_recogniser(asr, materialise(found, self._place()), self._place())
+            self._recogniser = recognisers.open_recogniser(asr, materialise(self._find("asr")[0], place), place)
         try:
-            return self._recogniser.transcribe(recognisers.to_asr_rate(audio), self.code(language))
-        except ValueError as e:
+            return self._recogniser.transcribe(resampled(audio), self.code(language))
+        except (ValueError, OSError) as e:
             reason = str(e).strip().splitlines()[0][:200]
-            raise RecipeError(Problem("QR081", f"the recogniser cannot hear `{language}`: {reason}", self._place())) from None
+            raise RecipeError(Problem("QR081", f"the recogniser cannot hear `{language}`: {reason}", place)) from None
 
-    def x_vector(self, audio: Audio) -> torch.Tensor:
-        """Speaker vector of a sample, [hidden] float32, by the base's own encoder."""
-        return self._opened.x_vector(audio)
+    def similarity(self, sample: Sample) -> float | None:
+        """Cosine between the speaker vectors of the sample and of its reference; None without a reference."""
+        path = sample.row.reference
+        if path is None:
+            return None
+        key = ["voice", self._describe("speaker", sample.language), sample.key, self._hashes.sha256(path)]
+        cosine: float = self.memory.get(key, lambda: self._similarity(sample.audio, path))
+        return cosine
+
+    def _similarity(self, audio: Audio, path: Path) -> float:
+        encode = self._speaker()
+        if path not in self._references:
+            self._references[path] = encode(read(path))
+        return float(torch.nn.functional.cosine_similarity(encode(audio), self._references[path], dim=0))
+
+    def _speaker(self) -> Callable[[Audio], torch.Tensor]:
+        if self._encoder is None:
+            backend, place = self._evaluators.speaker.backend, self._place("speaker")
+            if backend == "base":
+                self._encoder = self._opened.x_vector
+            elif backend == "resemblyzer":
+                self._encoder = _resemblyzer()
+            else:
+                try:
+                    wavlm = WavLmSpeaker(materialise(self._find("speaker")[0], place), pick_device())
+                except (RuntimeError, ValueError, OSError, KeyError) as e:
+                    reason = (str(e).strip().splitlines() or [type(e).__name__])[0][:200]
+                    raise RecipeError(
+                        Problem("QR081", f"transformers cannot load {self._evaluators.speaker.model}: {reason}", place)
+                    ) from None
+                self._encoder = lambda audio: wavlm.vector(resampled(audio))
+        return self._encoder
+
+    def opinion(self, sample: Sample) -> float:
+        """Predicted mean opinion score, 1 to 5."""
+        score: float = self.memory.get(["mos", self._describe("mos", sample.language), sample.key], lambda: self._opinion(sample))
+        return score
+
+    def _opinion(self, sample: Sample) -> float:
+        audio = np.clip(resampled(sample.audio), -1.0, 1.0)
+        seed = int.from_bytes(hashlib.sha256(sample.key.encode()).digest()[:4], "big")
+        states = random.getstate(), np.random.get_state()
+        random.seed(seed)  # PLCMOS averages over cuts that it draws from the global generators
+        np.random.seed(seed)
+        try:
+            with silence():
+                from speechmos import dnsmos, plcmos
+
+                if self._evaluators.mos.backend == "plcmos":
+                    return float(plcmos.run(audio, sr=LISTENING_RATE)["plcmos"])
+                return float(dnsmos.run(audio, sr=LISTENING_RATE)["ovrl_mos"])
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
 
     def tag(self, language: str) -> str:
         """BCP 47 tag of a language; its code for the recogniser where none is known."""
@@ -95,11 +188,52 @@ class Listeners:
 
     def code(self, language: str) -> str:
         """What the recogniser calls a language."""
-        return self._asr().languages.get(language) or self.tag(language).split("-")[0]
+        asr = self._evaluators.asr
+        return (asr.languages.get(language) if asr else None) or self.tag(language).split("-")[0]
 
-    def _asr(self) -> Asr:
-        assert self._evaluators.asr is not None, "checked before anything is measured"
-        return self._evaluators.asr
+    def _find(self, need: Need) -> tuple[Found, list[Problem]]:
+        if need not in self._found:
+            self._found[need] = find(need, self._evaluators, self._root, self._place(need), self._hashes)
+        return self._found[need]
 
-    def _place(self) -> Place:
-        return self._places.get("asr", Place("evaluators.asr"))
+    def _place(self, need: str) -> Place:
+        return self._places.get(need, Place(f"evaluators.{need}"))
+
+
+def resampled(audio: Audio) -> Audio:
+    """[samples] at 24 kHz -> [samples] at 16 kHz (librosa, soxr_hq)."""
+    import librosa
+
+    out: Audio = librosa.resample(y=audio, orig_sr=RATE, target_sr=LISTENING_RATE).astype(np.float32)
+    return out
+
+
+def _resemblyzer() -> Callable[[Audio], torch.Tensor]:
+    """Resemblyzer's encoder as its authors use it: its own preprocessing, then the mean over windows."""
+    if "pkg_resources" not in sys.modules:  # webrtcvad asks it for a version number, and newer setuptools have none
+        shim = types.ModuleType("pkg_resources")
+        shim.get_distribution = lambda name: types.SimpleNamespace(version=_version(name))  # type: ignore[attr-defined]  # a stand-in
+        sys.modules["pkg_resources"] = shim
+    else:
+        shim = None
+    try:
+        with silence():
+            from resemblyzer import VoiceEncoder, preprocess_wav
+
+            encoder = VoiceEncoder("cpu", verbose=False)
+    finally:
+        if shim is not None:
+            del sys.modules["pkg_resources"]
+
+    def encode(audio: Audio) -> torch.Tensor:
+        cleaned = preprocess_wav(audio, source_sr=RATE)
+        return torch.from_numpy(encoder.embed_utterance(cleaned if cleaned.size else audio))
+
+    return encode
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

@@ -1,21 +1,22 @@
-"""Measuring metrics of a model over a dataset: teacher-forced, or by speaking every prompt with every seed."""
+"""Measuring metrics of a model over a dataset: teacher-forced, by speaking every prompt with every seed, or of recordings."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from qrecipe.data.audio import RATE, load, resample
 from qrecipe.data.speech import SpeechData, SpeechRow
 from qrecipe.evaluate.listeners import Listeners
-from qrecipe.evaluate.metrics import Ratio, Sample, TeacherForced
-from qrecipe.model import forward, prompt, speak
+from qrecipe.evaluate.metrics import Measured, Ratio, TeacherForced
+from qrecipe.evaluate.samples import Progress, Sample, batches, generated, lengths, recorded, spoken_rows
+from qrecipe.evaluate.values import Value
+from qrecipe.model import forward, prompt
 from qrecipe.model.forward import Tables
 from qrecipe.model.opened import Opened
 from qrecipe.recipe.gate import Layout, PromptKind
@@ -24,49 +25,23 @@ from qrecipe.recipe.recipe import Evaluation
 
 FRAMES_AT_ONCE = 2000
 """Frames of teacher-forced rows in one batch, padding included."""
-MIN_CAP = 25
-"""Frames below which generation is never cut (two seconds)."""
+MEASURING = 1
+"""Raised whenever a metric would give another number for the same sample."""
 
 
-@dataclass(frozen=True)
-class Value:
-    """One measured number."""
-
-    line: int
-    """Line of the manifest."""
-    layout: Layout
-    seed: int | None
-    """None for teacher-forced metrics."""
-    value: float
-    weight: float = 1.0
-    """Weight of the value in a mean over prompts: the denominator of a ratio."""
-
-    def as_json(self) -> dict[str, Any]:
-        """For the store of evaluations."""
-        return asdict(self)
-
-
-Progress = Callable[[str, int, int], None]
-"""Told (what, done, of)."""
-Kept = Callable[[Any, Callable[[], list[speak.Spoken]]], list[speak.Spoken]]
-"""Gives the speech of a batch by its key, or has it made and keeps it."""
-
-
-def function_of(spec: MetricSpec) -> Callable[[Any], float | Ratio]:
+def function_of(spec: MetricSpec) -> Callable[[Any], Measured]:
     """The function that measures a metric, imported when it is needed."""
     module, name = spec.function.split(":")
-    found: Callable[[Any], float | Ratio] = getattr(import_module(module), name)
+    found: Callable[[Any], Measured] = getattr(import_module(module), name)
     return found
 
 
-def value_of(spec: MetricSpec, item: Any, line: int, layout: Layout, seed: int | None) -> Value | None:
-    """One value of a metric; None for a ratio without a denominator (a text without letters)."""
+def number_of(spec: MetricSpec, item: Any) -> tuple[float, float] | None:
+    """(value, weight) of an item; None where it has none: a ratio without a denominator, a pitch of no voiced frame."""
     found = function_of(spec)(item)
-    if not isinstance(found, Ratio):
-        return Value(line, layout, seed, float(found))
-    if not found.denominator:
-        return None
-    return Value(line, layout, seed, found.numerator / found.denominator, float(found.denominator))
+    if isinstance(found, Ratio):
+        return (found.numerator / found.denominator, float(found.denominator)) if found.denominator else None
+    return None if found is None or not math.isfinite(found) else (float(found), 1.0)
 
 
 def teacher_forced(
@@ -110,102 +85,33 @@ def teacher_forced(
     return [(rows[i], results[i]) for i in range(len(rows))]
 
 
-def cap_of(row: SpeechRow, settings: Evaluation) -> int:
-    """Frames at which the generation of a row is cut."""
-    return max(MIN_CAP, int(settings.frame_cap * row.frames))
-
-
-def spoken_rows(data: SpeechData, settings: Evaluation) -> list[SpeechRow]:
-    """The rows that are spoken, those of a like length together: a batch lasts as long as its longest."""
-    rows = [r for r in data.rows if r.reference is not None][: settings.prompts]
-    return sorted(rows, key=lambda r: (r.frames, r.line))
-
-
-def generated(
-    opened: Opened,
-    data: SpeechData,
-    layout: Layout,
-    settings: Evaluation,
-    listeners: Listeners,
-    progress: Progress | None = None,
-    kept: Kept | None = None,
-) -> list[tuple[int, Sample]]:
-    """Speaks the dataset's prompts with every seed: (seed, sample). Batches are fixed by the settings."""
-    rows = spoken_rows(data, settings)
-    samples: list[tuple[int, Sample]] = []
-    total = len(rows) * len(settings.seeds)
-    for seed in settings.seeds:
-        for start in range(0, len(rows), settings.batch):
-            chunk = rows[start : start + settings.batch]
-            samples += [(seed, s) for s in _speak(opened, data, chunk, layout, settings, seed, listeners, kept)]
-            if progress is not None:
-                progress(f"speaking {data.name} ({layout})", len(samples), total)
-    return samples
-
-
-def _speak(
-    opened: Opened,
-    data: SpeechData,
-    rows: list[SpeechRow],
-    layout: Layout,
-    settings: Evaluation,
-    seed: int,
-    listeners: Listeners,
-    kept: Kept | None,
-) -> list[Sample]:
-    utterances = []
-    for row in rows:
-        assert row.reference is not None
-        in_context = settings.prompt != "x_vector" and row.reference_text is not None
-        utterances.append(
-            speak.Utterance(
-                text=row.text,
-                language=data.language,
-                x_vector=data.x_vectors[row.reference],
-                reference_text=row.reference_text if in_context else None,
-                reference_codes=data.reference_codes.get(row.reference) if in_context else None,
-            )
-        )
-    caps = [cap_of(r, settings) for r in rows]
-
-    def make() -> list[speak.Spoken]:
-        return speak.speak(opened, utterances, layout=layout, seed=seed, max_frames=max(caps))
-
-    spoken = make() if kept is None else kept([layout, seed, [r.line for r in rows], caps], make)
-    found = []
-    for row, utterance, cap, said in zip(rows, utterances, caps, spoken, strict=True):
-        audio = resample(said.audio, said.rate)
-        if len(audio) < RATE // 10:  # the speaker encoder needs a few mel frames
-            audio = np.pad(audio, (0, RATE // 10 - len(audio)))
-        found.append(Sample(row, audio, said.codes, cap, data.language, listeners, utterance.x_vector))
-    return found
-
-
-def recorded(data: SpeechData, settings: Evaluation, listeners: Listeners) -> list[Sample]:
-    """The recordings of the rows that are spoken, as if they had been generated: what a metric finds in real speech."""
-    found = []
-    for row in spoken_rows(data, settings):
-        if row.audio is not None and row.reference is not None:
-            audio = load(row.audio, math.inf).samples
-            found.append(Sample(row, audio, row.codes, cap_of(row, settings), data.language, listeners, data.x_vectors[row.reference]))
-    return found
+def measure_samples(
+    samples: Iterable[Sample], specs: Sequence[MetricSpec], listeners: Listeners, rows: list[SpeechRow]
+) -> dict[str, list[Value]]:
+    """Values of metrics of generated speech over samples, each asked for once and remembered. `rows` are all that are spoken."""
+    values: dict[str, list[Value]] = {s.name: [] for s in specs}
+    thirds = lengths(rows)
+    for sample in samples:
+        row = sample.row
+        for spec in specs:
+            about = [spec.name, spec.function, MEASURING, listeners.describe(spec, sample.language), sample.tag]
+            compared = [row.text, row.frames, str(row.reference), str(row.audio), sample.cap, sample.frames]
+            number = listeners.memory.get(["value", about, sample.key, compared], partial(number_of, spec, sample))
+            if number is not None:
+                value, weight = number
+                place = (row.speaker, thirds[row.line])
+                values[spec.name].append(Value(row.line, sample.layout, sample.seed, value, weight, sample.prompt, *place))
+    return values
 
 
 def measure_recordings(
     data: SpeechData, metrics: Sequence[str], settings: Evaluation, listeners: Listeners, progress: Progress | None = None
 ) -> dict[str, list[Value]]:
-    """Values of metrics of generated speech over the recordings themselves, in the layout's place that of the first."""
+    """Values of metrics of generated speech over the recordings themselves."""
     specs = [s for s in (find(m) for m in metrics) if s is not None]
-    values: dict[str, list[Value]] = {s.name: [] for s in specs}
     samples = recorded(data, settings, listeners)
-    for i, sample in enumerate(samples):
-        for spec in specs:
-            value = value_of(spec, sample, sample.row.line, settings.layouts[0], None)
-            if value is not None:
-                values[spec.name].append(value)
-        if progress is not None:
-            progress(f"listening to the recordings of {data.name}", i + 1, len(samples))
-    return values
+    told = _told(samples, f"listening to the recordings of {data.name}", len(samples), progress)
+    return measure_samples(told, specs, listeners, spoken_rows(data, settings))
 
 
 def measure(
@@ -214,34 +120,60 @@ def measure(
     metrics: Sequence[str],
     settings: Evaluation,
     listeners: Listeners,
+    *,
+    speak_as: str | None = None,
+    folder: Path | None = None,
+    identity: Any = None,
     progress: Progress | None = None,
-    on_samples: Callable[[Layout, list[tuple[int, Sample]]], None] | None = None,
-    kept: Kept | None = None,
+    on_sample: Callable[[Sample], None] | None = None,
 ) -> dict[str, list[Value]]:
-    """Values of metrics over a dataset in every layout of the settings. The modules must hold the weights as exported."""
+    """Values of metrics over a dataset under every condition of the settings. The modules must hold the weights as exported.
+
+    Args:
+        speak_as: the language whose token is given instead of the dataset's.
+        folder: where samples are kept and taken from.
+        identity: content of the model and of the dataset, which names what is kept.
+        on_sample: told every sample after it was measured.
+    """
     specs = [s for s in (find(m) for m in metrics) if s is not None]
-    forced = [s for s in specs if s.source == "teacher_forced"]
-    spoken = [s for s in specs if s.source == "generated"]
     values: dict[str, list[Value]] = {s.name: [] for s in specs}
-    tables = Tables(opened.talker)
-
-    def add(spec: MetricSpec, item: Any, line: int, layout: Layout, seed: int | None) -> None:
-        value = value_of(spec, item, line, layout, seed)
-        if value is not None:
-            values[spec.name].append(value)
-
-    for layout in settings.layouts:
-        if forced:
-            for row, item in teacher_forced(opened, tables, data, layout, settings.prompt):
-                for spec in forced:
-                    add(spec, item, row.line, layout, None)
-        if spoken:
-            samples = generated(opened, data, layout, settings, listeners, progress, kept)
-            if on_samples is not None:
-                on_samples(layout, samples)
-            for i, (seed, sample) in enumerate(samples):
-                for spec in spoken:
-                    add(spec, sample, sample.row.line, layout, seed)
-                if progress is not None and any(s.needs for s in spoken):
-                    progress(f"listening to {data.name} ({layout})", i + 1, len(samples))
+    forced = [s for s in specs if s.source == "teacher_forced"]
+    if forced:
+        values.update(_forced(opened, data, forced, settings))
+    spoken = [s for s in specs if s.source == "generated"]
+    if spoken:
+        made = generated(opened, data, settings, listeners, speak_as=speak_as, folder=folder, identity=identity, progress=progress)
+        total = sum(len(b.rows) for b in batches(data, settings))
+        listens = progress if any(s.needs for s in spoken) else None
+        samples = _told(list(made), f"listening to {data.name}" + (f" as {speak_as}" if speak_as else ""), total, listens, on_sample)
+        values.update(measure_samples(samples, spoken, listeners, spoken_rows(data, settings)))
     return values
+
+
+def _forced(opened: Opened, data: SpeechData, specs: Sequence[MetricSpec], settings: Evaluation) -> dict[str, list[Value]]:
+    tables = Tables(opened.talker)
+    thirds = lengths(data.rows)
+    values: dict[str, list[Value]] = {s.name: [] for s in specs}
+    for layout in settings.layouts:
+        for kind in settings.kinds:
+            for row, item in teacher_forced(opened, tables, data, layout, kind):
+                actual: PromptKind = "in_context" if kind != "x_vector" and row.reference_text is not None else "x_vector"
+                if kind is not None and actual != kind:
+                    continue
+                for spec in specs:
+                    number = number_of(spec, item)
+                    if number is not None:
+                        values[spec.name].append(Value(row.line, layout, None, *number, actual, row.speaker, thirds[row.line]))
+    return values
+
+
+def _told(
+    samples: Iterable[Sample], what: str, of: int, progress: Progress | None, on_sample: Callable[[Sample], None] | None = None
+) -> Iterable[Sample]:
+    """Passes samples on and says how far the listening is."""
+    for done, sample in enumerate(samples, start=1):
+        yield sample
+        if progress is not None:
+            progress(what, done, of)
+        if on_sample is not None:
+            on_sample(sample)

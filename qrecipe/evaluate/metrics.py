@@ -1,19 +1,17 @@
-"""The functions behind the built-in metrics. Each takes one item and returns one number, or a ratio to be pooled."""
+"""The functions behind the built-in metrics. Each takes one item and returns one number, a ratio to be pooled, or None
+where the item has no value."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING
 
 import torch
 
-from qrecipe.data.audio import Audio
-from qrecipe.data.speech import SpeechRow
 from qrecipe.evaluate import normalise
+from qrecipe.evaluate.samples import Sample
 
-if TYPE_CHECKING:
-    from qrecipe.evaluate.listeners import Listeners
+EARLY = 0.5
+"""Speech that lasts less than this share of the recording has stopped early."""
 
 
 @dataclass(frozen=True)
@@ -26,50 +24,15 @@ class TeacherForced:
     """Nats, mean per frame and codebook."""
 
 
-@dataclass
-class Sample:
-    """One utterance with what it is compared to: generated speech, or a recording in its place."""
-
-    row: SpeechRow
-    audio: Audio
-    """[samples] float32, mono at 24 kHz."""
-    codes: torch.Tensor
-    """[frames, codebooks]."""
-    cap: int
-    """Frames at which generation was cut."""
-    language: str
-    """Name of the language that the text is in."""
-    listeners: Listeners
-    reference: torch.Tensor | None
-    """[hidden] float32, x-vector of the reference; None if the row has none."""
-
-    @property
-    def frames(self) -> int:
-        """Frames of the sample."""
-        return int(self.codes.shape[0])
-
-    @cached_property
-    def transcript(self) -> str:
-        """What the recipe's recogniser hears."""
-        return self.listeners.transcribe(self.audio, self.language)
-
-    @cached_property
-    def x_vector(self) -> torch.Tensor:
-        """[hidden] float32 of the audio."""
-        return self.listeners.x_vector(self.audio)
-
-    @property
-    def tag(self) -> str:
-        """BCP 47 tag of the language."""
-        return self.listeners.tag(self.language)
-
-
 @dataclass(frozen=True)
 class Ratio:
     """A value with the weight of its prompt: rates of errors are pooled, not averaged."""
 
     numerator: float
     denominator: float
+
+
+Measured = float | Ratio | None
 
 
 def talker_nll(item: TeacherForced) -> float:
@@ -85,6 +48,11 @@ def predictor_nll(item: TeacherForced) -> float:
 def runaway(sample: Sample) -> float:
     """1 if the generation reached its cap."""
     return float(sample.frames >= sample.cap)
+
+
+def early_stop(sample: Sample) -> float:
+    """1 if the sample lasts less than half as long as the recording."""
+    return float(sample.frames < EARLY * sample.row.frames)
 
 
 def duration_ratio(sample: Sample) -> float:
@@ -108,17 +76,28 @@ def repeated_frames(sample: Sample) -> float:
     return float(longest_run(sample.codes))
 
 
-def speaker_similarity(sample: Sample) -> float:
-    """Cosine of the x-vectors of the sample and of its reference."""
-    assert sample.reference is not None, "only rows with a reference are spoken"
-    return float(torch.nn.functional.cosine_similarity(sample.x_vector, sample.reference, dim=0))
+def speaker_similarity(sample: Sample) -> float | None:
+    """Cosine of the speaker vectors of the sample and of its reference, by the recipe's speaker encoder."""
+    return sample.listeners.similarity(sample)
+
+
+def mos(sample: Sample) -> float:
+    """Predicted mean opinion score."""
+    return sample.listeners.opinion(sample)
+
+
+def said_and_heard(sample: Sample) -> tuple[str, str]:
+    """The text and the transcript, both normalised."""
+    return normalise.normalise(sample.row.text, sample.tag), normalise.normalise(sample.transcript, sample.tag)
 
 
 def cer(sample: Sample) -> Ratio:
     """Character edits (substitutions, deletions, insertions) of the transcript, over characters of the text; both normalised."""
     import jiwer
 
-    said, heard = normalise.normalise(sample.row.text, sample.tag), normalise.normalise(sample.transcript, sample.tag)
+    said, heard = said_and_heard(sample)
+    if not said:
+        return Ratio(0, 0)
     found = jiwer.process_characters(said, heard)
     return Ratio(found.substitutions + found.deletions + found.insertions, len(said))
 
@@ -127,7 +106,28 @@ def wer(sample: Sample) -> Ratio:
     """Word edits of the transcript over words of the text; both normalised."""
     import jiwer
 
-    said = normalise.words(normalise.normalise(sample.row.text, sample.tag), sample.tag)
-    heard = normalise.words(normalise.normalise(sample.transcript, sample.tag), sample.tag)
+    said, heard = (normalise.words(t, sample.tag) for t in said_and_heard(sample))
+    if not said:
+        return Ratio(0, 0)
     found = jiwer.process_words(" ".join(said), " ".join(heard))
     return Ratio(found.substitutions + found.deletions + found.insertions, len(said))
+
+
+def repeats(words: list[str], longest: int = 4) -> int:
+    """Words that say again, at once, what stands right before them (a word, or a phrase of up to `longest` words)."""
+    count = at = 0
+    while at < len(words):
+        for n in range(min(longest, at, len(words) - at), 0, -1):
+            if words[at : at + n] == words[at - n : at]:
+                count += n
+                at += n
+                break
+        else:
+            at += 1
+    return count
+
+
+def repeated_words(sample: Sample) -> Ratio:
+    """Words of the transcript that are said again at once, beyond those of the text, over words of the text."""
+    said, heard = (normalise.words(t, sample.tag) for t in said_and_heard(sample))
+    return Ratio(max(0, repeats(heard) - repeats(said)), len(said))

@@ -4,7 +4,7 @@ generated from it, and `check` validates with jsonschema whatever is read."""
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -140,11 +140,177 @@ class BundleManifest(Settings):
     """SHA-256 of every other file."""
 
 
+Outcome = Literal["pass", "fail", "undecided", "skipped"]
+
+
+class Verdict(Settings):
+    """What a gate decided, with the numbers that decided it. Without a value: why there is none."""
+
+    gate: str
+    """The gate in one line."""
+    metric: str
+    """What was measured."""
+    data: str
+    """On which dataset."""
+    outcome: Outcome
+    """`pass` if the whole interval is on the good side of the threshold, `fail` if it is on the bad side, `undecided` between, which does not pass; `skipped`: the gate is optional and cannot be judged on this machine."""
+    severity: Literal["error", "warn"]
+    """`warn` never counts."""
+    value: float | None = None
+    """What decides: the mean over prompts (the median, the pooled rate); for a relative gate the mean difference."""
+    low: float | None = None
+    """Lower end of the interval of `value`."""
+    high: float | None = None
+    """Upper end."""
+    threshold: float
+    """The gate's number."""
+    kind: str
+    """The gate's threshold, such as `max`."""
+    confidence: float
+    """Level of the interval."""
+    prompts: int
+    """Prompts that were judged."""
+    prompts_needed: int | None = None
+    """For undecided: prompts at which an interval of this spread would decide."""
+    measured: float | None = None
+    """The metric itself."""
+    spread: tuple[float, float] | None = None
+    """Between which 95 % of the prompts lie."""
+    baseline: float | None = None
+    """The metric at the baseline."""
+    recordings: float | None = None
+    """The metric over the recordings themselves: what the evaluator finds in real speech."""
+    slice: str | None = None
+    """For a gate on the worst slice: which that is."""
+    slices: dict[str, dict[str, float]] = {}
+    """The metric by layout, prompt, speaker and length, where there are several."""
+    evaluator: dict[str, Any] | None = None
+    """The evaluator with everything that its numbers depend on."""
+    reason: str | None = None
+    """Why there is no value."""
+
+    @property
+    def counts_as_pass(self) -> bool:
+        """Whether the gate lets the run go on."""
+        return self.outcome in ("pass", "skipped") or self.severity == "warn"
+
+    def as_json(self) -> dict[str, Any]:
+        """For verdicts.json and the command line."""
+        rounded: dict[str, Any] = _rounded(self.model_dump(mode="json"))
+        return rounded
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _rounded(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_rounded(v) for v in value]
+    return round(value, 6) if isinstance(value, float) else value
+
+
+class Verdicts(Settings):
+    """verdicts.json of a bundle: what every gate decided, by the stage after which it was judged; `accept` last."""
+
+    verdicts: dict[str, list[Verdict]]
+    """By stage."""
+    survives_rounding: dict[str, float]
+    """Share of what a stage trained that survives rounding to the base's number format."""
+
+
+class Statistic(Settings):
+    """A metric of one model over one dataset, or the difference of two."""
+
+    value: float
+    """Mean over prompts (median, pooled rate)."""
+    low: float
+    """Lower end of its interval."""
+    high: float
+    """Upper end."""
+    confidence: float
+    """Level of the interval."""
+    prompts: int
+    """Prompts that have a value."""
+    unit: str
+    """Unit of the metric."""
+    better: Literal["lower", "higher", "one", "match"]
+    """Which direction is better."""
+    spread: tuple[float, float]
+    """Between which 95 % of the prompts lie."""
+    recordings: float | None
+    """The metric over the recordings themselves."""
+    slices: dict[str, dict[str, float]]
+    """The metric by layout, prompt, speaker and length, where there are several."""
+    evaluator: dict[str, Any] | None
+    """The evaluator with everything that its numbers depend on."""
+
+
+class Heard(Settings):
+    """One utterance that was judged."""
+
+    line: int
+    """Line of the manifest."""
+    layout: str
+    """How text met frames."""
+    prompt: str
+    """How the voice was given."""
+    seed: int | None
+    """Seed; null for a recording."""
+    audio: str | None
+    """Its file, relative to the evaluation's; null where nothing was kept."""
+    transcript: str | None
+    """What the recogniser heard; null without one."""
+
+
+class EvaluationResult(Settings):
+    """What `qrecipe evaluate` found."""
+
+    evaluation: Annotated[int, Field(ge=1, le=1)]
+    """Version of this format."""
+    model: str
+    """The MODEL argument."""
+    identity: str | None
+    """Content of the model."""
+    data: str
+    """The manifest."""
+    language: str
+    """Language whose token was given."""
+    settings: dict[str, Any]
+    """How it was measured."""
+    items: list[dict[str, Any]]
+    """One a row, in the manifest's order: text, frames, line, how the voice was given, and the mean of every metric."""
+    summary: dict[str, float]
+    """Items, frames, and every metric's value."""
+    metrics: dict[str, Statistic]
+    """Every metric with its interval."""
+    samples: list[Heard]
+    """Every utterance."""
+    gates: list[dict[str, Any]] = []
+    """What `--probe-gates` found."""
+
+
+class Comparison(Settings):
+    """What `qrecipe compare` found: differences of B to A, paired by prompt, layout, way of giving the voice and seed."""
+
+    comparison: Annotated[int, Field(ge=1, le=1)]
+    """Version of this format."""
+    a: EvaluationResult
+    """The first model."""
+    b: EvaluationResult
+    """The second."""
+    differences: dict[str, Statistic]
+    """B less A."""
+    verdicts: dict[str, Literal["better", "worse", "undecided"]]
+    """What the interval says of B."""
+
+
 DOCUMENTS: dict[str, type[Settings]] = {
     "text-row": TextRow,
     "speech-row": SpeechRow,
     "lock": Lock,
     "bundle": BundleManifest,
+    "verdicts": Verdicts,
+    "evaluation": EvaluationResult,
+    "comparison": Comparison,
 }
 
 

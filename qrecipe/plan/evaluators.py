@@ -14,13 +14,21 @@ from qrecipe.errors import Place, Problem, suggest
 from qrecipe.files import FileHashes, cache_dir, digest, is_file
 from qrecipe.plan.bases import cached_snapshot
 from qrecipe.recipe.base import Base
-from qrecipe.recipe.evaluator import Asr
+from qrecipe.recipe.evaluator import Evaluators, Need
 
 WHEEL = "wheel:"
 SIZES = ("tiny", "base", "small", "medium", "large-v1", "large-v2", "large-v3")
 """Sizes that stand for Systran's conversions of Whisper."""
-BACKENDS = {"faster_whisper": ("faster_whisper", "asr")}
-"""Module and extra of every backend."""
+BACKENDS: dict[str, tuple[tuple[str, ...], str | None]] = {
+    "faster_whisper": (("faster_whisper",), "asr"),
+    "transformers": ((), None),
+    "base": ((), None),
+    "resemblyzer": (("resemblyzer",), "speaker"),
+    "wavlm": ((), None),
+    "plcmos": (("speechmos", "onnxruntime"), "mos"),
+    "dnsmos": (("speechmos", "onnxruntime"), "mos"),
+}
+"""Modules and extra of every backend."""
 
 
 @dataclass(frozen=True)
@@ -79,14 +87,18 @@ def packages_problem(modules: tuple[str, ...], extra: str | None, what: str, pla
     return Problem("QR080", f"{what} needs {names}, not installed here", place, help_, severity="warning", length=length)
 
 
-def find_asr(asr: Asr, root: Path, place: Place, hashes: FileHashes) -> tuple[Found, list[Problem]]:
-    """The recogniser's model with what is missing to use it; `root` is where relative folders start."""
-    module, extra = BACKENDS[asr.backend]
-    missing = packages_problem((module,), extra, f"`{asr.backend}`", place, len(asr.model))
-    found, why, help_ = _find(asr.model, asr.revision, root, hashes)
+def find(need: Need, evaluators: Evaluators, root: Path, place: Place, hashes: FileHashes) -> tuple[Found, list[Problem]]:
+    """An evaluator's model with what is missing to use it; `root` is where relative folders start."""
+    settings = getattr(evaluators, need)
+    modules, extra = BACKENDS[settings.backend]
+    missing = packages_problem(modules, extra, f"`{settings.backend}`", place)
     problems = [missing] if missing else []
+    model = getattr(settings, "model", None)
+    if model is None:
+        return Found(None, None), problems
+    found, why, help_ = _find(model, settings.revision, root, hashes)
     if why is not None:
-        problems.append(Problem("QR081", why, place, help_, severity="warning", length=len(asr.model)))
+        problems.append(Problem("QR081", why, place, help_, severity="warning", length=len(model)))
     return found, problems
 
 

@@ -14,7 +14,7 @@ from qrecipe.files import FileHashes, digest, is_file
 from qrecipe.plan import boundaries, trainable
 from qrecipe.plan.bases import BaseInfo, folder_of, locate, names_folder
 from qrecipe.plan.contents import dataset_hash
-from qrecipe.plan.evaluators import find_asr, packages_problem
+from qrecipe.plan.evaluators import find, packages_problem
 from qrecipe.plan.fingerprints import NUMERICS, stage_fingerprint, start_fingerprint
 from qrecipe.plan.manifest import Manifest, read_manifest
 from qrecipe.plan.values import (
@@ -180,6 +180,11 @@ def _dataset_languages(loaded: LoadedRecipe, base: BaseInfo, problems: list[Prob
     if base.config is None:
         return
     known = {*base.languages, *loaded.recipe.languages}
+    for gate, node in gates_with_nodes(loaded.recipe, loaded.node):
+        if gate.speak_as is not None and gate.speak_as not in known:
+            n = at(node, "speak_as")
+            message = f"`{gate.speak_as}` is neither declared under `languages` nor known to the base"
+            problems.append(Problem("QR020", message, n.place, suggest(gate.speak_as, known), length=n.length))
     for name, dataset in loaded.recipe.datasets.items():
         if dataset.language not in known:
             n = at(loaded.node, "datasets", name, "language")
@@ -249,16 +254,19 @@ def _seen(loaded: LoadedRecipe, stage: Stage, manifests: dict[str, Manifest], ba
 
 def _evaluators(loaded: LoadedRecipe, hashes: FileHashes, problems: list[Problem]) -> dict[str, PlannedEvaluator]:
     """The evaluators that the recipe names. What is missing is a problem where a gate that is not optional needs it."""
+    recipe = loaded.recipe
     missing: dict[str, list[Problem]] = {}
     found: dict[str, PlannedEvaluator] = {}
-    asr = loaded.recipe.evaluators.asr
-    if asr is not None:
-        named = at(loaded.node, "evaluators", "asr", "model")
-        if asr.model.startswith((".", "/", "~")):
-            outside = boundaries.problem(loaded.root / os.path.expanduser(asr.model), asr.model, named, loaded.root)
+    needs = {s.needs for g in recipe.gates() if (s := metrics.find(g.metric)) is not None and s.needs}
+    for need in sorted(needs):
+        settings = getattr(recipe.evaluators, need)
+        model = getattr(settings, "model", None)
+        named = at(loaded.node, "evaluators", need, "model")
+        if model is not None and model.startswith((".", "/", "~")):
+            outside = boundaries.problem(loaded.root / os.path.expanduser(model), model, named, loaded.root)
             problems.extend([outside] if outside else [])
-        here, missing["asr"] = find_asr(asr, loaded.root, at(loaded.node, "evaluators", "asr", "model").place, hashes)
-        found["asr"] = PlannedEvaluator(backend=asr.backend, model=asr.model, identity=here.identity)
+        here, missing[need] = find(need, recipe.evaluators, loaded.root, named.place, hashes)
+        found[need] = PlannedEvaluator(backend=settings.backend, model=model, identity=here.identity)
     said: set[str] = set()
     for gate, node in gates_with_nodes(loaded.recipe, loaded.node):
         spec = metrics.find(gate.metric)

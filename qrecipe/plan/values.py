@@ -87,7 +87,7 @@ class PlannedEvaluator(_Value):
     """A model that listens, with its content's hash or commit."""
 
     backend: str
-    model: str
+    model: str | None
     identity: str | None
 
 

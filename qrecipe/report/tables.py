@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -12,6 +12,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from qrecipe.data.report import Report
+from qrecipe.plan.documents import Comparison, Statistic
 from qrecipe.plan.values import Plan, PlannedStage, PlannedTrain
 
 
@@ -107,6 +108,49 @@ def verdict_table(where: str, verdicts: Sequence[dict[str, Any]]) -> Table:
         if v["recordings"] is not None:
             value += f"; recordings {v['recordings']:.4g}"
         table.add_row(v["gate"], value, f"{v['low']:.4g} to {v['high']:.4g}", str(v["prompts"]), f"[{styles[v['outcome']]}]{outcome}[/]")
+    return table
+
+
+def statistics_table(title: str, statistics: Mapping[str, Statistic]) -> Table:
+    """Metrics of one model: value, interval, what recordings have."""
+    table = _plain(escape(title))
+    for column in ("metric", "value", "interval", "recordings", "95 % of prompts", "n", "slices"):
+        table.add_column(column, overflow="fold")
+    for name, s in statistics.items():
+        recordings = "-" if s.recordings is None else f"{s.recordings:.4g}"
+        spread = f"{s.spread[0]:.4g} to {s.spread[1]:.4g}"
+        parts = "; ".join(", ".join(f"{k} {v:.4g}" for k, v in found.items()) for found in s.slices.values())
+        table.add_row(name, f"{s.value:.4g}", f"{s.low:.4g} to {s.high:.4g}", recordings, spread, str(s.prompts), escape(parts))
+    return table
+
+
+def comparison_table(title: str, comparison: Comparison) -> Table:
+    """Differences of two models."""
+    table = _plain(escape(title))
+    for column in ("metric", "A", "B", "B - A", "interval", "n", "B is"):
+        table.add_column(column, overflow="fold")
+    styles = {"better": "green", "worse": "red", "undecided": "yellow"}
+    for name, s in comparison.differences.items():
+        verdict = comparison.verdicts[name]
+        values = [f"{m.metrics[name].value:.4g}" for m in (comparison.a, comparison.b)]
+        said = f"[{styles[verdict]}]{verdict}[/]"
+        table.add_row(name, *values, f"{s.value:+.4g}", f"{s.low:+.4g} to {s.high:+.4g}", str(s.prompts), said)
+    return table
+
+
+def probe_table(probes: Sequence[dict[str, Any]]) -> Table:
+    """Gates that were tried on good and on spoilt recordings."""
+    table = _plain("gates tried on recordings")
+    for column in ("gate", "recordings", "spoilt", "verdict"):
+        table.add_column(column, overflow="fold")
+    for p in probes:
+        if not p["tried"]:
+            table.add_row(escape(p["gate"]), "-", "-", f"[yellow]not tried: {escape(p['reason'])}[/]")
+            continue
+        spoilt = ", ".join(f"{way} {v['value']:.3g} {v['outcome']}" for way, v in p["spoilt"].items())
+        needed = f"; {p['prompts_needed']:,} prompts would do" if p["prompts_needed"] else ""
+        said = "[green]can tell[/]" if p["sound"] else f"[red]{escape(p['reason'] + needed)}[/]"
+        table.add_row(escape(p["gate"]), f"{p['recordings']['value']:.3g} {p['recordings']['outcome']}", spoilt, said)
     return table
 
 

@@ -14,9 +14,9 @@ from qrecipe.bundle.build import Content, build, refuse_other
 from qrecipe.data.batches import Sampler
 from qrecipe.data.codes import Encoder
 from qrecipe.errors import EngineError, UserError
-from qrecipe.evaluate.gates import Verdict
 from qrecipe.evaluate.listeners import Listeners
 from qrecipe.evaluate.measure import teacher_forced
+from qrecipe.evaluate.memory import Memory
 from qrecipe.files import FileHashes, digest
 from qrecipe.model.forward import Tables
 from qrecipe.model.languages import check_free, initial_rows, require_free
@@ -24,11 +24,11 @@ from qrecipe.model.opened import open_model
 from qrecipe.model.weights import Delta, Guard, Learner, survival
 from qrecipe.model.working import WorkingWeights
 from qrecipe.plan.bases import BaseInfo
-from qrecipe.plan.documents import Lock
+from qrecipe.plan.documents import Lock, Verdict
 from qrecipe.plan.fingerprints import stage_fingerprint, start_fingerprint
 from qrecipe.plan.plan import Planned
 from qrecipe.recipe import LoadedRecipe
-from qrecipe.recipe.checks import at
+from qrecipe.recipe.checks import at, gates_with_nodes
 from qrecipe.recipe.stage import SpeechStage, Stage, TextLmStage
 from qrecipe.run import disk, reasons
 from qrecipe.run.datasets import needed, prepare_all, ready
@@ -190,6 +190,7 @@ class _Run:
             self.state[0],
         )
         self._self_check()
+        self._try_gates()
         ended = self._stages(until)
         accept = self.judge.judge(self.recipe.accept, self.state[-1], "accept", {"base": self.base_values}) if ended is None else []
         accepted = ended is None and all(v.counts_as_pass for v in accept)
@@ -197,6 +198,7 @@ class _Run:
         status: RunStatus = ended or ("accepted" if accepted else "rejected")
         outcome = Outcome(status, bundle, self.outcomes, accept)
         self._save(outcome)
+        self._page(accept)
         self.events.emit("run_finished", **outcome.as_json())
         opened.close()
         return outcome
@@ -205,8 +207,14 @@ class _Run:
         """The recipe's evaluators."""
         loaded = self.planned.loaded
         tags = {k: v.bcp47 for k, v in self.recipe.languages.items()}
-        places = {"asr": at(loaded.node, "evaluators", "asr", "model").place}
-        return Listeners(self.opened, self.recipe.evaluators, loaded.root, tags, places, self.hashes)
+        places = {need: at(loaded.node, "evaluators", need).place for need in ("asr", "speaker", "mos")}
+        memory = Memory(self.store.folder / "heard.jsonl")
+        return Listeners(self.opened, self.base.identity, self.recipe.evaluators, loaded.root, tags, places, self.hashes, memory)
+
+    def _try_gates(self) -> None:
+        """A gate that cannot fail must not decide."""
+        if self.recipe.evaluation.probe_gates:
+            self.judge.require_sound([(g, n.place) for g, n in gates_with_nodes(self.recipe, self.planned.loaded.node)])
 
     def _say_what_changed(self) -> dict[str, str]:
         """Before anything happens: which stages are reused, go on, or train again, and why. And whether there is room."""
@@ -386,7 +394,8 @@ class _Run:
                 found = [
                     getattr(item, metric)
                     for layout in self.recipe.evaluation.layouts
-                    for _, item in teacher_forced(self.opened, learner.tables, held_out, layout, self.recipe.evaluation.prompt)
+                    for kind in self.recipe.evaluation.kinds
+                    for _, item in teacher_forced(self.opened, learner.tables, held_out, layout, kind)
                 ]
                 return float(sum(found) / len(found))
 
@@ -434,6 +443,12 @@ class _Run:
         target = build(content, self.bundles)
         self.events.emit("bundle", path=str(target))
         return target
+
+    def _page(self, accept: list[Verdict]) -> None:
+        """What the base and every stage said, side by side."""
+        trained = [(o.id, o.fingerprint) for o in self.outcomes if o.fingerprint is not None]
+        verdicts = {o.id: o.verdicts for o in self.outcomes if o.verdicts} | ({"accept": accept} if accept else {})
+        self.judge.page(f"{self.recipe.name} {self.recipe.version}", [("base", self.state[0]), *trained], verdicts)
 
     def _save(self, outcome: Outcome | None, training: str | None = None) -> None:
         """Keeps how far the run has come; `outcome` once it is over, `training` is the fingerprint of a stage that begins."""

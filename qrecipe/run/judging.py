@@ -5,29 +5,36 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import soundfile
-
-from qrecipe.data.audio import RATE
 from qrecipe.data.speech import SpeechData
-from qrecipe.evaluate.gates import Verdict, judge, skipped
+from qrecipe.errors import Place, Problem, RecipeError
+from qrecipe.evaluate.gates import judge, undecidable
 from qrecipe.evaluate.listeners import Listeners
-from qrecipe.evaluate.measure import Value, measure, measure_recordings
-from qrecipe.evaluate.metrics import Sample
+from qrecipe.evaluate.measure import MEASURING, measure, measure_recordings
+from qrecipe.evaluate.probe import probe
+from qrecipe.evaluate.samples import Sample, generated, recorded
+from qrecipe.evaluate.values import Value
+from qrecipe.files import write_text
 from qrecipe.model.opened import Opened
+from qrecipe.plan.documents import Verdict
 from qrecipe.plan.fingerprints import NUMERICS
 from qrecipe.plan.values import PlannedDataset
 from qrecipe.recipe.gate import Gate
 from qrecipe.recipe.metrics import MetricSpec, find
 from qrecipe.recipe.recipe import Evaluation
+from qrecipe.report.page import Column, write_page
 from qrecipe.run.events import Events
-from qrecipe.run.spoken import SpokenStore
 from qrecipe.run.store import RunStore
 
-SAMPLES_KEPT = 3
-"""Utterances of a layout that are written for listening."""
+Key = tuple[str, str | None, str]
+"""(dataset, language whose token is given in place of its own, metric)."""
+Measured = dict[Key, list[Value]]
 
-Measured = dict[tuple[str, str], list[Value]]
-"""(dataset, metric) -> values."""
+
+def spec_of(gate: Gate) -> MetricSpec:
+    """The metric of a gate that was checked."""
+    spec = find(gate.metric)
+    assert spec is not None, "checked by the recipe"
+    return spec
 
 
 class Judge:
@@ -60,43 +67,74 @@ class Judge:
     def judge(self, gates: Sequence[Gate], state: str, where: str, baselines: dict[str, Measured]) -> list[Verdict]:
         """Verdicts of gates, in order. `baselines` has what relative gates compare with, by the baseline's name."""
         values = self._measured(gates, state, where)
+        recordings = self._recordings(gates, where)
         verdicts = []
         for gate in gates:
-            spec = find(gate.metric)
-            assert spec is not None, "checked by the recipe"
+            spec = spec_of(gate)
             missing = self._listeners.missing(spec)
             if missing is not None:
                 assert gate.optional, "reported before the run"
-                verdict = skipped(gate, missing.message)
+                verdict = undecidable(gate, missing.message, "skipped")
             else:
-                key = (gate.data, gate.metric)
-                before = baselines[gate.baseline][key] if gate.baseline is not None else None
+                key = (gate.data, gate.speak_as, gate.metric)
+                before = baselines[gate.baseline][key] if gate.baseline in baselines else None
                 evaluator = self._listeners.describe(spec, self._data[gate.data].language)
-                verdict = judge(gate, spec, values[key], before, self._recordings(gate, spec, where), evaluator)
+                verdict = judge(gate, spec, values[key], before, recordings.get((gate.data, gate.metric), ()), evaluator)
             verdicts.append(verdict)
             self._events.emit("verdict", where=where, **verdict.as_json())
         return verdicts
 
+    def require_sound(self, gates: Sequence[tuple[Gate, Place]]) -> None:
+        """Tries the gates that count on recordings. Raises `RecipeError` for those that cannot tell good from spoilt."""
+        places = {g.label(): place for g, place in reversed(gates) if g.severity == "error"}
+        counting = [g for g, _ in gates if g.severity == "error"]
+        problems = []
+        for found in probe(counting, self._data, self._settings, self._listeners, self._progress):
+            label, needed = found.gate.label(), found.prompts_needed
+            self._events.emit("gate_tried", gate=label, sound=found.sound, tried=found.natural is not None, reason=found.reason)
+            if not found.sound:
+                help_ = f"about {needed:,} prompts would do" if needed else "move the threshold, or see docs/method.md on gates"
+                problems.append(Problem("QR083", f"{label} was tried on recordings: {found.why()}", places[label], help_))
+        if problems:
+            raise RecipeError(problems)
+
+    def page(self, title: str, states: Sequence[tuple[str, str]], verdicts: dict[str, list[Verdict]]) -> None:
+        """Writes report.html: recordings and what every state said, side by side, as far as it was kept."""
+        first = self._settings.model_copy(update={"seeds": self._settings.seeds[:1]})
+        columns: list[Column] = []
+        for dataset, data in self._data.items():
+            made = []
+            for name, state in states:
+                folder = self._store.stage_folder(state) / "samples" / dataset
+                identity = [NUMERICS, state, self._planned[dataset].sha256]
+                samples = list(generated(None, data, first, self._listeners, folder=folder, identity=identity))
+                if samples:
+                    made.append(Column(f"{dataset}: {name}", samples, self._hears(data, samples)))
+            if made:
+                samples = recorded(data, self._settings, self._listeners)
+                columns += [Column(f"{dataset}: recording", samples, self._hears(data, samples)), *made]
+        write_text(self._store.folder / "report.html", write_page(title, columns, verdicts=verdicts))
+
+    def _hears(self, data: SpeechData, samples: Sequence[Sample]) -> bool:
+        """Whether all samples were transcribed: the page asks no recogniser."""
+        return all(self._listeners.heard(s) is not None for s in samples)
+
+    def _judged_here(self, gates: Sequence[Gate]) -> list[tuple[Gate, MetricSpec]]:
+        return [(g, s) for g in gates if self._listeners.missing(s := spec_of(g)) is None]
+
     def _measured(self, gates: Sequence[Gate], state: str, where: str) -> Measured:
-        wanted: dict[str, set[str]] = {}
-        for gate in gates:
-            spec = find(gate.metric)
-            assert spec is not None, "checked by the recipe"
-            if self._listeners.missing(spec) is None:
-                wanted.setdefault(gate.data, set()).add(gate.metric)
-        return {(d, m): v for d, metrics in wanted.items() for m, v in self._values(d, sorted(metrics), state, where).items()}
+        wanted: dict[tuple[str, str | None], set[str]] = {}
+        for gate, _ in self._judged_here(gates):
+            wanted.setdefault((gate.data, gate.speak_as), set()).add(gate.metric)
+        found: Measured = {}
+        for (dataset, speak_as), metrics in wanted.items():
+            values = self._values(dataset, speak_as, sorted(metrics), state, where)
+            found.update({(dataset, speak_as, m): v for m, v in values.items()})
+        return found
 
-    def _key(self, kind: str, dataset: str, metric: str, state: str | None) -> list[Any]:
-        """What a value depends on."""
-        spec = find(metric)
-        assert spec is not None, "checked by the recipe"
-        listener = self._listeners.describe(spec, self._data[dataset].language)
-        settings = self._settings.model_dump(mode="json")
-        return [kind, NUMERICS, state, self._planned[dataset].sha256, settings, metric, listener]
-
-    def _values(self, dataset: str, metrics: list[str], state: str, where: str) -> dict[str, list[Value]]:
+    def _values(self, dataset: str, speak_as: str | None, metrics: list[str], state: str, where: str) -> dict[str, list[Value]]:
         """Values of metrics over a dataset, from the store where they were measured before."""
-        keys = {m: self._key("values", dataset, m, state) for m in metrics}
+        keys = {m: self._key("values", dataset, m, state, speak_as) for m in metrics}
         found = {m: v for m in metrics if (v := self._store.load_values(keys[m])) is not None}
         missing = [m for m in metrics if m not in found]
         if missing:
@@ -107,40 +145,44 @@ class Judge:
                 missing,
                 self._settings,
                 self._listeners,
+                speak_as=speak_as,
+                folder=self._store.stage_folder(state) / "samples" / dataset,
+                identity=[NUMERICS, state, self._planned[dataset].sha256],
                 progress=self._progress,
-                on_samples=lambda layout, samples: self._keep(dataset, layout, samples, state),
-                kept=self._spoken(dataset, state).batch,
             )
             for metric, values in new.items():
                 self._store.save_values(keys[metric], values)
             found.update(new)
         return found
 
-    def _spoken(self, dataset: str, state: str) -> SpokenStore:
-        """Speech is kept by the weights that made it, the prompts, and how the voice is given."""
-        return SpokenStore(
-            self._store.stage_folder(state) / "spoken", [NUMERICS, state, self._planned[dataset].sha256, self._settings.prompt]
-        )
+    def _key(self, kind: str, dataset: str, metric: str, state: str, speak_as: str | None = None) -> list[Any]:
+        """What a value depends on."""
+        spec = find(metric)
+        assert spec is not None, "checked by the recipe"
+        listener = self._listeners.describe(spec, self._data[dataset].language)
+        settings = self._settings.model_dump(mode="json", exclude={"probe_gates"})
+        return [kind, NUMERICS, MEASURING, state, self._planned[dataset].sha256, settings, speak_as, metric, spec.function, listener]
 
-    def _recordings(self, gate: Gate, spec: MetricSpec, where: str) -> list[Value]:
-        """The metric over the recordings themselves; none for metrics that recordings have no value of."""
-        if not spec.on_recordings:
-            return []
-        key = self._key("recordings", gate.data, gate.metric, self._base)
-        found = self._store.load_values(key)
-        if found is None:
-            self._events.emit("measuring", dataset=gate.data, metrics=[gate.metric], where=f"recordings, for {where}")
-            data = self._data[gate.data]
-            found = measure_recordings(data, [gate.metric], self._settings, self._listeners, self._progress)[gate.metric]
-            self._store.save_values(key, found)
+    def _recordings(self, gates: Sequence[Gate], where: str) -> dict[tuple[str, str], list[Value]]:
+        """Metrics over the recordings themselves, by (dataset, metric); none for metrics that recordings have no value of."""
+        found: dict[tuple[str, str], list[Value]] = {}
+        wanted: dict[str, dict[str, list[Any]]] = {}
+        for gate, spec in self._judged_here(gates):
+            if not spec.on_recordings:
+                continue
+            key = self._key("recordings", gate.data, gate.metric, self._base)
+            stored = self._store.load_values(key)
+            if stored is not None:
+                found[(gate.data, gate.metric)] = stored
+            else:
+                wanted.setdefault(gate.data, {})[gate.metric] = key
+        for dataset, keys in wanted.items():
+            self._events.emit("measuring", dataset=dataset, metrics=list(keys), where=f"recordings, for {where}")
+            new = measure_recordings(self._data[dataset], list(keys), self._settings, self._listeners, self._progress)
+            for metric, values in new.items():
+                self._store.save_values(keys[metric], values)
+                found[(dataset, metric)] = values
         return found
 
     def _progress(self, what: str, done: int, of: int) -> None:
         self._events.tell("speaking", what=what, done=done, of=of)
-
-    def _keep(self, dataset: str, layout: str, samples: list[tuple[int, Sample]], state: str) -> None:
-        """A few utterances to listen to, in the folder of the stage that made them."""
-        folder = self._store.stage_folder(state) / "samples"
-        folder.mkdir(parents=True, exist_ok=True)
-        for _, sample in samples[:SAMPLES_KEPT]:
-            soundfile.write(str(folder / f"{dataset}-{sample.row.line}-{layout}.wav"), sample.audio, RATE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from qrecipe.errors import BaseModelError, Place, Problem, UserError, suggest
@@ -48,8 +49,9 @@ def _open_stage(folder: Path, stage: str, hashes: FileHashes) -> tuple[Opened, B
     working = WorkingWeights(opened)
     working.add_languages(latest["languages"])
     wanted = [s["fingerprint"] for s in done[: ids.index(stage) + 1] if s["status"] == "kept" or s["id"] == stage]
-    working.set(stages_delta(store, [latest["start"], *wanted], place))
-    return opened, info
+    states = [latest["start"], *wanted]
+    working.set(stages_delta(store, states, place))
+    return opened, replace(info, identity=f"{info.identity}+{states[-1]}")
 
 
 def stages_delta(store: RunStore, fingerprints: list[str], place: Place) -> Delta:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from qrecipe.bundle.build import Content, build
 from qrecipe.errors import BundleError, Place, Problem, suggest
-from qrecipe.evaluate.gates import Verdict
 from qrecipe.files import FileHashes
+from qrecipe.plan.documents import Verdict
 from qrecipe.plan.plan import make_plan, require_complete
 from qrecipe.recipe import load
 from qrecipe.run.engine import resolved_recipe
@@ -37,9 +37,9 @@ def rebuild(run_folder: Path, stages: list[str] | None, bundles: Path) -> Path:
             raise BundleError(Problem("QR020", f"the run has no finished stage `{name}`", place, suggest(name, trained)))
     chosen = [s for s in latest["stages"] if s["id"] in wanted]
     accepted = latest["status"] == "accepted" and [s["id"] for s in chosen] == kept
-    verdicts = {s["id"]: [Verdict(**v) for v in s["verdicts"]] for s in chosen}
+    verdicts = {s["id"]: [Verdict.model_validate(v, strict=False) for v in s["verdicts"]] for s in chosen}
     if accepted:
-        verdicts["accept"] = [Verdict(**v) for v in latest["accept"]]
+        verdicts["accept"] = [Verdict.model_validate(v, strict=False) for v in latest["accept"]]
     content = Content(
         plan=planned.plan,
         base=base,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from qrecipe.errors import Place, Problem, UserError
-from qrecipe.evaluate.measure import Value
+from qrecipe.evaluate.values import Value
 from qrecipe.files import digest, read_json, read_sealed, sealed, sha256, write_json
 from qrecipe.model.weights import Delta
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,16 +14,16 @@ from qrecipe.data.audio import load
 from qrecipe.data.speech import SpeechRow
 from qrecipe.errors import Place, RecipeError
 from qrecipe.evaluate import metrics
-from qrecipe.evaluate.gates import mean_of, per_prompt
 from qrecipe.evaluate.listeners import Listeners
-from qrecipe.evaluate.measure import value_of
-from qrecipe.evaluate.metrics import Sample
+from qrecipe.evaluate.measure import measure_samples
+from qrecipe.evaluate.samples import Sample
+from qrecipe.evaluate.values import mean_of, per_prompt
 from qrecipe.evaluate.wheels import materialise
 from qrecipe.files import FileHashes
 from qrecipe.plan import evaluators
-from qrecipe.plan.evaluators import Found, WheelModel, find_asr
+from qrecipe.plan.evaluators import Found, WheelModel, find
 from qrecipe.recipe.evaluator import Asr, Evaluators
-from qrecipe.recipe.metrics import find
+from qrecipe.recipe.metrics import find as find_metric
 from tests.support import whisper
 
 DATA = Path(__file__).parents[2] / "recipes" / "data" / "malay"
@@ -32,13 +33,13 @@ CLIPS = 3
 @pytest.fixture(scope="module")
 def samples() -> list[Sample]:
     whisper.require()
-    ears = Listeners(cast(Any, None), Evaluators(asr=whisper.ASR), Path.cwd(), {"malay": "ms"})
+    ears = Listeners(cast(Any, None), None, Evaluators(asr=whisper.ASR), Path.cwd(), {"malay": "ms"})
     found = []
     for line, text in enumerate((DATA / "dev.jsonl").read_text(encoding="utf-8").splitlines()[:CLIPS], start=1):
         entry = json.loads(text)
         audio = load(DATA / entry["audio"], 30.0).samples
         row = SpeechRow(line, entry["text"], [], [], torch.zeros((1, 1)), 1.0, 0.0, "", None, None, False)
-        found.append(Sample(row, audio, torch.zeros((1, 1)), 10, "malay", ears, None))
+        found.append(Sample(row, audio, torch.zeros((1, 1)), 10, "malay", ears))
     return found
 
 
@@ -48,7 +49,7 @@ def test_error_rates_are_jiwer_s(samples: list[Sample]) -> None:
     import librosa
     from faster_whisper import WhisperModel
 
-    folder = materialise(find_asr(whisper.ASR, Path.cwd(), Place("test"), FileHashes())[0], Place("test"))
+    folder = materialise(find("asr", Evaluators(asr=whisper.ASR), Path.cwd(), Place("test"), FileHashes())[0], Place("test"))
     model = WhisperModel(str(folder), device="cpu", compute_type="int8", cpu_threads=1)
     heard = []
     for sample in samples:
@@ -58,10 +59,10 @@ def test_error_rates_are_jiwer_s(samples: list[Sample]) -> None:
     plain = jiwer.Compose([jiwer.ToLowerCase(), jiwer.SubstituteRegexes({"-": " "}), jiwer.RemovePunctuation(), jiwer.Strip()])
     texts = [s.row.text for s in samples]
     for name, theirs in (("cer", jiwer.cer), ("wer", jiwer.wer)):
-        spec = find(name)
+        spec = find_metric(name)
         assert spec is not None
-        values = [v for s in samples if (v := value_of(spec, s, s.row.line, "streaming", 0)) is not None]
-        assert mean_of(per_prompt(values, None)) == pytest.approx(theirs([plain(t) for t in texts], [plain(h) for h in heard]), abs=1e-12)
+        values = measure_samples(samples, [spec], samples[0].listeners, [s.row for s in samples])[name]
+        assert mean_of(per_prompt(values)) == pytest.approx(theirs([plain(t) for t in texts], [plain(h) for h in heard]), abs=1e-12)
 
 
 @pytest.mark.slow
@@ -69,8 +70,7 @@ def test_real_recordings_are_understood_and_other_texts_are_not(samples: list[Sa
     texts = [s.row.text for s in samples]
     assert all(metrics.cer(s).numerator / metrics.cer(s).denominator < 0.3 for s in samples)
     for sample, other in zip(samples, [*texts[1:], texts[0]], strict=True):
-        moved = Sample(SpeechRow(**{**vars(sample.row), "text": other}), sample.audio, sample.codes, 10, "malay", sample.listeners, None)
-        moved.__dict__["transcript"] = sample.transcript
+        moved = replace(sample, row=replace(sample.row, text=other))
         assert metrics.cer(moved).numerator / metrics.cer(moved).denominator > 0.5
 
 
@@ -92,12 +92,12 @@ def test_parts_are_joined_once_and_checked(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setitem(evaluators.WHEELS, "good", wheel(b"abcd"))
     monkeypatch.setitem(evaluators.WHEELS, "spoilt", wheel(b"other"))
-    found, problems = find_asr(Asr(model="wheel:good"), tmp_path, Place("x"), FileHashes())
+    found, problems = find("asr", Evaluators(asr=Asr(model="wheel:good")), tmp_path, Place("x"), FileHashes())
     assert not [p for p in problems if p.code == "QR081"]
     folder = materialise(found, Place("x"))
     assert ((folder / "model.bin").read_bytes(), (folder / "config.json").read_bytes()) == (b"abcd", b"{}")
     assert materialise(found, Place("x")) == folder
-    spoilt, _ = find_asr(Asr(model="wheel:spoilt"), tmp_path, Place("x"), FileHashes())
+    spoilt, _ = find("asr", Evaluators(asr=Asr(model="wheel:spoilt")), tmp_path, Place("x"), FileHashes())
     with pytest.raises(RecipeError, match="not the file"):
         materialise(spoilt, Place("x"))
     assert spoilt.folder is not None
@@ -106,7 +106,7 @@ def test_parts_are_joined_once_and_checked(tmp_path: Path, monkeypatch: pytest.M
 
 def test_models_that_are_not_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def said(model: str) -> tuple[Found, list[str]]:
-        found, problems = find_asr(Asr(model=model), tmp_path, Place("x"), FileHashes())
+        found, problems = find("asr", Evaluators(asr=Asr(model=model)), tmp_path, Place("x"), FileHashes())
         return found, [p.message for p in problems if p.code == "QR081"]
 
     assert said("./nothing")[1] == ["./nothing is no folder with a model (no config.json)"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,8 +13,11 @@ import torch
 from qrecipe.data.speech import SpeechData, SpeechRow
 from qrecipe.evaluate import metrics
 from qrecipe.evaluate.listeners import Listeners
-from qrecipe.evaluate.measure import MIN_CAP, cap_of, function_of, measure, teacher_forced
-from qrecipe.evaluate.metrics import Sample, TeacherForced
+from qrecipe.evaluate.measure import function_of, measure, teacher_forced
+from qrecipe.evaluate.memory import Memory
+from qrecipe.evaluate.metrics import TeacherForced
+from qrecipe.evaluate.samples import MIN_CAP, Sample, batches, cap_of, generated
+from qrecipe.model import speak
 from qrecipe.model.forward import Tables
 from qrecipe.model.opened import Opened
 from qrecipe.recipe.evaluator import Evaluators
@@ -38,20 +42,17 @@ class Ears:
     def __init__(self, heard: str = "", tag: str = "ms") -> None:
         self._heard, self._tag = heard, tag
 
-    def transcribe(self, audio: Any, language: str) -> str:
+    def transcribe(self, sample: Sample) -> str:
         return self._heard
-
-    def x_vector(self, audio: Any) -> torch.Tensor:
-        return torch.tensor([1.0, 1.0])
 
     def tag(self, language: str) -> str:
         return self._tag
 
 
-def sample(*first: int, frames: int = 10, cap: int = 30) -> Sample:
+def sample(*first: int, frames: int = 10, cap: int = 30, text: str = "Hai.", heard: str = "", tag: str = "ms") -> Sample:
     made = codes(*first) if first else torch.zeros((0, 8), dtype=torch.int64)
-    silence = np.zeros(0, dtype=np.float32)
-    return Sample(speech_row(frames), silence, made, cap, "malay", cast(Any, Ears()), torch.tensor([3.0, 0.0]))
+    row = replace(speech_row(frames), text=text)
+    return Sample(row, np.zeros(0, dtype=np.float32), made, cap, "malay", cast(Any, Ears(heard, tag)))
 
 
 def test_every_metric_is_found_and_has_its_function() -> None:
@@ -88,8 +89,37 @@ def test_repetition_is_in_the_unit_that_its_description_says() -> None:
     assert "over" not in BUILTIN["repeated_frames"].description
 
 
-def test_similarity_is_the_cosine() -> None:
-    assert metrics.speaker_similarity(sample(1)) == pytest.approx(np.sqrt(0.5))
+def test_speech_that_stops_early() -> None:
+    assert metrics.early_stop(sample(*range(4), frames=10)) == 1.0
+    assert metrics.early_stop(sample(*range(5), frames=10)) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("words", "repeated"),
+    [("a b c", 0), ("a a b", 1), ("a a a", 2), ("a b a b c", 2), ("a b a c", 0), ("", 0), ("x a b c a b c", 3)],
+)
+def test_words_that_are_said_again_at_once(words: str, repeated: int) -> None:
+    assert metrics.repeats(words.split()) == repeated
+
+
+def test_reduplication_of_the_text_is_no_repetition() -> None:
+    ratio = metrics.repeated_words(sample(text="Kupu-kupu itu cantik.", heard="Kupu-kupu itu itu cantik."))
+    assert (ratio.numerator, ratio.denominator) == (1, 4)
+
+
+@pytest.mark.parametrize(
+    ("tag", "text", "heard", "cer", "wer"),
+    [
+        ("ms", "Saya suka nasi.", "saya suka nasi", (0, 14), (0, 3)),
+        ("ms", "Saya suka nasi.", "", (14, 14), (3, 3)),
+        ("ms", "Saya suka nasi.", "Saya suka nasi nasi", (5, 14), (1, 3)),
+        ("zh", "你好世界", "你好，界", (1, 4), (1, 4)),
+        ("ms", "...", "apa", (0, 0), (0, 0)),
+    ],
+)
+def test_errors_are_counted_on_normalised_text(tag: str, text: str, heard: str, cer: tuple[int, int], wer: tuple[int, int]) -> None:
+    item = sample(text=text, heard=heard, tag=tag)
+    assert [(r.numerator, r.denominator) for r in (metrics.cer(item), metrics.wer(item))] == [cer, wer]
 
 
 def test_caps() -> None:
@@ -118,17 +148,71 @@ def test_rows_are_measured_in_order_whatever_their_length(opened: Opened, data: 
 
 
 @pytest.mark.slow
-def test_one_call_measures_everything_in_every_layout(opened: Opened, data: SpeechData) -> None:
+def test_one_call_measures_everything_in_every_condition(opened: Opened, data: SpeechData, tmp_path: Path) -> None:
     settings = Evaluation(seeds=[0, 7], prompts=2, batch=2, frame_cap=1.0)
-    kept: list[str] = []
-    ears = Listeners(opened, Evaluators(), Path.cwd(), {})
-    found = measure(opened, data, ["talker_nll", "duration_ratio"], settings, ears, on_samples=lambda layout, _: kept.append(layout))
-    assert [(v.line, v.layout, v.seed) for v in found["talker_nll"]] == [
-        (line, layout, None) for layout in ("streaming", "non_streaming") for line in (4, 5, 6)
-    ]
-    assert [(v.line, v.layout, v.seed) for v in found["duration_ratio"]] == [
-        (line, layout, seed) for layout in ("streaming", "non_streaming") for seed in (0, 7) for line in (5, 4)
-    ]
-    assert kept == ["streaming", "non_streaming"]
-    again = measure(opened, data, ["duration_ratio"], settings, ears)
-    assert again["duration_ratio"] == found["duration_ratio"]
+    ears = Listeners(opened, None, Evaluators(), Path.cwd(), {})
+    found = measure(opened, data, ["talker_nll", "duration_ratio"], settings, ears, folder=tmp_path, identity="x")
+    layouts = ("streaming", "non_streaming")
+    assert [(v.line, v.layout, v.seed) for v in found["talker_nll"]] == [(line, layout, None) for layout in layouts for line in (4, 5, 6)]
+    assert sorted((v.line, v.layout, v.seed) for v in found["duration_ratio"]) == sorted(
+        (line, layout, seed) for layout in layouts for seed in (0, 7) for line in (4, 5)
+    )
+    assert measure(opened, data, ["duration_ratio"], settings, ears)["duration_ratio"] == found["duration_ratio"]
+
+
+@pytest.mark.slow
+def test_what_was_kept_is_not_spoken_again(opened: Opened, data: SpeechData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Evaluation(seeds=[0, 1], prompts=3, batch=2, frame_cap=1.0, layouts=["streaming"])
+    ears = Listeners(opened, None, Evaluators(), Path.cwd(), {})
+    spoken = []
+    real = speak.speak
+
+    def stops(*args: Any, **kwargs: Any) -> Any:
+        if len(spoken) == 2:
+            raise KeyboardInterrupt
+        spoken.append(kwargs["seed"])
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(speak, "speak", stops)
+    with pytest.raises(KeyboardInterrupt):
+        list(generated(opened, data, settings, ears, folder=tmp_path, identity="x"))
+    monkeypatch.setattr(speak, "speak", lambda *a, **k: (spoken.append(k["seed"]), real(*a, **k))[1])
+    resumed = list(generated(opened, data, settings, ears, folder=tmp_path, identity="x"))
+    assert spoken == [0, 0, 1, 1]
+    again = list(generated(None, data, settings, ears, folder=tmp_path, identity="x"))
+    alone = list(generated(opened, data, settings, ears))
+    for first, second, third in zip(resumed, again, alone, strict=True):
+        assert first.row.line == second.row.line == third.row.line
+        assert np.array_equal(first.audio, second.audio)
+        assert np.array_equal(first.audio, third.audio)
+        assert torch.equal(first.codes, second.codes)
+    assert list(generated(None, data, settings, ears, folder=tmp_path, identity="another model")) == []
+
+
+def test_conditions_are_slices(data: SpeechData) -> None:
+    rows = [replace(r, reference_text="Selamat pagi.") if r.line != 5 else r for r in data.rows]
+    both = Evaluation(prompt="both", batch=2, seeds=[3])
+    made = batches(replace(data, rows=rows), both)
+    assert {(b.layout, b.prompt, b.seed) for b in made} == {
+        (layout, prompt, 3) for layout in ("streaming", "non_streaming") for prompt in ("x_vector", "in_context")
+    }
+    lines = {p: {r.line for b in made if b.prompt == p for r in b.rows} for p in ("x_vector", "in_context")}
+    assert lines == {"x_vector": {4, 5, 6}, "in_context": {4, 6}}
+    assert {(b.prompt, len(b.rows)) for b in batches(data, Evaluation())} == {("x_vector", 3)}
+
+
+def test_what_was_heard_is_remembered_and_a_torn_line_is_not(tmp_path: Path) -> None:
+    file = tmp_path / "heard.jsonl"
+    asked = []
+
+    def ask() -> str:
+        asked.append(1)
+        return "apa khabar"
+
+    assert Memory(file).get(["a", 1], ask) == "apa khabar"
+    with open(file, "a") as f:
+        f.write('{"key": "torn')
+    memory = Memory(file)
+    assert (memory.get(["a", 1], ask), memory.get(["b"], lambda: None), memory.known(["c"])) == ("apa khabar", None, None)
+    assert len(asked) == 1
+    assert Memory(file).get(["b"], lambda: "asked again") is None

@@ -9,15 +9,15 @@ import pytest
 
 from qrecipe.errors import Place
 from qrecipe.files import FileHashes
-from qrecipe.plan.evaluators import find_asr, installed
-from qrecipe.recipe.evaluator import Asr
+from qrecipe.plan.evaluators import find, installed
+from qrecipe.recipe.evaluator import Asr, Evaluators
 
 ASR = Asr(model="wheel:whisper-base", beam_size=1)
 
 
 def require() -> None:
     """Skips the test where Whisper cannot be had."""
-    _, problems = find_asr(ASR, Path.cwd(), Place("test"), FileHashes())
+    _, problems = find("asr", Evaluators(asr=ASR), Path.cwd(), Place("test"), FileHashes())
     missing = [p.message for p in problems] + ([] if installed("jiwer") else ["jiwer is not installed"])
     if missing:
         warnings.warn(f"NOT TESTED, because there is no recogniser: {missing[0]}", stacklevel=2)

@@ -1,0 +1,39 @@
+"""`qrecipe compare`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from qrecipe.cli.measuring import measuring_options, request_of
+from qrecipe.cli.options import allow_option, format_option
+
+
+@click.command("compare")
+@click.argument("first", metavar="A")
+@click.argument("second", metavar="B")
+@measuring_options
+@allow_option
+@format_option()
+def command(first: str, second: str, format_: str, **options: Any) -> int:
+    """Measure models A and B on the same recordings: differences of B to A, paired by prompt and seed, with intervals."""
+    from qrecipe.cli.app import print_json
+    from qrecipe.report.console import RunConsole
+    from qrecipe.run.evaluation import compare
+
+    request = request_of(**options)
+    with RunConsole() as console:
+        result = compare(first, second, request, console)
+    if format_ == "json":
+        print_json(result.model_dump(mode="json"))
+        return 0
+    from rich.console import Console
+
+    from qrecipe.report.tables import comparison_table
+
+    shown = Console(highlight=False)
+    shown.print(comparison_table(f"{second} (B) against {first} (A) on {request.data.name}", result))
+    if request.out is not None:
+        shown.print(f"hear it: {request.out / 'report.html'}")
+    return 0

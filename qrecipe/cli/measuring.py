@@ -1,0 +1,119 @@
+"""Options that `evaluate` and `compare` share: what is measured, on which data, how."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from qrecipe.cli.options import FILE
+
+if TYPE_CHECKING:
+    from qrecipe.run.evaluation import Request
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+OPTIONS = (
+    click.option("--data", required=True, type=FILE, help="A speech manifest; with --recipe, the name of one of its datasets."),
+    click.option("--metrics", default="nll", show_default=True, help="Separated by commas; nll is talker_nll and predictor_nll."),
+    click.option("--recipe", type=FILE, help="Take evaluators, settings and languages from this recipe."),
+    click.option(
+        "--layout",
+        type=click.Choice(["streaming", "non_streaming", "both"]),
+        default="streaming",
+        show_default=True,
+        help="How text meets frames.",
+    ),
+    click.option(
+        "--prompt",
+        type=click.Choice(["default", "x_vector", "in_context", "both"]),
+        default="default",
+        show_default=True,
+        help="How the voice is given; default: in-context where its text is known.",
+    ),
+    click.option("--language", default="auto", show_default=True, help="Language whose token is given, as the model lists it, or auto."),
+    click.option("--reference", type=FILE, help="A recording of the voice, for every row."),
+    click.option("--reference-text", help="What is said in it; makes the prompt in-context."),
+    click.option("--seeds", default="0,1", show_default=True, help="Seeds of generated speech."),
+    click.option("--prompts", type=click.IntRange(1), help="Speak the first so many rows; default: all."),
+    click.option("--batch", type=click.IntRange(1), default=8, show_default=True, help="Prompts that are spoken at once."),
+    click.option("--asr", metavar="MODEL", help="Recogniser for cer and wer, as `evaluators.asr.model` of a recipe: wheel:whisper-base."),
+    click.option(
+        "--asr-backend", type=click.Choice(["faster_whisper", "transformers"]), default="faster_whisper", show_default=True, help="Runs it."
+    ),
+    click.option("--speaker", metavar="BACKEND", default="base", show_default=True, help="Speaker encoder: base, resemblyzer, or a WavLM."),
+    click.option("--mos", type=click.Choice(["plcmos", "dnsmos"]), default="plcmos", show_default=True, help="Model of opinion scores."),
+    click.option("--bcp47", metavar="TAG", help="BCP 47 tag of the texts' language, where the model does not know it by name."),
+    click.option("--confidence", type=click.FloatRange(0.5, 0.999), default=0.95, show_default=True, help="Level of the intervals."),
+    click.option("--out", type=FILE, help="Folder for the result, the samples and report.html; what is there is not done again."),
+)
+
+
+def measuring_options(function: F) -> F:
+    """All of them, in order."""
+    for option in reversed(OPTIONS):
+        function = option(function)
+    return function
+
+
+def request_of(
+    *,
+    data: Path,
+    metrics: str,
+    recipe: Path | None,
+    layout: str,
+    prompt: str,
+    language: str,
+    reference: Path | None,
+    reference_text: str | None,
+    seeds: str,
+    prompts: int | None,
+    batch: int,
+    asr: str | None,
+    asr_backend: str,
+    speaker: str,
+    mos: str,
+    bcp47: str | None,
+    confidence: float,
+    out: Path | None,
+    probe_gates: bool = False,
+) -> Request:
+    """What the options ask for. Raises `UserError`."""
+    from qrecipe.recipe import load
+    from qrecipe.recipe.evaluator import Evaluators
+    from qrecipe.recipe.recipe import Evaluation
+    from qrecipe.run.evaluation import Request, from_recipe
+
+    try:
+        numbers = [int(s) for s in seeds.split(",")]
+    except ValueError:
+        raise click.BadParameter("seeds are whole numbers separated by commas", param_hint="--seeds") from None
+    settings = Evaluation.model_validate(
+        {
+            "seeds": numbers,
+            "prompts": prompts,
+            "batch": batch,
+            "layouts": ["streaming", "non_streaming"] if layout == "both" else [layout],
+            "prompt": None if prompt == "default" else prompt,
+        }
+    )
+    encoder: dict[str, Any] = {"backend": speaker} if speaker in ("base", "resemblyzer") else {"backend": "wavlm", "model": speaker}
+    evaluators = Evaluators.model_validate(
+        {"asr": {"model": asr, "backend": asr_backend} if asr else None, "speaker": encoder, "mos": {"backend": mos}}
+    )
+    language = language.lower()
+    request = Request(
+        data=data,
+        metrics=metrics.split(","),
+        language=language,
+        settings=settings,
+        reference=reference,
+        reference_text=reference_text,
+        evaluators=evaluators,
+        tags={language: bcp47} if bcp47 else {},
+        confidence=confidence,
+        out=out,
+    )
+    return request if recipe is None else from_recipe(load(recipe), str(data), request, probe_gates)

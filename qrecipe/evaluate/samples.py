@@ -1,0 +1,244 @@
+"""Speech to be judged: spoken by a model batch by batch and kept, or the recordings in its place.
+
+A batch is the unit: what it says, how and with which seed is fixed by the settings, so a batch that was kept is the one
+that would be spoken again. What is judged is what is kept: sound is rounded to 16 bits before anything listens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import soundfile
+import torch
+
+from qrecipe.data.audio import RATE, Audio, load, read, resample
+from qrecipe.data.speech import SpeechData, SpeechRow
+from qrecipe.files import digest, new_folder, read_sealed, sealed, sha256, write_json
+from qrecipe.model import speak
+from qrecipe.model.opened import Opened
+from qrecipe.recipe.gate import Layout, Length, PromptKind
+from qrecipe.recipe.recipe import Evaluation
+
+if TYPE_CHECKING:
+    from qrecipe.evaluate.listeners import Listeners
+
+MIN_CAP = 25
+"""Frames below which generation is never cut (two seconds)."""
+MADE = "batch.json"
+
+Progress = Callable[[str, int, int], None]
+"""Told (what, done, of)."""
+
+
+@dataclass
+class Sample:
+    """One utterance with what it is compared to: generated speech, or a recording in its place."""
+
+    row: SpeechRow
+    audio: Audio
+    """[samples] float32, mono at 24 kHz."""
+    codes: torch.Tensor
+    """[frames, codebooks]."""
+    cap: int
+    """Frames at which generation was cut."""
+    language: str
+    """Name of the language that the text is in."""
+    listeners: Listeners
+    layout: Layout = "streaming"
+    prompt: PromptKind = "x_vector"
+    """How the voice was given."""
+    seed: int | None = None
+    """None for a recording."""
+    file: Path | None = None
+    """Where the sound is kept."""
+
+    @property
+    def frames(self) -> int:
+        """Frames of the sample."""
+        return int(self.codes.shape[0])
+
+    @property
+    def tag(self) -> str:
+        """BCP 47 tag of the language."""
+        return self.listeners.tag(self.language)
+
+    @property
+    def transcript(self) -> str:
+        """What the recipe's recogniser hears."""
+        return self.listeners.transcribe(self)
+
+    @cached_property
+    def recording(self) -> Audio | None:
+        """[samples] of the row's own recording, trimmed; None if the row has codes alone."""
+        return None if self.row.audio is None else load(self.row.audio, math.inf).samples
+
+    @cached_property
+    def reference(self) -> Audio | None:
+        """[samples] of the recording that gave the voice."""
+        return None if self.row.reference is None else read(self.row.reference)
+
+    @cached_property
+    def key(self) -> str:
+        """Content of the sound."""
+        return hashlib.sha256(np.ascontiguousarray(self.audio).tobytes()).hexdigest()
+
+
+def cap_of(row: SpeechRow, settings: Evaluation) -> int:
+    """Frames at which the generation of a row is cut."""
+    return max(MIN_CAP, int(settings.frame_cap * row.frames))
+
+
+def spoken_rows(data: SpeechData, settings: Evaluation) -> list[SpeechRow]:
+    """The rows that are spoken, those of a like length together: a batch lasts as long as its longest."""
+    rows = [r for r in data.rows if r.reference is not None][: settings.prompts]
+    return sorted(rows, key=lambda r: (r.frames, r.line))
+
+
+def lengths(rows: list[SpeechRow]) -> dict[int, Length]:
+    """Line -> which third of the prompts by characters of text it belongs to."""
+    order = sorted(rows, key=lambda r: (len(r.text), r.line))
+    thirds: tuple[Length, Length, Length] = ("short", "medium", "long")
+    return {r.line: thirds[i * 3 // len(order)] for i, r in enumerate(order)}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What is spoken at once."""
+
+    rows: list[SpeechRow]
+    layout: Layout
+    prompt: PromptKind
+    seed: int
+
+
+def batches(data: SpeechData, settings: Evaluation) -> list[Batch]:
+    """Every batch of an evaluation, in order."""
+    found = []
+    for layout in settings.layouts:
+        for kind in settings.kinds:
+            by_kind: dict[PromptKind, list[SpeechRow]] = {}
+            for row in spoken_rows(data, settings):
+                if kind == "in_context" and settings.prompt == "both" and row.reference_text is None:
+                    continue
+                in_context = kind != "x_vector" and row.reference_text is not None
+                by_kind.setdefault("in_context" if in_context else "x_vector", []).append(row)
+            for actual, rows in by_kind.items():
+                for seed in settings.seeds:
+                    for start in range(0, len(rows), settings.batch):
+                        found.append(Batch(rows[start : start + settings.batch], layout, actual, seed))
+    return found
+
+
+def generated(
+    opened: Opened | None,
+    data: SpeechData,
+    settings: Evaluation,
+    listeners: Listeners,
+    *,
+    speak_as: str | None = None,
+    folder: Path | None = None,
+    identity: Any = None,
+    progress: Progress | None = None,
+) -> Iterator[Sample]:
+    """Speaks the dataset's prompts with every seed in every layout.
+
+    Args:
+        opened: the model; None: only what was kept.
+        speak_as: the language whose token is given instead of the dataset's.
+        folder: where batches are kept and taken from; None keeps nothing.
+        identity: content of the model and of the dataset; names what is kept, with the batch's own settings.
+    """
+    todo = batches(data, settings)
+    total, done = sum(len(b.rows) for b in todo), 0
+    spoken_as = speak_as or data.language
+    for batch in todo:
+        key = [identity, spoken_as, batch.layout, batch.prompt, batch.seed, [[r.line, r.text, cap_of(r, settings)] for r in batch.rows]]
+        kept = None if folder is None else folder / digest(key)[:20]
+        said = _kept(kept) if kept is not None else None
+        if said is None:
+            if opened is None:
+                continue
+            said = _speak(opened, data, batch, settings, spoken_as)
+            if kept is not None:
+                _keep(kept, batch, said, spoken_as)
+        done += len(batch.rows)
+        if progress is not None:
+            progress(f"speaking {data.name}" + (f" as {speak_as}" if speak_as else ""), done, total)
+        for row, (audio, codes) in zip(batch.rows, said, strict=True):
+            cap = cap_of(row, settings)
+            file = kept / f"{row.line}.flac" if kept is not None else None
+            yield Sample(row, audio, codes, cap, data.language, listeners, batch.layout, batch.prompt, batch.seed, file)
+
+
+Said = list[tuple[Audio, torch.Tensor]]
+"""Sound at 24 kHz and codes of every row of a batch."""
+
+
+def _speak(opened: Opened, data: SpeechData, batch: Batch, settings: Evaluation, language: str) -> Said:
+    utterances = []
+    for row in batch.rows:
+        assert row.reference is not None
+        in_context = batch.prompt == "in_context"
+        utterances.append(
+            speak.Utterance(
+                text=row.text,
+                language=language,
+                x_vector=data.x_vectors[row.reference],
+                reference_text=row.reference_text if in_context else None,
+                reference_codes=data.reference_codes[row.reference] if in_context else None,
+            )
+        )
+    caps = [cap_of(r, settings) for r in batch.rows]
+    spoken = speak.speak(opened, utterances, layout=batch.layout, seed=batch.seed, max_frames=max(caps))
+    return [(_rounded(resample(s.audio, s.rate)), s.codes) for s in spoken]
+
+
+def _rounded(audio: Audio) -> Audio:
+    """Sound as a file of 16 bits holds it, a tenth of a second at least: encoders need a few frames."""
+    if len(audio) < RATE // 10:
+        audio = np.pad(audio, (0, RATE // 10 - len(audio)))
+    return np.round(np.clip(audio, -1.0, 1.0 - 2**-15) * 2**15).astype(np.float32) / np.float32(2**15)
+
+
+def _keep(folder: Path, batch: Batch, said: Said, language: str) -> None:
+    shutil.rmtree(folder, ignore_errors=True)  # one that was changed since
+    with new_folder(folder) as temporary:
+        entries = []
+        for row, (audio, codes) in zip(batch.rows, said, strict=True):
+            file = temporary / f"{row.line}.flac"
+            soundfile.write(str(file), audio, RATE, subtype="PCM_16")
+            entries.append({"line": row.line, "text": row.text, "codes": codes.tolist(), "audio_sha256": sha256(file)})
+        about = {"layout": batch.layout, "prompt": batch.prompt, "seed": batch.seed, "language": language}
+        write_json(temporary / MADE, sealed({**about, "samples": entries}))
+
+
+def _kept(folder: Path) -> Said | None:
+    """A batch that was kept whole and not changed since, or None."""
+    try:
+        entries = read_sealed(folder / MADE)["samples"]
+        files = [folder / f"{e['line']}.flac" for e in entries]
+        if any(sha256(f) != e["audio_sha256"] for f, e in zip(files, entries, strict=True)):
+            return None
+        sounds = [soundfile.read(str(f), dtype="float32")[0] for f in files]
+    except (OSError, ValueError, KeyError, TypeError, soundfile.SoundFileError):
+        return None
+    return [(a, torch.tensor(e["codes"], dtype=torch.int64).reshape(len(e["codes"]), -1)) for a, e in zip(sounds, entries, strict=True)]
+
+
+def recorded(data: SpeechData, settings: Evaluation, listeners: Listeners) -> list[Sample]:
+    """The recordings of the rows that are spoken, as if they had been generated: what a metric finds in real speech."""
+    rows = [r for r in spoken_rows(data, settings) if r.audio is not None]
+    found = []
+    for row in rows:
+        assert row.audio is not None
+        audio = load(row.audio, math.inf).samples
+        found.append(Sample(row, audio, row.codes, cap_of(row, settings), data.language, listeners))
+    return found

@@ -1,0 +1,134 @@
+"""Metrics of the sound itself: silence, rate, pauses, pitch and loudness.
+
+What they say about prosody has limits: they compare shapes of curves with one reading of the sentence, and a sentence may
+be read well in many ways. They show flat or broken intonation; they do not show good intonation.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qrecipe.data.audio import RATE, Audio
+from qrecipe.evaluate.normalise import normalise
+from qrecipe.evaluate.samples import Sample
+
+HOP = 480
+"""Samples between frames of analysis: 20 ms."""
+WINDOW = 960
+SILENCE_DB = 40.0
+"""What is this far below the loudest frame is silence."""
+PAUSE = 0.2
+"""Seconds of silence inside the speech that make a pause."""
+F0_RANGE = (65.0, 500.0)
+"""Hz that pitch is looked for in."""
+LEAST_VOICED = 15
+"""Voiced frames (0.3 s) below which a pitch says nothing."""
+
+Curve = NDArray[np.float64]
+
+
+def loudness(audio: Audio) -> Curve:
+    """Level of every frame in dB below the loudest, [frames]."""
+    import librosa
+
+    energy = librosa.feature.rms(y=audio, frame_length=WINDOW, hop_length=HOP)[0].astype(np.float64)
+    peak = energy.max() if energy.size else 0.0
+    level: Curve = 20 * np.log10(np.maximum(energy, 1e-10) / max(float(peak), 1e-10))
+    return level
+
+
+def speaking(audio: Audio) -> NDArray[np.bool_]:
+    """Which frames are speech: [frames]. All are silent if nothing in the sound exceeds -60 dBFS."""
+    if not audio.size or float(np.abs(audio).max()) < 1e-3:
+        return np.zeros(1 + len(audio) // HOP, dtype=bool)
+    return loudness(audio) > -SILENCE_DB
+
+
+def silence_share(sample: Sample) -> float:
+    """Silent frames over all frames."""
+    return float(1 - speaking(sample.audio).mean())
+
+
+def speaking_rate(sample: Sample) -> float | None:
+    """Characters of the normalised text for every second from the first to the last speech."""
+    spoken = np.flatnonzero(speaking(sample.audio))
+    if spoken.size < 2:
+        return None
+    seconds = float(spoken[-1] - spoken[0] + 1) * HOP / RATE
+    return len(normalise(sample.row.text, sample.tag).replace(" ", "")) / seconds
+
+
+def pause_rate(sample: Sample) -> float | None:
+    """Pauses of 0.2 s or more between the first and the last speech, for every second of it."""
+    on = speaking(sample.audio)
+    spoken = np.flatnonzero(on)
+    if spoken.size < 2:
+        return None
+    gaps = np.diff(spoken) - 1
+    seconds = (spoken[-1] - spoken[0] + 1) * HOP / RATE
+    return float((gaps * HOP / RATE >= PAUSE).sum() / seconds)
+
+
+def pitch(audio: Audio) -> Curve:
+    """Semitones above 55 Hz of every frame, NaN where unvoiced, [frames]: probabilistic YIN (Mauch and Dixon 2014), librosa's."""
+    import librosa
+
+    f0, _, _ = librosa.pyin(
+        audio, fmin=F0_RANGE[0], fmax=F0_RANGE[1], sr=RATE, frame_length=4 * WINDOW // 2, hop_length=HOP, resolution=0.2
+    )
+    curve: Curve = 12 * np.log2(np.asarray(f0, dtype=np.float64) / 55.0)
+    return curve
+
+
+def f0_range(sample: Sample) -> float | None:
+    """Semitones between the 5th and the 95th percentile of voiced frames."""
+    voiced = pitch(sample.audio)
+    voiced = voiced[~np.isnan(voiced)]
+    if voiced.size < LEAST_VOICED:
+        return None
+    low, high = np.quantile(voiced, [0.05, 0.95])
+    return float(high - low)
+
+
+def aligned(first: Audio, second: Audio) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Frames of two readings of one text that belong together: dynamic time warping over mel cepstra, level left out."""
+    import librosa
+    from librosa.sequence import dtw
+
+    cepstra = [
+        librosa.feature.mfcc(y=a, sr=RATE, n_mfcc=14, n_fft=2 * WINDOW, win_length=WINDOW, hop_length=HOP)[1:] for a in (first, second)
+    ]
+    cepstra = [c - c.mean(axis=1, keepdims=True) for c in cepstra]
+    path = dtw(X=cepstra[0], Y=cepstra[1], metric="euclidean")[1][::-1]
+    return path[:, 0], path[:, 1]
+
+
+def correlation(first: Curve, second: Curve) -> float | None:
+    """Pearson's, over frames where both are numbers; None where there are too few or one is flat."""
+    both = ~(np.isnan(first) | np.isnan(second))
+    a, b = first[both], second[both]
+    if a.size < LEAST_VOICED or a.std() < 1e-6 or b.std() < 1e-6:
+        return None
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+def f0_correlation(sample: Sample) -> float | None:
+    """Correlation of the pitch contours of the sample and of the recording, after alignment."""
+    if sample.recording is None:
+        return None
+    mine, theirs = aligned(sample.audio, sample.recording)
+    return _along(pitch(sample.audio), pitch(sample.recording), mine, theirs)
+
+
+def energy_correlation(sample: Sample) -> float | None:
+    """Correlation of the loudness of the sample and of the recording in dB, after alignment."""
+    if sample.recording is None:
+        return None
+    mine, theirs = aligned(sample.audio, sample.recording)
+    return _along(np.maximum(loudness(sample.audio), -60), np.maximum(loudness(sample.recording), -60), mine, theirs)
+
+
+def _along(first: Curve, second: Curve, mine: NDArray[np.int64], theirs: NDArray[np.int64]) -> float | None:
+    inside = (mine < len(first)) & (theirs < len(second))
+    return correlation(first[mine[inside]], second[theirs[inside]])

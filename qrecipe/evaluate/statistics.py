@@ -1,0 +1,72 @@
+"""A metric over prompts as people read it: value, interval, spread, slices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+
+from qrecipe.evaluate.gates import by_slice, centre_of
+from qrecipe.evaluate.intervals import bootstrap, of_median, wilson
+from qrecipe.evaluate.values import Value, arrays, paired, per_prompt
+from qrecipe.plan.documents import Statistic
+from qrecipe.recipe.metrics import MetricSpec
+
+
+def statistic(
+    spec: MetricSpec,
+    values: Sequence[Value],
+    confidence: float,
+    recordings: Sequence[Value] = (),
+    evaluator: dict[str, Any] | None = None,
+    difference: bool = False,
+) -> Statistic | None:
+    """A metric with its interval; None where no prompt has a value. `difference`: the values are differences of two models."""
+    if not values:
+        return None
+    prompts = per_prompt(values)
+    numbers, weights = arrays(prompts)
+    if spec.binary and not difference:
+        low, high = wilson(centre_of(spec, prompts), len(numbers), confidence)
+    elif spec.centre == "median":
+        low, high = of_median(numbers, confidence)
+    else:
+        low, high = bootstrap(numbers, confidence, spec.name, weights)
+    spread = np.quantile(numbers, [0.025, 0.975])
+    return Statistic(
+        value=centre_of(spec, prompts),
+        low=max(low, -1e9),
+        high=min(high, 1e9),
+        confidence=confidence,
+        prompts=len(prompts),
+        unit=spec.unit,
+        better=spec.better,
+        spread=(float(spread[0]), float(spread[1])),
+        recordings=centre_of(spec, per_prompt(recordings)) if recordings else None,
+        slices=by_slice(spec, values),
+        evaluator=evaluator,
+    )
+
+
+def compare(
+    spec: MetricSpec, a: Sequence[Value], b: Sequence[Value], recordings: Sequence[Value], confidence: float
+) -> tuple[Statistic, Literal["better", "worse", "undecided"]] | None:
+    """B less A, paired, and what its interval says of B.
+
+    Of a metric that should match something (1, or the recordings' own value) the difference is that of the distances.
+    """
+    if spec.better in ("one", "match"):
+        target = {v.line: v.value for v in recordings} if spec.better == "match" else {v.line: 1.0 for v in [*a, *b]}
+        a, b = _distances(a, target), _distances(b, target)
+    found = statistic(replace(spec, centre="mean"), paired(b, a), confidence, difference=True)
+    if found is None:
+        return None
+    sign = -1 if spec.better == "higher" else 1
+    low, high = sorted((sign * found.low, sign * found.high))
+    return found, "better" if high < 0 else "worse" if low > 0 else "undecided"
+
+
+def _distances(values: Sequence[Value], target: dict[int, float]) -> list[Value]:
+    return [replace(v, value=abs(v.value - target[v.line])) for v in values if v.line in target]

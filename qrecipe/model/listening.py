@@ -1,0 +1,84 @@
+"""Evaluators that transformers runs: Whisper and CTC recognisers, and WavLM's speaker vectors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from qrecipe.model.stock import silence, stock
+
+Audio = NDArray[np.float32]
+LISTENING_RATE = 16_000
+"""Hz; what all of them read."""
+MAX_TOKENS = 440
+"""Tokens of a transcript at most; Whisper's decoder has 448 places, some of them taken by control tokens."""
+
+
+class TransformersRecogniser:
+    """Whisper, or wav2vec2 with a CTC head (MMS: with the adapter of the language). Raises OSError or ValueError if it cannot be loaded."""
+
+    def __init__(self, folder: Path, beam_size: int, device: torch.device) -> None:
+        stock()  # silences what transformers says
+        with silence():
+            from transformers import AutoConfig, AutoModelForCTC, AutoModelForSpeechSeq2Seq, AutoProcessor
+
+            here: dict[str, Any] = {"local_files_only": True}
+            self._ctc = AutoConfig.from_pretrained(str(folder), **here).model_type != "whisper"
+            self._processor = AutoProcessor.from_pretrained(str(folder), **here)
+            classes = AutoModelForCTC if self._ctc else AutoModelForSpeechSeq2Seq
+            self._model = classes.from_pretrained(str(folder), dtype=torch.float32, **here).to(device).eval()
+        self._beam_size, self._device = beam_size, device
+        self._adapter: str | None = None
+
+    @torch.inference_mode()
+    def transcribe(self, audio: Audio, language: str) -> str:
+        """`audio` is [samples] float32 at 16 kHz; `language` is Whisper's code, or the name of an MMS adapter."""
+        if self._ctc:
+            self._use_adapter(language)
+        with silence():
+            given = self._processor(audio, sampling_rate=LISTENING_RATE, return_tensors="pt").to(self._device)
+            if self._ctc:
+                tokens = self._model(**given).logits.argmax(-1)
+            else:
+                settings: dict[str, Any] = {"do_sample": False, "num_beams": self._beam_size, "max_new_tokens": MAX_TOKENS}
+                tokens = self._model.generate(given.input_features, language=language, task="transcribe", **settings)
+            text = self._processor.batch_decode(tokens, skip_special_tokens=True)[0]
+        return str(text).strip()
+
+    def _use_adapter(self, language: str) -> None:
+        """MMS has a vocabulary and a small adapter for every language; other CTC models have one vocabulary."""
+        tokenizer = self._processor.tokenizer
+        if self._adapter == language or (
+            not isinstance(next(iter(tokenizer.vocab.values()), None), dict)
+            and getattr(self._model.config, "adapter_attn_dim", None) is None
+        ):
+            return
+        with silence():
+            tokenizer.set_target_lang(language)
+            self._model.load_adapter(language, local_files_only=True)
+        self._adapter = language
+
+
+class WavLmSpeaker:
+    """Speaker vectors of a WavLM (or other) model with an x-vector head. Raises OSError or ValueError if it cannot be loaded."""
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        stock()
+        with silence():
+            from transformers import AutoFeatureExtractor, AutoModelForAudioXVector
+
+            self._extractor = AutoFeatureExtractor.from_pretrained(str(folder), local_files_only=True)
+            model = AutoModelForAudioXVector.from_pretrained(str(folder), dtype=torch.float32, local_files_only=True)
+        self._model = model.to(device).eval()
+        self._device = device
+
+    @torch.inference_mode()
+    def vector(self, audio: Audio) -> torch.Tensor:
+        """[samples] float32 at 16 kHz -> [hidden] float32."""
+        given = self._extractor(audio, sampling_rate=LISTENING_RATE, return_tensors="pt").to(self._device)
+        found: torch.Tensor = self._model(**given).embeddings[0].float().cpu()
+        return found

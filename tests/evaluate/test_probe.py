@@ -1,0 +1,117 @@
+"""Gates are tried on good and on spoilt recordings before they may decide."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+
+from qrecipe.data.audio import FRAME, load
+from qrecipe.data.speech import SpeechData, SpeechRow
+from qrecipe.evaluate.listeners import Listeners
+from qrecipe.evaluate.memory import Memory
+from qrecipe.evaluate.probe import Probe, probe
+from qrecipe.evaluate.samples import Sample, recorded
+from qrecipe.evaluate.spoil import TEXTS, WAYS
+from qrecipe.recipe.evaluator import Evaluators
+from qrecipe.recipe.gate import Gate
+from qrecipe.recipe.metrics import BUILTIN
+from qrecipe.recipe.recipe import Evaluation
+from tests.support import whisper
+
+MALAY = Path(__file__).parents[2] / "recipes" / "data" / "malay"
+
+
+def dataset(rows: int) -> SpeechData:
+    found = []
+    for line, text in enumerate((MALAY / "dev.jsonl").read_text(encoding="utf-8").splitlines()[:rows], start=1):
+        entry = json.loads(text)
+        path = MALAY / entry["audio"]
+        frames = len(load(path, 30.0).samples) // FRAME
+        codes = torch.arange(frames)[:, None].expand(frames, 8)
+        found.append(SpeechRow(line, entry["text"], [], [], codes, 1.0, 0.0, "", MALAY / "ref.ogg", None, False, path))
+    return SpeechData("dev", "malay", found)
+
+
+def ears(**more: Any) -> Listeners:
+    return Listeners(cast(Any, None), None, Evaluators(**more), Path.cwd(), {"malay": "ms"}, memory=Memory())
+
+
+def tried(gate: dict[str, Any], rows: int, **more: Any) -> Probe:
+    (found,) = probe([Gate.model_validate({"data": "dev", **gate})], {"dev": dataset(rows)}, Evaluation(), ears(**more))
+    return found
+
+
+def test_every_way_of_spoiling_that_a_metric_names_exists() -> None:
+    named = {way for spec in BUILTIN.values() for way in spec.spoilt}
+    assert named == WAYS.keys() == TEXTS.keys()
+    listening = [s for s in BUILTIN.values() if s.source == "generated"]
+    assert all(s.spoilt for s in listening)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_spoilt_copies_are_other_recordings_of_the_same_rows(way: str) -> None:
+    samples = recorded(dataset(3), Evaluation(), ears())
+    spoilt = WAYS[way](samples)
+    assert [s.row.line for s in spoilt] == [s.row.line for s in samples]
+    for before, after in zip(samples, spoilt, strict=True):
+        assert (before.key, before.row.text, before.frames) != (after.key, after.row.text, after.frames)
+        assert np.isfinite(after.audio).all()
+        assert after.audio.dtype == np.float32
+        assert after.codes.shape[0] > 0
+
+
+def test_a_gate_that_tells_them_apart_is_sound() -> None:
+    found = tried({"metric": "duration_ratio", "min": 0.8}, 8)
+    assert (found.sound, found.missed, list(found.spoilt)) == (True, [], ["cut"])
+    assert tried({"metric": "duration_ratio", "max": 1.25}, 8).spoilt.keys() == {"doubled"}
+
+
+def test_a_gate_that_is_too_lax_or_too_strict_is_refused() -> None:
+    lax = tried({"metric": "duration_ratio", "min": 0.3}, 8)
+    assert (lax.sound, lax.missed, lax.prompts_needed) == (False, ["cut"], None)
+    assert "passes recordings cut off" in lax.why()
+    strict = tried({"metric": "silence_share", "max": 0.0001}, 8)
+    assert "even recordings fail it" in strict.why()
+
+
+def test_too_few_prompts_are_refused_with_the_number_that_would_do() -> None:
+    few = tried({"metric": "runaway_rate", "max": 0.2}, 8)
+    assert (few.sound, few.missed, few.prompts_needed) == (False, [], 16)
+    assert "cannot say that recordings pass (0, 0 to 0.324, 8 prompts)" in few.why()
+    assert tried({"metric": "runaway_rate", "max": 0.2}, 16).sound
+
+
+def test_relative_gates_are_given_a_baseline() -> None:
+    """A gate on a loss has the recordings as its baseline, one on a gain the spoilt copies."""
+    assert tried({"metric": "silence_share", "max_increase": 0.1, "baseline": "base"}, 8).sound
+    assert tried({"metric": "silence_share", "min_decrease": 0.05, "baseline": "base"}, 8).sound
+    assert not tried({"metric": "silence_share", "max_increase": 0.9, "baseline": "base"}, 8).sound
+
+
+def test_what_does_not_listen_is_not_tried() -> None:
+    found = tried({"metric": "talker_nll", "max": 3.0}, 2)
+    assert (found.natural, found.sound) == (None, True)
+    assert found.as_json()["tried"] is False
+
+
+@pytest.mark.slow
+def test_error_rates_notice_missing_ends_and_stutters() -> None:
+    whisper.require()
+    data = dataset(3)
+    asr = ears(asr=whisper.ASR)
+    samples = recorded(data, Evaluation(), asr)
+    from qrecipe.evaluate.measure import measure_samples
+    from qrecipe.evaluate.values import mean_of, per_prompt
+
+    def cer(spoilt: list[Sample]) -> float:
+        return mean_of(per_prompt(measure_samples(spoilt, [BUILTIN["cer"]], asr, data.rows)["cer"]))
+
+    natural = cer(samples)
+    assert natural < 0.25
+    assert cer(WAYS["doubled"](samples)) > natural + 0.15
+    assert cer(WAYS["cut"](samples)) > natural + 0.15
