@@ -93,11 +93,7 @@ def evaluate(model: str, request: Request, listener: Listener | None = None) -> 
 
 def compare(first: str, second: str, request: Request, listener: Listener | None = None) -> Comparison:
     """Measures two models and the paired differences of the second to the first. Raises `UserError`."""
-    found = []
-    for name, model in (("a", first), ("b", second)):
-        own = replace(request, out=request.out / name if request.out else None)
-        found.append(_measure(model, own, listener))
-    a, b = found
+    a, b = (_measure(model, request, listener) for model in (first, second))
     differences, verdicts = {}, {}
     for name in a.result.metrics:
         compared = compare_values(_spec(name), a.values[name], b.values[name], a.recordings.get(name, ()), request.confidence)
