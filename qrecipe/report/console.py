@@ -161,6 +161,9 @@ class RunConsole:
     def _on_speaking(self, e: dict[str, Any]) -> None:
         self._bar(e["what"], e["done"], e["of"])
 
+    def _on_listening(self, e: dict[str, Any]) -> None:
+        self._bar(e["what"], e["done"], e["of"])
+
     def _on_gate_tried(self, e: dict[str, Any]) -> None:
         if e["tried"]:
             self.say(

@@ -31,7 +31,7 @@ from qrecipe.recipe.evaluator import Evaluators
 from qrecipe.recipe.gate import Gate
 from qrecipe.recipe.recipe import Evaluation
 from qrecipe.report.page import Column, write_page
-from qrecipe.run.events import Events, Listener
+from qrecipe.run.events import Events, Listener, tell_progress
 from qrecipe.run.models import language_of, open_argument
 
 SHORT = {"nll": ("talker_nll", "predictor_nll")}
@@ -131,7 +131,7 @@ def _measure(model: str, request: Request, listener: Listener | None) -> _Measur
     identity = [NUMERICS, info.identity, _content(data, hashes)]
 
     def progress(what: str, done: int, of: int) -> None:
-        events.tell("speaking", what=what, done=done, of=of)
+        tell_progress(events, what, done, of)
 
     samples = folder / "samples"
     texts = request.heard_language or language

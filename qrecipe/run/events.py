@@ -55,3 +55,8 @@ def _end_line(path: Path) -> None:
             f.seek(-1, 2)
             if f.read(1) != b"\n":
                 f.write(b"\n")
+
+
+def tell_progress(events: Events, what: str, done: int, of: int) -> None:
+    """Progress of an evaluation: `speaking` and `listening`."""
+    events.tell("speaking" if what.startswith("speaking") else "listening", what=what, done=done, of=of)

@@ -22,7 +22,7 @@ from qrecipe.recipe.gate import Gate
 from qrecipe.recipe.metrics import MetricSpec, find
 from qrecipe.recipe.recipe import Evaluation
 from qrecipe.report.page import Column, write_page
-from qrecipe.run.events import Events
+from qrecipe.run.events import Events, tell_progress
 from qrecipe.run.store import RunStore
 
 Key = tuple[str, str | None, str]
@@ -185,4 +185,4 @@ class Judge:
         return found
 
     def _progress(self, what: str, done: int, of: int) -> None:
-        self._events.tell("speaking", what=what, done=done, of=of)
+        tell_progress(self._events, what, done, of)
