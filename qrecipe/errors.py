@@ -40,6 +40,7 @@ CODES: dict[str, str] = {
     "QR015": "`--set` cannot be applied",
     "QR016": "this file is a template, not a recipe",
     "QR017": "a value that looks like a password or an access token",
+    "QR018": "`remove` names something that is not there",
     "QR020": "a name refers to nothing (dataset, language, stage)",
     "QR021": "a language key that stock qwen_tts cannot use",
     "QR022": "a language row that is taken or out of range",
@@ -49,10 +50,13 @@ CODES: dict[str, str] = {
     "QR026": "a metric that its data cannot give",
     "QR027": "a gate without exactly one threshold, or a relative gate without a usable baseline",
     "QR028": "a declared language that is never trained",
+    "QR029": "a stage that ends the run before what needs its later stages",
     "QR030": "a pattern that matches nothing",
     "QR031": "nothing is left to train",
     "QR032": "two entries claim the same tensor or row",
     "QR033": "`rows` on something that is not an embedding table, or row numbers outside it",
+    "QR034": "a stage whose result a later stage overwrites, or that moves what frozen modules read",
+    "QR035": "a learning rate far outside what its module tolerates",
     "QR040": "a data file is missing or cannot be read",
     "QR041": "a manifest row that is not valid",
     "QR042": "a text that cannot be used",
@@ -112,7 +116,7 @@ class Problem:
         for name in ("message", "help", "note"):
             text = getattr(self, name)
             if text is not None:
-                object.__setattr__(self, name, redact(text))
+                object.__setattr__(self, name, printable(redact(text)))
 
     def as_json(self) -> dict[str, object]:
         """The object of the command line's JSON output."""
@@ -124,7 +128,19 @@ class Problem:
             "column": self.place.column,
             "message": self.message,
             "help": self.help,
+            "note": self.note,
         }
+
+
+LONGEST = 600
+"""Characters of a message: a file can hold words of a megabyte."""
+
+
+def printable(text: str) -> str:
+    """A text without what moves a terminal's cursor, changes colours or turns the direction of writing; long ones cut."""
+    if len(text) > LONGEST:
+        text = text[: LONGEST - 1] + "…"
+    return "".join(c if c.isprintable() or c == " " else c.encode("unicode_escape").decode() for c in text)
 
 
 class QRecipeError(Exception):

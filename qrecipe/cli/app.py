@@ -27,6 +27,7 @@ VERBS = {
     "say": "Speak a text.",
     "bundle": "Build or verify a bundle.",
     "schema": "Print a JSON Schema, or write all of them.",
+    "explain": "Say what a problem's code means and what to do.",
     "doctor": "Say what is installed and where a base is.",
     "gc": "List or delete what no run refers to.",
 }

@@ -41,18 +41,21 @@ def check(file: Path, sets: tuple[str, ...], strict: bool, hashes: FileHashes, l
     from qrecipe.plan import make_plan
     from qrecipe.plan.bases import folder_identity
     from qrecipe.recipe import inspect
+    from qrecipe.recipe.validate import with_more
     from qrecipe.run.locking import drift
 
     loaded, problems = inspect(file, sets)
-    if loaded is None or any(p.severity == "error" for p in problems):
+    if loaded is None:
         return problems
+    faulty = any(p.severity == "error" for p in problems)
     try:
         planned = make_plan(loaded, hashes, strict)
-        if not locked or planned.errors:
-            return planned.problems
-        if planned.base.identity is None and planned.base.folder is not None:
-            folder_identity(planned.base.folder, hashes)  # remembered, so that the next plan knows it
-            planned = make_plan(loaded, hashes, strict)
-        return [*planned.problems, *drift(planned, planned.base)]
+        if locked and not planned.errors and not faulty:
+            if planned.base.identity is None and planned.base.folder is not None:
+                folder_identity(planned.base.folder, hashes)  # remembered, so that the next plan knows it
+                planned = make_plan(loaded, hashes, strict)
+            return [*planned.problems, *drift(planned, planned.base)]
+        found = planned.problems
     except UserError as e:
-        return [*problems, *e.problems]
+        return with_more(problems, e.problems)
+    return with_more(problems, found) if faulty else sorted(found, key=lambda p: (p.place, p.code))

@@ -8,12 +8,10 @@ from dataclasses import asdict, dataclass
 import torch
 
 from qrecipe.data.speech import SpeechData
+from qrecipe.plan.checks import MIN_MINUTES, MIN_SENTENCES
 from qrecipe.plan.manifest import Manifest
-from qrecipe.plan.plan import MIN_SENTENCES
 from qrecipe.plan.tokenizer import TextTokenizer
 
-MIN_MINUTES = 30.0
-"""Minutes of speech below which the method's source promises little."""
 SPREAD = 0.6
 """Mean cosine to the mean x-vector below which one speaker's clips look like several voices."""
 

@@ -10,10 +10,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from qrecipe.errors import Place, Problem
+from qrecipe.recipe.paths import ALLOW
 from qrecipe.recipe.reader import Node
 
-ALLOW = "QRECIPE_ALLOW"
-"""Environment variable: folders beside the recipe's own, separated as in PATH. `--allow` adds to it."""
 TYPED = "--set"
 """What a person types need not be allowed as well."""
 
@@ -32,7 +31,7 @@ def inside(path: Path, *roots: Path) -> bool:
 
 def problem(path: Path, text: str, node: Node, root: Path) -> Problem | None:
     """What is wrong with a path of a recipe that leads out of its folder `root`, or None."""
-    if node.place.file == TYPED or inside(path, root):
+    if node.place.file.startswith(TYPED) or inside(path, root):
         return None
     help_ = f"put it into the recipe's folder, or allow it: `--allow {os.path.dirname(path) or path}`"
     return Problem("QR048", f"{text} leads out of the recipe's folder", node.place, help_, length=node.length)

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, Literal
 from qrecipe.errors import Place, Problem
 from qrecipe.files import is_file
 from qrecipe.plan import boundaries
-from qrecipe.plan.documents import check
+from qrecipe.plan.documents import check, fits
 from qrecipe.plan.tokenizer import TextTokenizer, clean_text
 
 MAX_LINE = 1 << 20
@@ -44,6 +44,9 @@ class Manifest:
     path: Path
     rows: list[Row]
     problems: list[Problem]
+    """Of rows that cannot be used; a recording that is not there is a warning until a run needs it."""
+    shown: str
+    """How messages name the file."""
 
 
 def read_manifest(
@@ -75,12 +78,12 @@ def read_manifest(
                 if bad <= MAX_PROBLEMS:
                     problems.extend(found)
     except OSError as e:
-        return Manifest(path, [], [Problem("QR040", f"cannot read the manifest: {e.strerror or e}", Place(name))])
+        return Manifest(path, [], [Problem("QR040", f"cannot read the manifest: {e.strerror or e}", Place(name))], name)
     if bad > MAX_PROBLEMS:
         problems.append(Problem("QR041", f"{bad - MAX_PROBLEMS:,} more rows cannot be used", Place(name)))
     if not rows and not problems:
         problems.append(Problem("QR041", "the manifest has no rows", Place(name)))
-    return Manifest(path, rows, problems)
+    return Manifest(path, rows, problems, name)
 
 
 def _lines(f: BinaryIO) -> Iterator[bytes]:
@@ -104,7 +107,7 @@ def _row(
     except (ValueError, RecursionError) as e:
         column = getattr(e, "colno", 1)
         return [Problem("QR041", f"not JSON: {getattr(e, 'msg', e)}", Place(place.file, place.line, column))]
-    problems = check(f"{kind}-row", value, place, "QR041")
+    problems = [] if fits(f"{kind}-row", value) else check(f"{kind}-row", value, place, "QR041")
     if problems:
         return problems
     strings = "".join(v for v in value.values() if isinstance(v, str))
@@ -145,7 +148,7 @@ def _speech_row(
         if outside is not None:
             problems.append(outside)
         elif not is_file(file):
-            problems.append(Problem("QR043", f"there is no file {_relative(file, folder)}", place))
+            problems.append(Problem("QR043", f"there is no file {_relative(file, folder)}", place, severity="warning"))
     if problems:
         return problems
     return Row(

@@ -6,12 +6,12 @@ What is not known yet (a base or data that is not on this machine) is None with 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from os.path import dirname, join, normpath
 
-from qrecipe.errors import BaseModelError, Place, Problem, RecipeError, suggest
+from qrecipe.errors import BaseModelError, Problem, RecipeError, suggest
 from qrecipe.files import FileHashes, digest, is_file
-from qrecipe.plan import boundaries, trainable
+from qrecipe.plan import boundaries, checks, trainable
 from qrecipe.plan.bases import BaseInfo, folder_of, locate, names_folder
 from qrecipe.plan.contents import dataset_hash
 from qrecipe.plan.evaluators import find, packages_problem
@@ -32,9 +32,6 @@ from qrecipe.recipe.checks import at, gates_with_nodes
 from qrecipe.recipe.dataset import Dataset
 from qrecipe.recipe.language import FIRST_FREE_ROW, LAST_ROW
 from qrecipe.recipe.stage import Stage
-
-MIN_SENTENCES = 100
-"""Sentences below which text-only adaptation is not worth judging."""
 
 
 @dataclass
@@ -96,8 +93,10 @@ def make_plan(loaded: LoadedRecipe, hashes: FileHashes | None = None, strict: bo
         before = stage_fingerprint(stage, recipe.evaluation, datasets, resolved, before)
         stages.append(_stage(stage, loaded, datasets, resolved, base.tensors is not None, before))
     evaluators = _evaluators(loaded, hashes, problems)
+    known = {k: v.token_id for k, v in languages.items() if v.token_id is not None}
+    problems.extend(checks.check(checks.Context(loaded, base, known, manifests, trainables, hashes)))
     hashes.save()
-    _data_amounts(loaded, manifests, problems)
+    problems = loaded.noted(problems)
     if strict:
         problems = [_strict(p) for p in problems]
     plan = Plan(
@@ -130,7 +129,7 @@ def require_data(planned: Planned) -> None:
         raise RecipeError(errors)
 
 
-_ALWAYS_WARNINGS = {"QR028", "QR047", "QR016", "QR082"}
+_ALWAYS_WARNINGS = {"QR016", "QR028", "QR029", "QR034", "QR035", "QR044", "QR047", "QR082"}
 
 
 def _strict(problem: Problem) -> Problem:
@@ -186,7 +185,7 @@ def _dataset_languages(loaded: LoadedRecipe, base: BaseInfo, problems: list[Prob
             message = f"`{gate.speak_as}` is neither declared under `languages` nor known to the base"
             problems.append(Problem("QR020", message, n.place, suggest(gate.speak_as, known), length=n.length))
     for name, dataset in loaded.recipe.datasets.items():
-        if dataset.language not in known:
+        if dataset.language not in known and dataset.language != "auto":  # `auto` is said already
             n = at(loaded.node, "datasets", name, "language")
             message = f"`{dataset.language}` is neither declared under `languages` nor known to the base"
             problems.append(Problem("QR020", message, n.place, suggest(dataset.language, known), length=n.length))
@@ -207,13 +206,13 @@ def _datasets(
         manifest = read_manifest(path, dataset.kind, base.tokenizer, _shown(loaded, dataset), loaded.root)
         manifests[name] = manifest
         if manifest.problems and (dataset.on_bad_row == "stop" or not manifest.rows):
-            problems.extend(manifest.problems)
+            problems.extend(_summed(manifest))
         planned[name] = PlannedDataset(
             kind=dataset.kind,
             language=dataset.language,
             rows=len(manifest.rows),
             bad_rows=len(manifest.problems),
-            sha256=dataset_hash(loaded, dataset, manifest, hashes),
+            sha256=None if stopped_by_missing(dataset, manifest) else dataset_hash(loaded, dataset, manifest, hashes),
         )
     return manifests, planned
 
@@ -227,6 +226,21 @@ def _outside(loaded: LoadedRecipe, name: str, dataset: Dataset) -> list[Problem]
         if path is not None
     )
     return [p for p in found if p is not None]
+
+
+def stopped_by_missing(dataset: Dataset, manifest: Manifest) -> bool:
+    """Whether recordings are not on this machine yet that a run needs."""
+    return dataset.on_bad_row == "stop" and any(p.severity == "warning" for p in manifest.problems)
+
+
+def _summed(manifest: Manifest) -> list[Problem]:
+    """A manifest's problems; missing recordings, of which there may be thousands, as one."""
+    missing = [p for p in manifest.problems if p.severity == "warning"]
+    others = [p for p in manifest.problems if p.severity == "error"]
+    if len(missing) > 1:
+        first = missing[0]
+        missing = [replace(first, message=f"{first.message}; {len(missing)} recordings are missing in all")]
+    return [*others, *missing]
 
 
 def _shown(loaded: LoadedRecipe, dataset: Dataset) -> str:
@@ -323,24 +337,3 @@ def _stage(
         on_fail=stage.on_fail,
         fingerprint=fingerprint,
     )
-
-
-def _data_amounts(loaded: LoadedRecipe, manifests: dict[str, Manifest], problems: list[Problem]) -> None:
-    """Warns of too few sentences, and refuses the same text in training and judging data."""
-    trained = loaded.recipe.trained_datasets()
-    for name in sorted(trained & manifests.keys()):
-        dataset, manifest = loaded.recipe.datasets[name], manifests[name]
-        if dataset.language in loaded.recipe.languages and len(manifest.rows) < MIN_SENTENCES:
-            n = at(loaded.node, "datasets", name)
-            message = f"`{name}` has {len(manifest.rows)} sentences; below {MIN_SENTENCES} a language is hardly learned"
-            problems.append(Problem("QR047", message, n.key_place or n.place, severity="warning", length=n.key_length))
-    judged = {g.data for g in loaded.recipe.gates()} | {s.select.data for s in loaded.recipe.stages if s.select}
-    for judge in sorted(judged & manifests.keys()):
-        texts = {r.text: r.line for r in manifests[judge].rows}
-        for name in sorted(trained & manifests.keys()):
-            for row in manifests[name].rows:
-                if row.text in texts:
-                    file = _shown(loaded, loaded.recipe.datasets[name])
-                    message = f"this sentence also judges, in `{judge}` (line {texts[row.text]})"
-                    problems.append(Problem("QR046", message, Place(file, row.line, 1), "take it out of one of the two"))
-                    break

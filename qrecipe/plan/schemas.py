@@ -32,6 +32,11 @@ def recipe_schema() -> dict[str, Any]:
         "description": "A file, or a list of files, that this one adds to: maps merge, stages merge by id, other lists are replaced.",
         "anyOf": [{"type": "string", "minLength": 1}, {"type": "array", "items": {"type": "string", "minLength": 1}, "minItems": 1}],
     }
+    remove = {
+        "description": "Paths to take away from what is extended, such as `stages.talker` or `datasets.replay`.",
+        "type": "array",
+        "items": {"type": "string", "minLength": 1},
+    }
     template = {"const": True, "description": "This file is a template: recipes extend it."}
     variables = {
         "type": "object",
@@ -43,6 +48,7 @@ def recipe_schema() -> dict[str, Any]:
     for schema in (whole, open_):
         schema["properties"] = {**schema["properties"], **extra}
         schema["properties"]["qrecipe"].pop("default", None)
+    open_["properties"]["remove"] = remove
     open_["required"] = ["qrecipe"]
     return {
         "$schema": DIALECT,

@@ -22,16 +22,26 @@ from qrecipe.recipe.reader import Node
 from qrecipe.recipe.recipe import Recipe
 
 
-def check(recipe: Recipe, node: Node, root: Path) -> list[Problem]:
-    """Every problem of a well-typed recipe, in the order of the file."""
+def check(recipe: Recipe, node: Node, root: Path, written: Node | None = None) -> list[Problem]:
+    """Every problem of a well-typed recipe, in the order of the file.
+
+    Args:
+        recipe: the recipe.
+        node: what it was built from.
+        root: the folder that its paths start from.
+        written: what was written, if faulty parts were left out of `node`: names that stand there are not unknown.
+    """
     found = [
         *_languages(recipe, node),
         *_datasets(recipe, node, root),
         *_stages(recipe, node),
         *_accept(recipe, node),
-        *_never_trained(recipe, node),
+        *_finish(recipe, node),
     ]
-    return sorted(found, key=lambda p: (p.place, p.code))
+    stated = written.get("datasets") if written is not None else None
+    faulty = {name for name, _ in stated.items() if name not in recipe.datasets} if stated is not None else set()
+    named = [p for p in found if not (p.code == "QR020" and any(f"`{name}`" in p.message for name in faulty))]
+    return sorted(named, key=lambda p: (p.place, p.code))
 
 
 def at(node: Node, *path: str | int) -> Node:
@@ -83,6 +93,11 @@ def _languages(recipe: Recipe, node: Node) -> Iterator[Problem]:
 def _datasets(recipe: Recipe, node: Node, root: Path) -> Iterator[Problem]:
     for name, dataset in recipe.datasets.items():
         where = at(node, "datasets", name)
+        if dataset.language == "auto":
+            help_ = suggest("", recipe.languages)
+            yield _value(
+                "QR020", "`auto` speaks without a language, so no language's row would ever be trained", at(where, "language"), help_
+            )
         if not is_file(root / dataset.path):
             yield _value("QR040", f"{dataset.path} is not there yet", at(where, "path"), _sibling(root / dataset.path), severity="warning")
         if isinstance(dataset, SpeechDataset):
@@ -160,7 +175,7 @@ def _accept(recipe: Recipe, node: Node) -> Iterator[Problem]:
 
 
 def _gate(recipe: Recipe, gate: Gate, n: Node) -> Iterator[Problem]:
-    given = [k for k in THRESHOLDS if getattr(gate, k) is not None]
+    given = gate.given
     if len(given) != 1:
         message = "a gate has exactly one threshold, and this has " + (" and ".join(f"`{g}`" for g in given) or "none")
         help_ = "one of " + ", ".join(f"`{t}`" for t in THRESHOLDS)
@@ -241,29 +256,36 @@ def _judge_data(recipe: Recipe, name: str, n: Node) -> Iterator[Problem]:
             yield _value("QR025", f"`{name}` judges and reads the same file as `{shared[0]}`, which is trained on", n)
 
 
-def _never_trained(recipe: Recipe, node: Node) -> Iterator[Problem]:
-    """A language row learns only in a stage that selects it and reads speech of that language."""
-    unknown = any(name not in recipe.datasets for name in recipe.trained_datasets())
-    for key in recipe.languages:
-        trained = unknown or language_key_problem(key) is not None  # said already
-        for stage in recipe.stages:
-            if OBJECTIVES[stage.objective].data != "speech":
-                continue
-            spoken = {recipe.datasets[u.use].language for u in stage.uses if u.use in recipe.datasets}
-            if key in spoken and any(t.rows == "languages" or _may_hold_rows(t.patterns, t.rows) for t in stage.train):
-                trained = True
-        if not trained:
-            yield Problem(
-                "QR028",
-                f"no stage trains the row of `{key}`: it stays at its init",
-                at(node, "languages", key).key_place or node.place,
-                "add `{match: talker.model.codec_embedding, rows: languages, lr: …}` to a `speech` stage",
+def _finish(recipe: Recipe, node: Node) -> Iterator[Problem]:
+    """A stage may end the run only after it has looked at what `accept` asks for."""
+    for i, stage in enumerate(recipe.stages[:-1]):
+        if stage.on_pass != "finish":
+            continue
+        later = ", ".join(f"`{s.id}`" for s in recipe.stages[i + 1 :])
+        n = at(node, "stages", i, "on_pass")
+        counting = [g for g in stage.gates if g.severity == "error"]
+        if not counting:
+            yield _value(
+                "QR029",
+                f"a stage without gates that count always passes, so {later} would never run",
+                n,
+                "add gates, or leave `on_pass` out",
+            )
+            continue
+        looked_at = {(g.metric, g.data) for g in counting}
+        blind = [g for g in recipe.accept if g.severity == "error" and (g.metric, g.data) not in looked_at]
+        if blind:
+            what = f"{blind[0].metric}({blind[0].data})"
+            yield _value(
+                "QR029",
+                f"`finish` skips {later}, and `accept` depends on {what}, which no gate of this stage looks at",
+                n,
+                f"add a gate on {what} to this stage, or `on_pass: continue`",
                 severity="warning",
-                length=len(key),
             )
 
 
-def _may_hold_rows(patterns: list[str], rows: object) -> bool:
+def may_hold_language_rows(patterns: list[str], rows: object) -> bool:
     """Whether patterns without `rows` may select the whole codec embedding; the plan knows exactly."""
     whole = ("talker.model.codec_embedding", "talker.model.codec_embedding.weight", "talker.model", "talker", "talker.model.*", "talker.*")
     return rows is None and any(p in whole for p in patterns)

@@ -1,4 +1,4 @@
-"""`extends`, `vars` and `--set`: from files to the one tree of nodes that a recipe means.
+"""`extends`, `remove`, `vars` and `--set`: from files to the one tree of nodes that a recipe means.
 
 Maps merge key by key; `stages` merge by id; other lists and all scalars are replaced. Paths of datasets and of a base
 folder are relative to the file that states them and are rewritten relative to the recipe. Reads local files only.
@@ -7,69 +7,206 @@ folder are relative to the file that states them and are rewritten relative to t
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from string import Template
 
 from qrecipe.errors import Place, Problem, RecipeError, nearest, suggest
 from qrecipe.files import is_file
+from qrecipe.recipe.paths import allowed_roots, is_within
 from qrecipe.recipe.reader import Node, Scalar, read_file, read_text
 
 MAX_CHAIN = 8
-_PATH_FIELDS = ("path", "reference")
+"""Files from a recipe to the end of its longest chain of `extends`."""
+MAX_FILES = 32
+"""Files that one recipe is made of."""
+PATH_FIELDS = {"datasets": ("path", "reference")}
+"""Fields of a section's entries that hold paths."""
 
 
-class _Identifiers(Template):
-    """`string.Template` with its default syntax: `$name`, `${name}`, `$$`."""
+@dataclass(frozen=True)
+class Composed:
+    """The tree that a recipe means, and what is wrong with how it was put together."""
+
+    node: Node
+    problems: list[Problem]
+    files: list[Path] = field(default_factory=list)
+    """Every file that was read, the recipe first."""
 
 
 def compose(path: Path, sets: list[str], shown: str | None = None) -> Node:
-    """The tree that `path` means after `extends`, `--set` and `vars`. Raises `RecipeError`."""
-    root = path.resolve().parent
-    node = _load(path, [], shown or str(path), root)
+    """The tree that `path` means after `extends`, `--set` and `vars`. Raises `RecipeError` with every problem."""
+    composed = compose_all(path, sets, shown)
+    if composed.problems:
+        raise RecipeError(composed.problems)
+    return composed.node
+
+
+def compose_all(path: Path, sets: list[str], shown: str | None = None) -> Composed:
+    """Like `compose`, but goes on as far as the files can be read. Raises `RecipeError` where they cannot."""
+    loading = _Loading(path.resolve().parent, allowed_roots(path))
+    try:
+        node = loading.load(path, [], shown or str(path))
+    except RecipeError as e:
+        raise RecipeError([*loading.problems, *e.problems]) from None
+    if loading.broken:
+        raise RecipeError(loading.problems)
     for text in sets:
-        node = _apply_set(node, text)
-    return _substitute(node, template=node.get("template") is not None)
+        try:
+            node = _apply_set(node, text)
+        except RecipeError as e:
+            loading.problems += e.problems
+    node = _substitute(node, node.get("template") is not None, loading.problems)
+    return Composed(loading.rebased(node), loading.problems, list(loading.folders.values()))
 
 
-def _load(path: Path, chain: list[Path], shown: str, root: Path) -> Node:
-    node = read_file(path, shown)
-    if not isinstance(node.value, dict):
-        raise RecipeError(Problem("QR012", "a recipe is a mapping of fields", node.place))
-    node = _rebase(node, path.resolve().parent, root)
-    assert isinstance(node.value, dict)
-    extends = node.value.get("extends")
-    if extends is None:
-        return node
-    parents = extends.elements() if isinstance(extends.value, list) else [extends]
-    own = Node({k: v for k, v in node.value.items() if k != "extends"}, node.place)
-    merged: Node | None = None
-    for parent in parents:
-        if not isinstance(parent.value, str) or not parent.value:
-            raise RecipeError(Problem("QR012", "`extends` names a file or a list of files", parent.place))
-        target = (path.resolve().parent / parent.value).resolve()
-        steps = [*chain, path.resolve()]
+class _Loading:
+    """Reads a recipe and what it extends, and remembers where each file lies."""
+
+    def __init__(self, root: Path, allowed: list[Path]) -> None:
+        self.root = root
+        self.allowed = allowed
+        self.problems: list[Problem] = []
+        self.broken = False
+        """Whether a file that is extended could not be read: what it brings is not known."""
+        self.folders: dict[str, Path] = {}
+        """A file's name in messages -> the file."""
+        self._read: dict[tuple[Path, str], Node] = {}
+
+    def load(self, path: Path, chain: list[Path], shown: str) -> Node:
+        node = self._file(path, shown)
+        if not isinstance(node.value, dict):
+            raise RecipeError(Problem("QR012", "a recipe is a mapping of fields", node.place))
+        extends, remove = node.get("extends"), node.get("remove")
+        own = replace(node, value={k: v for k, v in node.value.items() if k not in ("extends", "remove")})
+        merged: Node | None = None
+        if extends is not None:
+            parents = extends.elements() if isinstance(extends.value, list) else [extends]
+            if not parents:
+                self._wrong("QR012", "`extends` names a file or a list of files", extends)
+            for parent in parents:
+                loaded = self._parent(parent, path, chain, shown)
+                if loaded is not None:
+                    merged = loaded if merged is None else _merge(merged, loaded)
+        if remove is not None:
+            merged = self._removed(merged, remove)
+        return own if merged is None else replace(_merge(merged, own), place=node.place)
+
+    def _file(self, path: Path, shown: str) -> Node:
+        key = (path.resolve(), shown)
+        if key not in self._read:
+            if len(self._read) >= MAX_FILES:
+                raise RecipeError(Problem("QR014", f"the recipe is made of more than {MAX_FILES} files", Place(shown)))
+            self.folders[shown] = path.resolve()
+            self._read[key] = read_file(path, shown, self.problems)
+        return self._read[key]
+
+    def _wrong(self, code: str, message: str, node: Node, help_: str | None = None) -> None:
+        self.problems.append(Problem(code, message, node.place, help_, length=node.length))
+        self.broken = True
+
+    def _parent(self, parent: Node, child: Path, chain: list[Path], child_shown: str) -> Node | None:
+        """A file that is extended, or None if it cannot be used, with a problem."""
+        named = parent.value
+        if not isinstance(named, str) or not named:
+            self._wrong("QR012", "`extends` names a file or a list of files", parent)
+            return None
+        if "://" in named or os.path.isabs(named):
+            self._wrong("QR014", f"`extends` names local files by a relative path: {named}", parent, "copy the file into the repository")
+            return None
+        steps = [*chain, child.resolve()]
+        try:
+            target = (child.resolve().parent / named).resolve()
+        except (OSError, ValueError, RuntimeError):  # a NUL, a name that is too long, a circle of links
+            self._wrong("QR014", f"`extends` names a missing file: {named}", parent)
+            return None
+        trail = " -> ".join(p.name for p in [*steps, target])
         if target in steps:
-            names = " -> ".join(p.name for p in [*steps, target])
-            raise RecipeError(Problem("QR014", f"`extends` goes in a circle: {names}", parent.place, length=parent.length))
-        if len(steps) >= MAX_CHAIN:
-            raise RecipeError(Problem("QR014", f"`extends` is deeper than {MAX_CHAIN} files", parent.place))
-        if not is_file(target):
-            close = nearest(target.name, (p.name for p in target.parent.glob("*.y*ml")))
-            spelled = os.path.join(os.path.dirname(parent.value), close) if close else None
-            raise RecipeError(
-                Problem(
-                    "QR014",
-                    f"`extends` names a missing file: {parent.value}",
-                    parent.place,
-                    f"did you mean `{spelled}`?" if spelled else None,
-                    length=parent.length,
-                )
-            )
-        loaded = _load(target, steps, _shown(target, path, shown), root)
-        loaded = _without(loaded, "template")
-        merged = loaded if merged is None else _merge(merged, loaded)
-    return own if merged is None else replace(_merge(merged, own), place=node.place)
+            self._wrong("QR014", f"`extends` goes in a circle: {trail}", parent)
+        elif len(steps) >= MAX_CHAIN:
+            self._wrong("QR014", f"`extends` is deeper than {MAX_CHAIN} files: {trail}", parent)
+        elif not any(is_within(target, root) for root in self.allowed):
+            help_ = "copy the file into the repository, or allow its folder with `--allow` or QRECIPE_ALLOW"
+            self._wrong("QR014", f"`extends` leads out of the recipe's repository: {named}", parent, help_)
+        elif not is_file(target):
+            close = _sibling(target)
+            spelled = os.path.join(os.path.dirname(named), close) if close else None
+            self._wrong("QR014", f"`extends` names a missing file: {named}", parent, f"did you mean `{spelled}`?" if spelled else None)
+        else:
+            try:
+                return _without(self.load(target, steps, _shown(target, child, child_shown)), "template")
+            except RecipeError as e:
+                self.problems += e.problems
+                self.broken = True
+        return None
+
+    def _removed(self, node: Node | None, remove: Node) -> Node | None:
+        """What is extended, less what `remove` names."""
+        for entry in remove.elements() if isinstance(remove.value, list) else [remove]:
+            if not isinstance(entry.value, str) or not entry.value:
+                message = "`remove` is a list of paths such as `stages.talker` or `datasets.replay`"
+                self.problems.append(Problem("QR012", message, entry.place, length=entry.length))
+            elif node is None:
+                if not self.broken:
+                    message = "`remove` takes away from what `extends` brings, and this file extends nothing"
+                    self.problems.append(Problem("QR018", message, remove.key_place or remove.place, length=remove.key_length))
+                    return None
+            else:
+                node = self._less(node, entry.value.split("."), entry)
+        return node
+
+    def _less(self, node: Node, keys: list[str], entry: Node) -> Node:
+        key, rest = keys[0], keys[1:]
+        names = _names(node)
+        if key not in names:
+            message = f"`remove` names `{entry.value}`, and what is extended has no `{key}`"
+            self.problems.append(Problem("QR018", message, entry.place, suggest(key, names), length=entry.length))
+            return node
+        if isinstance(node.value, list):
+            at = names.index(key)
+            kept = [self._less(n, rest, entry) if i == at else n for i, n in enumerate(node.value) if rest or i != at]
+            return replace(node, value=kept)
+        assert isinstance(node.value, dict)
+        if rest:
+            return replace(node, value={**node.value, key: self._less(node.value[key], rest, entry)})
+        return _without(node, key)
+
+    def rebased(self, node: Node) -> Node:
+        """Paths rewritten from the folder of the file that states them to the recipe's folder."""
+
+        def moved(n: Node) -> Node:
+            file = self.folders.get(n.place.file)
+            if not isinstance(n.value, str) or os.path.isabs(n.value) or file is None or file.parent == self.root:
+                return n
+            return replace(n, value=os.path.relpath(file.parent / n.value, self.root))
+
+        if not isinstance(node.value, dict):
+            return node
+        fields = dict(node.value)
+        for section, names in PATH_FIELDS.items():
+            entries = fields.get(section)
+            if entries is None or not isinstance(entries.value, dict):
+                continue
+            rebased = {}
+            for name, entry in entries.items():
+                if isinstance(entry.value, dict):
+                    entry = replace(entry, value={k: moved(v) if k in names else v for k, v in entry.value.items()})
+                rebased[name] = entry
+            fields[section] = replace(entries, value=rebased)
+        base = fields.get("base")
+        model = base.get("model") if base is not None else None
+        if base is not None and model is not None and isinstance(model.value, str) and model.value.startswith("."):
+            assert isinstance(base.value, dict)
+            fields["base"] = replace(base, value={**base.value, "model": moved(model)})
+        return replace(node, value=fields)
+
+
+def _sibling(path: Path) -> str | None:
+    """The recipe of the same folder that was most likely meant."""
+    try:
+        return nearest(path.name, (p.name for p in path.parent.glob("*.y*ml")))
+    except (OSError, ValueError):
+        return None
 
 
 def _shown(target: Path, child: Path, child_shown: str) -> str:
@@ -96,14 +233,17 @@ def _merge(old: Node, new: Node, key: str = "") -> Node:
 def _merge_stages(old: list[Node], new: list[Node]) -> list[Node]:
     """Stages of the same id merge where the template has them; a new one goes right before the next one that both have."""
     stages = list(old)
+    merged: set[Scalar] = set()
     for i, stage in enumerate(new):
         at = _position(stages, stage)
-        if at is not None:
+        if at is not None and _id(stage) not in merged:  # a second one of the same file stays a second one, which is a mistake
             stages[at] = _merge(stages[at], stage)
+            merged.add(_id(stage))
             continue
-        following = (_position(stages, later) for later in new[i + 1 :])
+        following = (_position(stages, later) for later in new[i + 1 :] if _id(later) not in merged)
         before = next((p for p in following if p is not None), len(stages))
         stages.insert(before, stage)
+        merged.add(_id(stage))
     return stages
 
 
@@ -116,133 +256,146 @@ def _id(stage: Node) -> Scalar:
     return found.value if found is not None and not isinstance(found.value, (dict, list)) else None
 
 
-def _rebase(node: Node, folder: Path, root: Path) -> Node:
-    """Rewrites the file's own relative paths relative to the recipe's folder."""
-
-    def moved(n: Node) -> Node:
-        if not isinstance(n.value, str) or os.path.isabs(n.value) or folder == root:
-            return n
-        return replace(n, value=os.path.relpath(folder / n.value, root))
-
-    assert isinstance(node.value, dict)
-    fields = dict(node.value)
-    datasets = fields.get("datasets")
-    if datasets is not None and isinstance(datasets.value, dict):
-        rebased = {}
-        for name, entry in datasets.value.items():
-            if isinstance(entry.value, dict):
-                entry = replace(entry, value={k: moved(v) if k in _PATH_FIELDS else v for k, v in entry.value.items()})
-            rebased[name] = entry
-        fields["datasets"] = replace(datasets, value=rebased)
-    base = fields.get("base")
-    model = base.get("model") if base is not None else None
-    if base is not None and model is not None and isinstance(model.value, str) and model.value.startswith("."):
-        assert isinstance(base.value, dict)
-        fields["base"] = replace(base, value={**base.value, "model": moved(model)})
-    return replace(node, value=fields)
+def _names(node: Node) -> list[str]:
+    """How a path names the children of a node: keys, ids of stages, numbers of other elements."""
+    if isinstance(node.value, list):
+        return [str(_id(n)) if _id(n) is not None else str(i) for i, n in enumerate(node.value)]
+    return [k for k, _ in node.items()]
 
 
 def _apply_set(node: Node, text: str) -> Node:
     """`stages.text.epochs=3`: keys separated by dots, stages by id; the value is YAML."""
-    place = Place("--set", 1, 1)
+    place = Place(f"--set {text}", 1, 1)
     path, equals, value = text.partition("=")
     keys = path.split(".")
     if not equals or not all(keys):
-        raise RecipeError(Problem("QR015", f"`{text}` is not of the form path=value", place, "for example --set stages.text.epochs=3"))
+        help_ = "for example --set stages.text.epochs=3"
+        raise RecipeError(Problem("QR015", f"`{text}` is not of the form path=value", place, help_, length=max(1, len(text))))
+    start = len(path) + 1
     try:
-        new = read_text(value, "--set") if value.strip() else Node(None, place)
+        new = read_text(value, place.file) if value.strip() else Node(None, place, length=max(1, len(text)))
     except RecipeError as e:
-        raise RecipeError(Problem("QR015", f"the value of `{text}` is not YAML: {e.problems[0].message}", place)) from None
-    return _set(node, keys, replace(new, place=place), text)
+        raise RecipeError([_of_set(text, p, start) for p in e.problems]) from None
+    return _set(node, keys, 0, _shifted(new, start), place)
 
 
-def _set(node: Node, keys: list[str], new: Node, text: str) -> Node:
-    place = Place("--set", 1, 1)
-    if not keys:
+def _of_set(text: str, p: Problem, start: int) -> Problem:
+    column = start + p.place.column if p.place.line == 1 else start + 1
+    message = f"the value of `{text}` cannot be read: {p.message.removeprefix('not YAML: ')}"
+    return Problem("QR015", message, Place(p.place.file, 1, column), p.help)
+
+
+def _shifted(node: Node, by: int) -> Node:
+    """A value of `--set` with the places that it has in the argument."""
+
+    def moved(place: Place | None) -> Place | None:
+        return replace(place, column=place.column + by) if place is not None and place.line == 1 else place
+
+    value = node.value
+    if isinstance(value, dict):
+        value = {k: _shifted(v, by) for k, v in value.items()}
+    elif isinstance(value, list):
+        value = [_shifted(v, by) for v in value]
+    place = moved(node.place)
+    assert place is not None
+    return replace(node, value=value, place=place if node.value is not None or by == 0 else node.place, key_place=moved(node.key_place))
+
+
+def _set(node: Node, keys: list[str], at: int, new: Node, place: Place) -> Node:
+    if at == len(keys):
         return new
-    key, rest = keys[0], keys[1:]
+    key = keys[at]
+    here = replace(place, column=1 + len(".".join(keys[:at])) + (at > 0))
+    text = place.file.removeprefix("--set ")
+
+    def wrong(message: str, help_: str | None = None) -> RecipeError:
+        return RecipeError(Problem("QR015", f"`{text}`: {message}", here, help_, length=len(key)))
+
     if isinstance(node.value, list):
-        ids = [str(_id(n)) if _id(n) is not None else str(i) for i, n in enumerate(node.value)]
+        ids = _names(node)
         numbers = [str(i) for i in range(len(ids))]
         index = ids.index(key) if key in ids else numbers.index(key) if key in numbers else None
         if index is None:
-            raise RecipeError(Problem("QR015", f"`{text}`: there is no `{key}`", place, suggest(key, ids)))
-        return replace(node, value=[_set(n, rest, new, text) if i == index else n for i, n in enumerate(node.value)])
+            raise wrong(f"there is no `{key}`", suggest(key, ids))
+        return replace(node, value=[_set(n, keys, at + 1, new, place) if i == index else n for i, n in enumerate(node.value)])
     if isinstance(node.value, dict) or node.value is None:
         fields = dict(node.value) if isinstance(node.value, dict) else {}
-        child = fields.get(key, Node({} if rest else None, place, place))
-        fields[key] = replace(_set(child, rest, new, text), key_place=child.key_place or place)
+        child = fields.get(key)
+        if child is None:
+            child = Node({} if at + 1 < len(keys) else None, here, here, len(key), len(key))
+        fields[key] = replace(_set(child, keys, at + 1, new, place), key_place=child.key_place or here, key_length=child.key_length)
         return replace(node, value=fields)
-    raise RecipeError(Problem("QR015", f"`{text}`: `{key}` is asked of a value that has no fields", place))
+    raise wrong(f"`{key}` is asked of a value that has no fields")
 
 
-def _substitute(node: Node, template: bool) -> Node:
+class _Variables:
+    """The values of `vars`, and which of them are open."""
+
+    def __init__(self, node: Node, template: bool, problems: list[Problem]) -> None:
+        self.table: dict[str, Scalar] = {}
+        self.nodes: dict[str, Node] = {}
+        self.open: set[str] = set()
+        vars_ = node.get("vars")
+        for name, value in vars_.items() if vars_ is not None else ():
+            self.nodes[name] = value
+            if value.value is None and template:
+                self.table[name] = f"${{{name}}}"
+            elif value.value is None:
+                self.open.add(name)
+            elif isinstance(value.value, (dict, list)):
+                message = f"variable `{name}` must be a string, a number or a truth value"
+                problems.append(Problem("QR012", message, value.place))
+                self.open.add(name)
+            else:
+                self.table[name] = value.value
+
+    def missing(self, name: str, node: Node) -> Problem | None:
+        """Why a value cannot use a variable."""
+        if name in self.table or (name in self.open and self.nodes[name].value is not None):
+            return None
+        if name in self.open:
+            help_ = f"the template leaves it open: write `vars: {{{name}: …}}`"
+            return Problem("QR013", f"variable `${name}` has no value", node.place, help_, length=node.length)
+        help_ = suggest(name, self.table) + " (define it under `vars`)"
+        return Problem("QR013", f"variable `${name}` is not defined", node.place, help_, length=node.length)
+
+    def put_into(self, node: Node, problems: list[Problem]) -> Node:
+        """A string with its variables replaced; one variable alone keeps the variable's type."""
+        assert isinstance(node.value, str)
+        template = Template(node.value)
+        if not template.is_valid():
+            message = f"`{node.value}` holds a `$` that starts no variable"
+            problems.append(Problem("QR013", message, node.place, "write `$$` for a dollar", length=node.length))
+            return node
+        used = template.get_identifiers()
+        problems.extend(p for p in (self.missing(name, node) for name in used) if p is not None)
+        if any(name not in self.table for name in used):
+            return node
+        given = tuple((name, self.nodes[name].place) for name in used)
+        if len(used) == 1 and node.value in (f"${used[0]}", f"${{{used[0]}}}"):
+            return replace(node, value=self.table[used[0]], spelling=self.nodes[used[0]].spelling, variables=given)
+        return replace(node, value=template.substitute({k: _spelled(v) for k, v in self.table.items()}), variables=given)
+
+
+def _substitute(node: Node, template: bool, problems: list[Problem]) -> Node:
     """Replaces `$name` in every value but those under `vars`. A value that is one variable keeps the variable's type.
 
     A variable that is `null` must be given by whoever extends the template; a template may leave it open.
     """
-    table: dict[str, Scalar] = {}
-    open_: set[str] = set()
-    problems: list[Problem] = []
-    vars_ = node.get("vars")
-    for name, value in vars_.items() if vars_ is not None else ():
-        if value.value is None:
-            if template:
-                table[name] = f"${{{name}}}"
-            else:
-                open_.add(name)
-        elif isinstance(value.value, (dict, list)):
-            problems.append(Problem("QR012", f"variable `{name}` must be a string, a number or a truth value", value.place))
-        else:
-            table[name] = value.value
+    variables = _Variables(node, template, problems)
 
     def walk(n: Node) -> Node:
         if isinstance(n.value, dict):
             return replace(n, value={k: v if n is node and k == "vars" else walk(v) for k, v in n.value.items()})
         if isinstance(n.value, list):
             return replace(n, value=[walk(v) for v in n.value])
-        if not isinstance(n.value, str) or "$" not in n.value:
-            return n
-        template = _Identifiers(n.value)
-        if not template.is_valid():
-            problems.append(
-                Problem("QR013", f"`{n.value}` holds a `$` that starts no variable", n.place, "write `$$` for a dollar", length=n.length)
-            )
-            return n
-        used = template.get_identifiers()
-        for name in used:
-            if name in open_:
-                problems.append(
-                    Problem(
-                        "QR013",
-                        f"variable `${name}` has no value",
-                        n.place,
-                        f"the template leaves it open: write `vars: {{{name}: …}}`",
-                        length=n.length,
-                    )
-                )
-            elif name not in table:
-                problems.append(
-                    Problem(
-                        "QR013",
-                        f"variable `${name}` is not defined",
-                        n.place,
-                        suggest(name, table) + " (define it under `vars`)",
-                        length=n.length,
-                    )
-                )
-        if any(name not in table for name in used):
-            return n
-        if len(used) == 1 and n.value in (f"${used[0]}", f"${{{used[0]}}}"):
-            return replace(n, value=table[used[0]])
-        return replace(n, value=template.substitute({k: _spelled(v) for k, v in table.items()}))
+        return variables.put_into(n, problems) if isinstance(n.value, str) and "$" in n.value else n
 
     result = walk(node)
-    if problems:
-        raise RecipeError(problems)
-    if vars_ is not None and not template:
+    vars_ = node.get("vars")
+    if vars_ is not None and isinstance(vars_.value, dict) and not template:
         assert isinstance(result.value, dict)
-        given = {k: v for k, v in vars_.items() if v.value is not None}
+        given = {k: v for k, v in vars_.items() if k not in variables.open}
         result = replace(result, value={**result.value, "vars": replace(vars_, value=given)})
     return result
 

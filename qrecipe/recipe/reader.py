@@ -2,27 +2,29 @@
 
 Reads the JSON-shaped part of YAML 1.2 on PyYAML's parser: plain scalars follow the 1.2 core schema (`no` and `12:30`
 are strings, `1e-5` is a number), and what makes YAML surprising (anchors, aliases, tags, merge keys, duplicate keys,
-several documents) is refused with its place. Never interprets what a recipe means.
+several documents, tabs) is refused with its place. Never interprets what a recipe means.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable, Iterator
+import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from yaml.composer import Composer
-from yaml.resolver import Resolver
 
 from qrecipe.errors import Place, Problem, RecipeError
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 32
+MAX_VALUES = 20_000
+"""Keys and values of one file; more is data, and data belongs into manifests."""
 MAX_NUMBER = 400
-"""Characters of a number; longer digits are a string."""
+"""Characters of a number; a longer one is beyond every number that a float can hold."""
 
 Scalar = str | int | float | bool | None
 
@@ -32,6 +34,9 @@ _FALSE = {"false", "False", "FALSE"}
 _INT = re.compile(r"[-+]?[0-9]+\Z")
 _OCT_HEX = re.compile(r"0o[0-7]+\Z|0x[0-9a-fA-F]+\Z")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z")
+_INF = re.compile(r"[-+]?\.(inf|Inf|INF)\Z")
+_NAN = {".nan", ".NaN", ".NAN"}
+_BREAKS = re.compile("[\x85\u2028\u2029]")
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,8 @@ class Node:
     key_length: int = 1
     spelling: str | None = None
     """A plain scalar as it is written, such as `1e5`."""
+    variables: tuple[tuple[str, Place], ...] = ()
+    """Variables that were put into the value, with the places that set them."""
 
     def plain(self) -> object:
         """The value without places: dicts, lists and scalars."""
@@ -90,162 +97,258 @@ def core_scalar(text: str) -> Scalar:
         return True
     if text in _FALSE:
         return False
-    if len(text) > MAX_NUMBER:
-        return text
     if _INT.match(text):
-        return int(text)
+        return int(text) if len(text) <= MAX_NUMBER else math.copysign(math.inf, -1 if text[0] == "-" else 1)
     if _OCT_HEX.match(text):
-        return int(text, 0)
+        return int(text, 0) if len(text) <= MAX_NUMBER else math.inf
     if _FLOAT.match(text):
         return float(text)
-    return text
+    if _INF.match(text):
+        return math.copysign(math.inf, -1 if text[0] == "-" else 1)
+    return math.nan if text in _NAN else text
 
 
-def read_file(path: Path, shown: str | None = None) -> Node:
+def read_file(path: Path, shown: str | None = None, problems: list[Problem] | None = None) -> Node:
     """Reads a YAML file. Raises `RecipeError` with every reading problem's place.
 
-    `shown` is how messages name the file; default: the path as given.
+    Args:
+        path: the file; a pipe or a device is refused.
+        shown: how messages name the file; default: the path as given.
+        problems: as for `read_text`.
     """
     name = shown or str(path)
     try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise RecipeError(Problem("QR001", f"the file has {size:,} bytes; at most {MAX_BYTES:,} are read", Place(name)))
+        about = path.stat()
+        if stat.S_ISDIR(about.st_mode):
+            raise RecipeError(Problem("QR001", "cannot read the file: Is a directory", Place(name)))
+        if not stat.S_ISREG(about.st_mode):
+            raise RecipeError(Problem("QR001", "cannot read the file: not a regular file", Place(name)))
+        if about.st_size > MAX_BYTES:
+            raise RecipeError(Problem("QR001", f"the file has {about.st_size:,} bytes; at most {MAX_BYTES:,} are read", Place(name)))
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as e:
         raise RecipeError(Problem("QR001", f"the file is not UTF-8 (byte {e.start})", Place(name))) from None
-    except OSError as e:
-        raise RecipeError(Problem("QR001", f"cannot read the file: {e.strerror or e}", Place(name))) from None
-    return read_text(text, name)
+    except (OSError, ValueError) as e:  # ValueError: a name with a NUL
+        raise RecipeError(Problem("QR001", f"cannot read the file: {getattr(e, 'strerror', None) or e}", Place(name))) from None
+    return read_text(text, name, problems)
 
 
-def read_text(text: str, name: str) -> Node:
-    """Reads YAML text; `name` is the file that messages name."""
+def read_text(text: str, name: str, problems: list[Problem] | None = None) -> Node:
+    """Reads YAML text. Raises `RecipeError`.
+
+    Args:
+        text: one document.
+        name: the file that messages name.
+        problems: takes what is wrong but leaves the rest of the text readable (a duplicate key, an anchor), so that a
+            caller can go on and find more; without it these are raised as well.
+    """
+    found: list[Problem] = []
+    strange = _BREAKS.search(text)
+    if strange is not None:  # PyYAML takes them for line ends, YAML 1.2 and editors do not
+        help_ = f'in quotes, write "\\u{ord(strange[0]):04x}"'
+        raise RecipeError(_not_yaml(text, strange.start(), "a line separator that YAML 1.2 does not know", name, help_))
+    builder = _Builder(text, name, found)
     try:
-        events = list(_allowed(yaml.parse(text, Loader=yaml.SafeLoader), name))
-        root = _Composer(events).get_single_node()
+        node = builder.document()
     except yaml.MarkedYAMLError as e:
-        mark = e.problem_mark or e.context_mark
-        if mark is not None and e.context_mark is not None and mark.index >= len(text.rstrip()):
-            mark = e.context_mark  # what is never closed is found where it begins, not at the end of the file
-        what = " ".join(str(x) for x in (e.context, e.problem) if x)
-        help_ = "use spaces in place of the tab" if "'\\t'" in what else None
-        raise RecipeError(Problem("QR002", f"not YAML: {what}", _at(mark, name) if mark else Place(name), help_)) from None
+        raise RecipeError([*found, _marked(_plainer(text, e), text, name)]) from None
     except yaml.YAMLError as e:
         raise RecipeError(_not_yaml(text, getattr(e, "position", 0), str(getattr(e, "reason", e)), name)) from None
-    except (ValueError, OverflowError):  # from chr(), for an escape such as "\UFFFFFFFF"
+    except (ValueError, OverflowError, RecursionError):  # from chr(), for an escape such as "\UFFFFFFFF"
         raise RecipeError(Problem("QR002", "not YAML: an escape that is no character", Place(name))) from None
-    if root is None:
+    if node is None:
         raise RecipeError(Problem("QR002", "the file is empty", Place(name)))
-    problems: list[Problem] = []
-    node = _convert(root, name, None, problems)
-    if problems:
-        raise RecipeError(problems)
+    found.extend(builder.tabs())
+    if found and problems is None:
+        raise RecipeError(found)
+    if problems is not None:
+        problems.extend(found)
     return node
 
 
-def _not_yaml(text: str, position: int, reason: str, name: str) -> Problem:
+_LOADER: Any = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
+"""libyaml reads twenty times faster than PyYAML's own parser. They differ in tabs, which are refused here for both, and in messages."""
+
+
+def _plainer(text: str, error: yaml.MarkedYAMLError) -> yaml.MarkedYAMLError:
+    """What PyYAML's own parser says of a text that libyaml refuses: it says more."""
+    if _LOADER is yaml.SafeLoader or len(text) > 1 << 15:
+        return error
+    try:
+        for _ in yaml.parse(text, Loader=yaml.SafeLoader):
+            pass
+    except yaml.MarkedYAMLError as e:
+        return e
+    except (yaml.YAMLError, ValueError, OverflowError):
+        pass
+    return error
+
+
+def _marked(e: yaml.MarkedYAMLError, text: str, name: str) -> Problem:
+    mark = e.problem_mark or e.context_mark
+    if mark is not None and e.context_mark is not None and mark.index >= len(text.rstrip()):
+        mark = e.context_mark  # what is never closed is found where it begins, not at the end of the file
+    what = " ".join(str(x) for x in (e.context, e.problem) if x)
+    if "escape code" in what:
+        what = "an escape that is no character"
+    help_ = "use spaces in place of the tab" if "'\\t'" in what or (mark and text[mark.index : mark.index + 1] == "\t") else None
+    return Problem("QR002", f"not YAML: {what}", _at(mark, name) if mark else Place(name), help_)
+
+
+def _not_yaml(text: str, position: int, reason: str, name: str, help_: str | None = None) -> Problem:
     line, column = text.count("\n", 0, position) + 1, position - text.rfind("\n", 0, position)
-    return Problem("QR002", f"not YAML: {reason}", Place(name, line, column))
+    return Problem("QR002", f"not YAML: {reason}", Place(name, line, column), help_)
 
 
 def _at(mark: Any, name: str) -> Place:
     return Place(name, mark.line + 1, mark.column + 1)
 
 
-class _Composer(Composer, Resolver):
-    """Composes nodes from events that were read already, so that a text is scanned once."""
+class _Builder:
+    """Builds nodes from the parser's events, which still show what a finished tree would hide."""
 
-    def __init__(self, events: list[yaml.Event]) -> None:
-        Composer.__init__(self)
-        Resolver.__init__(self)
-        self._events = events
-        self._next = 0
+    def __init__(self, text: str, name: str, problems: list[Problem]) -> None:
+        self.text = text
+        self.name = name
+        self.problems = problems
+        self.events = yaml.parse(text, Loader=_LOADER)
+        self.values = 0
+        self.quoted: list[tuple[int, int]] = []
+        """Where quoted and block scalars stand: tabs in them are text."""
+        self.anchors: dict[str, Scalar] = {}
+        """Scalars with a name, so that a refused alias does not cause other problems."""
 
-    def check_event(self, *choices: type[yaml.Event]) -> bool:
-        """Whether the next event is one of these."""
-        return isinstance(self._events[self._next], choices)
+    def document(self) -> Node | None:
+        """The one document of the text; None if there is none."""
+        root = None
+        documents = 0
+        for event in self.events:
+            if isinstance(event, yaml.DocumentStartEvent):
+                documents += 1
+                if documents > 1:
+                    self._unused("a second document", event, "a file holds one recipe")
+                    break
+                self._directives(event)
+            elif isinstance(event, yaml.NodeEvent):
+                root = self._node(event, 0, None)
+        return root
 
-    def peek_event(self) -> yaml.Event:
-        """The next event."""
-        return self._events[self._next]
+    def tabs(self) -> Iterator[Problem]:
+        """Tabs that indent or separate: editors show them in different widths. Those in quotes and comments are text."""
+        position = self.text.find("\t")
+        while position >= 0:
+            start = self.text.rfind("\n", 0, position) + 1
+            before = self.text[start:position]
+            inside = any(first <= position < last for first, last in self.quoted)
+            if not inside and not re.search(r"(^|\s)#", before):
+                yield _not_yaml(self.text, position, "a tab", self.name, "use spaces in place of the tab")
+                return
+            position = self.text.find("\t", position + 1)
 
-    def get_event(self) -> yaml.Event:
-        """The next event, taken."""
-        self._next += 1
-        return self._events[self._next - 1]
+    def _directives(self, event: yaml.DocumentStartEvent) -> None:
+        if event.version is not None and tuple(event.version) != (1, 2):
+            self._unused("`%YAML {}.{}`".format(*event.version), event, "recipes are YAML 1.2; leave the line out")
+        if event.tags:
+            self._unused("`%TAG`", event)
 
+    def _unused(self, what: str, event: yaml.Event, help_: str = "write the value out, or use `vars` and `extends`") -> None:
+        self.problems.append(Problem("QR003", f"{what} is not used in recipes", _at(event.start_mark, self.name), help_))
 
-def _allowed(events: Iterable[yaml.Event], name: str) -> Iterator[yaml.Event]:
-    """Passes events on and refuses what the node graph would hide: anchors, aliases, tags, a second document, deep nesting."""
-    documents = depth = 0
-    for event in events:
-        what = None
-        if isinstance(event, yaml.DocumentStartEvent):
-            documents += 1
-            if documents > 1:
-                what = "a second document"
-        elif isinstance(event, yaml.AliasEvent):
-            what = f"the alias `*{event.anchor}`"
-        elif isinstance(event, yaml.NodeEvent):
-            tag = getattr(event, "tag", None)
+    def _node(self, event: Any, depth: int, key: Any) -> Node:
+        self.values += 1
+        if self.values > MAX_VALUES:
+            place = _at(event.start_mark, self.name)
+            raise RecipeError(
+                Problem("QR003", f"the file holds more than {MAX_VALUES:,} values", place, "lists of data belong into manifests")
+            )
+        if isinstance(event, yaml.AliasEvent):
+            self._unused(f"the alias `*{event.anchor}`", event)
+            return self._made(self.anchors.get(str(event.anchor)), event, event.end_mark, key)
+        if event.anchor is not None:
+            self._unused(f"the anchor `&{event.anchor}`", event)
+        elif event.tag is not None:
+            self._unused(f"the tag `{event.tag}`", event, "leave it out: quotes make text, everything else is what it looks like")
+        if isinstance(event, yaml.ScalarEvent):
+            if event.style:
+                self.quoted.append(_span(event))
+            value = self._scalar(event)
             if event.anchor is not None:
-                what = f"the anchor `&{event.anchor}`"
-            elif tag is not None and tag != "!":
-                what = f"the tag `{tag}`"
-        if isinstance(event, (yaml.MappingStartEvent, yaml.SequenceStartEvent)):
-            depth += 1
-            if depth > MAX_DEPTH:
-                raise RecipeError(Problem("QR003", f"nested deeper than {MAX_DEPTH} levels", _at(event.start_mark, name)))
-        elif isinstance(event, (yaml.MappingEndEvent, yaml.SequenceEndEvent)):
-            depth -= 1
-        if what:
-            help_ = "write the value out, or use `vars` and `extends`"
-            raise RecipeError(Problem("QR003", f"{what} is not used in recipes", _at(event.start_mark, name), help_))
-        yield event
+                self.anchors[event.anchor] = value
+            return self._made(value, event, event.end_mark, key, None if event.style else event.value)
+        if depth >= MAX_DEPTH:
+            place = _at(event.start_mark, self.name)
+            raise RecipeError([*self.problems, Problem("QR003", f"nested deeper than {MAX_DEPTH} levels", place)])
+        if isinstance(event, yaml.SequenceStartEvent):
+            elements = []
+            while not isinstance(inner := next(self.events), yaml.SequenceEndEvent):
+                elements.append(self._node(inner, depth + 1, None))
+            return self._made(elements, event, inner.end_mark, key)
+        return self._mapping(event, depth, key)
+
+    def _mapping(self, event: Any, depth: int, key: yaml.ScalarEvent | None) -> Node:
+        fields: dict[str, Node] = {}
+        while not isinstance(inner := next(self.events), yaml.MappingEndEvent):
+            name = self._key(inner, depth)
+            value = self._node(next(self.events), depth + 1, inner if isinstance(inner, yaml.ScalarEvent) else None)
+            if name is None:
+                continue
+            if name in fields:
+                first = fields[name].key_place
+                place = _at(inner.start_mark, self.name)
+                self.problems.append(Problem("QR004", f"`{name}` is written twice", place, f"first at {first}", length=len(name)))
+                continue
+            fields[name] = value
+        return self._made(fields, event, inner.end_mark, key)
+
+    def _key(self, event: Any, depth: int) -> str | None:
+        """A key's name, or None for one that cannot be used."""
+        place = _at(event.start_mark, self.name)
+        if not isinstance(event, yaml.ScalarEvent):
+            self._node(event, depth + 1, None)
+            if not isinstance(event, yaml.AliasEvent):  # said already
+                self.problems.append(Problem("QR005", "a key must be a string, not a list or a mapping", place))
+            return None
+        name = self._node(event, depth + 1, None).value
+        length = _length(event.start_mark, event.end_mark)
+        if not isinstance(name, str):
+            self.problems.append(Problem("QR005", "a key must be a string", place, f'quote it: "{event.value}"', length=length))
+            return None
+        if name == "<<":
+            self.problems.append(Problem("QR003", "the merge key `<<` is not used in recipes", place, "use `extends`", length=2))
+            return None
+        return name
+
+    def _made(
+        self,
+        value: dict[str, Node] | list[Node] | Scalar,
+        event: yaml.Event,
+        end: Any,
+        key: yaml.ScalarEvent | None,
+        spelling: str | None = None,
+    ) -> Node:
+        return Node(
+            value,
+            _at(event.start_mark, self.name),
+            _at(key.start_mark, self.name) if key is not None else None,
+            _length(event.start_mark, end),
+            _length(key.start_mark, key.end_mark) if key is not None else 1,
+            spelling,
+        )
+
+    def _scalar(self, event: Any) -> Scalar:
+        """A scalar's value: plain ones by the core schema, quoted and block ones as they are."""
+        text = str(event.value)
+        if any(c == "\0" or "\ud800" <= c <= "\udfff" for c in text):
+            self.problems.append(Problem("QR002", "not YAML: an escape that is no character", _at(event.start_mark, self.name)))
+            return ""
+        return text if event.style else core_scalar(text)
 
 
-def _convert(node: yaml.Node, name: str, key: yaml.Node | None, problems: list[Problem]) -> Node:
-    place = _at(node.start_mark, name)
-    key_place = _at(key.start_mark, name) if key is not None else None
-    key_length = max(1, key.end_mark.column - key.start_mark.column) if key is not None else 1
-    one_line = node.start_mark.line == node.end_mark.line
-    length = max(1, node.end_mark.column - node.start_mark.column) if one_line else 1
-    value: dict[str, Node] | list[Node] | Scalar
-    spelling: str | None = None
-    if isinstance(node, yaml.MappingNode):
-        value = {}
-        for k, v in node.value:
-            k_place = _at(k.start_mark, name)
-            if not isinstance(k, yaml.ScalarNode):
-                problems.append(Problem("QR005", "a key must be a string, not a list or a mapping", k_place))
-                continue
-            word = _scalar(k, name, problems)
-            if not isinstance(word, str):
-                length_ = max(1, k.end_mark.column - k.start_mark.column)
-                problems.append(Problem("QR005", "a key must be a string", k_place, f'quote it: "{k.value}"', length=length_))
-                continue
-            if word == "<<":
-                problems.append(Problem("QR003", "the merge key `<<` is not used in recipes", k_place, "use `extends`", length=2))
-                continue
-            if word in value:
-                first = value[word].key_place
-                problems.append(Problem("QR004", f"`{word}` is written twice", k_place, f"first at {first}", length=len(word)))
-                continue
-            value[word] = _convert(v, name, k, problems)
-    elif isinstance(node, yaml.SequenceNode):
-        value = [_convert(v, name, None, problems) for v in node.value]
-    else:
-        assert isinstance(node, yaml.ScalarNode)
-        value = _scalar(node, name, problems)
-        spelling = node.value if node.style is None else None
-    return Node(value, place, key_place, length, key_length, spelling)
+def _length(start: Any, end: Any) -> int:
+    """Characters from one mark to another of the same line; 1 for what spans lines."""
+    return max(1, end.column - start.column) if start.line == end.line else 1
 
 
-def _scalar(node: yaml.ScalarNode, name: str, problems: list[Problem]) -> Scalar:
-    """A scalar's value: plain ones by the core schema, quoted and block ones as they are."""
-    text = str(node.value)
-    if any(c == "\0" or "\ud800" <= c <= "\udfff" for c in text):
-        problems.append(Problem("QR002", "not YAML: an escape that is no character", _at(node.start_mark, name)))
-        return ""
-    return core_scalar(text) if node.style is None else text
+def _span(event: Any) -> tuple[int, int]:
+    """First and last character of an event, the last not included."""
+    return event.start_mark.index, event.end_mark.index

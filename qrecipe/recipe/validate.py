@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -15,14 +15,16 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from qrecipe.errors import Place, Problem, RecipeError, nearest, suggest
-from qrecipe.recipe import checks
-from qrecipe.recipe.compose import compose
+from qrecipe.recipe import checks, metrics
+from qrecipe.recipe.compose import compose_all
 from qrecipe.recipe.docs import field_docs
+from qrecipe.recipe.gate import Gate
 from qrecipe.recipe.language import BCP47
 from qrecipe.recipe.model import IDENTIFIER
 from qrecipe.recipe.objectives import OBJECTIVES
-from qrecipe.recipe.reader import Node
+from qrecipe.recipe.reader import Node, Scalar
 from qrecipe.recipe.recipe import NAME, VERSION, Recipe
+from qrecipe.recipe.stage import Use
 from qrecipe.redaction import looks_secret
 
 Loc = tuple[int | str, ...]
@@ -50,6 +52,10 @@ class LoadedRecipe:
         """A path of the recipe as an absolute path."""
         return (self.root / text).resolve()
 
+    def noted(self, problems: Iterable[Problem]) -> list[Problem]:
+        """Problems with a note where a value comes from a template or from a variable."""
+        return _noted(problems, self.node)
+
 
 def load(path: Path | str, sets: Iterable[str] = ()) -> LoadedRecipe:
     """Reads, composes and checks a recipe. Raises `RecipeError` with every problem; warnings are in the result."""
@@ -61,12 +67,17 @@ def load(path: Path | str, sets: Iterable[str] = ()) -> LoadedRecipe:
 
 
 def inspect(path: Path | str, sets: Iterable[str] = ()) -> tuple[LoadedRecipe | None, list[Problem]]:
-    """Every problem of a recipe, and the recipe if it can be built. Raises nothing that a recipe can cause."""
+    """Every problem of a recipe, and the recipe if it can be built. Raises nothing that a recipe can cause.
+
+    With errors among the problems the recipe is what remains of it without its faulty parts: good for finding more
+    problems, not for running.
+    """
     file, sets = Path(path), tuple(sets)
     try:
-        node = compose(file, list(sets), str(path))
+        composed = compose_all(file, list(sets), str(path))
     except RecipeError as e:
         return None, e.problems
+    node, problems = composed.node, list(composed.problems)
     secret = list(_secrets(node))
     if secret:
         return None, secret
@@ -74,15 +85,66 @@ def inspect(path: Path | str, sets: Iterable[str] = ()) -> tuple[LoadedRecipe | 
     if template is not None:
         if template.value is not True:
             return None, [Problem("QR012", "`template` is `true` or left out", template.place, length=template.length)]
-        found = _template_problems(node)
+        found = [*problems, *_template_problems(node)]
         note = Problem("QR016", "this file is a template: recipes extend it", template.place, severity="warning", length=template.length)
         return None, found or [note]
-    recipe, problems = _build(node)
-    if recipe is None:
+    sound = salvage(node)
+    said = {p.place for p in problems}
+    problems += [p for p in sound.problems if p.place not in said]
+    if sound.recipe is None:
+        return None, _noted(problems, node)
+    found = checks.check(sound.recipe, sound.node, file.resolve().parent, node)
+    problems = _noted(with_more(problems, found), node)
+    faulty = any(p.severity == "error" for p in problems)
+    sound = _plannable(sound.recipe, sound.node) if faulty else sound
+    if sound.recipe is None:
         return None, problems
-    problems = checks.check(recipe, node, file.resolve().parent)
-    loaded = LoadedRecipe(recipe, file.resolve(), node, [p for p in problems if p.severity == "warning"], sets)
-    return loaded, problems
+    warnings = [p for p in problems if p.severity == "warning"]
+    return LoadedRecipe(sound.recipe, file.resolve(), sound.node, warnings, sets), problems
+
+
+KNOCK_ON = {"QR011", "QR023", "QR025", "QR027", "QR028", "QR029", "QR034", "QR035", "QR045", "QR047"}
+"""Problems that the faulty parts of a recipe may cause by being left out."""
+
+
+def with_more(problems: list[Problem], found: Iterable[Problem]) -> list[Problem]:
+    """Problems with those that a later look at the same recipe found.
+
+    Where the first are errors, the later look saw the recipe without its faulty parts, so what those may have caused
+    is left out.
+    """
+    if any(p.severity == "error" for p in problems):
+        said = {p.place for p in problems}
+        found = [p for p in found if p.severity == "error" and p.code not in KNOCK_ON and p.place not in said]
+    known = set(problems)
+    return sorted([*problems, *(p for p in dict.fromkeys(found) if p not in known)], key=lambda p: (p.place, p.code))
+
+
+def _noted(problems: Iterable[Problem], node: Node) -> list[Problem]:
+    own = node.place.file
+    nodes = {n.place: n for n in _all_nodes(node)}
+    places = {n.place.file for n in nodes.values()}
+    found = []
+    for problem in problems:
+        at = nodes.get(problem.place)
+        if problem.note is None and at is not None and at.variables:
+            given = ", ".join(f"`${name}` at {place}" for name, place in at.variables)
+            problem = replace(problem, note=f"the value comes from {given}")
+        elif (
+            problem.note is None
+            and problem.place.file != own
+            and problem.place.file in places
+            and not problem.place.file.startswith("--set")
+        ):
+            problem = replace(problem, note=f"{problem.place.file} is a template that {own} extends")
+        found.append(problem)
+    return found
+
+
+def _all_nodes(node: Node) -> Iterator[Node]:
+    yield node
+    for child in (*(v for _, v in node.items()), *node.elements()):
+        yield from _all_nodes(child)
 
 
 def _secrets(node: Node) -> Iterator[Problem]:
@@ -103,9 +165,165 @@ def _build(node: Node) -> tuple[Recipe | None, list[Problem]]:
         return None, _problems(e, node)
 
 
+@dataclass(frozen=True)
+class Sound:
+    """What of a recipe has the right form."""
+
+    recipe: Recipe | None
+    node: Node
+    problems: list[Problem]
+
+
+def _plannable(recipe: Recipe, node: Node) -> Sound:
+    """A recipe without the parts that name what is not there, so that the rest can be planned."""
+    cuts: list[Loc] = []
+    ids: set[str] = set()
+
+    def unusable(name: str) -> bool:
+        return name not in recipe.datasets
+
+    def gates(found: Sequence[Gate], path: Loc) -> None:
+        for j, gate in enumerate(found):
+            if unusable(gate.data) or len(gate.given) != 1 or metrics.find(gate.metric) is None:
+                cuts.append((*path, j))
+
+    for i, stage in enumerate(recipe.stages):
+        if stage.id in ids:
+            cuts.append(("stages", i))
+            continue
+        ids.add(stage.id)
+        for j, use in enumerate(stage.uses):
+            if unusable(use.use):
+                path: Loc = ("stages", i, "data", j)
+                meant = nearest(use.use, recipe.datasets) or next(iter(recipe.datasets))
+                at_use = (*path, "use") if isinstance(stage.data[j], Use) else path
+                node = _changed(node, at_use, lambda n, meant=meant: replace(n, value=meant))  # type: ignore[misc]  # bound now
+        gates(stage.gates, ("stages", i, "gates"))
+        if stage.select is not None and unusable(stage.select.data):
+            cuts.append(("stages", i, "select"))
+    gates(recipe.accept, ("accept",))
+    for path in reversed(cuts):
+        node = _cut(node, path)
+    return salvage(node)
+
+
+PLACEHOLDERS: dict[str, Scalar] = {"qrecipe": 1, "name": "unnamed", "version": "0.0.0", "bcp47": "und", "lr": 1e-5}
+"""Values that stand in for missing ones while the rest of a recipe is checked."""
+ROUNDS = 12
+
+
+def salvage(node: Node) -> Sound:
+    """Builds a recipe from the parts that have the right form, so that one mistake does not hide the others."""
+    problems: list[Problem] = []
+    for attempt in range(ROUNDS):
+        try:
+            return Sound(Recipe.model_validate(node.plain()), node, problems)
+        except ValidationError as e:
+            said = {p.place for p in problems}
+            found = _problems(e, node)
+            problems += [p for p in found if attempt == 0 or (p.code != "QR011" and p.place.line and p.place not in said)]
+            mended = _mended(node, e)
+            if mended is None:
+                break
+            node = mended
+    return Sound(None, node, sorted(problems, key=lambda p: (p.place, p.code)))
+
+
+def _mended(node: Node, error: ValidationError) -> Node | None:
+    """The tree without what an error names: misspelled fields renamed, missing ones filled in, the rest left out."""
+    cuts: set[Loc] = set()
+    errors = error.errors(include_url=False, include_context=True)
+    for e in errors:
+        if e["type"] == "extra_forbidden":
+            node = _renamed(node, _path(e["loc"], node), nearest(str(e["loc"][-1]), _fields(e["loc"][:-1])))
+    for e in errors:
+        path = _path(e["loc"], node)
+        last = str(e["loc"][-1]) if e["loc"] else ""
+        if e["type"] == "extra_forbidden":
+            continue
+        if e["type"] == "missing":
+            parent = _along(node, path[:-1])
+            if parent is None or parent.get(last) is not None:
+                continue  # a misspelled field was meant
+            if last in PLACEHOLDERS:
+                node = _filled(node, path[:-1], last, PLACEHOLDERS[last])
+            else:
+                cuts.add(path[:-1])
+        elif e["type"] == "union_tag_not_found":
+            tag = e["ctx"]["discriminator"].strip("'")
+            node = _filled(node, path, tag, "speech")
+        elif e["type"] == "one_of" and "at" in e["ctx"]:
+            cuts.add((*path, e["ctx"]["at"]))
+        elif e["type"] == "one_of" and path[:1] == ("stages",):
+            node = _filled(node, path, "epochs", 1.0)
+        else:
+            cuts.add(path)
+    if () in cuts:
+        return None
+    for path in sorted(cuts, key=lambda p: [(isinstance(k, int), k if isinstance(k, int) else 0, str(k)) for k in p], reverse=True):
+        node = _cut(node, path)
+    return node
+
+
+def _along(node: Node, path: Loc) -> Node | None:
+    found: Node | None = node
+    for key in path:
+        found = found.child(key) if found is not None else None
+    return found
+
+
+def _changed(node: Node, path: Loc, change: Callable[[Node], Node]) -> Node:
+    """The tree with the node at a path changed; unchanged if there is none."""
+    if not path:
+        return change(node)
+    child = node.child(path[0])
+    if child is None:
+        return node
+    new = _changed(child, path[1:], change)
+    if isinstance(node.value, dict):
+        return replace(node, value={k: new if k == path[0] else v for k, v in node.value.items()})
+    return replace(node, value=[new if i == path[0] else v for i, v in enumerate(node.elements())])
+
+
+def _cut(node: Node, path: Loc) -> Node:
+    def without(parent: Node) -> Node:
+        if isinstance(parent.value, dict):
+            return replace(parent, value={k: v for k, v in parent.value.items() if k != path[-1]})
+        return replace(parent, value=[v for i, v in enumerate(parent.elements()) if i != path[-1]])
+
+    return _changed(node, path[:-1], without)
+
+
+def _renamed(node: Node, path: Loc, meant: str | None) -> Node:
+    parent = _along(node, path[:-1])
+    if meant is None or parent is None or parent.get(meant) is not None:
+        return _cut(node, path)
+    name = meant
+
+    def rename(n: Node) -> Node:
+        assert isinstance(n.value, dict)
+        return replace(n, value={name if k == path[-1] else k: v for k, v in n.value.items()})
+
+    return _changed(node, path[:-1], rename)
+
+
+def _filled(node: Node, path: Loc, name: str, value: Scalar) -> Node:
+    """The tree with a field that is missing; its place has no line, so that nothing is said of it."""
+
+    def fill(n: Node) -> Node:
+        fields = n.value if isinstance(n.value, dict) else {}
+        return replace(n, value={**fields, name: Node(value, Place(n.place.file))})
+
+    return _changed(node, path, fill)
+
+
 def _problems(error: ValidationError, node: Node) -> list[Problem]:
     found = {}
-    for e in _one_variant(error.errors(include_url=False, include_context=True), node):
+    kept = _one_variant(error.errors(include_url=False, include_context=True), node)
+    meant = {(*e["loc"][:-1], nearest(str(e["loc"][-1]), _fields(e["loc"][:-1]))) for e in kept if e["type"] == "extra_forbidden"}
+    for e in kept:
+        if e["type"] == "missing" and e["loc"] in meant:
+            continue  # the misspelled one is reported
         problem = _problem(e, node)
         found[(problem.place, problem.message)] = problem
     return sorted(found.values(), key=lambda p: (p.place, p.code))
@@ -223,6 +441,24 @@ def _missing(name: str, parent: Node, help_: str | None) -> Problem:
     return Problem("QR011", f"`{name}` is missing", parent.key_place or parent.place, help_, length=length)
 
 
+def _sibling(loc: Loc, node: Node) -> str | None:
+    """For an entry that lacks what a template's entry of nearly the same name has: that name."""
+    path = _path(loc, node)
+    if len(path) != 2 or path[0] not in ("stages", "datasets", "languages"):
+        return None
+    section = _along(node, path[:1])
+    assert section is not None
+    if isinstance(section.value, dict):
+        own, others = str(path[1]), [k for k in section.value if k != path[1]]
+    else:
+        ids = [n.get("id") for n in section.elements()]
+        names = [str(n.value) if n is not None else "" for n in ids]
+        assert isinstance(path[1], int)
+        own, others = names[path[1]], [n for i, n in enumerate(names) if n and i != path[1]]
+    close = nearest(own, others) if own else None
+    return f"did you mean `{close}`, which is defined?" if close and close != own else None
+
+
 _TAGS = {"kind": ("text", "speech"), "objective": tuple(sorted(OBJECTIVES))}
 _FORMS = {
     IDENTIFIER: "is not a name: lower-case letters, digits, `_`, `-`, a letter first",
@@ -241,10 +477,10 @@ def _problem(error: Any, node: Node) -> Problem:
         place = target.key_place or target.place
         return Problem("QR010", f"unknown field `{name}`", place, suggest(name, _fields(loc[:-1])), length=target.key_length)
     if kind == "missing":
-        return _missing(name, target, _describe(loc))
+        return _missing(name, target, _sibling(loc[:-1], node) or _describe(loc))
     if kind == "union_tag_not_found":
         tag = str(error.get("ctx", {}).get("discriminator", "")).strip("'")
-        return _missing(tag, target, " or ".join(f"`{tag}: {t}`" for t in _TAGS[tag]))
+        return _missing(tag, target, _sibling(loc, node) or " or ".join(f"`{tag}: {t}`" for t in _TAGS[tag]))
     if kind == "union_tag_invalid":
         ctx = error.get("ctx", {})
         tag_name = str(ctx.get("discriminator", "")).strip("'")
@@ -277,6 +513,8 @@ def _problem(error: Any, node: Node) -> Problem:
         message = f"should be {error.get('expected') or _KINDS[kind]}"
     elif kind in ("too_short", "string_too_short"):
         message = "is empty"
+    elif kind == "finite_number":
+        message = "should be a finite number"
     elif kind == "string_pattern_mismatch":
         message = f"`{value}` {_FORMS.get(error['ctx']['pattern'], 'does not have the form ' + error['ctx']['pattern'])}"
     elif kind == "one_of":

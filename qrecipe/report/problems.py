@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 
-from qrecipe.errors import Problem
+from qrecipe.errors import Problem, printable
 from qrecipe.redaction import redact
 
 
@@ -15,12 +17,14 @@ def as_text(problems: Iterable[Problem]) -> str:
 
 
 def _block(problem: Problem) -> str:
-    lines = [f"{problem.severity}[{problem.code}]: {problem.message}", f"  --> {problem.place}"]
+    place = problem.place
+    argument = place.file.startswith(ARGUMENT)
+    lines = [f"{problem.severity}[{problem.code}]: {problem.message}", f"  --> {printable(place.file if argument else str(place))}"]
     source = _line(problem)
     if source is not None:
-        number = str(problem.place.line)
-        caret = " " * (problem.place.column - 1) + "^" * max(1, min(problem.length, len(source) - problem.place.column + 1))
-        lines += [f"{number} | {redact(source.expandtabs(1))}", f"{' ' * len(number)} | {caret}"]
+        shown, column, length = _window(redact(source), place.column - 1, problem.length)
+        number = "" if argument else str(place.line)
+        lines += [f"{number} | {shown}", f"{' ' * len(number)} | {' ' * column}{'^' * length}"]
     if problem.help:
         lines.append(f"  help: {problem.help}")
     if problem.note:
@@ -28,27 +32,69 @@ def _block(problem: Problem) -> str:
     return "\n".join(lines) + "\n"
 
 
+ARGUMENT = "--set "
+"""Begins the file of a place that is an argument of the command line: the argument itself follows."""
+WIDTH = 160
+"""Characters of a line that are shown; a longer one is cut around what is wrong."""
+
+
+def _window(line: str, column: int, length: int) -> tuple[str, int, int]:
+    """A line as it can be shown, with the column and the length of the caret in it."""
+    length = max(1, min(length, len(line) - column))
+    if len(line) > WIDTH:
+        start = max(0, min(column - WIDTH // 4, len(line) - WIDTH))
+        left, right = "…" if start else "", "…" if start + WIDTH < len(line) else ""
+        line, column = left + line[start : start + WIDTH] + right, column - start + len(left)
+        length = max(1, min(length, len(line) - column - len(right)))
+    return "".join(c if c.isprintable() else " " if c == "\t" else "\ufffd" for c in line), column, length
+
+
 def _line(problem: Problem) -> str | None:
     """The line that a problem points at, if its file is a text file that is still there."""
     place = problem.place
+    if place.file.startswith(ARGUMENT):
+        return place.file.removeprefix(ARGUMENT) if place.line == 1 and place.column else None
     if not place.line or not place.column or not place.file.endswith((".yaml", ".yml")):
         return None
     try:
         with open(Path(place.file), encoding="utf-8") as f:
-            lines = f.read().splitlines()
-    except (OSError, UnicodeDecodeError):
+            return next(islice(f, place.line - 1, None), "").rstrip("\r\n").removeprefix("\ufeff" if place.line == 1 else "") or None
+    except (OSError, UnicodeDecodeError, ValueError):
         return None
-    return lines[place.line - 1] if place.line <= len(lines) else None
 
 
 def as_github(problems: Sequence[Problem]) -> str:
-    """Workflow commands that GitHub shows beside the lines of a pull request."""
+    """Workflow commands that GitHub shows beside the lines of a pull request: one line each.
+
+    GitHub wants files relative to the repository's root, where a workflow's steps usually work.
+    """
     lines = []
     for p in problems:
-        message = p.message + (f" ({p.help})" if p.help else "")
-        text = message.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-        lines.append(f"::{p.severity} file={p.place.file},line={max(1, p.place.line)},col={max(1, p.place.column)},title={p.code}::{text}")
+        where = [f"title={_property(p.code)}"]
+        if not p.place.file.startswith(ARGUMENT):
+            length = f",endColumn={p.place.column + p.length}" if p.place.column and p.length > 1 else ""
+            at = f",line={p.place.line},col={max(1, p.place.column)}{length}" if p.place.line else ""
+            where.insert(0, f"file={_property(_in_workspace(p.place.file))}{at}")
+        message = p.message + "".join(f"\n{what}: {text}" for what, text in (("help", p.help), ("note", p.note)) if text)
+        lines.append(f"::{p.severity} {','.join(where)}::{_data(message)}")
     return "\n".join(lines)
+
+
+def _in_workspace(file: str) -> str:
+    """A file as GitHub names it: relative to GITHUB_WORKSPACE where that is set and holds it."""
+    workspace = os.environ.get("GITHUB_WORKSPACE")
+    if not workspace:
+        return file
+    relative = os.path.relpath(os.path.abspath(file), workspace)
+    return file if relative.startswith("..") else relative
+
+
+def _data(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(text: str) -> str:
+    return _data(text).replace(":", "%3A").replace(",", "%2C")
 
 
 def summary(problems: Sequence[Problem]) -> str:

@@ -75,6 +75,7 @@ def test_validate_names_every_problem_of_every_file(qrecipe: Qrecipe) -> None:
         "column": 21,
         "message": "row 2050 is taken by the base: english",
         "help": "`auto` finds a free row",
+        "note": None,
     }
 
 
@@ -94,7 +95,29 @@ def test_validate_prints_for_people_on_standard_error(qrecipe: Qrecipe) -> None:
 def test_validate_for_github(qrecipe: Qrecipe) -> None:
     done = qrecipe("validate", "unknown-field-stage.yaml", "--format", "github")
     assert done.returncode == 2
-    assert done.stdout == "::error file=unknown-field-stage.yaml,line=5,col=5,title=QR010::unknown field `epoch` (did you mean `epochs`?)\n"
+    message = "unknown field `epoch`%0Ahelp: did you mean `epochs`?"
+    assert done.stdout == f"::error file=unknown-field-stage.yaml,line=5,col=5,endColumn=10,title=QR010::{message}\n"
+
+
+def test_github_sees_files_from_the_repository_and_no_file_for_an_argument(qrecipe: Qrecipe, environment: dict[str, str]) -> None:
+    inside = Qrecipe({**environment, "GITHUB_WORKSPACE": str(ROOT)})
+    done = inside("validate", "unknown-field-stage.yaml", "--format", "github", "--set", "seed=a%,b")
+    first, second = done.stdout.splitlines()
+    assert first == "::error title=QR012::seed: should be a whole number"
+    assert second.startswith("::error file=tests/recipe/broken/unknown-field-stage.yaml,line=5,")
+
+
+# explain
+
+
+def test_explain(qrecipe: Qrecipe) -> None:
+    done = qrecipe("explain", "qr010", "--format", "json")
+    found = json.loads(done.stdout)
+    assert (done.returncode, found["code"], found["meaning"]) == (0, "QR010", "unknown field")
+    assert found["wrong"] != found["right"]
+    assert "What to do: the help has the nearest right spelling" in qrecipe("explain", "QR010").stdout
+    assert "QR071  another run works in this folder" in qrecipe("explain").stdout
+    assert qrecipe("explain", "QR999").returncode == 2
 
 
 # plan
@@ -213,7 +236,7 @@ def test_problems_are_json_on_standard_output_where_json_is_asked_for(qrecipe: Q
     assert done.returncode == 2
     (problem,) = json.loads(done.stdout)["problems"]
     assert problem["code"] == code
-    assert set(problem) == {"code", "severity", "file", "line", "column", "message", "help"}
+    assert set(problem) == {"code", "severity", "file", "line", "column", "message", "help", "note"}
 
 
 def test_every_verb_has_help(qrecipe: Qrecipe) -> None:

@@ -382,7 +382,9 @@ def test_a_sentence_that_trains_and_judges_is_refused_at_its_line(plan: Make, tm
 
 def test_few_sentences_warn_and_never_stop(plan: Make) -> None:
     planned = plan(stage("a", LANGUAGE_ROW), texts=TEXTS[:99])
-    assert [p.message for p in planned.warnings] == ["`speech` has 99 sentences; below 100 a language is hardly learned"]
+    assert [p.message for p in planned.warnings if "sentences" in p.message] == [
+        "`speech` has 99 sentences; below 100 a language is hardly learned"
+    ]
     require_complete(planned)
 
 

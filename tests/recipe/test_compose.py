@@ -98,7 +98,8 @@ def test_a_chain_that_is_too_long(files: Files) -> None:
     for i in range(MAX_CHAIN + 1):
         files.write(f"{i}.yaml", f"extends: {i + 1}.yaml\n")
     files.write(f"{MAX_CHAIN + 1}.yaml", "name: far\n")
-    assert files.refused("0.yaml").message == f"`extends` is deeper than {MAX_CHAIN} files"
+    chain = " -> ".join(f"{i}.yaml" for i in range(MAX_CHAIN + 1))
+    assert files.refused("0.yaml").message == f"`extends` is deeper than {MAX_CHAIN} files: {chain}"
     assert files.compose("2.yaml") == {"name": "far"}
 
 
@@ -325,7 +326,7 @@ def test_the_last_set_wins(files: Files) -> None:
         ("a..b=3", "`a..b=3` is not of the form path=value"),
         (
             "seed=[1",
-            "the value of `seed=[1` is not YAML: not YAML: while parsing a flow sequence expected ',' or ']', but got '<stream end>'",
+            "the value of `seed=[1` cannot be read: while parsing a flow sequence expected ',' or ']', but got '<stream end>'",
         ),
         ("stages.x.epochs=1", "`stages.x.epochs=1`: there is no `x`"),
         ("stages.9.epochs=1", "`stages.9.epochs=1`: there is no `9`"),
@@ -336,7 +337,7 @@ def test_the_last_set_wins(files: Files) -> None:
 def test_sets_that_cannot_be_applied(files: Files, text: str, message: str) -> None:
     files.write("r.yaml", "name: own\nstages: [{id: text}]\n")
     problem = files.refused("r.yaml", text)
-    assert (problem.code, problem.place.file, problem.message) == ("QR015", "--set", message)
+    assert (problem.code, problem.place.file, problem.message) == ("QR015", f"--set {text}", message)
 
 
 def test_set_suggests_the_stage(files: Files) -> None:
@@ -347,7 +348,137 @@ def test_set_suggests_the_stage(files: Files) -> None:
 def test_a_field_that_set_makes_up_is_a_problem_of_set(files: Files) -> None:
     files.write("r.yaml", "name: own\n")
     found = [p for p in inspect(files.root / "r.yaml", ["nmae=x"])[1] if p.code == "QR010"]
-    assert [(p.place.file, p.help) for p in found] == [("--set", "did you mean `name`?")]
+    assert [(p.place.file, p.help) for p in found] == [("--set nmae=x", "did you mean `name`?")]
+
+
+@pytest.mark.parametrize(
+    ("text", "column", "pointed"),
+    [
+        ("stages.txet.epochs=1", 8, "txet"),
+        ("seed=no", 6, "no"),
+        ("nmae=x", 1, "nmae"),
+        ("stages.text.epoch=2", 13, "epoch"),
+        ("seed=[1", 6, "["),
+    ],
+)
+def test_a_problem_of_set_points_into_the_argument(files: Files, text: str, column: int, pointed: str) -> None:
+    files.write("r.yaml", "name: own\nstages: [{id: text, objective: speech}]\n")
+    found = [p for p in inspect(files.root / "r.yaml", [text])[1] if p.place.file.startswith("--set")]
+    assert [(p.place.column, text[p.place.column - 1 :][: p.length]) for p in found] == [(column, pointed)]
+
+
+# remove
+
+
+def test_remove_takes_away_what_a_template_brings(files: Files) -> None:
+    files.write(
+        "t.yaml", "datasets: {a: {path: x}, b: {path: y}}\nstages: [{id: p, select: {every: 1}, gates: [1]}, {id: q}]\naccept: [1]\n"
+    )
+    files.write("r.yaml", "extends: t.yaml\nremove: [datasets.a, stages.q, stages.p.select, accept]\n")
+    assert files.compose("r.yaml") == {"datasets": {"b": {"path": "y"}}, "stages": [{"id": "p", "gates": [1]}]}
+
+
+def test_what_is_removed_can_be_stated_anew(files: Files) -> None:
+    files.write("t.yaml", "base: {model: a, revision: r}\n")
+    files.write("r.yaml", "extends: t.yaml\nremove: [base]\nbase: {model: b}\n")
+    assert files.compose("r.yaml") == {"base": {"model": "b"}}
+
+
+@pytest.mark.parametrize(
+    ("remove", "message", "help_"),
+    [
+        ("[stages.langauge]", "`remove` names `stages.langauge`, and what is extended has no `langauge`", "did you mean `language`?"),
+        ("[dataset]", "`remove` names `dataset`, and what is extended has no `dataset`", "did you mean `datasets`?"),
+        ("[1]", "`remove` is a list of paths such as `stages.talker` or `datasets.replay`", None),
+    ],
+)
+def test_removing_what_is_not_there(files: Files, remove: str, message: str, help_: str | None) -> None:
+    files.write("t.yaml", "datasets: {a: {path: x}}\nstages: [{id: language}]\n")
+    files.write("r.yaml", f"extends: t.yaml\nremove: {remove}\n")
+    problem = files.refused("r.yaml")
+    assert (problem.place, problem.message, problem.help) == (Place("r.yaml", 3, 10), message, help_)
+
+
+def test_there_is_nothing_to_remove_from(files: Files) -> None:
+    files.write("r.yaml", "remove: [stages]\n")
+    assert files.refused("r.yaml").code == "QR018"
+
+
+# folders
+
+
+def test_extends_stays_in_the_repository(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    files.write("shared/t.yaml", "seed: 1\n")
+    files.write("repository/recipes/r.yaml", "extends: ../../shared/t.yaml\n")
+    (files.root / "repository" / ".git").mkdir()
+    problem = files.refused("repository/recipes/r.yaml")
+    assert (problem.code, problem.message) == ("QR014", "`extends` leads out of the recipe's repository: ../../shared/t.yaml")
+    monkeypatch.setenv("QRECIPE_ALLOW", f"/nowhere:{files.root / 'shared'}")
+    assert files.compose("repository/recipes/r.yaml") == {"seed": 1}
+
+
+def test_a_link_does_not_lead_out_either(files: Files) -> None:
+    files.write("t.yaml", "seed: 1\n")
+    files.write("repository/r.yaml", "extends: t.yaml\n")
+    (files.root / "repository" / ".git").mkdir()
+    (files.root / "repository" / "t.yaml").symlink_to(files.root / "t.yaml")
+    assert "leads out" in files.refused("repository/r.yaml").message
+
+
+def test_without_a_repository_the_working_folder_counts(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    files.write("t.yaml", "seed: 1\n")
+    files.write("recipes/r.yaml", "extends: ../t.yaml\n")
+    assert files.compose("recipes/r.yaml") == {"seed": 1}
+    monkeypatch.chdir(files.root / "recipes")
+    assert "leads out" in inspect("r.yaml")[1][0].message
+
+
+@pytest.mark.parametrize("named", ["/etc/passwd", "https://example.com/t.yaml"])
+def test_extends_is_local_and_relative(files: Files, named: str) -> None:
+    files.write("r.yaml", f"extends: {named}\n")
+    assert files.refused("r.yaml").message == f"`extends` names local files by a relative path: {named}"
+
+
+def test_a_recipe_of_very_many_files(files: Files) -> None:
+    """Files that extend each other many times over would take forever without a bound."""
+    for i in range(60):
+        files.write(f"{i}.yaml", "seed: 1\n")
+    files.write("r.yaml", "extends: [" + ", ".join(f"{i}.yaml" for i in range(60)) + "]\n")
+    with pytest.raises(RecipeError) as e:
+        compose(files.root / "r.yaml", [], "r.yaml")
+    assert {p.message for p in e.value.problems} == {"the recipe is made of more than 32 files"}
+
+
+def test_every_file_that_cannot_be_extended_is_named(files: Files) -> None:
+    files.write("r.yaml", "extends: [one.yaml, two.yaml]\n")
+    assert [p.place.column for p in inspect(files.root / "r.yaml")[1]] == [11, 21]
+
+
+def test_a_second_stage_of_one_id_is_not_merged_away(files: Files) -> None:
+    files.write("t.yaml", "stages: [{id: a}]\n")
+    files.write("r.yaml", "extends: t.yaml\nstages: [{id: a, epochs: 1}, {id: a, epochs: 2}]\n")
+    assert files.compose("r.yaml")["stages"] == [{"id": "a", "epochs": 1}, {"id": "a", "epochs": 2}]
+
+
+def test_a_path_that_begins_with_a_variable(files: Files) -> None:
+    files.write("shared/t.yaml", "vars: {data: null}\ndatasets: {a: {path: $data/a.jsonl}, b: {path: here/$data/b.jsonl}}\n")
+    files.write("own/r.yaml", "extends: ../shared/t.yaml\nvars: {data: /srv}\n")
+    datasets = files.compose("own/r.yaml")["datasets"]
+    assert datasets == {"a": {"path": "/srv/a.jsonl"}, "b": {"path": "../shared/here/srv/b.jsonl"}}
+
+
+# notes
+
+
+def test_a_value_of_a_template_says_so(files: Files) -> None:
+    files.write(
+        "t.yaml",
+        "template: true\nvars: {rate: null}\nstages:\n  - {id: a, objective: speech, epochs: $rate}\n  - {id: b, objective: speech, epchs: 1}\n",
+    )
+    files.write("r.yaml", "extends: t.yaml\nvars: {rate: fast}\n")
+    notes = {p.message: p.note for p in inspect("r.yaml")[1]}
+    assert notes["stages.a.epochs: should be a number"] == "the value comes from `$rate` at r.yaml:3:14"
+    assert notes["unknown field `epchs`"] == "t.yaml is a template that r.yaml extends"
 
 
 # template

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from qrecipe.errors import Place, Problem, RecipeError
-from qrecipe.recipe.reader import MAX_BYTES, MAX_DEPTH, Node, read_file, read_text
+from qrecipe.recipe import reader
+from qrecipe.recipe.reader import MAX_BYTES, MAX_DEPTH, MAX_VALUES, Node, read_file, read_text
 
 
 def value(text: str) -> object:
@@ -45,8 +49,9 @@ def only(text: str) -> tuple[str, int, int, str]:
         ("1_000", "1_000"),
         ("0b11", "0b11"),
         ("-0x1f", "-0x1f"),
-        (".inf", ".inf"),
-        (".nan", ".nan"),
+        (".inf", math.inf),
+        ("-.Inf", -math.inf),
+        (".iNF", ".iNF"),
         ("1e", "1e"),
         ("+", "+"),
         (".", "."),
@@ -88,9 +93,17 @@ def test_a_rate_without_a_dot_is_a_number() -> None:
     assert value("[1e-5, 1.0e-5, 0.00001]") == [1e-5] * 3
 
 
-def test_digits_beyond_any_number_stay_text() -> None:
-    assert value("9" * 5000) == "9" * 5000
+def test_digits_beyond_any_number_are_infinite() -> None:
+    """A number in every reader's eyes, so that it is refused where text is wanted."""
+    assert value("9" * 5000) == math.inf
+    assert value("-" + "9" * 5000) == -math.inf
     assert value("9" * 300) == int("9" * 300)
+
+
+def test_not_a_number_is_a_number() -> None:
+    found = value(".nan")
+    assert isinstance(found, float)
+    assert math.isnan(found)
 
 
 def test_a_number_too_large_for_a_float_is_infinite_and_refused_later() -> None:
@@ -196,8 +209,75 @@ def test_tabs_do_not_indent() -> None:
     assert (problem.code, problem.place, problem.help) == ("QR002", Place("r.yaml", 2, 1), "use spaces in place of the tab")
 
 
-def test_tabs_stay_in_text() -> None:
+@pytest.mark.parametrize("text", ["a:\tb", "a: b\tc", "a: [1,\t2]", "a: b \t", "a: b\t\n", "- a\n-\tb", "a: 1\n\t\nb: 2"])
+def test_tabs_do_not_separate(text: str) -> None:
+    (problem,) = refused(text)
+    assert (problem.code, problem.help) == ("QR002", "use spaces in place of the tab")
+    assert text.splitlines()[problem.place.line - 1][problem.place.column - 1 :][:1] in ("\t", "b")
+
+
+def test_tabs_stay_in_text_and_comments() -> None:
     assert value('"a\tb"') == "a\tb"
+    assert value("'a\tb'  # x\ty") == "a\tb"
+    assert value("|\n  a\tb\n") == "a\tb\n"
+    assert read_text("#\tx\na: 1\n", "r.yaml").plain() == {"a": 1}
+
+
+@pytest.mark.parametrize("separator", ["\x85", "\u2028", "\u2029"])
+@pytest.mark.parametrize("text", ["a: x{}b: y", "a: 'x{}y'", "# x{}b: y\na: 1"])
+def test_line_ends_that_only_yaml_1_1_knows(text: str, separator: str) -> None:
+    """PyYAML would begin a new line there, an editor would not: places and meaning would differ."""
+    code, line, column, message = only(text.format(separator))
+    assert (code, line, column) == ("QR002", 1, text.index("{") + 1)
+    assert "line separator" in message
+
+
+@pytest.mark.parametrize(("line", "what"), [("%YAML 1.1", "`%YAML 1.1`"), ("%TAG ! tag:example.com,2000:", "`%TAG`")])
+def test_directives_that_would_change_the_meaning(line: str, what: str) -> None:
+    assert only(f"{line}\n---\na: no\n") == ("QR003", 1, 1, f"{what} is not used in recipes")
+
+
+def test_the_tag_that_makes_a_number_a_string() -> None:
+    assert only("a: ! 12\n")[3] == "the tag `!` is not used in recipes"
+
+
+def test_what_can_be_read_on_after_is_reported_together() -> None:
+    found = refused("a: &x 1\nb: *x\n1: c\na: 2\n<<: {d: 1}\n")
+    assert [(p.code, p.place.line) for p in found] == [("QR003", 1), ("QR003", 2), ("QR005", 3), ("QR004", 4), ("QR003", 5)]
+
+
+def test_a_caller_may_go_on_with_what_could_be_read() -> None:
+    problems: list[Problem] = []
+    node = read_text("a: 1\na: 2\nb: !x 3\n", "r.yaml", problems)
+    assert [p.code for p in problems] == ["QR004", "QR003"]
+    assert node.plain() == {"a": 1, "b": 3}
+
+
+def test_lists_that_belong_into_a_manifest() -> None:
+    text = "a: [" + "1, " * MAX_VALUES + "1]"
+    assert only(text)[3] == f"the file holds more than {MAX_VALUES:,} values"
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    with pytest.raises(RecipeError) as e:
+        read_file(tmp_path / "pipe.yaml")
+    assert e.value.problems[0].message == "cannot read the file: not a regular file"
+
+
+@pytest.mark.parametrize(
+    "text", ["a: 1\nb: [no, 1e-5, 'x', {c: ~}]\n", "a: |\n  x\n", "a: 1\na: 2\n", "a: &x 1\n", "a:\tb", "a: [1", "a: b: c", "? x\n: y"]
+)
+def test_both_of_pyyamls_parsers_mean_the_same(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wheel without libyaml reads with PyYAML's own parser."""
+    results: list[Any] = []
+    for loader in (yaml.SafeLoader, yaml.CSafeLoader):
+        monkeypatch.setattr(reader, "_LOADER", loader)
+        try:
+            results.append(read_text(text, "r.yaml"))
+        except RecipeError as e:
+            results.append([(p.code, p.place.line) for p in e.problems])
+    assert results[0] == results[1]
 
 
 @pytest.mark.parametrize(

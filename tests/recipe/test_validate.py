@@ -61,12 +61,12 @@ def test_carets_stand_inside_their_line(name: str) -> None:
     for problem in problems(name):
         if not problem.place.line or not problem.place.file.endswith(".yaml"):
             continue
-        line = Path(problem.place.file).read_text(encoding="utf-8").splitlines()[problem.place.line - 1]
+        line = Path(problem.place.file).read_text(encoding="utf-8").split("\n")[problem.place.line - 1]
         pointed = line[problem.place.column - 1 :][: problem.length]
         assert pointed, problem
         assert len(pointed) == problem.length, problem
         if "\t" not in line:
-            assert pointed == pointed.strip(), problem
+            assert pointed == pointed.strip() or problem.code == "QR002", problem
 
 
 def test_a_quoted_word_of_a_message_stands_under_its_caret() -> None:

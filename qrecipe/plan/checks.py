@@ -1,0 +1,329 @@
+"""What only a plan can tell of a recipe: stages that teach nothing or undo each other, rates, amounts of data, overlap.
+
+Needs names and shapes of the base, and manifests; never weights. What a recipe shows by itself is checked by
+`qrecipe.recipe.checks`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from qrecipe.errors import Place, Problem
+from qrecipe.files import FileHashes
+from qrecipe.plan.bases import BaseInfo
+from qrecipe.plan.manifest import Manifest
+from qrecipe.plan.trainable import CODEC_TABLE, TEXT_TABLE, Group, Trainable
+from qrecipe.recipe import LoadedRecipe
+from qrecipe.recipe.checks import at, may_hold_language_rows
+from qrecipe.recipe.dataset import SpeechDataset
+from qrecipe.recipe.language import language_key_problem
+from qrecipe.recipe.objectives import OBJECTIVES
+from qrecipe.recipe.reader import Node
+from qrecipe.recipe.stage import SpeechStage, Stage
+
+MIN_SENTENCES = 100
+"""Sentences below which text-only adaptation is not worth judging."""
+MIN_MINUTES = 30.0
+"""Minutes of speech below which the method's source promises little."""
+FRAMES_PER_SECOND = 12.5
+PREDICTOR = "talker.code_predictor."
+PREDICTOR_TABLES = "talker.code_predictor.model.codec_embedding."
+"""They are summed into the talker's input as well."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a plan knows when it is checked."""
+
+    loaded: LoadedRecipe
+    base: BaseInfo
+    rows: dict[str, int]
+    """Rows of the recipe's languages, as far as they are known."""
+    manifests: dict[str, Manifest]
+    trainables: dict[str, Trainable]
+    hashes: FileHashes
+
+    def stages(self) -> Iterator[tuple[Stage, Node, Trainable]]:
+        """Every stage with its node and what it trains."""
+        for i, stage in enumerate(self.loaded.recipe.stages):
+            yield stage, at(self.loaded.node, "stages", i), self.trainables[stage.id]
+
+    def shown(self, dataset: str) -> str:
+        """How messages name a dataset's file."""
+        return self.manifests[dataset].shown
+
+
+def check(context: Context) -> Iterator[Problem]:
+    """Everything below."""
+    yield from _languages(context)
+    yield from _silent(context)
+    yield from _feeds_the_talker(context)
+    yield from _overwritten(context)
+    yield from _rates(context)
+    yield from _amounts(context)
+    yield from _outruns(context)
+    yield from _overlap(context)
+
+
+def _languages(context: Context) -> Iterator[Problem]:
+    """A language's row learns only in a stage that trains it and reads speech of that language."""
+    recipe, node = context.loaded.recipe, context.loaded.node
+    for key in recipe.languages:
+        if language_key_problem(key) is not None:
+            continue  # said already
+        taught = False
+        for stage, _, trainable in context.stages():
+            spoken = {recipe.datasets[u.use].language for u in stage.uses if u.use in recipe.datasets}
+            if OBJECTIVES[stage.objective].data != "speech" or key not in spoken:
+                continue
+            if len(trainable.groups) < len(stage.train) and context.base.tensors is not None:
+                taught = True  # an entry is faulty, so what it would train is not known
+            elif context.base.tensors is None or key not in context.rows:
+                taught |= any(t.rows == "languages" or may_hold_language_rows(t.patterns, t.rows) for t in stage.train)
+            else:
+                taught |= any(CODEC_TABLE in g.tensors and (g.whole or context.rows[key] in (g.rows or ())) for g in trainable.groups)
+        if not taught:
+            yield Problem(
+                "QR028",
+                f"no stage trains the row of `{key}`: it stays at its init",
+                at(node, "languages", key).key_place or node.place,
+                "add `{match: talker.model.codec_embedding, rows: languages, lr: …}` to a `speech` stage that reads this language",
+                severity="warning",
+                length=len(key),
+            )
+
+
+def _silent(context: Context) -> Iterator[Problem]:
+    """Entries that the stage's loss never reaches."""
+    recipe = context.loaded.recipe
+    for stage, node, trainable in context.stages():
+        spoken = {recipe.datasets[u.use].language for u in stage.uses if u.use in recipe.datasets}
+        for i, train in enumerate(stage.train):
+            if train.rows == "languages" and stage.objective == "speech" and not spoken & recipe.languages.keys():
+                n = at(node, "train", i, "rows")
+                help_ = "add a dataset of " + " or ".join(f"`{key}`" for key in recipe.languages)
+                yield Problem(
+                    "QR031", "no dataset of this stage speaks a language of the recipe, so no row learns", n.place, help_, length=n.length
+                )
+        if not isinstance(stage, SpeechStage) or stage.predictor_weight > 0:
+            continue
+        for group in trainable.groups:
+            if all(t.startswith(PREDICTOR) and not t.startswith(PREDICTOR_TABLES) for t in group.tensors):
+                n = at(_entry(stage, node, group), "match")
+                help_ = "give `predictor_weight`, or train something else"
+                yield Problem("QR031", "`predictor_weight` is 0, so the code predictor learns nothing", n.place, help_, length=n.length)
+
+
+def _feeds_the_talker(context: Context) -> Iterator[Problem]:
+    """Tables that other modules read, trained while those stand still."""
+    for stage, node, trainable in context.stages():
+        trained = {t for g in trainable.groups for t in g.tensors}
+        for group in trainable.groups:
+            n = at(_entry(stage, node, group), "match")
+            if any(t.startswith(PREDICTOR_TABLES) for t in group.tensors) and not any(
+                t.startswith("talker.model.layers.") for t in trained
+            ):
+                yield Problem(
+                    "QR034",
+                    "the predictor's `codec_embedding` tables also feed the talker, which stands still in this stage and would hear other sounds",
+                    n.place,
+                    f"add `except: [{PREDICTOR_TABLES.rstrip('.')}]`",
+                    severity="warning",
+                    length=n.length,
+                )
+            if group.whole and group.train.weight_decay > 0 and {TEXT_TABLE, CODEC_TABLE} & set(group.tensors):
+                n = at(_entry(stage, node, group), "weight_decay")
+                yield Problem(
+                    "QR034",
+                    "weight decay shrinks every row of an embedding table, also those that no row of the data uses",
+                    n.place,
+                    "choose `rows`, or leave `weight_decay` out",
+                    severity="warning",
+                    length=n.length,
+                )
+
+
+OVERWRITES = 10.0
+"""Ratio of rates from which a later stage leaves little of what an earlier one learned in the same place."""
+
+
+def _overwritten(context: Context) -> Iterator[Problem]:
+    stages = list(context.stages())
+    for j, (later, node, trainable) in enumerate(stages):
+        for group in trainable.groups:
+            for earlier, _, before in stages[:j]:
+                small = next((g for g in before.groups if _share(g, group) and group.train.lr >= OVERWRITES * g.train.lr), None)
+                if small is None:
+                    continue
+                n = at(_entry(later, node, group), "lr")
+                what = next(t for t in group.tensors if t in small.tensors).removesuffix(".weight")
+                yield Problem(
+                    "QR034",
+                    f"`{earlier.id}` trains `{what}` at {small.train.lr:g}, and this stage again at {group.train.lr:g}: "
+                    "little of what it learned there remains",
+                    n.place,
+                    f"lower this rate, or leave the entry out of `{earlier.id}`",
+                    severity="warning",
+                    length=n.length,
+                )
+                break
+
+
+def _share(a: Group, b: Group) -> bool:
+    """Whether two groups train something in common."""
+    if not set(a.tensors) & set(b.tensors):
+        return False
+    if a.whole or b.whole:
+        return True
+    return a.rows is None or b.rows is None or bool(set(a.rows) & set(b.rows))
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Rates that are reported to work for a module of the published bases."""
+
+    prefix: str
+    low: float
+    high: float
+
+
+TOLERANCES = (
+    Tolerance("talker.model.layers.", 2e-6, 1e-5),
+    Tolerance("talker.model.norm.", 2e-6, 1e-5),
+    Tolerance("talker.text_projection.", 3e-5, 1e-4),
+    Tolerance(TEXT_TABLE, 3e-5, 1e-4),
+    Tolerance(CODEC_TABLE, 3e-5, 1e-3),
+    Tolerance("talker.codec_head.", 2e-6, 5e-5),
+    Tolerance(PREDICTOR, 2e-6, 1e-4),
+)
+"""From users' reports on the published bases (docs/method.md). The first whose prefix fits a tensor counts."""
+FAR = 10.0
+"""How many times outside a tolerance a rate is called far."""
+REAL_HIDDEN = 1024
+"""Smallest hidden size of the published bases: tolerances say nothing about the small embedded one."""
+
+
+def _rates(context: Context) -> Iterator[Problem]:
+    if context.base.random_weights or int(context.base.talker.get("hidden_size") or 0) < REAL_HIDDEN:
+        return
+    for stage, node, trainable in context.stages():
+        for group in trainable.groups:
+            found = {t for name in group.tensors for t in TOLERANCES if name.startswith(t.prefix)}
+            if not found:
+                continue
+            factor = 1.0
+            tightest, lowest = min(found, key=lambda t: t.high), min(found, key=lambda t: t.low)
+            lr, n = group.train.lr, at(_entry(stage, node, group), "lr")
+            usual = f"{tightest.low * factor:g} to {tightest.high * factor:g}"
+            module = tightest.prefix.removesuffix("weight").strip(".")
+            if lr > FAR * factor * tightest.high:
+                why = f"{usual} is usual; a pretrained module forgets what it knows at much higher rates"
+                message = f"{lr:g} is far above what `{module}` tolerates"
+            elif lr * FAR * FAR < factor * lowest.low:
+                why = (
+                    f"{usual} is usual; AdamW moves a weight by about the rate each step, which rounding to {context.base.dtype} then loses"
+                )
+                message = f"{lr:g} is too low for `{module}` to learn anything that survives"
+            else:
+                continue
+            yield Problem("QR035", message, n.place, why, severity="warning", length=n.length)
+
+
+def _entry(stage: Stage, node: Node, group: Group) -> Node:
+    """The node of the entry that a group comes from."""
+    return at(node, "train", next(i for i, t in enumerate(stage.train) if t is group.train))
+
+
+def _amounts(context: Context) -> Iterator[Problem]:
+    """Warns of less data than the method's source calls for."""
+    recipe = context.loaded.recipe
+    for name in sorted(recipe.trained_datasets() & context.manifests.keys()):
+        dataset, manifest = recipe.datasets[name], context.manifests[name]
+        if dataset.language not in recipe.languages or not manifest.rows:
+            continue
+        n = at(context.loaded.node, "datasets", name)
+        place, length = n.key_place or n.place, n.key_length
+        if len(manifest.rows) < MIN_SENTENCES:
+            message = f"`{name}` has {len(manifest.rows)} sentences; below {MIN_SENTENCES} a language is hardly learned"
+            yield Problem("QR047", message, place, severity="warning", length=length)
+        if isinstance(dataset, SpeechDataset):
+            seconds = _seconds(manifest, MIN_MINUTES * 60)
+            if seconds is not None and seconds < MIN_MINUTES * 60:
+                message = f"`{name}` has {seconds / 60:.1f} minutes of speech; below {MIN_MINUTES:g} a voice hardly learns a language"
+                yield Problem("QR047", message, place, severity="warning", length=length)
+
+
+def _seconds(manifest: Manifest, enough: float) -> float | None:
+    """Seconds of speech, counted until there are `enough`; None if a recording's length is not known."""
+    total = 0.0
+    for row in manifest.rows:
+        length = len(row.codes) / FRAMES_PER_SECOND if row.codes is not None else _duration(row.audio)
+        if length is None:
+            return None
+        total += length
+        if total >= enough:
+            break
+    return total
+
+
+def _duration(audio: Path | None) -> float | None:
+    """Seconds of a recording by its header; None if that is not known."""
+    if audio is None:
+        return None
+    from tinytag import TinyTag, TinyTagException
+
+    try:
+        return TinyTag.get(audio, tags=False).duration
+    except (TinyTagException, OSError, ValueError):
+        return None
+
+
+def _outruns(context: Context) -> Iterator[Problem]:
+    """Streaming reads one token a frame: a text with more tokens than frames is not over when its speech is."""
+    tokenizer = context.base.tokenizer
+    if tokenizer is None:
+        return
+    for stage, node, _ in context.stages():
+        if not isinstance(stage, SpeechStage) or stage.layout != "streaming":
+            continue
+        for j, use in enumerate(stage.uses):
+            manifest = context.manifests.get(use.use)
+            late = []
+            for row in manifest.rows if manifest else ():
+                seconds = len(row.codes) / FRAMES_PER_SECOND if row.codes is not None else _duration(row.audio)
+                if seconds is not None and len(tokenizer.assistant(row.text)[1]) > seconds * FRAMES_PER_SECOND:
+                    late.append(row.line)
+            if late and manifest is not None:
+                n = at(node, "data", j)
+                message = f"{len(late)} of {len(manifest.rows)} texts of `{use.use}` outrun streaming (the first in line {late[0]})"
+                help_ = "`layout: mixed` lays such rows out whole; streaming reads 12.5 tokens a second"
+                yield Problem("QR044", message, n.place, help_, severity="warning", length=n.length)
+
+
+def _overlap(context: Context) -> Iterator[Problem]:
+    """The same text or the same recording in training and in judging data."""
+    recipe = context.loaded.recipe
+    judged = {g.data for g in recipe.gates()} | {s.select.data for s in recipe.stages if s.select}
+    trained = recipe.trained_datasets()
+    for judge in sorted((judged - trained) & context.manifests.keys()):
+        rows = context.manifests[judge].rows
+        texts = {_plain(r.text): r.line for r in rows}
+        sounds = {context.hashes.sha256(r.audio): r.line for r in rows if r.audio is not None}
+        for name in sorted(trained & context.manifests.keys()):
+            if context.manifests[name].path == context.manifests[judge].path:
+                continue  # said by the recipe's own checks
+            mine = context.manifests[name].rows
+            same = [(r.line, texts[_plain(r.text)]) for r in mine if _plain(r.text) in texts]
+            heard = [(r.line, sounds[h]) for r in mine if r.audio is not None and (h := context.hashes.sha256(r.audio)) in sounds]
+            for what, found in (("sentence", same), ("recording", [h for h in heard if h not in same])):
+                if found:
+                    more = f", and {len(found) - 1} more" if len(found) > 1 else ""
+                    message = f"this {what} also judges, in `{judge}` (line {found[0][1]}){more}"
+                    yield Problem("QR046", message, Place(context.shown(name), found[0][0], 1), "take it out of one of the two")
+
+
+def _plain(text: str) -> str:
+    """A text without what does not change how it is spoken: case and the amount of white space."""
+    return " ".join(text.casefold().split())

@@ -1,0 +1,52 @@
+"""What a code means and what to do: the rows of docs/problems.md, and examples of the mistake and its remedy."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from importlib import resources
+
+from qrecipe.errors import CODES
+from qrecipe.recipe.reader import read_text
+from qrecipe.shipped import problems_page
+
+_ROW = re.compile(r"^\| (QR\d{3}) \| (.+?) \| (.+) \|$", flags=re.MULTILINE)
+_LINK = re.compile(r"\[([^\]]+)\]\([^)]+\)")
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A code, explained."""
+
+    code: str
+    meaning: str
+    remedy: str
+    wrong: str | None
+    """Lines of a recipe that have this problem."""
+    right: str | None
+    """The same without it."""
+
+    def as_json(self) -> dict[str, str | None]:
+        """The object of the command line's JSON output."""
+        return asdict(self)
+
+    def as_text(self) -> str:
+        """As people read it."""
+        text = f"{self.code}: {self.meaning}\n\nWhat to do: {self.remedy}\n"
+        for title, example in (("Wrong", self.wrong), ("Right", self.right)):
+            if example is not None:
+                text += f"\n{title}:\n\n" + "".join(f"    {line}\n" for line in example.splitlines())
+        return text
+
+
+def explanations() -> dict[str, Explanation]:
+    """Every code of `CODES`, explained."""
+    remedies = {code: remedy for code, _, remedy in _ROW.findall(problems_page().read_text(encoding="utf-8"))}
+    examples = read_text((resources.files("qrecipe.report") / "examples.yaml").read_text(encoding="utf-8"), "examples.yaml").plain()
+    assert isinstance(examples, dict)
+    found = {}
+    for code, meaning in CODES.items():
+        example = examples.get(code, {})
+        remedy = _LINK.sub(lambda m: f"docs/{m[1]}" if m[1].endswith(".md") else m[1], remedies[code]).replace("\\|", "|")
+        found[code] = Explanation(code, meaning, remedy, example.get("wrong"), example.get("right"))
+    return found

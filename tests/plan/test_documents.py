@@ -1,0 +1,45 @@
+"""Documents that are read back are checked against their schemas."""
+
+from __future__ import annotations
+
+import pytest
+
+from qrecipe.errors import Place
+from qrecipe.plan.documents import check, fits
+
+
+def test_a_lock_that_was_edited_by_hand() -> None:
+    problems = check("lock", {"lock": 1, "recipe": "malay", "edited": True}, Place("malay.lock"))
+    assert {p.code for p in problems} == {"QR062"}
+    assert any("unknown field `edited`" in p.message for p in problems)
+    assert any("missing" in p.message and "`plan`" in p.message for p in problems)
+
+
+ROWS: list[object] = [
+    {"text": "a"},
+    {"text": "a", "extra": 1},
+    {"text": ""},
+    {"text": 5},
+    {"text": "x" * 10_001},
+    {"text": "a", "audio": "b.ogg", "cut": True, "speaker": "c"},
+    {"text": "a", "audio": None, "audio_codes": [[0, 2047]]},
+    {"text": "a", "audio_codes": [[2048]]},
+    {"text": "a", "audio_codes": [[]]},
+    {"text": "a", "audio_codes": [[-1]]},
+    {"text": "a", "audio_codes": [[True]]},
+    {"text": "a", "audio_codes": [["1"]]},
+    {"text": "a", "cut": 1},
+    {"text": "a", "audio": ""},
+    {"audio": "b.ogg"},
+    {},
+    [],
+    None,
+    "text",
+    7,
+]
+
+
+@pytest.mark.parametrize("name", ["text-row", "speech-row"])
+@pytest.mark.parametrize("row", ROWS, ids=str)
+def test_the_fast_check_agrees_with_the_schema(name: str, row: object) -> None:
+    assert fits(name, row) == (check(name, row, Place("x")) == [])
