@@ -15,7 +15,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from qrecipe.errors import Place, Problem, RecipeError, nearest, suggest
-from qrecipe.recipe import checks, metrics
+from qrecipe.recipe import checks
 from qrecipe.recipe.compose import compose_all
 from qrecipe.recipe.docs import field_docs
 from qrecipe.recipe.gate import Gate
@@ -96,7 +96,7 @@ def inspect(path: Path | str, sets: Iterable[str] = ()) -> tuple[LoadedRecipe | 
     found = checks.check(sound.recipe, sound.node, file.resolve().parent, node)
     problems = _noted(with_more(problems, found), node)
     faulty = any(p.severity == "error" for p in problems)
-    sound = _plannable(sound.recipe, sound.node) if faulty else sound
+    sound = _plannable(sound.recipe, sound.node, {p.place for p in problems}) if faulty else sound
     if sound.recipe is None:
         return None, problems
     warnings = [p for p in problems if p.severity == "warning"]
@@ -174,8 +174,8 @@ class Sound:
     problems: list[Problem]
 
 
-def _plannable(recipe: Recipe, node: Node) -> Sound:
-    """A recipe without the parts that name what is not there, so that the rest can be planned."""
+def _plannable(recipe: Recipe, node: Node, faults: set[Place]) -> Sound:
+    """A recipe without faulty gates and names that are not there, so that the rest can be planned."""
     cuts: list[Loc] = []
     ids: set[str] = set()
 
@@ -184,7 +184,7 @@ def _plannable(recipe: Recipe, node: Node) -> Sound:
 
     def gates(found: Sequence[Gate], path: Loc) -> None:
         for j, gate in enumerate(found):
-            if unusable(gate.data) or len(gate.given) != 1 or metrics.find(gate.metric) is None:
+            if unusable(gate.data) or len(gate.given) != 1 or _places(_along(node, (*path, j))) & faults:
                 cuts.append((*path, j))
 
     for i, stage in enumerate(recipe.stages):
@@ -205,6 +205,10 @@ def _plannable(recipe: Recipe, node: Node) -> Sound:
     for path in reversed(cuts):
         node = _cut(node, path)
     return salvage(node)
+
+
+def _places(node: Node | None) -> set[Place]:
+    return {p for n in _all_nodes(node) for p in (n.place, n.key_place) if p is not None} if node is not None else set()
 
 
 PLACEHOLDERS: dict[str, Scalar] = {"qrecipe": 1, "name": "unnamed", "version": "0.0.0", "bcp47": "und", "lr": 1e-5}
