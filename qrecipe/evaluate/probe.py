@@ -102,7 +102,7 @@ def probe(
     progress: Progress | None = None,
 ) -> list[Probe]:
     """Tries gates on their datasets' recordings; equal gates once."""
-    tried = {(g.data, s.name): 1 + len(_ways(g, s)) for g in gates if (s := _listens(g, listeners)) is not None}
+    tried = {(g.data, s.name): 1 + len(ways_of(g, s)) for g in gates if (s := _listens(g, listeners)) is not None}
     rows = {name: len([r for r in spoken_rows(d, settings) if r.audio is not None]) for name, d in data.items()}
     values = _Values(data, settings, listeners, progress, sum(n * rows[d] for (d, _), n in tried.items()))
     found: dict[str, Probe] = {}
@@ -120,7 +120,7 @@ def _probe(gate: Gate, data: dict[str, SpeechData], values: _Values, listeners: 
     missing = listeners.missing(spec)
     if missing is not None:
         return Probe(gate, None, {}, missing.message)
-    if not _ways(gate, spec):
+    if not ways_of(gate, spec):
         return Probe(gate, None, {}, "no spoilt copy lies on the side that the gate guards")
     natural = values.of(gate.data, spec, None)
     if not natural:
@@ -128,7 +128,7 @@ def _probe(gate: Gate, data: dict[str, SpeechData], values: _Values, listeners: 
     gains = gate.kind in ("min_decrease", "min_increase")
     plain = gate.model_copy(update={"layout": None, "prompt": None, "worst": None if gate.worst in ("layout", "prompt") else gate.worst})
     spoilt, passes = {}, []
-    for way in _ways(gate, spec):
+    for way in ways_of(gate, spec):
         bad = values.of(gate.data, spec, way)
         spoilt[way] = judge(plain, spec, bad, bad if gains else natural, natural)
         passes.append(judge(plain, spec, natural, bad if gains else natural, natural))
@@ -141,10 +141,10 @@ def _listens(gate: Gate, listeners: Listeners) -> MetricSpec | None:
     """The metric of a gate that can be tried here."""
     spec = find(gate.metric)
     assert spec is not None, "checked by the recipe"
-    return spec if spec.source == "generated" and _ways(gate, spec) and listeners.missing(spec) is None else None
+    return spec if spec.source == "generated" and ways_of(gate, spec) and listeners.missing(spec) is None else None
 
 
-def _ways(gate: Gate, spec: MetricSpec) -> list[str]:
+def ways_of(gate: Gate, spec: MetricSpec) -> list[str]:
     """The ways of spoiling that the gate's side must notice: of `duration_ratio`, a cut recording is too short, a doubled one too long."""
     upper = gate.kind in ("max", "max_increase", "min_decrease", "max_over_floor")
     if spec.better in ("one", "match"):

@@ -42,23 +42,26 @@ class TransformersRecogniser:
         with silence():
             given = self._processor(audio, sampling_rate=LISTENING_RATE, return_tensors="pt").to(self._device)
             if self._ctc:
-                tokens = self._model(**given).logits.argmax(-1)
-            else:
-                settings: dict[str, Any] = {"do_sample": False, "num_beams": self._beam_size, "max_new_tokens": MAX_TOKENS}
-                tokens = self._model.generate(given.input_features, language=language, task="transcribe", **settings)
-            text = self._processor.batch_decode(tokens, skip_special_tokens=True)[0]
-        return str(text).strip()
+                return self._letters(self._model(**given).logits.argmax(-1))
+            settings: dict[str, Any] = {"do_sample": False, "num_beams": self._beam_size, "max_new_tokens": MAX_TOKENS}
+            tokens = self._model.generate(given.input_features, language=language, task="transcribe", **settings)
+            return str(self._processor.batch_decode(tokens, skip_special_tokens=True)[0]).strip()
+
+    def _letters(self, tokens: torch.Tensor) -> str:
+        """Text of CTC's best tokens, [1, frames]. Special ones go afterwards: with `skip_special_tokens` the blanks that part
+        doubled letters would go first."""
+        tokenizer = self._processor.tokenizer
+        text = str(tokenizer.batch_decode(tokens)[0])
+        for special in tokenizer.all_special_tokens:
+            text = text.replace(special, "")
+        return text.strip()
 
     def _use_adapter(self, language: str) -> None:
         """MMS has a vocabulary and a small adapter for every language; other CTC models have one vocabulary."""
-        tokenizer = self._processor.tokenizer
-        if self._adapter == language or (
-            not isinstance(next(iter(tokenizer.vocab.values()), None), dict)
-            and getattr(self._model.config, "adapter_attn_dim", None) is None
-        ):
+        if self._adapter == language or getattr(self._model.config, "adapter_attn_dim", None) is None:
             return
         with silence():
-            tokenizer.set_target_lang(language)
+            self._processor.tokenizer.set_target_lang(language)
             self._model.load_adapter(language, local_files_only=True)
         self._adapter = language
 

@@ -1,0 +1,75 @@
+"""Evaluators against the packages they are, asked directly, and metrics that another package adds."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+
+from qrecipe.data.audio import load, read
+from qrecipe.data.speech import SpeechRow
+from qrecipe.evaluate import metrics
+from qrecipe.evaluate.listeners import Listeners, resampled
+from qrecipe.evaluate.samples import Sample
+from qrecipe.recipe import metrics as registry
+from qrecipe.recipe.evaluator import Evaluators
+
+MALAY = Path(__file__).parents[2] / "recipes" / "data" / "malay"
+
+
+def sample(**evaluators: Any) -> Sample:
+    entry = json.loads((MALAY / "dev.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    ears = Listeners(cast(Any, None), None, Evaluators.model_validate(evaluators), Path.cwd(), {"malay": "ms"})
+    row = SpeechRow(1, entry["text"], [], [], torch.zeros((10, 1)), 1.0, 0.0, "", MALAY / "ref.ogg", None, False, MALAY / entry["audio"])
+    return Sample(row, load(MALAY / entry["audio"], 30.0).samples, torch.zeros((10, 1)), 30, "malay", ears)
+
+
+@pytest.mark.slow
+def test_similarity_is_resemblyzer_s() -> None:
+    item = sample(speaker={"backend": "resemblyzer"})
+    found = metrics.speaker_similarity(item)
+    assert found is not None
+    import sys
+
+    sys.modules.setdefault("pkg_resources", cast(Any, SimpleNamespace(get_distribution=lambda name: SimpleNamespace(version="0"))))
+    from resemblyzer import VoiceEncoder, preprocess_wav
+
+    encoder = VoiceEncoder("cpu", verbose=False)
+    one, two = (encoder.embed_utterance(preprocess_wav(a, source_sr=24_000)) for a in (item.audio, read(MALAY / "ref.ogg")))
+    assert found == pytest.approx(float(one @ two / np.linalg.norm(one) / np.linalg.norm(two)), abs=1e-5)
+    assert found > 0.7
+    assert metrics.speaker_similarity(replace(item, row=replace(item.row, reference=None))) is None
+
+
+@pytest.mark.slow
+def test_opinions_are_speechmos_s_and_can_be_repeated() -> None:
+    from speechmos import dnsmos, plcmos
+
+    state = np.random.get_state()[1].copy()
+    item = sample(mos={"backend": "plcmos"})
+    found = metrics.mos(item)
+    assert np.array_equal(np.random.get_state()[1], state)
+    assert metrics.mos(sample(mos={"backend": "plcmos"})) == found
+    assert found == pytest.approx(float(plcmos.run(resampled(item.audio), sr=16_000)["plcmos"]), abs=0.1)  # it draws at random
+    assert metrics.mos(sample(mos={"backend": "dnsmos"})) == pytest.approx(float(dnsmos.run(resampled(item.audio), sr=16_000)["ovrl_mos"]))
+
+
+LOUDEST = registry.MetricSpec("loudest", "the highest sample", "share", "generated", "lower", f"{__name__}:loudest")
+
+
+def loudest(item: Sample) -> float:
+    return float(np.abs(item.audio).max())
+
+
+def test_a_package_adds_a_metric(monkeypatch: pytest.MonkeyPatch) -> None:
+    point = SimpleNamespace(name="loudest", load=lambda: LOUDEST)
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group, name=None: [point] if name in (None, "loudest") else [])
+    assert registry.find("loudest") is LOUDEST
+    assert "loudest" in registry.names()
+    assert registry.find("quietest") is None

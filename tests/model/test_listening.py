@@ -1,0 +1,92 @@
+"""Evaluators that transformers runs, on tiny random models: what they give is what transformers gives when it is asked directly."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from qrecipe.model.listening import TransformersRecogniser, WavLmSpeaker
+from tests.support import audio
+
+pytestmark = pytest.mark.slow
+CPU = torch.device("cpu")
+SOUND = audio.speech(3, 1.0)[:16_000]
+LETTERS = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3, "|": 4, "a": 5, "b": 6, "c": 7}
+TINY = {
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "conv_dim": (8, 8),
+    "conv_kernel": (10, 8),
+    "conv_stride": (160, 2),
+    "num_conv_pos_embeddings": 4,
+    "num_conv_pos_embedding_groups": 2,
+    "num_feat_extract_layers": 2,
+}
+
+
+def extractor(folder: Path) -> None:
+    from transformers import Wav2Vec2FeatureExtractor
+
+    Wav2Vec2FeatureExtractor(sampling_rate=16_000).save_pretrained(folder)
+
+
+def test_ctc_is_read_greedily(tmp_path: Path) -> None:
+    from transformers import Wav2Vec2Config, Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2ForCTC, Wav2Vec2Processor
+
+    torch.manual_seed(0)
+    (tmp_path / "vocab.json").write_text(json.dumps(LETTERS))
+    tokenizer = Wav2Vec2CTCTokenizer(str(tmp_path / "vocab.json"))
+    processor = Wav2Vec2Processor(feature_extractor=Wav2Vec2FeatureExtractor(sampling_rate=16_000), tokenizer=tokenizer)
+    processor.save_pretrained(tmp_path)
+    model = Wav2Vec2ForCTC(Wav2Vec2Config(vocab_size=len(LETTERS), **TINY)).eval()
+    model.save_pretrained(tmp_path)
+    with torch.no_grad():
+        best = model(**processor(SOUND, sampling_rate=16_000, return_tensors="pt")).logits.argmax(-1)[0].tolist()
+    letters = {v: k for k, v in LETTERS.items()}
+    collapsed = [letters[t] for i, t in enumerate(best) if i == 0 or t != best[i - 1]]
+    expected = "".join(c for c in collapsed if len(c) == 1).replace("|", " ").strip()
+    recogniser = TransformersRecogniser(tmp_path, 5, CPU)
+    assert recogniser.transcribe(SOUND, "ms") == expected
+    assert recogniser._letters(torch.tensor([[5, 5, 0, 5, 6, 4, 3, 7]])) == "aab c", "a blank parts doubled letters"
+
+
+def test_mms_takes_the_adapter_of_the_language(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+    from transformers import Wav2Vec2Config, Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2ForCTC, Wav2Vec2Processor
+
+    torch.manual_seed(0)
+    (tmp_path / "vocab.json").write_text(json.dumps({"eng": LETTERS, "zlm": {**LETTERS, "x": 5, "y": 6, "z": 7, "w": 8}}))
+    tokenizer = Wav2Vec2CTCTokenizer(str(tmp_path / "vocab.json"), target_lang="eng")
+    processor = Wav2Vec2Processor(feature_extractor=Wav2Vec2FeatureExtractor(sampling_rate=16_000), tokenizer=tokenizer)
+    processor.save_pretrained(tmp_path)
+    config = Wav2Vec2Config(vocab_size=len(LETTERS), adapter_attn_dim=4, do_stable_layer_norm=True, **TINY)
+    model = Wav2Vec2ForCTC(config).eval()
+    model.save_pretrained(tmp_path)
+    adapter = {k: torch.randn_like(v) for k, v in model._get_adapters().items()}
+    adapter["lm_head.weight"], adapter["lm_head.bias"] = torch.randn(9, 16), torch.zeros(9)
+    save_file(adapter, tmp_path / "adapter.zlm.safetensors")
+    recogniser = TransformersRecogniser(tmp_path, 5, CPU)
+    first = recogniser.transcribe(SOUND, "zlm")
+    assert recogniser._model.lm_head.out_features == 9
+    assert recogniser.transcribe(SOUND, "zlm") == first
+
+
+def test_wavlm_s_vectors(tmp_path: Path) -> None:
+    from transformers import Wav2Vec2FeatureExtractor, WavLMConfig, WavLMForXVector
+
+    torch.manual_seed(0)
+    extractor(tmp_path)
+    config = WavLMConfig(tdnn_dim=(8, 8), tdnn_kernel=(3, 1), tdnn_dilation=(1, 1), xvector_output_dim=12, **TINY)
+    model = WavLMForXVector(config).eval()
+    model.save_pretrained(tmp_path)
+    with torch.no_grad():
+        given = Wav2Vec2FeatureExtractor(sampling_rate=16_000)(SOUND, sampling_rate=16_000, return_tensors="pt")
+        expected = model(**given).embeddings[0]
+    found = WavLmSpeaker(tmp_path, CPU).vector(np.asarray(SOUND, dtype=np.float32))
+    assert torch.allclose(found, expected, atol=1e-6)
