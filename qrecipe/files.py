@@ -11,8 +11,9 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,19 @@ def is_file(path: Path) -> bool:
         return False
 
 
+def real_path(path: Path) -> str:
+    """Like `os.path.realpath`, quick for many files of one folder."""
+    if path.name in ("", "..", "."):
+        return os.path.realpath(path)
+    joined = os.path.join(_real_folder(str(path.parent)), path.name)
+    return os.path.realpath(joined) if os.path.islink(joined) else joined
+
+
+@lru_cache(maxsize=4096)
+def _real_folder(folder: str) -> str:
+    return os.path.realpath(folder)
+
+
 class FileHashes:
     """SHA-256 of files, remembered by path, size and modification time, so that a plan does not read gigabytes twice."""
 
@@ -172,7 +186,7 @@ class FileHashes:
     def known(self, path: Path) -> str | None:
         """The hash if the file was hashed before and has not changed since."""
         stat = path.stat()
-        entry = self._known.get(str(path.resolve()))
+        entry = self._known.get(real_path(path))
         if isinstance(entry, list) and entry[:2] == [stat.st_size, stat.st_mtime_ns]:
             return str(entry[2])
         return None
@@ -183,9 +197,18 @@ class FileHashes:
         if found is None:
             stat = path.stat()
             found = sha256(path)
-            self._known[str(path.resolve())] = [stat.st_size, stat.st_mtime_ns, found]
+            self._known[real_path(path)] = [stat.st_size, stat.st_mtime_ns, found]
             self._changed = True
         return found
+
+    def seconds(self, path: Path, measure: Callable[[Path], float | None]) -> float | None:
+        """How long a recording is, measured once and remembered beside the hash."""
+        self.sha256(path)
+        entry = self._known[real_path(path)]
+        if len(entry) < 4:
+            entry.append(measure(path))
+            self._changed = True
+        return None if entry[3] is None else float(entry[3])
 
     def save(self) -> None:
         """Writes what was learned; a cache that cannot be written is no error."""

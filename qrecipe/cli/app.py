@@ -17,6 +17,7 @@ from qrecipe.files import says_full
 from qrecipe.redaction import redact
 
 VERBS = {
+    "new": "Write a recipe for a new language.",
     "validate": "Check recipes.",
     "plan": "Show what a recipe will do, before anything happens.",
     "show": "Print the one recipe that results from its files.",
@@ -29,6 +30,7 @@ VERBS = {
     "schema": "Print a JSON Schema, or write all of them.",
     "explain": "Say what a problem's code means and what to do.",
     "doctor": "Say what is installed and where a base is.",
+    "completion": "Print a script that completes commands in a shell.",
     "gc": "List or delete what no run refers to.",
 }
 

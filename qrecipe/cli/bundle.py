@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from qrecipe.cli.completion import complete_stages
 from qrecipe.cli.options import FILE, format_option
 
 
@@ -36,7 +37,7 @@ def verify_command(folder: Path, format_: str) -> int:
 
 @command.command("build")
 @click.argument("run_folder", metavar="RUNS/NAME", type=FILE)
-@click.option("--stages", help="Stages to keep, separated by commas; default: those that the run kept.")
+@click.option("--stages", shell_complete=complete_stages, help="Stages to keep, separated by commas; default: those that the run kept.")
 @click.option("--bundles", type=FILE, default=Path("bundles"), show_default=True, help="Folder of bundles.")
 @format_option()
 def build_command(run_folder: Path, stages: str | None, bundles: Path, format_: str) -> int:

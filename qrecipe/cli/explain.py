@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import click
 
+from qrecipe.cli.completion import complete_codes
 from qrecipe.cli.options import format_option
 
 
 @click.command("explain")
-@click.argument("code", required=False)
+@click.argument("code", required=False, shell_complete=complete_codes)
 @format_option()
 def command(code: str | None, format_: str) -> int:
     """Say what a problem's CODE, such as QR012, means and what to do about it; without one, list all codes."""

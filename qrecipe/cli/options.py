@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
+from qrecipe.cli.completion import complete_sets
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 FILE = click.Path(path_type=Path)
@@ -21,7 +23,12 @@ def format_option(*more: str) -> Callable[[F], F]:
 def set_option(function: F) -> F:
     """`--set path=value`, as often as needed."""
     option = click.option(
-        "--set", "sets", multiple=True, metavar="PATH=VALUE", help="Change a value of the recipe, such as stages.text.epochs=3."
+        "--set",
+        "sets",
+        shell_complete=complete_sets,
+        multiple=True,
+        metavar="PATH=VALUE",
+        help="Change a value of the recipe, such as stages.text.epochs=3.",
     )
     return option(function)
 

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import click
 
+from qrecipe.cli.completion import complete_recipes
 from qrecipe.cli.options import FILE, allow_option, format_option, set_option
 from qrecipe.errors import RecipeError
 
 
 @click.command("plan")
-@click.argument("file", type=FILE)
+@click.argument("file", type=FILE, shell_complete=complete_recipes)
 @click.option("--runs", type=FILE, default=Path("runs"), show_default=True, help="Folder of run folders, to say what is done already.")
 @click.option("--strict", is_flag=True, help="A missing base or data is an error, not a warning.")
 @allow_option

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
+from qrecipe.cli.completion import complete_recipes
 from qrecipe.cli.options import FILE, allow_option, format_option, set_option
 
 
 @click.command("prepare")
-@click.argument("file", type=FILE)
+@click.argument("file", type=FILE, shell_complete=complete_recipes)
 @allow_option
 @set_option
 @format_option()

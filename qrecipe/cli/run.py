@@ -7,14 +7,15 @@ from typing import Any
 
 import click
 
+from qrecipe.cli.completion import complete_recipes, complete_stages
 from qrecipe.cli.options import FILE, allow_option, format_option, set_option
 
 
 @click.command("run")
-@click.argument("file", type=FILE)
+@click.argument("file", type=FILE, shell_complete=complete_recipes)
 @click.option("--runs", type=FILE, default=Path("runs"), show_default=True, help="Folder of run folders.")
 @click.option("--bundles", type=FILE, default=Path("bundles"), show_default=True, help="Folder of bundles.")
-@click.option("--until", metavar="STAGE", help="Stop after this stage.")
+@click.option("--until", metavar="STAGE", shell_complete=complete_stages, help="Stop after this stage.")
 @click.option("--checkpoint-minutes", type=click.FloatRange(min=0), default=10.0, show_default=True, help="Keep a stage's state so often.")
 @click.option("--checkpoint-steps", type=click.IntRange(min=1), help="Also keep it after so many steps.")
 @click.option("--locked", is_flag=True, help="Refuse whatever differs from the lock beside the recipe.")

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import click
 
+from qrecipe.cli.completion import complete_recipes
 from qrecipe.cli.options import FILE, allow_option, format_option, set_option
 from qrecipe.errors import Problem, UserError
 from qrecipe.files import FileHashes
 
 
 @click.command("validate")
-@click.argument("files", nargs=-1, required=True, type=FILE)
+@click.argument("files", nargs=-1, required=True, type=FILE, shell_complete=complete_recipes)
 @click.option("--strict", is_flag=True, help="A missing base or data is an error, not a warning.")
 @click.option("--locked", is_flag=True, help="Also compare with the lock beside each recipe.")
 @allow_option

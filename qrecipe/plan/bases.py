@@ -10,6 +10,7 @@ import os
 import re
 import struct
 from dataclasses import dataclass, field
+from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,7 @@ class BaseInfo:
         return taken | controls
 
 
+@lru_cache(maxsize=8)
 def catalogue(name: str) -> dict[str, Any] | None:
     """The shipped catalogue of a base by hub id or `builtin:` name."""
     slug = name.removeprefix(BUILTIN) if name.startswith(BUILTIN) else name.split("/")[-1].lower()
@@ -141,7 +143,6 @@ def _builtin(base: Base, place: Place) -> BaseInfo:
         )
     shipped = catalogue(base.model)
     assert shipped is not None
-    package = Path(str(resources.files("qrecipe.builtin") / "mini"))
     return BaseInfo(
         model=base.model,
         revision=None,
@@ -150,9 +151,14 @@ def _builtin(base: Base, place: Place) -> BaseInfo:
         dtype=shipped["dtype"],
         config=shipped["config"],
         tensors={k: tuple(v) for k, v in shipped["tensors"].items()},
-        tokenizer=TextTokenizer.of_folder(package),
+        tokenizer=_mini_tokenizer(),
         random_weights=True,
     )
+
+
+@lru_cache(maxsize=1)
+def _mini_tokenizer() -> TextTokenizer:
+    return TextTokenizer.of_folder(Path(str(resources.files("qrecipe.builtin") / "mini")))
 
 
 def _absent(base: Base, place: Place, why: str) -> BaseInfo:

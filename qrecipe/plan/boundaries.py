@@ -6,10 +6,10 @@ A recipe may come from a stranger. Links are followed before a path is judged.
 from __future__ import annotations
 
 import os
-from functools import lru_cache
 from pathlib import Path
 
 from qrecipe.errors import Place, Problem
+from qrecipe.files import real_path
 from qrecipe.recipe.paths import ALLOW
 from qrecipe.recipe.reader import Node
 
@@ -25,8 +25,8 @@ def allow(folder: Path) -> None:
 
 def inside(path: Path, *roots: Path) -> bool:
     """Whether a path lies in one of the folders or in an allowed one, links followed."""
-    real = _real(path)
-    return any(real == root or real.startswith(root.rstrip(os.sep) + os.sep) for root in (*map(_real_folder, map(str, roots)), *_allowed()))
+    real = real_path(path)
+    return any(real == root or real.startswith(root.rstrip(os.sep) + os.sep) for root in (*map(real_path, roots), *_allowed()))
 
 
 def problem(path: Path, text: str, node: Node, root: Path) -> Problem | None:
@@ -46,16 +46,3 @@ def row_problem(path: Path, text: str, place: Place, roots: tuple[Path, ...]) ->
 
 def _allowed() -> list[str]:
     return [os.path.realpath(os.path.expanduser(f)) for f in os.environ.get(ALLOW, "").split(os.pathsep) if f]
-
-
-def _real(path: Path) -> str:
-    """Like `os.path.realpath`, quick for many files of one folder."""
-    if path.name in ("", "..", "."):
-        return os.path.realpath(path)
-    joined = os.path.join(_real_folder(str(path.parent)), path.name)
-    return os.path.realpath(joined) if os.path.islink(joined) else joined
-
-
-@lru_cache(maxsize=4096)
-def _real_folder(folder: str) -> str:
-    return os.path.realpath(folder)

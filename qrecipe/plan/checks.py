@@ -13,7 +13,7 @@ from pathlib import Path
 from qrecipe.errors import Place, Problem
 from qrecipe.files import FileHashes
 from qrecipe.plan.bases import BaseInfo
-from qrecipe.plan.manifest import Manifest
+from qrecipe.plan.manifest import Manifest, Row
 from qrecipe.plan.trainable import CODEC_TABLE, TEXT_TABLE, Group, Trainable
 from qrecipe.recipe import LoadedRecipe
 from qrecipe.recipe.checks import at, may_hold_language_rows
@@ -249,17 +249,17 @@ def _amounts(context: Context) -> Iterator[Problem]:
             message = f"`{name}` has {len(manifest.rows)} sentences; below {MIN_SENTENCES} a language is hardly learned"
             yield Problem("QR047", message, place, severity="warning", length=length)
         if isinstance(dataset, SpeechDataset):
-            seconds = _seconds(manifest, MIN_MINUTES * 60)
+            seconds = _seconds(manifest, context.hashes, MIN_MINUTES * 60)
             if seconds is not None and seconds < MIN_MINUTES * 60:
                 message = f"`{name}` has {seconds / 60:.1f} minutes of speech; below {MIN_MINUTES:g} a voice hardly learns a language"
                 yield Problem("QR047", message, place, severity="warning", length=length)
 
 
-def _seconds(manifest: Manifest, enough: float) -> float | None:
+def _seconds(manifest: Manifest, hashes: FileHashes, enough: float) -> float | None:
     """Seconds of speech, counted until there are `enough`; None if a recording's length is not known."""
     total = 0.0
     for row in manifest.rows:
-        length = len(row.codes) / FRAMES_PER_SECOND if row.codes is not None else _duration(row.audio)
+        length = _length(row, hashes)
         if length is None:
             return None
         total += length
@@ -268,10 +268,15 @@ def _seconds(manifest: Manifest, enough: float) -> float | None:
     return total
 
 
-def _duration(audio: Path | None) -> float | None:
-    """Seconds of a recording by its header; None if that is not known."""
-    if audio is None:
-        return None
+def _length(row: Row, hashes: FileHashes) -> float | None:
+    """Seconds of a row's recording; None if that is not known."""
+    if row.codes is not None:
+        return len(row.codes) / FRAMES_PER_SECOND
+    return hashes.seconds(row.audio, _duration) if row.audio is not None else None
+
+
+def _duration(audio: Path) -> float | None:
+    """Seconds of a recording by its header; None for what is no recording."""
     from tinytag import TinyTag, TinyTagException
 
     try:
@@ -292,7 +297,7 @@ def _outruns(context: Context) -> Iterator[Problem]:
             manifest = context.manifests.get(use.use)
             late = []
             for row in manifest.rows if manifest else ():
-                seconds = len(row.codes) / FRAMES_PER_SECOND if row.codes is not None else _duration(row.audio)
+                seconds = _length(row, context.hashes)
                 if seconds is not None and len(tokenizer.assistant(row.text)[1]) > seconds * FRAMES_PER_SECOND:
                     late.append(row.line)
             if late and manifest is not None:

@@ -44,7 +44,18 @@ def _all_match(wanted: list[str], segments: list[str]) -> bool:
 
 def select(pattern: str, names: Iterable[str]) -> list[str]:
     """The names that a pattern selects, in the given order."""
-    return [n for n in names if matches(pattern, n)]
+    plain = _plain_start(pattern)
+    return [n for n in names if n.startswith(plain) and matches(pattern, n)]
+
+
+def _plain_start(pattern: str) -> str:
+    """The segments before the first that is no plain name: every name that matches starts with them."""
+    plain = []
+    for segment in pattern.split("."):
+        if "*" in segment or "?" in segment or _RANGE.match(segment):
+            break
+        plain.append(segment)
+    return ".".join(plain)
 
 
 def spellings(names: Iterable[str]) -> set[str]:

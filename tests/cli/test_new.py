@@ -1,0 +1,115 @@
+"""`qrecipe new`: what it writes is a recipe that lacks nothing but its data, inside a checkout and outside of one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from qrecipe.cli.validate import check
+from qrecipe.errors import RecipeError
+from qrecipe.files import FileHashes
+from qrecipe.recipe.reader import read_file
+from qrecipe.recipe.scaffold import Written, new_recipe
+from qrecipe.shipped import templates
+
+ROOT = Path(__file__).parents[2]
+
+
+def new(folder: Path, language: str = "hausa", template: str = "two-stage", bcp47: str = "ha") -> Written:
+    return new_recipe(language, bcp47, template, folder, "Qwen/Qwen3-TTS-12Hz-1.7B-Base", None, ["english", "spanish"])
+
+
+@pytest.mark.parametrize("template", sorted(templates()))
+def test_it_validates_but_for_the_missing_data(template: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    written = new(Path(), template=template)
+    found = check(written.recipe, (), False, FileHashes())
+    assert {p.severity for p in found} == {"warning"}
+    assert {p.code for p in found} - {"QR028"} == {"QR040", "QR052"}
+    assert ("QR028" in {p.code for p in found}) == (template == "two-stage")
+    schema = json.loads((tmp_path / "schemas" / "recipe.schema.json").read_text())
+    jsonschema.Draft202012Validator(schema).validate(read_file(written.recipe).plain())
+
+
+def test_the_schema_line_leads_to_the_schema(tmp_path: Path) -> None:
+    for file in (new(tmp_path).recipe, tmp_path / "templates" / "two-stage.yaml"):
+        line = file.read_text().splitlines()[0]
+        assert (file.parent / line.split("$schema=")[1]).resolve() == tmp_path / "schemas" / "recipe.schema.json"
+
+
+def test_data_folders_say_what_goes_in(tmp_path: Path) -> None:
+    written = new(tmp_path, template="full")
+    names = {str(f.relative_to(tmp_path)) for f in written.files}
+    assert {"hausa.yaml", "templates/full.yaml", "data/hausa/README.md", "data/english/README.md"} <= names
+    text = (tmp_path / "data" / "hausa" / "README.md").read_text()
+    assert "text.jsonl" in text
+    assert "30 minutes" in text
+    assert "text.jsonl" not in (tmp_path / "data" / "english" / "README.md").read_text()
+
+
+def test_nothing_that_is_there_is_changed(tmp_path: Path) -> None:
+    new(tmp_path)
+    (tmp_path / "templates" / "two-stage.yaml").write_text("qrecipe: 1\ntemplate: true\n")
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    with pytest.raises(RecipeError, match="is there already"):
+        new(tmp_path)
+    new(tmp_path, language="zarma", bcp47="dje")
+    assert all(p.read_bytes() == content for p, content in before.items())
+
+
+@pytest.mark.parametrize(
+    ("language", "bcp47", "template", "code"),
+    [
+        ("Hausa", "ha", "ladder", "QR021"),
+        ("../hausa", "ha", "ladder", "QR021"),
+        ("auto", "ha", "ladder", "QR021"),
+        ("english", "en", "ladder", "QR021"),
+        ("hausa", "Hausa!", "ladder", "QR070"),
+        ("hausa", "ha", "lader", "QR070"),
+    ],
+)
+def test_what_cannot_be_written_writes_nothing(language: str, bcp47: str, template: str, code: str, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError) as e:
+        new(tmp_path, language, template, bcp47)
+    assert [p.code for p in e.value.problems] == [code]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_wheel_carries_templates_and_the_page_of_problems(tmp_path: Path) -> None:
+    build = "import shutil; shutil.copytree({!r}, {!r}, ignore=shutil.ignore_patterns('.git', '.venv', 'tests', 'data', 'runs', 'bundles'))"
+    exec(build.format(str(ROOT), str(tmp_path / "source")))
+    pytest.importorskip("setuptools")
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--no-deps",
+        "--no-build-isolation",
+        "-q",
+        "-w",
+        str(tmp_path),
+        str(tmp_path / "source"),
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {f"qrecipe/shipped/templates/{t}.yaml" for t in templates()} | {"qrecipe/shipped/docs/problems.md"} <= names
+    zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
+    (tmp_path / "work").mkdir()
+    program = (
+        "import sys; sys.path.insert(0, sys.argv.pop(1)); import qrecipe; assert 'installed' in qrecipe.__file__; "
+        "from qrecipe.cli import main; main(sys.argv[1:])"
+    )
+    for arguments in (["new", "--language", "hausa", "--bcp47", "ha"], ["validate", "hausa.yaml"], ["explain", "QR010"]):
+        subprocess.run(
+            [sys.executable, "-c", program, str(tmp_path / "installed"), *arguments], cwd=tmp_path / "work", check=True, capture_output=True
+        )
