@@ -21,6 +21,7 @@ VERBS = {
     "validate": "Check recipes.",
     "plan": "Show what a recipe will do, before anything happens.",
     "show": "Print the one recipe that results from its files.",
+    "diff": "Say what changed in meaning between two recipes.",
     "prepare": "Check and encode a recipe's data.",
     "run": "Run a recipe: train its stages, judge its gates, write its bundle.",
     "evaluate": "Measure a model on recordings.",

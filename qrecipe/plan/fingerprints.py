@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from qrecipe.files import digest
 from qrecipe.plan.trainable import Trainable
 from qrecipe.plan.values import PlannedDataset, PlannedLanguage
-from qrecipe.recipe.recipe import Evaluation
+from qrecipe.recipe.recipe import Evaluation, Recipe
 from qrecipe.recipe.stage import Stage
 
 NUMERICS = 1
@@ -31,7 +33,30 @@ def stage_fingerprint(
     unknown = any(not g.whole and g.rows is None for g in resolved.groups)
     if before is None or unknown or any(h is None for h in hashes):
         return None
+    return _learned(stage, evaluation, names, hashes, resolved, before)
+
+
+def _learned(
+    stage: Stage, evaluation: Evaluation, names: list[str], contents: Sequence[str | None], resolved: Trainable, before: str
+) -> str:
     settings = stage.model_dump(mode="json", by_alias=True, exclude={"gates", "on_pass", "on_fail"})
     selected = [evaluation.layouts, evaluation.prompt] if stage.select else None
     trained = [[g.tensors, g.rows] for g in resolved.groups]
-    return digest([before, settings, selected, names, hashes, trained])
+    return digest([before, settings, selected, names, contents, trained])
+
+
+def stand_ins(
+    recipe: Recipe, languages: dict[str, PlannedLanguage], base: str, contents: dict[str, str], trainables: dict[str, Trainable]
+) -> dict[str, str]:
+    """Fingerprints by stage for a comparison of two plans of which not everything is known.
+
+    `base` and `contents` name the base and every dataset's content as well as both plans know them. Equal fingerprints
+    mean the same as those of complete plans as far as that goes.
+    """
+    before = digest(["start", NUMERICS, base, {k: v.model_dump() for k, v in languages.items()}, recipe.seed])
+    found = {}
+    for stage in recipe.stages:
+        names = [u.use for u in stage.uses] + ([stage.select.data] if stage.select else [])
+        before = _learned(stage, recipe.evaluation, names, [contents[n] for n in names], trainables[stage.id], before)
+        found[stage.id] = before
+    return found
