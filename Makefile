@@ -18,12 +18,13 @@ CAN := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
 	"$$p" -c '$(CAN)' 2>/dev/null && { echo "$$p"; break; }; done)
 
-.PHONY: help demo test quick lint crash schemas docs clean
+.PHONY: help demo test quick lint crash fuzz schemas docs clean
 
 help:
 	@sed -n 's/^#   //p' $(firstword $(MAKEFILE_LIST))
 	@echo "make lint      ruff, mypy and the import contracts"
 	@echo "make crash     500 killed runs, each of which must end in the same bundle (half an hour)"
+	@echo "make fuzz      7,500 mutated files, none of which may end in anything but a code"
 	@echo "make schemas   write schemas/ again from the models"
 	@echo "make docs      write docs/recipe.md again from the models"
 	@echo "make clean     remove .venv and caches; runs/ and bundles/ stay"
@@ -53,6 +54,9 @@ lint: $(VENV)/.installed-dev
 
 crash: $(VENV)/.installed-dev
 	$(BIN)/python tools/crash.py --kills 500
+
+fuzz: $(VENV)/.installed-dev
+	$(BIN)/python tools/fuzz.py
 
 schemas: $(VENV)/.installed
 	$(BIN)/qrecipe schema --write schemas

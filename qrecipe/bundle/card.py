@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 from typing import Any
 
 import yaml
@@ -37,11 +38,12 @@ def model_card(plan: Plan, stages: list[dict[str, Any]], verdicts: dict[str, lis
         yaml.safe_dump(front, sort_keys=True, allow_unicode=True).strip(),
         "---",
         "",
-        f"# {plan.recipe} {plan.version}",
+        f"# {escape(plan.recipe)} {escape(plan.version)}",
         "",
         *([escape(str(description)), ""] if description else []),
-        f"Qwen3-TTS Base that also speaks {', '.join(sorted(languages))}; made by [qrecipe](https://pypi.org/project/qrecipe/) from `{plan.base.model}`"
-        + (f" at `{plan.base.revision}`" if plan.base.revision else "")
+        f"Qwen3-TTS Base that also speaks {escape(', '.join(sorted(languages)))}; "
+        f"made by [qrecipe](https://pypi.org/project/qrecipe/) from {escape(plan.base.model)}"
+        + (f" at {escape(plan.base.revision)}" if plan.base.revision else "")
         + ".",
         "",
     ]
@@ -54,14 +56,14 @@ def model_card(plan: Plan, stages: list[dict[str, Any]], verdicts: dict[str, lis
         "from qwen_tts import Qwen3TTSModel",
         "",
         'model = Qwen3TTSModel.from_pretrained("PATH/TO/THIS/FOLDER")',
-        f'wavs, rate = model.generate_voice_clone(text="...", language="{first}", ref_audio="voice.wav", ref_text="What voice.wav says.")',
+        f'wavs, rate = model.generate_voice_clone(text="...", language={json.dumps(first, ensure_ascii=False)}, ref_audio="voice.wav", ref_text="What voice.wav says.")',
         "```",
         "",
         "## Languages added",
         "",
         "| language | BCP 47 | row |",
         "|---|---|---|",
-        *(f"| {k} | {v.bcp47} | {v.token_id} |" for k, v in plan.languages.items()),
+        *(f"| {escape(k)} | {escape(v.bcp47)} | {v.token_id} |" for k, v in plan.languages.items()),
         "",
         "## Training",
         "",
@@ -69,9 +71,9 @@ def model_card(plan: Plan, stages: list[dict[str, Any]], verdicts: dict[str, lis
         "|---|---|---|---|---|",
     ]
     for planned, went in zip(plan.stages, stages, strict=True):
-        data = ", ".join(f"{d.dataset} ({d.language})" for d in planned.data)
+        data = escape(", ".join(f"{d.dataset} ({d.language})" for d in planned.data))
         count = f"{went['parameters']:,}" if went["parameters"] is not None else "-"
-        lines.append(f"| {planned.id} | {planned.objective} | {went['status']} | {count} | {data} |")
+        lines.append(f"| {escape(planned.id)} | {planned.objective} | {went['status']} | {count} | {data} |")
     lines += ["", "## Evaluation", ""]
     judged = [(where, v) for where, vs in verdicts.items() for v in vs]
     if judged:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
+import os
 from pathlib import Path
 
 from qrecipe.errors import BundleError, Place, Problem
-from qrecipe.files import sha256
+from qrecipe.files import is_file, read_json, sha256
 from qrecipe.plan.documents import BundleManifest, check
 
 MANIFEST = "bundle.json"
@@ -20,10 +20,10 @@ def read_manifest(folder: Path) -> BundleManifest:
     if not folder.is_dir():
         raise BundleError(Problem("QR060", "there is no such folder", Place(str(folder))))
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = read_json(path)
     except FileNotFoundError:
         raise BundleError(Problem("QR060", f"not a bundle: it has no {MANIFEST}", Place(str(folder)))) from None
-    except (OSError, ValueError, RecursionError) as e:
+    except (OSError, ValueError) as e:
         raise BundleError(Problem("QR060", f"cannot be read: {e}", place)) from None
     problems = check("bundle", value, place)
     if problems:
@@ -38,26 +38,31 @@ def verify(folder: Path) -> list[Problem]:
     for name, expected in sorted(manifest.files.items()):
         file = folder / name
         place = Place(str(file))
-        if Path(name).is_absolute() or ".." in Path(name).parts:
+        if not _plain(name):
             problems.append(Problem("QR060", f"the manifest names a file outside the bundle: {name}", Place(str(folder / MANIFEST))))
-        elif not file.is_file():
+        elif os.path.realpath(file) != os.path.join(os.path.realpath(folder), *name.split("/")):
+            problems.append(Problem("QR060", f"{name} is a link or lies behind one; a bundle holds its files", place))
+        elif not is_file(file):
             problems.append(Problem("QR060", f"{name} is missing", place))
-        elif file.is_symlink():
-            problems.append(Problem("QR060", f"{name} is a link; a bundle holds its files", place))
         elif sha256(file) != expected:
             problems.append(Problem("QR060", f"{name} was changed", place))
     for file in sorted(folder.rglob("*")):
         name = str(file.relative_to(folder))
-        if (file.is_file() or file.is_symlink()) and name != MANIFEST and name not in manifest.files:
+        if (file.is_symlink() or not file.is_dir()) and name != MANIFEST and name not in manifest.files:
             problems.append(Problem("QR060", f"{name} does not belong to the bundle", Place(str(file))))
     return problems or _lock_problems(folder / LOCK)
+
+
+def _plain(name: str) -> bool:
+    """Whether a manifest's name is a path below the bundle, spelled in the one way in which `build` spells it."""
+    return not any(p in ("", ".", "..") for p in name.split("/")) and not any(c in name for c in "\\\0")
 
 
 def _lock_problems(path: Path) -> list[Problem]:
     """What is wrong with the form of the lock that a bundle carries."""
     place = Place(str(path))
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as e:
+        value = read_json(path)
+    except (OSError, ValueError) as e:
         return [Problem("QR060", f"cannot be read: {e}", place)]
     return check("lock", value, place)

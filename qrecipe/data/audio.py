@@ -22,6 +22,8 @@ CLIPPED_LEVEL = 0.999
 CLIPPED_SHARE = 0.002
 """A recording with a larger share of samples at full scale is clipped."""
 MIN_SECONDS = 0.3
+MAX_SAMPLES = 1 << 26
+"""Of all channels, 256 MiB in memory: what a header promises is checked before memory is taken."""
 CHARACTERS_PER_SECOND = (2.0, 45.0)
 """Text outside this rate does not belong to its recording; the slowest and fastest readers lie well within."""
 
@@ -56,7 +58,9 @@ def read(path: Path, max_seconds: float | None = None) -> Audio:
                 raise AudioProblem(f"a sampling rate of {rate} Hz")
             if max_seconds is not None and frames / rate > max_seconds + 60:
                 raise AudioProblem(f"{frames / rate:.0f} s long; at most {max_seconds:g} s are used (`max_seconds`)")
-            samples = f.read(dtype="float32", always_2d=True)
+            if frames * f.channels > MAX_SAMPLES:
+                raise AudioProblem(f"{frames:,} samples of {f.channels} channels; at most {MAX_SAMPLES:,} are read")
+            samples = f.read(frames, dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, RuntimeError, OSError, ValueError) as e:
         raise AudioProblem(f"cannot be read as audio: {_reason(e)}") from None
     if samples.shape[0] == 0:

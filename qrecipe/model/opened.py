@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from qrecipe.builtin import mini
 from qrecipe.errors import BaseModelError, Place, Problem
 from qrecipe.files import FileHashes, cache_dir
+from qrecipe.model.fits import require_fit
 from qrecipe.model.stock import silence, stock
 from qrecipe.plan.bases import BUILTIN, BaseInfo, cached_snapshot, describe_folder, folder_identity, folder_of, names_folder
 from qrecipe.plan.tokenizer import TextTokenizer
@@ -223,10 +224,13 @@ def open_model(info: BaseInfo, device: torch.device | None = None) -> Opened:
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     classes = stock()
+    require_fit(info)
     try:
         with silence():
             wrapper = classes.Model.from_pretrained(str(info.folder), dtype=dtype, device_map=str(device), local_files_only=True)
-    except (KeyError, TypeError, ValueError, OSError, RuntimeError, AttributeError) as e:
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as e:  # foreign code on foreign files
         reason = str(e).strip().splitlines()[0][:300] if str(e).strip() else type(e).__name__
         problem = Problem("QR051", f"stock qwen_tts cannot load {info.model}: {reason}", Place(str(info.model)))
         raise BaseModelError(problem) from None

@@ -39,7 +39,7 @@ def silence() -> Iterator[None]:
 
 @cache
 def stock() -> Any:
-    """The stock classes: `Model`, `Prompt`, `mel_spectrogram`, `Tokenizer`, `Net`, `Config`."""
+    """The stock classes: `Model`, `Prompt`, `mel_spectrogram`, `Tokenizer`, `Net`, `Config`, `SpeechNet`, `SpeechConfig`."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     warnings.filterwarnings("ignore")
@@ -48,6 +48,8 @@ def stock() -> Any:
         from qwen_tts import Qwen3TTSModel, Qwen3TTSTokenizer, VoiceClonePromptItem
         from qwen_tts.core.models import Qwen3TTSConfig, Qwen3TTSForConditionalGeneration
         from qwen_tts.core.models.modeling_qwen3_tts import mel_spectrogram
+        from qwen_tts.core.tokenizer_12hz.configuration_qwen3_tts_tokenizer_v2 import Qwen3TTSTokenizerV2Config
+        from qwen_tts.core.tokenizer_12hz.modeling_qwen3_tts_tokenizer_v2 import Qwen3TTSTokenizerV2Model
 
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
@@ -60,4 +62,6 @@ def stock() -> Any:
         Config=Qwen3TTSConfig,
         Net=Qwen3TTSForConditionalGeneration,
         mel_spectrogram=mel_spectrogram,
+        SpeechConfig=Qwen3TTSTokenizerV2Config,
+        SpeechNet=Qwen3TTSTokenizerV2Model,
     )

@@ -6,6 +6,7 @@ A base that is not on this machine is described from the shipped catalogue if it
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import struct
@@ -17,14 +18,18 @@ from typing import Any
 
 from qrecipe.builtin import mini
 from qrecipe.errors import BaseModelError, Place, Problem, suggest
-from qrecipe.files import FileHashes, digest, is_file
+from qrecipe.files import FileHashes, digest, is_file, read_json
 from qrecipe.plan.tokenizer import TextTokenizer
+from qrecipe.plan.trust import folder_problem, unsafe_weights
 from qrecipe.recipe.base import Base
 
 BUILTIN = "builtin:"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*\Z")
 MAX_HEADER = 64 << 20
+MAX_DIMENSIONS = 8
 REQUIRED_FILES = ("config.json", "generation_config.json", "tokenizer_config.json", "vocab.json", "merges.txt")
+DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+"""Number formats of weights, as safetensors and as torch name them."""
 HASH_NOW = 64 << 20
 """Bytes up to which a plan hashes a folder's files at once; larger ones are hashed by `run`."""
 
@@ -193,29 +198,43 @@ def describe_folder(folder: Path, base: Base, place: Place, hashes: FileHashes) 
     missing = [f for f in (*REQUIRED_FILES, "speech_tokenizer/config.json") if not (folder / f).is_file()]
     if missing:
         raise wrong("missing " + ", ".join(missing), "a complete Base folder of Qwen3-TTS, as downloaded from the hub")
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except ValueError as e:
-        raise wrong(f"config.json is not JSON: {e}") from None
-    if not isinstance(config, dict) or config.get("model_type") != "qwen3_tts":
+    why = folder_problem(folder)
+    if why is not None:
+        raise wrong(why)
+    config = read_json(folder / "config.json")
+    if config.get("model_type") != "qwen3_tts":
         raise wrong("config.json is not of a Qwen3-TTS model")
     if config.get("tts_model_type") != "base":
         raise wrong(
             f"this is a `{config.get('tts_model_type')}` model; languages are taught to a Base model",
             "use the checkpoint whose name ends in `-Base`",
         )
+    why = _talker_problem(config)
+    if why is not None:
+        raise wrong(f"config.json: {why}")
+    for part in (folder, folder / "speech_tokenizer"):
+        try:
+            weights = weight_files(part)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+            raise wrong(f"model.safetensors.index.json cannot be used: {e}") from None
+        if not weights:
+            unsafe = unsafe_weights(part)
+            why = f"weights are in {unsafe}, which may run code when it is read" if unsafe else "no weights"
+            raise wrong(f"{'the speech tokenizer: ' if part != folder else ''}{why}; only safetensors are read")
+        absent = [f.name for f in weights if not f.is_file()]
+        if absent:
+            raise wrong("missing " + ", ".join(absent))
+    header_shapes(weights, place)
     weights = weight_files(folder)
-    if not weights:
-        unsafe = sorted(p.name for p in folder.iterdir() if p.suffix in {".bin", ".pt", ".pth", ".ckpt"})
-        why = f"weights are in {unsafe[0]}, which may run code when it is read" if unsafe else "no weights"
-        raise wrong(f"{why}; only safetensors are read")
     tensors: dict[str, tuple[int, ...]] = {}
     dtypes: dict[str, int] = {}
     for file in weights:
         for name, entry in read_header(file, place).items():
             tensors[name] = tuple(entry["shape"])
             dtypes[entry["dtype"]] = dtypes.get(entry["dtype"], 0) + 1
-    main = max(dtypes, key=lambda k: dtypes[k])
+    main = max(dtypes, key=lambda k: dtypes[k]) if dtypes else "no numbers"
+    if main not in DTYPES:
+        raise wrong(f"weights of {main}; " + " or ".join(DTYPES) + " are trained")
     revision = folder.name if base.revision is not None and re.fullmatch(r"[0-9a-f]{40}", folder.name) else base.revision
     known = not base.model.startswith((".", "/", "~"))
     return BaseInfo(
@@ -223,18 +242,41 @@ def describe_folder(folder: Path, base: Base, place: Place, hashes: FileHashes) 
         revision=revision,
         folder=folder,
         identity=folder_identity(folder, hashes, HASH_NOW),
-        dtype={"BF16": "bfloat16", "F16": "float16", "F32": "float32"}.get(main, main),
+        dtype=DTYPES[main],
         config=config,
         tensors=tensors,
         tokenizer=TextTokenizer.of_folder(folder),
     )
 
 
+def _talker_problem(config: dict[str, Any]) -> str | None:
+    """What is wrong with the maps of a config that the plan reads, or None."""
+    talker = config.get("talker_config")
+    if not isinstance(talker, dict):
+        return "no `talker_config`"
+    rows = talker.get("vocab_size")
+    languages, speakers = talker.get("codec_language_id", {}), talker.get("spk_id") or {}
+    if not isinstance(rows, int) or not isinstance(languages, dict) or not isinstance(speakers, dict):
+        return "`vocab_size`, `codec_language_id` or `spk_id` of another type"
+    flat = [*languages.values(), *(i for v in speakers.values() for i in (v if isinstance(v, list) else [v]))]
+    if any(not isinstance(i, int) or isinstance(i, bool) or not 0 <= i < rows for i in flat):
+        return "a language or speaker row that the codec embedding does not have"
+    return None
+
+
+def header_shapes(files: list[Path], place: Place) -> dict[str, tuple[int, ...]]:
+    """Every tensor of safetensors files with its shape. Raises `BaseModelError`."""
+    return {name: tuple(entry["shape"]) for file in files for name, entry in read_header(file, place).items()}
+
+
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files that hold a folder's weights, in order."""
+    """The safetensors files that hold a folder's weights, in order. Raises `ValueError` for an index that names others."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        names = sorted(set(read_json(index)["weight_map"].values()))
+        for name in names:
+            if Path(name).name != name or not name.endswith(".safetensors") or "\0" in name:
+                raise ValueError(f"`{name}` is no name of a safetensors file in the folder")
         return [folder / n for n in names]
     single = folder / "model.safetensors"
     return [single] if single.is_file() else []
@@ -292,13 +334,10 @@ def read_header(file: Path, place: Place) -> dict[str, dict[str, Any]]:
     widths = {"BF16": 2, "F16": 2, "F32": 4, "F64": 8, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
     for name, entry in header.items():
         try:
-            count = 1
-            for n in entry["shape"]:
-                if not isinstance(n, int) or n < 0:
-                    raise ValueError
-                count *= n
-            start, end = entry["data_offsets"]
-            if end - start != count * widths[entry["dtype"]] or start < 0 or 8 + length + end > size:
+            shape, (start, end) = entry["shape"], entry["data_offsets"]
+            if len(shape) > MAX_DIMENSIONS or any(type(n) is not int or not 0 <= n <= size for n in (*shape, start, end)):
+                raise ValueError
+            if end - start != math.prod(shape) * widths[entry["dtype"]] or 8 + length + end > size:
                 raise ValueError
         except (KeyError, TypeError, ValueError):
             raise wrong(f"the entry of `{name}` does not fit the file") from None

@@ -7,7 +7,6 @@ without importing torch. Never normalises beyond NFC.
 
 from __future__ import annotations
 
-import json
 import unicodedata
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from qrecipe.errors import BaseModelError, Place, Problem
+from qrecipe.files import read_json
 
 QWEN_PATTERN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 """Pre-tokenizer pattern of the Qwen2 tokenizer (transformers, tokenization_qwen2.py, `PRETOKENIZE_REGEX`)."""
@@ -60,20 +60,35 @@ class TextTokenizer:
 
     @cached_property
     def _config(self) -> dict[str, Any]:
-        loaded: dict[str, Any] = json.loads(self.config_file.read_text(encoding="utf-8"))
+        try:
+            loaded: dict[str, Any] = read_json(self.config_file)
+        except (OSError, ValueError) as e:
+            raise self._wrong(f"{self.config_file.name} cannot be read: {e}") from None
         return loaded
+
+    def _wrong(self, message: str) -> BaseModelError:
+        return BaseModelError(Problem("QR051", message, Place(str(self.config_file))))
 
     @cached_property
     def special(self) -> dict[str, int]:
         """Special tokens and their ids; none may stand inside a text."""
-        added = self._config.get("added_tokens_decoder", {})
-        return {entry["content"]: int(i) for i, entry in added.items()}
+        try:
+            found = {str(entry["content"]): int(i) for i, entry in self._config.get("added_tokens_decoder", {}).items()}
+        except (AttributeError, KeyError, TypeError, ValueError):
+            raise self._wrong(f"{self.config_file.name}: `added_tokens_decoder` is no table of special tokens") from None
+        if not all(found):
+            raise self._wrong(f"{self.config_file.name}: a special token without characters")
+        return found
 
     @cached_property
     def _tokenizer(self) -> Any:
         from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-        tokenizer = Tokenizer(models.BPE.from_file(str(self.vocab_file), str(self.merges_file), fuse_unk=False, byte_fallback=False))
+        try:
+            bpe = models.BPE.from_file(str(self.vocab_file), str(self.merges_file), fuse_unk=False, byte_fallback=False)
+        except Exception as e:  # tokenizers raises bare ones
+            raise self._wrong(f"{self.vocab_file.name} or {self.merges_file.name} cannot be used: {e}") from None
+        tokenizer = Tokenizer(bpe)
         tokenizer.normalizer = normalizers.NFC()
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [
@@ -86,8 +101,7 @@ class TextTokenizer:
             tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False)])
             got = tokenizer.token_to_id(token)
             if got != expected:
-                message = f"the special token {token} should have the id {expected}, and by its place it has {got}"
-                raise BaseModelError(Problem("QR051", message, Place(str(self.config_file))))
+                raise self._wrong(f"the special token {token} should have the id {expected}, and by its place it has {got}")
         return tokenizer
 
     def ids(self, text: str) -> list[int]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
-import struct
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
@@ -18,6 +16,7 @@ from qrecipe.plan import Planned, make_plan, require_complete
 from qrecipe.plan.tokenizer import TextTokenizer
 from qrecipe.plan.values import PlannedStage
 from qrecipe.recipe import load
+from tests.support.bases import base_folder
 
 LARGE = "Qwen/Qwen3-TTS-12Hz-1.7B-Base"
 WORDS = ["pagi", "malam", "buku", "kedai", "rumah", "sungai", "ikan", "nasi", "hujan", "pintu"]
@@ -219,24 +218,6 @@ def test_auto_takes_the_lowest_row_that_no_map_lists(plan: Make, base: str) -> N
     assert not set(rows.values()) & listed
     free = [r for r in range(2072, 3072) if r not in listed and r != 2073]
     assert [rows["malay"], rows["jawi"], rows["kadazan"]] == free[:3]
-
-
-def base_folder(folder: Path, **talker: Any) -> Path:
-    """The embedded base as a folder, its weights a header with nothing but zeros after it; `talker` changes its config."""
-    shutil.copytree(str(resources.files("qrecipe.builtin") / "mini"), folder)
-    config = json.loads((folder / "config.json").read_text())
-    config["talker_config"].update(talker)
-    (folder / "config.json").write_text(json.dumps(config))
-    shapes = json.loads((resources.files("qrecipe.plan") / "catalogues" / "mini.json").read_text())["tensors"]
-    end, header = 0, {}
-    for name, shape in shapes.items():
-        start, end = end, end + 2 * math.prod(shape)
-        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [start, end]}
-    text = json.dumps(header).encode()
-    with open(folder / "model.safetensors", "wb") as f:
-        f.write(struct.pack("<Q", len(text)) + text)
-        f.truncate(8 + len(text) + end)
-    return folder
 
 
 def test_auto_skips_rows_that_the_config_of_a_folder_lists(plan: Make, tmp_path: Path) -> None:

@@ -1,0 +1,30 @@
+"""Base folders for tests that read headers and configs alone."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import struct
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+
+def base_folder(folder: Path, **talker: Any) -> Path:
+    """The embedded base as a folder, its weights a header with nothing but zeros after it; `talker` changes its config."""
+    shutil.copytree(str(resources.files("qrecipe.builtin") / "mini"), folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["talker_config"].update(talker)
+    (folder / "config.json").write_text(json.dumps(config))
+    shapes = json.loads((resources.files("qrecipe.plan") / "catalogues" / "mini.json").read_text())["tensors"]
+    end, header = 0, {}
+    for name, shape in shapes.items():
+        start, end = end, end + 2 * math.prod(shape)
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    with open(folder / "model.safetensors", "wb") as f:
+        f.write(struct.pack("<Q", len(text)) + text)
+        f.truncate(8 + len(text) + end)
+    (folder / "speech_tokenizer" / "model.safetensors").write_bytes(struct.pack("<Q", 2) + b"{}")
+    return folder

@@ -1,0 +1,357 @@
+"""Files as a stranger might send them: mutations of good ones, and what must be true whatever they hold.
+
+Every target reads a mutated file through the same function as the commands do. It may accept it or refuse it with an
+error that has a code; anything else (another exception, a hang, gigabytes, a bundle that verifies and is not the one that was
+written) is a failure.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import struct
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from qrecipe.errors import Place, UserError
+from qrecipe.files import FileHashes
+from tests.support import audio, recipes
+
+SECONDS = 20
+"""A single file that takes longer counts as a hang."""
+MEBIBYTES = 1024
+"""What a target may add to the process's largest size."""
+
+VALUES: list[Any] = [
+    None,
+    True,
+    -1,
+    0,
+    1,
+    255,
+    2**31,
+    2**63,
+    10**30,
+    1e308,
+    0.5,
+    "",
+    "x" * 5000,
+    "../../etc/passwd",
+    "/etc/passwd",
+    "a\0b",
+    "\ud800",
+    "qwen3_tts",
+    [],
+    [[]],
+    [0] * 5000,
+    {},
+    {"a": {"b": []}},
+]
+"""What a JSON mutation puts in a value's place."""
+NUMBERS = [0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 0x7FFFFFFFFFFFFFFF, 0xFFFFFFFFFFFFFFFF]
+
+
+def mutate_bytes(content: bytes, drawn: random.Random) -> bytes:
+    """One to four changes: bits, runs, numbers of a header, cuts, repetitions. The first bytes are hit more often."""
+    data = bytearray(content)
+    for _ in range(drawn.randint(1, 4)):
+        if not data:
+            return bytes(data)
+        at = drawn.randrange(min(len(data), 96)) if drawn.random() < 0.5 else drawn.randrange(len(data))
+        length = drawn.choice([1, 2, 4, 8, 64, 1024])
+        kind = drawn.randrange(6)
+        if kind == 0:
+            data[at] ^= 1 << drawn.randrange(8)
+        elif kind == 1:
+            data[at : at + length] = drawn.randbytes(length)
+        elif kind == 2:
+            data = data[:at]
+        elif kind == 3:
+            data[at:at] = data[at : at + length] * drawn.randint(1, 3)
+        elif kind == 4:
+            del data[at : at + length]
+        else:
+            width, number = drawn.choice([1, 2, 4, 8]), drawn.choice(NUMBERS)
+            data[at : at + width] = (number & ((1 << 8 * width) - 1)).to_bytes(width, drawn.choice(["little", "big"]))  # type: ignore[arg-type]
+    return bytes(data)
+
+
+def mutate_json(content: bytes, drawn: random.Random) -> bytes:
+    """One to three values replaced, keys dropped, renamed or doubled; sometimes bytes instead."""
+    if drawn.random() < 0.3:
+        return mutate_bytes(content, drawn)
+    value = json.loads(content)
+    for _ in range(drawn.randint(1, 3)):
+        places = list(_places(value))
+        if not places:
+            break
+        holder, key = drawn.choice(places)
+        kind = drawn.randrange(4)
+        if kind == 0 and isinstance(holder, dict):
+            del holder[key]
+        elif kind == 1 and isinstance(holder, dict):
+            holder[drawn.choice(["", "auto_map", "../x", "__proto__", str(key) + "x"])] = holder[key]
+        else:
+            holder[key] = drawn.choice(VALUES)
+    return json.dumps(value).encode("utf-8", "surrogatepass")
+
+
+def _places(value: Any) -> Iterator[tuple[Any, Any]]:
+    keys = list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
+    for key in keys:
+        yield value, key
+        yield from _places(value[key])
+
+
+@dataclass
+class Tally:
+    """What became of a target's files."""
+
+    ends: Counter[str] = field(default_factory=Counter)
+    """`accepted`, or the code of the first problem."""
+    mebibytes: float = 0.0
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{n} {k}" for k, n in self.ends.most_common())
+        return f"{self.ends.total()} files: {parts}; at most {self.mebibytes:.0f} MiB more"
+
+
+Read = Callable[[Path, bytes], str]
+"""Reads the mutated file (path, the content before) and says how it ended."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Files of one kind with the function that reads them."""
+
+    files: list[Path]
+    mutate: Callable[[bytes, random.Random], bytes]
+    read: Read
+
+    def run(self, count: int, seed: int) -> Tally:
+        """Mutates `count` times, each file in turn, and puts it back. Raises whatever is not an end."""
+        tally, before = Tally(), _peak()
+        contents = {f: f.read_bytes() for f in self.files}
+        for number in range(count):
+            file = self.files[number % len(self.files)]
+            drawn = random.Random(f"{seed}:{file.name}:{number}")
+            content = self.mutate(contents[file], drawn)
+            file.write_bytes(content)
+            try:
+                with _at_most(SECONDS):
+                    tally.ends[self.read(file, contents[file])] += 1
+            except BaseException as e:
+                e.add_note(f"{file.name}, number {number} of seed {seed}; the file: {content[:200]!r}")
+                raise
+            finally:
+                file.write_bytes(contents[file])
+        tally.mebibytes = (_peak() - before) / 1024
+        assert tally.mebibytes < MEBIBYTES, tally
+        return tally
+
+
+def _peak() -> int:
+    """Largest size of this process so far, in KiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+@contextlib.contextmanager
+def _at_most(seconds: int) -> Iterator[None]:
+    def hang(signum: int, frame: object) -> None:
+        raise AssertionError(f"a file took more than {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, hang)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _refused(error: UserError) -> str:
+    assert all(p.code.startswith("QR") for p in error.problems)
+    return error.problems[0].code
+
+
+def audio_files(folder: Path) -> Target:
+    """Recordings of six formats."""
+    from qrecipe.data.audio import AudioProblem, load
+
+    kinds: dict[str, dict[str, Any]] = {
+        "a.wav": {"subtype": "PCM_16"},
+        "b.wav": {"subtype": "FLOAT"},
+        "c.flac": {},
+        "d.ogg": {"format": "OGG", "subtype": "VORBIS"},
+        "e.opus": {"format": "OGG", "subtype": "OPUS"},
+        "f.mp3": {},
+    }
+    files = [audio.write(folder / name, audio.speech(5, 0.8), 24_000, **how) for name, how in kinds.items()]
+
+    def read(file: Path, before: bytes) -> str:
+        try:
+            clip = load(file, 30.0)
+        except AudioProblem:
+            return "QR043"
+        assert clip.samples.ndim == 1
+        assert len(clip.samples) <= 30 * 24_000
+        return "accepted"
+
+    return Target(files, mutate_bytes, read)
+
+
+def manifests(folder: Path) -> Target:
+    """Manifests of speech and of text."""
+    from qrecipe.plan.manifest import read_manifest
+
+    data = recipes.write_data(folder)
+    files = [data / "train.jsonl", data / "text.jsonl"]
+
+    def mutate(content: bytes, drawn: random.Random) -> bytes:
+        lines = content.splitlines(keepends=True)
+        at = drawn.randrange(len(lines))
+        lines[at] = mutate_json(lines[at], drawn) + b"\n" if drawn.random() < 0.7 else lines[at]
+        joined = b"".join(lines)
+        return joined if drawn.random() < 0.7 else mutate_bytes(joined, drawn)
+
+    def read(file: Path, before: bytes) -> str:
+        found = read_manifest(file, "text" if file.name == "text.jsonl" else "speech", None)
+        for row in found.rows:
+            assert row.audio is None or row.audio.resolve().is_relative_to(data)
+        return found.problems[0].code if found.problems else "accepted"
+
+    return Target(files, mutate, read)
+
+
+def headers(folder: Path) -> Target:
+    """The weights of a base, their header hit more often than not. What is accepted is what safetensors itself reads."""
+    from safetensors import safe_open
+
+    from qrecipe.plan.bases import describe_folder
+    from qrecipe.recipe.base import Base
+    from tests.support.bases import base_folder
+
+    base = base_folder(folder / "base")
+    weights = base / "model.safetensors"
+    small = {"a": [2, 3], "b.weight": [4], "c": [3072, 2]}
+    end, header = 0, {}
+    for name, shape in small.items():
+        start, end = end, end + 2 * (shape[0] * (shape[1] if len(shape) > 1 else 1))
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    weights.write_bytes(struct.pack("<Q", len(text)) + text + bytes(end))
+
+    def mutate(content: bytes, drawn: random.Random) -> bytes:
+        if drawn.random() < 0.4:
+            return mutate_bytes(content, drawn)
+        changed = mutate_json(text, drawn)
+        return struct.pack("<Q", len(changed)) + changed + content[8 + len(text) :]
+
+    def read(file: Path, before: bytes) -> str:
+        try:
+            info = describe_folder(base, Base(model="./base"), Place("fuzz"), FileHashes(folder / "hashes.json"))
+        except UserError as e:
+            return _refused(e)
+        assert info.tensors is not None
+        try:
+            with safe_open(str(file), framework="np") as f:
+                found = {k: tuple(f.get_slice(k).get_shape()) for k in f.keys()}  # noqa: SIM118  # not a dict
+        except Exception:  # refused when it is opened
+            return "QR051 when opened"
+        assert found == info.tensors
+        return "accepted"
+
+    return Target([weights], mutate, read)
+
+
+def configs(folder: Path, mini: Path) -> Target:
+    """The small files of a base. What is accepted fits the weights; the tokenizer reads texts or says why not."""
+    from qrecipe.model.fits import require_fit
+    from qrecipe.plan.bases import describe_folder
+    from qrecipe.recipe.base import Base
+
+    base = folder / "base"
+    shutil.copytree(mini, base, copy_function=os.link)
+    names = ["config.json", "speech_tokenizer/config.json", "tokenizer_config.json", "vocab.json", "merges.txt", "generation_config.json"]
+    files = [base / n for n in names]
+    for file in files:
+        content = file.read_bytes()
+        file.unlink()  # the copy is a link to the cache's own
+        file.write_bytes(content)
+
+    def mutate(content: bytes, drawn: random.Random) -> bytes:
+        return mutate_json(content, drawn) if content.startswith(b"{") else mutate_bytes(content, drawn)
+
+    def read(file: Path, before: bytes) -> str:
+        try:
+            info = describe_folder(base, Base(model="./base"), Place("fuzz"), FileHashes(folder / "hashes.json"))
+            assert info.tokenizer is not None
+            if file.name == "config.json":
+                require_fit(info)
+            elif file.name != "generation_config.json":
+                why = info.tokenizer.text_problem("Selamat pagi.")
+                return "accepted" if why is None else "QR042"
+        except UserError as e:
+            return _refused(e)
+        return "accepted"
+
+    return Target(files, mutate, read)
+
+
+def bundles(folder: Path, bundle: Path) -> Target:
+    """bundle.json and the lock of a bundle. One that verifies says what it said before."""
+    from qrecipe.bundle.verify import verify
+
+    copy = folder / "bundle"
+    shutil.copytree(bundle, copy)
+
+    def read(file: Path, before: bytes) -> str:
+        try:
+            problems = verify(copy)
+        except UserError as e:
+            return _refused(e)
+        if problems:
+            return problems[0].code
+        said = json.loads(file.read_bytes())
+        assert said["files"] == json.loads(before)["files"], "another bundle verifies"
+        return "accepted"
+
+    return Target([copy / "bundle.json"], mutate_json, read)
+
+
+def locks(folder: Path, lock: Path) -> Target:
+    """Locks beside a recipe."""
+    from qrecipe.run.locking import read_lock
+
+    copy = Path(shutil.copy(lock, folder / "recipe.lock"))
+
+    def read(file: Path, before: bytes) -> str:
+        try:
+            read_lock(file)
+        except UserError as e:
+            return _refused(e)
+        return "accepted"
+
+    return Target([copy], mutate_json, read)
+
+
+def recipe_files(folder: Path) -> Target:
+    """Recipes."""
+    from qrecipe.recipe import inspect
+
+    file = recipes.write(folder)
+
+    def read(path: Path, before: bytes) -> str:
+        loaded, problems = inspect(path)
+        assert loaded is not None or problems
+        return next((p.code for p in problems if p.severity == "error"), "accepted")
+
+    return Target([file], mutate_bytes, read)
