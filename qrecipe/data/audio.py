@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,7 +56,7 @@ def read(path: Path, max_seconds: float | None = None) -> Audio:
     import soundfile
 
     try:
-        with soundfile.SoundFile(str(path)) as f:
+        with _quiet(), soundfile.SoundFile(str(path)) as f:
             rate, frames = int(f.samplerate), int(f.frames)
             if rate < 1000 or rate > 768_000:
                 raise AudioProblem(f"a sampling rate of {rate} Hz")
@@ -69,6 +73,20 @@ def read(path: Path, max_seconds: float | None = None) -> Audio:
         raise AudioProblem("holds samples that are not numbers")
     mono = samples.mean(axis=1, dtype=np.float32) if samples.shape[1] > 1 else samples[:, 0]
     return resample(np.ascontiguousarray(mono), rate)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """libmpg123 tells standard error of every byte that it does not like."""
+    sys.stderr.flush()
+    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)
 
 
 def resample(samples: Audio, rate: int) -> Audio:

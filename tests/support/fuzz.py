@@ -8,6 +8,7 @@ written) is a failure.
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import os
 import random
@@ -98,9 +99,9 @@ def mutate_json(content: bytes, drawn: random.Random) -> bytes:
         if kind == 0 and isinstance(holder, dict):
             del holder[key]
         elif kind == 1 and isinstance(holder, dict):
-            holder[drawn.choice(["", "auto_map", "../x", "__proto__", str(key) + "x"])] = holder[key]
+            holder[drawn.choice(["", "auto_map", "../x", "__proto__", str(key) + "x"])] = copy.deepcopy(holder[key])
         else:
-            holder[key] = drawn.choice(VALUES)
+            holder[key] = copy.deepcopy(drawn.choice(VALUES))
     return json.dumps(value).encode("utf-8", "surrogatepass")
 
 
@@ -310,12 +311,12 @@ def bundles(folder: Path, bundle: Path) -> Target:
     """bundle.json and the lock of a bundle. One that verifies says what it said before."""
     from qrecipe.bundle.verify import verify
 
-    copy = folder / "bundle"
-    shutil.copytree(bundle, copy)
+    mine = folder / "bundle"
+    shutil.copytree(bundle, mine)
 
     def read(file: Path, before: bytes) -> str:
         try:
-            problems = verify(copy)
+            problems = verify(mine)
         except UserError as e:
             return _refused(e)
         if problems:
@@ -324,14 +325,14 @@ def bundles(folder: Path, bundle: Path) -> Target:
         assert said["files"] == json.loads(before)["files"], "another bundle verifies"
         return "accepted"
 
-    return Target([copy / "bundle.json"], mutate_json, read)
+    return Target([mine / "bundle.json"], mutate_json, read)
 
 
 def locks(folder: Path, lock: Path) -> Target:
     """Locks beside a recipe."""
     from qrecipe.run.locking import read_lock
 
-    copy = Path(shutil.copy(lock, folder / "recipe.lock"))
+    mine = Path(shutil.copy(lock, folder / "recipe.lock"))
 
     def read(file: Path, before: bytes) -> str:
         try:
@@ -340,7 +341,7 @@ def locks(folder: Path, lock: Path) -> Target:
             return _refused(e)
         return "accepted"
 
-    return Target([copy], mutate_json, read)
+    return Target([mine], mutate_json, read)
 
 
 def recipe_files(folder: Path) -> Target:
