@@ -313,6 +313,9 @@ DOCUMENTS: dict[str, type[Settings]] = {
     "comparison": Comparison,
 }
 
+WHOLE = {"lock", "bundle"}
+"""Documents that are read into their model."""
+
 
 @lru_cache
 def validator(name: str) -> Any:
@@ -338,6 +341,11 @@ def check(name: str, value: object, place: Place, code: str = "QR062") -> list[P
         where = ".".join(str(k) for k in error.absolute_path)
         what = _short(error)
         found.append(Problem(code, f"{where}: {what}" if where else what, place))
+    if not found and name in WHOLE:
+        try:  # a JSON Schema takes 1e308 for an integer
+            DOCUMENTS[name].model_validate(value)
+        except ValidationError as e:
+            found += [Problem(code, f"{'.'.join(map(str, x['loc']))}: {x['msg']}", place) for x in e.errors(include_url=False)]
     return found
 
 
