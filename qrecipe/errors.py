@@ -57,6 +57,7 @@ CODES: dict[str, str] = {
     "QR033": "`rows` on something that is not an embedding table, or row numbers outside it",
     "QR034": "a stage whose result a later stage overwrites, or that moves what frozen modules read",
     "QR035": "a learning rate far outside what its module tolerates",
+    "QR036": "low-rank adaptation of something that it cannot adapt",
     "QR040": "a data file is missing or cannot be read",
     "QR041": "a manifest row that is not valid",
     "QR042": "a text that cannot be used",

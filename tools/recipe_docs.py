@@ -24,7 +24,7 @@ from qrecipe.recipe.gate import Gate, Select
 from qrecipe.recipe.language import Init, Language
 from qrecipe.recipe.metrics import BUILTIN
 from qrecipe.recipe.recipe import Evaluation, Recipe
-from qrecipe.recipe.stage import Batch, SpeechStage, TextLmStage, Train, Use
+from qrecipe.recipe.stage import Batch, Lora, SpeechStage, TextLmStage, Train, Use
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 WARNING = "<!-- Written by tools/recipe_docs.py from docs/recipe.head.md and the models in qrecipe/recipe; `make docs` writes it again. -->"
@@ -40,6 +40,7 @@ TITLES: dict[Model, str] = {
     TextLmStage: "stages",
     Use: "data",
     Train: "train",
+    Lora: "lora",
     Batch: "batch",
     Gate: "gates and accept",
     Select: "select",
@@ -62,7 +63,7 @@ def page() -> str:
         *_sections(Recipe, Base, Language, Init),
         _variants([TextDataset, SpeechDataset], "kind", "Manifests by name. Fields of both kinds:"),
         _variants([SpeechStage, TextLmStage], "objective", "What trains, on what, towards which objective. Fields of both objectives:"),
-        *_sections(Use, Train, Batch, Gate),
+        *_sections(Use, Train, Lora, Batch, Gate),
         _metrics(),
         *_sections(Select, Evaluation, Evaluators, Asr, Speaker, Mos),
     ]

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from qrecipe.errors import EngineError
 from qrecipe.files import replacing
 from qrecipe.model.forward import RowSubset, Tables
+from qrecipe.model.lora import LowRank
 from qrecipe.plan.trainable import CODEC_TABLE, TEXT_TABLE, Trainable
 
 
@@ -143,7 +144,7 @@ class LearningGroup:
 
 
 class Learner:
-    """Makes a stage's trainable set learnable: float32 masters for whole tensors, row subsets for rows."""
+    """Makes a stage's trainable set learnable: float32 masters for whole tensors, low-rank deltas, row subsets for rows."""
 
     def __init__(self, net: Any, trainable: Trainable, start: Delta) -> None:
         """`start` holds the unrounded result of the stages before."""
@@ -153,10 +154,21 @@ class Learner:
         self._named: dict[str, torch.nn.Parameter] = {}
         self._subsets: list[tuple[str, RowSubset]] = []
         self._original: dict[str, torch.Tensor] = {}
+        self._start = start
         tensors = parameters(net)
+        self._low_rank = [
+            LowRank(net, g.tensors, g.train.lora, f"entry{i}") for i, g in enumerate(trainable.groups) if g.train.lora is not None
+        ]
+        if self._low_rank:
+            net.requires_grad_(False)  # peft marks what it knows; what learns is marked here
+            for factor in (p for low_rank in self._low_rank for p in low_rank.parameters):
+                factor.requires_grad_(True)
+        adapters = iter(self._low_rank)
         for group in trainable.groups:
             learned: list[torch.nn.Parameter] = []
-            for name in group.tensors:
+            if group.train.lora is not None:
+                learned += next(adapters).parameters
+            for name in group.tensors if group.train.lora is None else ():
                 parameter = tensors[name]
                 assert isinstance(parameter, torch.nn.Parameter), name
                 if group.whole:
@@ -186,6 +198,8 @@ class Learner:
         delta = Delta()
         for name, parameter in self._named.items():
             delta.whole[name] = parameter.detach().to("cpu", torch.float32, copy=True)
+        for low_rank in self._low_rank:
+            delta.whole.update(low_rank.merged(self._start.whole))
         for name, subset in self._subsets:
             values = subset.values.detach().to("cpu", torch.float32, copy=True)
             delta = delta.then(Delta(rows={name: (subset.ids.cpu().clone(), values)}))
@@ -193,7 +207,8 @@ class Learner:
 
     @torch.no_grad()
     def restore(self, delta: Delta) -> None:
-        """Puts learned values back, the inverse of `snapshot`."""
+        """Puts learned values back, the inverse of `snapshot`; not for low-rank deltas, which a snapshot holds merged."""
+        assert not self._low_rank
         for name, parameter in self._named.items():
             parameter.copy_(delta.whole[name].to(parameter.device))
         for name, subset in self._subsets:
@@ -203,6 +218,8 @@ class Learner:
 
     def close(self) -> None:
         """Gives the modules their original tensors back; the result lives in the snapshot."""
+        for low_rank in self._low_rank:
+            low_rank.close()
         tensors = parameters(self.net)
         for name, original in self._original.items():
             parameter = tensors[name]

@@ -201,6 +201,8 @@ TOLERANCES = (
 """From users' reports on the published bases (docs/method.md). The first whose prefix fits a tensor counts."""
 FAR = 10.0
 """How many times outside a tolerance a rate is called far."""
+LORA_FACTOR = 20.0
+"""Low-rank deltas start at zero and take rates this many times higher."""
 REAL_HIDDEN = 1024
 """Smallest hidden size of the published bases: tolerances say nothing about the small embedded one."""
 
@@ -213,7 +215,7 @@ def _rates(context: Context) -> Iterator[Problem]:
             found = {t for name in group.tensors for t in TOLERANCES if name.startswith(t.prefix)}
             if not found:
                 continue
-            factor = 1.0
+            factor = LORA_FACTOR if group.train.lora is not None else 1.0
             tightest, lowest = min(found, key=lambda t: t.high), min(found, key=lambda t: t.low)
             lr, n = group.train.lr, at(_entry(stage, node, group), "lr")
             usual = f"{tightest.low * factor:g} to {tightest.high * factor:g}"

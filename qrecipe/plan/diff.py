@@ -127,6 +127,8 @@ def _summary(stage: PlannedStage) -> str:
 def what(train: PlannedTrain) -> str:
     """What an entry trains, as a person would write it."""
     text = ", ".join(train.match) + (" except " + ", ".join(train.except_) if train.except_ else "")
+    if train.lora is not None:
+        text += f" (LoRA, rank {train.lora['rank']:g}, alpha {train.lora['alpha']:g})"
     return text + (f" (rows: {train.rows if isinstance(train.rows, str) else 'listed'})" if train.rows is not None else "")
 
 
@@ -166,7 +168,8 @@ def _stage(a: PlannedStage, b: PlannedStage) -> Iterator[str]:
 def _target(train: PlannedTrain) -> object:
     """What two entries have in common that train the same: tensors where they are known, else how they are spelled."""
     rows = tuple(train.rows) if isinstance(train.rows, list) else train.rows
-    return (tuple(train.tensors), rows) if train.tensors else (tuple(train.match), tuple(train.except_), rows)
+    lora = tuple((train.lora or {}).items())
+    return (tuple(train.tensors), rows, lora) if train.tensors else (tuple(train.match), tuple(train.except_), rows, lora)
 
 
 _SHOWN_OTHERWISE = {"id", "objective", "train", "data", "gates", "on_pass", "on_fail"}

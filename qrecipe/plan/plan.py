@@ -319,6 +319,7 @@ def _stage(
             parameters_max=g.parameters_max,
             lr=g.train.lr,
             weight_decay=g.train.weight_decay,
+            lora=g.train.lora.model_dump() if g.train.lora is not None else None,
         )
         for g in resolved.groups
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 
 from qrecipe.errors import Problem, suggest
@@ -10,7 +11,7 @@ from qrecipe.plan import patterns
 from qrecipe.recipe.checks import at
 from qrecipe.recipe.objectives import OBJECTIVES
 from qrecipe.recipe.reader import Node
-from qrecipe.recipe.stage import Stage, Train
+from qrecipe.recipe.stage import Lora, Stage, Train
 
 TEXT_TABLE = "talker.model.text_embedding.weight"
 CODEC_TABLE = "talker.model.codec_embedding.weight"
@@ -29,7 +30,7 @@ class Group:
     rows: tuple[int, ...] | None
     """Row numbers, sorted; None if whole tensors train or the rows are not known yet."""
     whole: bool
-    """Whether whole tensors train."""
+    """Whether whole tensors change: they train themselves, or through low-rank deltas."""
     parameters: int | None
     """Trained elements; None while the rows are not known."""
     parameters_max: int
@@ -119,10 +120,39 @@ def _group(
     if not names:
         problems.append(Problem("QR031", "nothing is left to train in this entry", match.place, "narrow `except`", length=match.length))
         return None
+    if train.lora is not None:
+        return _low_rank(train, train.lora, names, node, tensors, problems)
     if train.rows is None:
         count = sum(math.prod(tensors[n]) for n in names)
         return Group(train, names, None, True, count, count)
     return _rows(train, names, node, tensors, languages, seen, problems)
+
+
+def is_embedding(name: str) -> bool:
+    """Whether a tensor is a table that is looked up."""
+    return "embedding" in name.split(".")[-2] or re.search(r"\.(text|codec)_embedding\.", name) is not None
+
+
+def _low_rank(
+    train: Train, lora: Lora, names: tuple[str, ...], node: Node, tensors: dict[str, tuple[int, ...]], problems: list[Problem]
+) -> Group | None:
+    """An entry with `lora`: the weights of its linear layers, each with rank x (inputs + outputs) trained numbers."""
+    where = at(node, "lora")
+    tables = [n for n in names if is_embedding(n)]
+    linear = tuple(n for n in names if n.endswith(".weight") and len(tensors[n]) == 2 and not is_embedding(n))
+    message = help_ = None
+    if train.rows is not None:
+        message, help_ = "`lora` adapts linear layers, and `rows` picks rows of a table", "leave one of them out"
+    elif tables:
+        module = re.sub(r"(\.\d+)?\.weight$", "", tables[0])
+        message, help_ = f"`lora` never adapts an embedding table, and this entry selects `{module}`", f"add `except: [{module}]`"
+    elif not linear:
+        message, help_ = "`lora` adapts linear layers, and this entry selects none", "leave `lora` out"
+    if message is not None:
+        problems.append(Problem("QR036", message, where.key_place or where.place, help_, length=where.key_length))
+        return None
+    count = sum(lora.rank * sum(tensors[n]) for n in linear)
+    return Group(train, linear, None, True, count, count)
 
 
 def _rows(

@@ -26,6 +26,8 @@ class PlannedTrain(_Value):
     parameters_max: int
     lr: float
     weight_decay: float
+    lora: dict[str, float] | None
+    """`rank` and `alpha` of low-rank deltas; None where the tensors or rows train themselves."""
 
 
 class PlannedData(_Value):

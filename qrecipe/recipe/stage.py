@@ -10,6 +10,15 @@ from qrecipe.recipe.gate import Gate, Select
 from qrecipe.recipe.model import Identifier, Positive, Settings, Share, one_of
 
 
+class Lora(Settings):
+    """Low-rank adaptation: W + alpha / rank * B A, with A of rank x inputs and B of outputs x rank."""
+
+    rank: Annotated[int, Field(ge=1, le=1024)]
+    """Rank of the deltas. Each linear layer trains rank x (inputs + outputs) numbers; 8 to 64 is usual."""
+    alpha: Positive
+    """Scale: deltas are multiplied by alpha / rank. One to two times the rank is usual."""
+
+
 class Train(Settings):
     """One group of parameters that learns, with its own learning rate."""
 
@@ -22,7 +31,9 @@ class Train(Settings):
     lr: Positive
     """Peak learning rate of AdamW."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    """Decoupled weight decay of AdamW."""
+    """Decoupled weight decay of AdamW. 0 because decay pulls a pretrained weight towards zero, not towards where it was."""
+    lora: Lora | None = None
+    """Learn low-rank deltas of the linear layers that the entry selects, merged into their weights when the stage ends; norms and biases that it selects stand still. Never on embedding tables. Saves memory where whole layers would train."""
 
     @property
     def patterns(self) -> list[str]:

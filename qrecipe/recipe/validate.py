@@ -239,7 +239,7 @@ def _mended(node: Node, error: ValidationError) -> Node | None:
     errors = error.errors(include_url=False, include_context=True)
     for e in errors:
         if e["type"] == "extra_forbidden":
-            node = _renamed(node, _path(e["loc"], node), nearest(str(e["loc"][-1]), _fields(e["loc"][:-1])))
+            node = _renamed(node, _path(e["loc"], node), _meant(e["loc"]))
     for e in errors:
         path = _path(e["loc"], node)
         last = str(e["loc"][-1]) if e["loc"] else ""
@@ -267,6 +267,24 @@ def _mended(node: Node, error: ValidationError) -> Node | None:
     for path in sorted(cuts, key=lambda p: [(isinstance(k, int), k if isinstance(k, int) else 0, str(k)) for k in p], reverse=True):
         node = _cut(node, path)
     return node
+
+
+_MEANT = {
+    "learning_rate": "lr",
+    "rate": "lr",
+    "modules": "match",
+    "parameters": "match",
+    "threshold": "max",
+    "file": "path",
+    "dataset": "data",
+}
+"""Words of other programs for fields of this one."""
+
+
+def _meant(loc: Loc) -> str | None:
+    """The field that an unknown one most likely stands for."""
+    name = str(loc[-1])
+    return nearest(_MEANT.get(name, name), _fields(loc[:-1]))
 
 
 def _along(node: Node, path: Loc) -> Node | None:
@@ -324,7 +342,7 @@ def _filled(node: Node, path: Loc, name: str, value: Scalar) -> Node:
 def _problems(error: ValidationError, node: Node) -> list[Problem]:
     found = {}
     kept = _one_variant(error.errors(include_url=False, include_context=True), node)
-    meant = {(*e["loc"][:-1], nearest(str(e["loc"][-1]), _fields(e["loc"][:-1]))) for e in kept if e["type"] == "extra_forbidden"}
+    meant = {(*e["loc"][:-1], _meant(e["loc"])) for e in kept if e["type"] == "extra_forbidden"}
     for e in kept:
         if e["type"] == "missing" and e["loc"] in meant:
             continue  # the misspelled one is reported
@@ -479,7 +497,9 @@ def _problem(error: Any, node: Node) -> Problem:
     name = str(loc[-1]) if loc else "recipe"
     if kind == "extra_forbidden":
         place = target.key_place or target.place
-        return Problem("QR010", f"unknown field `{name}`", place, suggest(name, _fields(loc[:-1])), length=target.key_length)
+        return Problem(
+            "QR010", f"unknown field `{name}`", place, suggest(_MEANT.get(name, name), _fields(loc[:-1])), length=target.key_length
+        )
     if kind == "missing":
         return _missing(name, target, _sibling(loc[:-1], node) or _describe(loc))
     if kind == "union_tag_not_found":

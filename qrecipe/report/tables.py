@@ -73,6 +73,8 @@ def _indented(text: str) -> Padding:
 
 def _what(train: PlannedTrain) -> str:
     what = ", ".join(train.match) + (" except " + ", ".join(train.except_) if train.except_ else "")
+    if train.lora is not None:
+        return f"{what} (LoRA, rank {train.lora['rank']:g})"
     if train.rows is None:
         return what
     kind = train.rows if isinstance(train.rows, str) else "listed"

@@ -14,7 +14,7 @@ from qrecipe.plan.fingerprints import NUMERICS
 from qrecipe.plan.plan import Planned
 from qrecipe.plan.trainable import Trainable
 
-PACKAGES = ("qrecipe", "qwen-tts", "torch", "transformers")
+PACKAGES = ("peft", "qrecipe", "qwen-tts", "torch", "transformers")
 """Packages whose versions change numbers."""
 
 
@@ -54,7 +54,9 @@ def lock_stage(name: str, trainable: Trainable, shapes: dict[str, tuple[int, ...
     for group in trainable.groups:
         for tensor in group.tensors:
             chosen = trainable.rows_of(tensor)
-            if chosen is None:
+            if group.train.lora is not None:
+                tensors[tensor] = group.train.lora.rank * sum(shapes[tensor])
+            elif chosen is None:
                 tensors[tensor] = math.prod(shapes[tensor])
             else:
                 tensors[tensor] = len(chosen) * shapes[tensor][1]

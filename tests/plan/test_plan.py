@@ -411,3 +411,30 @@ def test_a_base_in_the_hub_cache_is_found(tmp_path: Path, monkeypatch: pytest.Mo
         expected = Path(stock).parent if isinstance(stock, str) else None
         assert cached_snapshot(Base(model="Qwen/Some-Base", revision=revision)) == expected
     assert cached_snapshot(Base(model="Qwen/Other")) is None
+
+
+def test_low_rank_deltas_are_counted_by_their_factors(plan: Make) -> None:
+    """The 1.7B talker: 28 layers, hidden 2048, intermediate 6144, 16 heads and 8 key heads of 128."""
+    attention = (2048 + 16 * 128) + 2 * (2048 + 8 * 128) + (16 * 128 + 2048)
+    feed_forward = 3 * (2048 + 6144)
+    planned = plan(stage("a", train("talker.model.layers", lora={"rank": 8, "alpha": 16})), base=LARGE)
+    (group,) = planned.plan.stages[0].trainable
+    assert group.parameters == 28 * 8 * (attention + feed_forward) == 8_716_288
+    assert group.lora == {"rank": 8, "alpha": 16}
+    assert not [t for t in group.tensors if "norm" in t]
+    assert len(group.tensors) == 28 * 7
+
+
+@pytest.mark.parametrize(
+    ("entry", "says"),
+    [
+        (train("talker.model.text_embedding"), "never adapts an embedding table"),
+        (train("talker.code_predictor"), "never adapts an embedding table"),
+        (train("talker.model.codec_embedding", rows="languages"), "`rows` picks rows"),
+        (train("talker.model.norm"), "selects none"),
+    ],
+)
+def test_low_rank_deltas_are_for_linear_layers(plan: Make, entry: dict[str, Any], says: str) -> None:
+    planned = plan(stage("a", LANGUAGE_ROW), stage("b", {**entry, "lora": {"rank": 8, "alpha": 16}}), base=LARGE)
+    assert [p.code for p in planned.errors] == ["QR036"]
+    assert says in planned.errors[0].message
