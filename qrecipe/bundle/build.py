@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from qrecipe import __version__
 from qrecipe.bundle.card import model_card
 from qrecipe.bundle.export import write_model
@@ -21,6 +19,7 @@ from qrecipe.model.weights import Delta
 from qrecipe.plan.bases import BaseInfo
 from qrecipe.plan.documents import BundleLanguage, BundleManifest, BundleStage, Lock, Verdict
 from qrecipe.plan.values import Plan
+from qrecipe.recipe.writer import write_yaml
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ def build(content: Content, bundles: Path) -> Path:
     rows = {k: v.token_id for k, v in plan.languages.items() if v.token_id is not None}
     with new_folder(target) as folder:
         write_model(content.base, folder, content.delta, rows)
-        write_text(folder / "recipe.yaml", yaml.safe_dump(content.recipe, sort_keys=False, allow_unicode=True, width=120))
+        write_text(folder / "recipe.yaml", write_yaml(content.recipe))
         write_json(folder / LOCK, content.lock.model_dump(mode="json"))
         verdicts = {where: [v.as_json() for v in vs] for where, vs in content.verdicts.items()}
         survival = {k: round(v, 6) for k, v in content.survival.items()}

@@ -75,6 +75,8 @@ def _without_required(definitions: dict[str, Any], suffix: str) -> dict[str, Any
                 out["required"] = [r for r in out["required"] if r == "id"]
                 if not out["required"]:
                     del out["required"]
+            if "oneOf" in out and "discriminator" not in out:
+                del out["oneOf"]  # which of several fields is given is known when the files are put together
             if "oneOf" in out and "discriminator" in out:
                 out["anyOf"] = out.pop("oneOf")  # without their tag, two variants may both fit
                 del out["discriminator"]

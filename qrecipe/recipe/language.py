@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from qrecipe.recipe.model import Settings, one_of
+from qrecipe.recipe.model import Settings, one_of, schema_of_one
 
 FIRST_FREE_ROW = 2072
 """The lowest row that `token_id: auto` takes: ids from 2048 to 2071 that no map lists may hold trained, unreleased rows."""
@@ -31,6 +31,8 @@ BCP47 = r"^[a-z]{2,3}(-[A-Za-z0-9]{2,8})*$"
 
 class Init(Settings):
     """Where a language's row starts: the mean of other languages' rows, or a copy of one."""
+
+    model_config = schema_of_one("mean_of", "copy")
 
     mean_of: Annotated[list[str], Field(min_length=1)] | None = None
     """Languages of the base. The mean of their rows is rescaled to the mean of their norms."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from pydantic_core import PydanticCustomError
 
 
@@ -30,3 +30,9 @@ def one_of(first: str, a: object, second: str, b: object) -> None:
         )
     if a is None and b is None:
         raise PydanticCustomError("one_of", "give either {first} or {second}", {"first": f"`{first}`", "second": f"`{second}`"})
+
+
+def schema_of_one(*names: str) -> ConfigDict:
+    """What `one_of` checks, for the JSON Schema: exactly one of the fields is given, and null is not given."""
+    given: list[JsonValue] = [{"required": [name], "properties": {name: {"not": {"type": "null"}}}} for name in names]
+    return ConfigDict(json_schema_extra={"oneOf": given})

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 
 from qrecipe.recipe.base import Base
 from qrecipe.recipe.dataset import Dataset, SpeechDataset, TextDataset
@@ -16,6 +17,13 @@ from qrecipe.recipe.stage import SpeechStage, Stage, TextLmStage
 
 NAME = r"^[a-z][a-z0-9._-]{0,62}$"
 VERSION = r"^\d+\.\d+\.\d+(-[0-9A-Za-z.-]+)?$"
+
+
+def _not_true(value: object) -> object:
+    """To Python `True` equals 1; to a reader it does not."""
+    if isinstance(value, bool):
+        raise PydanticCustomError("literal_error", "should be 1", {"expected": "1"})
+    return value
 
 
 class Evaluation(Settings):
@@ -45,7 +53,7 @@ class Evaluation(Settings):
 class Recipe(Settings):
     """A recipe: languages, data, stages with their gates, and what a bundle must pass."""
 
-    qrecipe: Literal[1]
+    qrecipe: Annotated[Literal[1], BeforeValidator(_not_true)]
     """Version of the recipe format."""
     name: Annotated[str, Field(pattern=NAME)]
     """Name of the recipe, its runs and its bundle."""

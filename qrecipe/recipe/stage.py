@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from qrecipe.recipe.gate import Gate, Select
-from qrecipe.recipe.model import Identifier, Positive, Settings, Share, one_of
+from qrecipe.recipe.model import Identifier, Positive, Settings, Share, one_of, schema_of_one
 
 
 class Lora(Settings):
@@ -60,6 +60,8 @@ class Batch(Settings):
 
 
 class _Stage(Settings):
+    model_config = schema_of_one("epochs", "steps")
+
     id: Identifier
     """Name of the stage; stages of a template are merged by it."""
     data: Annotated[list[Annotated[str, Field(min_length=1)] | Use], Field(min_length=1)]

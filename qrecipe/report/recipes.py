@@ -6,9 +6,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import yaml
-
 from qrecipe.recipe.reader import Node
+from qrecipe.recipe.writer import write_yaml
 
 DEFAULT = "default"
 """Where a value comes from that no file states."""
@@ -22,7 +21,7 @@ def origins_of(value: Any, node: Node) -> dict[str, str]:
 def as_yaml(value: Any, origins: dict[str, str] | None = None) -> str:
     """YAML text; with origins, a comment after every value."""
     if origins is None:
-        return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=120)
+        return write_yaml(value)
     lines = list(_lines(value, origins, "", ()))
     width = min(60, max(len(text) for text, _ in lines))
     return "".join(f"{text:<{width}}  # {origin}\n" if origin else f"{text}\n" for text, origin in lines)
@@ -76,5 +75,5 @@ def _lines(value: Any, origins: dict[str, str], indent: str, path: tuple[str, ..
 
 def _scalar(value: Any) -> str:
     """A scalar, or an empty map or list, on one line that means it in YAML 1.1 and 1.2."""
-    text = yaml.safe_dump(value, allow_unicode=True, width=float("inf")).removesuffix("...\n").strip()
+    text = write_yaml(value, float("inf")).removesuffix("...\n").strip()
     return text if "\n" not in text else json.dumps(value, ensure_ascii=False)

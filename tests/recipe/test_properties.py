@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from qrecipe.errors import RecipeError
 from qrecipe.recipe import inspect
 from qrecipe.recipe.reader import read_text
+from qrecipe.recipe.writer import write_yaml
 from qrecipe.report.problems import as_text
 
 quick = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
@@ -208,3 +210,88 @@ def test_inspect_takes_any_value_in_any_place(tmp_path: Path, keys: list[str], v
 def test_texts_that_are_made_to_be_slow(text: str) -> None:
     with only_recipe_errors():
         read_text(text, "r.yaml")
+
+
+# ten thousand documents
+
+DOCUMENTS = 10_000
+WORDS = [
+    "no",
+    "1e5",
+    "0o17",
+    "012",
+    "12:30",
+    "~",
+    "<<",
+    "- a",
+    "a: b",
+    "#x",
+    "$x",
+    "",
+    " ",
+    "\t",
+    "\x85",
+    "\u2028",
+    "null",
+    ".inf",
+    "0x1f",
+    "=",
+    "!",
+    "&a",
+    "*a",
+    "|",
+    ">",
+]
+
+
+def some_value(r: random.Random, depth: int = 0) -> Any:
+    """A value as recipes hold them, of words that YAML is known to take for something else."""
+    kind = r.randrange(8 if depth < 4 else 6)
+    if kind == 6:
+        return [some_value(r, depth + 1) for _ in range(r.randrange(4))]
+    if kind == 7:
+        return {f"k{i}" if r.random() < 0.5 else r.choice(WORDS[:5]) + str(i): some_value(r, depth + 1) for i in range(r.randrange(4))}
+    if kind == 5:
+        return "".join(chr(r.choice([r.randrange(32, 127), r.randrange(0xA0, 0x2FFF)])) for _ in range(r.randrange(12)))
+    return [r.choice(WORDS), r.uniform(-1e6, 1e6) * 10 ** r.randrange(-12, 12), r.randrange(-(10**9), 10**9), None, r.random() < 0.5][kind]
+
+
+@pytest.mark.slow
+def test_ten_thousand_values_are_read_as_they_were_written() -> None:
+    r = random.Random(20)
+    for _ in range(DOCUMENTS):
+        value = {"key": some_value(r)}
+        text = write_yaml(value)
+        assert read_text(text, "r.yaml").plain() == value, text
+
+
+def damaged(r: random.Random, texts: list[str]) -> str:
+    """A recipe with lines dropped, doubled, moved, cut, indented or of another recipe, and with characters changed."""
+    lines = r.choice(texts).splitlines(keepends=True) or ["\n"]
+    for _ in range(r.randrange(1, 4)):
+        i = r.randrange(len(lines))
+        j = r.randrange(len(lines[i]) + 1)
+        other = r.choice(texts).splitlines(keepends=True) or ["\n"]
+        lines[i] = [
+            "",
+            lines[i] * 2,
+            "  " + lines[i],
+            lines[i][:j] + "\n",
+            lines[i][:j] + r.choice(WORDS) + lines[i][j:],
+            r.choice(other),
+            lines[i].replace(":", r.choice(["", "::", ": [", ": {", ": &x"]), 1),
+            lines[i][:j] + chr(r.randrange(0x250)) + lines[i][j + 1 :],
+        ][r.randrange(8)]
+    return "".join(lines)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_ten_thousand_damaged_recipes(tmp_path: Path) -> None:
+    """Every one is read to its end, with problems that can be shown, and nothing but problems."""
+    for file in BROKEN.glob("*.yaml"):
+        (tmp_path / file.name).write_text(file.read_text(encoding="utf-8"), encoding="utf-8")
+    texts = [p.read_text(encoding="utf-8") for p in sorted(BROKEN.glob("*.yaml"))]
+    r = random.Random(5)
+    for _ in range(DOCUMENTS):
+        inspected(tmp_path, damaged(r, texts))
