@@ -174,14 +174,8 @@ class FileHashes:
 
     def __init__(self, store: Path | None = None) -> None:
         self._store = store or cache_dir() / "hashes.json"
-        self._known: dict[str, list[Any]] = {}
+        self._known = _entries(self._store)
         self._changed = False
-        try:
-            loaded = json.loads(self._store.read_text(encoding="utf-8"))
-            if isinstance(loaded, dict):
-                self._known = loaded
-        except (OSError, ValueError):
-            pass  # a cache that cannot be read is an empty cache
 
     def known(self, path: Path) -> str | None:
         """The hash if the file was hashed before and has not changed since."""
@@ -211,12 +205,21 @@ class FileHashes:
         return None if entry[3] is None else float(entry[3])
 
     def save(self) -> None:
-        """Writes what was learned; a cache that cannot be written is no error."""
+        """Adds what was learned to what other processes have written by now; a cache that cannot be written is no error."""
         if not self._changed:
             return
         with suppress(OSError):
-            write_text(self._store, json.dumps(self._known, sort_keys=True))
+            write_text(self._store, json.dumps({**_entries(self._store), **self._known}, sort_keys=True))
         self._changed = False
+
+
+def _entries(store: Path) -> dict[str, list[Any]]:
+    """A cache that cannot be read is an empty cache."""
+    try:
+        loaded = read_json(store, 1 << 30)
+    except (OSError, ValueError):
+        return {}
+    return loaded if isinstance(loaded, dict) else {}
 
 
 def copy_file(source: Path, target: Path) -> None:

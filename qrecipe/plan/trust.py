@@ -11,14 +11,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from qrecipe.builtin import mini
 from qrecipe.files import MAX_DOCUMENT, read_json
 from qrecipe.plan.boundaries import inside
 
 UNSAFE = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".npy", ".npz", ".h5", ".msgpack"}
 """Endings of weights that may run code when they are read, or that are never read."""
 MAX_SMALL = 4 << 20
-"""Bytes of a config; vocabularies may be larger."""
-VOCABULARY = {"vocab.json", "tokenizer.json"}
+"""Bytes of a config."""
+NO_CONFIG = {"vocab.json", "tokenizer.json", "bundle.json", "verdicts.json", mini.MANIFEST}
+"""JSON that describes no model: vocabularies, and what this program adds to a folder."""
 MAX_NUMBER = 1 << 24
 """Of any whole number in a config: widths, ids, lengths, rates."""
 MAX_COUNT = 1024
@@ -42,7 +44,7 @@ def folder_problem(folder: Path) -> str | None:
             return f"{name} is a link that leads out of the folder"
         if file.suffix in {".json", ".txt"} and file.stat().st_size > MAX_DOCUMENT:
             return f"{name} has {file.stat().st_size:,} bytes; at most {MAX_DOCUMENT:,} are read"
-        if file.suffix == ".json" and file.name not in VOCABULARY and not file.name.endswith(".index.json"):
+        if file.suffix == ".json" and file.name not in NO_CONFIG and not file.name.endswith(".index.json"):
             why = _config_problem(file)
             if why is not None:
                 return f"{name}: {why}"

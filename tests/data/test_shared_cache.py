@@ -1,0 +1,82 @@
+"""One cache, several processes at once, one of them killed: every entry is whole, and every process gets the same codes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from qrecipe.data import sealed
+from qrecipe.data.codes import Encoded, Encoder, Request
+from qrecipe.files import FileHashes, sha256
+from qrecipe.plan.bases import BaseInfo
+from tests.support import audio
+
+CLIPS = 24
+
+
+class Slow:
+    """An encoder whose codes are known, and which gives the others time to meet it."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+
+    def encode(self, audios: list[audio.Audio]) -> list[torch.Tensor]:
+        time.sleep(0.02)
+        return [torch.tensor([[len(a) % 2048, int(np.abs(a).sum()) % 2048]]) for a in audios]
+
+
+def in_processes(count: int, work: Callable[[int], None]) -> list[int]:
+    """Forks, and gives the exit codes; what a process raises is 1."""
+    started = []
+    for number in range(count):
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                work(number)
+                code = 0
+            finally:
+                os._exit(code)
+        started.append(pid)
+    if count > 1:
+        time.sleep(0.1)
+        os.kill(started[0], signal.SIGKILL)
+    return [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in started]
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> list[Path]:
+    return [audio.write(tmp_path / f"{i}.wav", audio.speech(i, 0.5 + 0.01 * i)) for i in range(CLIPS)]
+
+
+def test_processes_share_the_cache(mini: BaseInfo, clips: list[Path], tmp_path: Path) -> None:
+    requests = [Request(c, False) for c in clips]
+
+    def encode(place: str) -> str:
+        encoder: Any = Encoder(Slow(mini.folder), mini, FileHashes(tmp_path / place / "hashes.json"), tmp_path / place)  # type: ignore[arg-type]
+        encoder.opened.folder = mini.folder
+        codes = [f.codes.tolist() for request in requests for f in encoder.codes([request]) if isinstance(f, Encoded)]
+        encoder.hashes.save()
+        return hashlib.sha256(json.dumps(codes).encode()).hexdigest()
+
+    alone = encode("alone")
+
+    def work(number: int) -> None:
+        assert encode("shared") == alone
+
+    assert in_processes(4, work) == [-9, 0, 0, 0]
+    entries = sorted((tmp_path / "shared" / "codes").rglob("*.sealed"))
+    assert len(entries) == CLIPS
+    assert all(sealed.recall(e, "codes", "seconds") is not None for e in entries)
+    known = json.loads((tmp_path / "shared" / "hashes.json").read_text())
+    assert all(known[str(c)][2] == sha256(c) for c in clips), "what one process learned the others did not take away"
