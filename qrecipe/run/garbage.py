@@ -102,10 +102,10 @@ def _of_run(folder: Path) -> Iterator[Garbage]:
             yield _item(stage, "a stage that the last run does not refer to")
     for file in sorted((folder / "values").glob("*.json")):
         try:
-            state = read_json(file)["key"][2]
-        except (OSError, ValueError, KeyError, TypeError, IndexError):
-            state = None
-        if state not in states:
+            key = [k for k in read_json(file)["key"] if isinstance(k, str)]
+        except (OSError, ValueError, KeyError, TypeError):
+            key = []
+        if not states.intersection(key):
             yield _item(file, "values of a stage that the last run does not refer to")
     yield from _temporary(folder, deep=True, age=0)
 

@@ -15,6 +15,7 @@ from qrecipe.builtin import mini
 from qrecipe.cli import main
 from qrecipe.files import write_json
 from qrecipe.run.garbage import find
+from tests.support.shared import Finished
 
 OLD = time.time() - 100 * 86_400
 
@@ -107,3 +108,9 @@ def test_a_folder_that_is_no_run_is_left_alone(folders: dict[str, Path]) -> None
     """Without a readable run.json nothing says what is referred to."""
     (folders["runs"] / "tiny" / "run.json").write_text("{")
     assert not any("runs" in g.path.parts for g in find(folders["runs"], folders["bundles"], folders["cache"], 90).garbage)
+
+
+def test_nothing_of_a_finished_run_is_garbage(finished: Finished) -> None:
+    """Its stages, the values that its gates read, and its checkpoints' absence."""
+    assert list((finished.runs / "tiny" / "values").glob("*.json"))
+    assert not any("runs" in g.path.parts for g in find(finished.runs, finished.bundles, finished.runs / "no-cache", 90).garbage)
