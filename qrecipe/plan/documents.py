@@ -85,6 +85,8 @@ class Lock(Settings):
     """Row of every language that was added."""
     datasets: dict[str, Sha256]
     """Content of every dataset, its recordings included."""
+    evaluators: dict[str, str] = {}
+    """Content of the models that listen, where they have one of their own."""
     stages: list[LockStage]
     """Exact trainable sets."""
     numerics: int

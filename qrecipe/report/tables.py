@@ -61,6 +61,9 @@ def plan_table(plan: Plan, standings: dict[str, str] | None = None) -> Table:
         for gate in stage.gates:
             table.add_row("", _indented("gate " + gate))
         table.add_section()
+    for need, evaluator in plan.evaluators.items():
+        known = "" if evaluator.identity or evaluator.model is None else " (not on this machine)"
+        table.add_row("", _indented(f"{need} by {evaluator.backend}" + (f", {evaluator.model}{known}" if evaluator.model else "")))
     for gate in plan.accept:
         table.add_row("[bold]accept[/]" if gate == plan.accept[0] else "", _indented("gate " + gate))
     return table

@@ -279,6 +279,7 @@ class _Run:
     def _stages(self, until: str | None) -> Literal["stopped", "until"] | None:
         """Trains and judges the stages; returns why the run ends before `accept`, or None."""
         self.base_values = self.judge.baseline(self.recipe.gates(), "base", self.state[-1])
+        self.judge.demonstrate(self.recipe.gates(), self.state[-1])
         finished = False
         for i, stage in enumerate(self.recipe.stages):
             if finished:

@@ -98,6 +98,20 @@ class Judge:
         if problems:
             raise RecipeError(problems)
 
+    def demonstrate(self, gates: Sequence[Gate], state: str) -> None:
+        """Has the base speak what gates will judge, once and in one layout: what a person compares the stages with."""
+        settings = self._settings.model_copy(update={"seeds": self._settings.seeds[:1], "layouts": self._settings.layouts[:1]})
+        for dataset in dict.fromkeys(g.data for g, s in self._judged_here(gates) if s.source == "generated" and g.speak_as is None):
+            for _ in generated(
+                self._opened, self._data[dataset], settings, self._listeners, **self._kept(dataset, state), progress=self._progress
+            ):
+                pass
+
+    def _kept(self, dataset: str, state: str) -> dict[str, Any]:
+        """Where samples of a state are kept, and what names them."""
+        folder = self._store.stage_folder(state) / "samples" / dataset
+        return {"folder": folder, "identity": [NUMERICS, state, self._planned[dataset].sha256]}
+
     def page(self, title: str, states: Sequence[tuple[str, str]], verdicts: dict[str, list[Verdict]]) -> None:
         """Writes report.html: recordings and what every state said, side by side, as far as it was kept."""
         first = self._settings.model_copy(update={"seeds": self._settings.seeds[:1]})
@@ -105,9 +119,7 @@ class Judge:
         for dataset, data in self._data.items():
             made = []
             for name, state in states:
-                folder = self._store.stage_folder(state) / "samples" / dataset
-                identity = [NUMERICS, state, self._planned[dataset].sha256]
-                samples = list(generated(None, data, first, self._listeners, folder=folder, identity=identity))
+                samples = list(generated(None, data, first, self._listeners, **self._kept(dataset, state)))
                 if samples:
                     made.append(Column(f"{dataset}: {name}", samples, self._hears(data, samples)))
             if made:
@@ -146,8 +158,7 @@ class Judge:
                 self._settings,
                 self._listeners,
                 speak_as=speak_as,
-                folder=self._store.stage_folder(state) / "samples" / dataset,
-                identity=[NUMERICS, state, self._planned[dataset].sha256],
+                **self._kept(dataset, state),
                 progress=self._progress,
             )
             for metric, values in new.items():

@@ -53,6 +53,7 @@ def test_every_way_of_spoiling_that_a_metric_names_exists() -> None:
     assert all(s.spoilt for s in listening)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_spoilt_copies_are_other_recordings_of_the_same_rows(way: str) -> None:
     samples = recorded(dataset(3), Evaluation(), ears())

@@ -10,6 +10,7 @@ import pytest
 
 from qrecipe.recipe import load
 from qrecipe.run.engine import run
+from tests.support import recipes
 
 
 def test_an_optional_gate_without_its_packages_is_skipped_loudly(
@@ -27,3 +28,28 @@ def test_an_optional_gate_without_its_packages_is_skipped_loudly(
     written = json.loads((outcome.bundle / "verdicts.json").read_text())
     assert "faster-whisper, not installed here" in json.dumps(written)
     assert "**not judged**" in (outcome.bundle / "README.md").read_text()
+
+
+def test_slices_floors_and_another_language_s_token_in_a_run(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    warn = {"data": "dev", "severity": "warn"}
+    accept = [
+        {"metric": "silence_share", "max_over_floor": 0.9, "worst": "layout", **warn},
+        {"metric": "silence_share", "max_increase": 0.5, "baseline": "base", "speak_as": "english", "prompt": "in_context", **warn},
+        {"metric": "duration_ratio", "max": 2.0, **warn},
+    ]
+    data = {**recipes.RECIPE["datasets"]}
+    data["dev"] = {**data["dev"], "reference_text": recipes.REFERENCE_TEXT}
+    settings = {"seeds": [0], "prompts": 2, "batch": 2, "prompt": "both", "frame_cap": 1.0}
+    stage = recipes.stage(steps=1)
+    outcome = run(
+        load(tiny(accept=accept, datasets=data, evaluation=settings, stages=[stage])), runs=tmp_path / "r", bundles=tmp_path / "b"
+    )
+    floor, leak, duration = outcome.accept
+    assert floor.slice in ("streaming", "non_streaming")
+    assert floor.recordings == floor.baseline
+    assert (leak.gate, leak.prompts) == ("silence_share(dev, as english, in_context) max_increase 0.5 over base", 2)
+    assert duration.slices.keys() >= {"layout", "prompt"}
+    page = (tmp_path / "r" / "tiny" / "report.html").read_text()
+    assert all(f"dev: {name}" in page for name in ("recording", "base", "language"))
+    said = [json.loads(f.read_text()) for f in (tmp_path / "r").rglob("batch.json")]
+    assert {s["language"] for s in said} == {"malay", "english"}
