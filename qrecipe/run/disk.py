@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Callable, Collection
@@ -12,6 +13,7 @@ from typing import Any
 from qrecipe.errors import Place, Problem, UserError
 from qrecipe.plan.bases import BaseInfo, base_files
 from qrecipe.plan.plan import Planned
+from qrecipe.plan.trainable import Trainable
 
 FLOAT = 4
 """Bytes of a trained number on disk."""
@@ -37,11 +39,18 @@ def needs(planned: Planned, base: BaseInfo, run: Path, bundles: Path, done: Coll
         if stage.id in done:
             continue
         trained = (resolved.parameters or resolved.parameters_max or 0) * FLOAT
-        # the weights, two moments of AdamW, and the best weights so far
-        checkpoints = max(checkpoints, COPIES * trained * (4 if stage.select else 3))
-        results += trained
+        result = _result(planned.trainables[stage.id], base.tensors or {}) * FLOAT
+        # the weights, two moments of AdamW, and the best result so far
+        checkpoints = max(checkpoints, COPIES * (3 * trained + (result if stage.select else 0)))
+        results += result
     bundle = sum(f.stat().st_size for f in base_files(base.folder)) if base.folder is not None else 0
     return [Need("checkpoints and results", run, checkpoints + results + SLACK), Need("bundle", bundles, bundle)]
+
+
+def _result(trainable: Trainable, shapes: dict[str, tuple[int, ...]]) -> int:
+    """Numbers of a stage's result: whole tensors, also where low-rank deltas of them are trained, or rows."""
+    chosen = ((shapes.get(n, ()), trainable.rows_of(n)) for g in trainable.groups for n in g.tensors)
+    return sum(math.prod(shape) if rows is None else len(rows) * math.prod(shape[1:]) for shape, rows in chosen)
 
 
 def require(found: list[Need], tell: Callable[..., None]) -> None:
