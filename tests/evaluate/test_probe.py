@@ -23,6 +23,7 @@ from qrecipe.recipe.metrics import BUILTIN
 from qrecipe.recipe.recipe import Evaluation
 from tests.support import whisper
 
+pytestmark = pytest.mark.slow
 MALAY = Path(__file__).parents[2] / "recipes" / "data" / "malay"
 
 
@@ -53,7 +54,6 @@ def test_every_way_of_spoiling_that_a_metric_names_exists() -> None:
     assert all(s.spoilt for s in listening)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_spoilt_copies_are_other_recordings_of_the_same_rows(way: str) -> None:
     samples = recorded(dataset(3), Evaluation(), ears())
@@ -100,7 +100,6 @@ def test_what_does_not_listen_is_not_tried() -> None:
     assert found.as_json()["tried"] is False
 
 
-@pytest.mark.slow
 def test_error_rates_notice_missing_ends_and_stutters() -> None:
     whisper.require()
     data = dataset(3)
