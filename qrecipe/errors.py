@@ -133,6 +133,8 @@ class Problem:
         }
 
 
+MOST = 100
+"""Problems of one kind of look at a recipe that are reported: beyond, a file is not a recipe with mistakes any more."""
 LONGEST = 600
 """Characters of a message: a file can hold words of a megabyte."""
 

@@ -6,7 +6,7 @@ import math
 import re
 from dataclasses import dataclass, field
 
-from qrecipe.errors import Problem, suggest
+from qrecipe.errors import MOST, Problem, suggest
 from qrecipe.plan import patterns
 from qrecipe.recipe.checks import at
 from qrecipe.recipe.objectives import OBJECTIVES
@@ -79,7 +79,7 @@ def resolve(
     groups: list[Group] = []
     for i, train in enumerate(stage.train):
         node = at(where, "train", i)
-        if tensors is None:
+        if tensors is None or len(problems) >= MOST:
             continue
         group = _group(train, node, tensors, languages, seen, problems)
         if group is not None:

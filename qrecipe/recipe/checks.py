@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import chain, islice
 from os.path import normpath
 from pathlib import Path
 
-from qrecipe.errors import Problem, nearest, suggest
+from qrecipe.errors import MOST, Problem, nearest, suggest
 from qrecipe.files import is_file
 from qrecipe.recipe import metrics
 from qrecipe.recipe.dataset import SpeechDataset
@@ -31,13 +32,14 @@ def check(recipe: Recipe, node: Node, root: Path, written: Node | None = None) -
         root: the folder that its paths start from.
         written: what was written, if faulty parts were left out of `node`: names that stand there are not unknown.
     """
-    found = [
-        *_languages(recipe, node),
-        *_datasets(recipe, node, root),
-        *_stages(recipe, node),
-        *_accept(recipe, node),
-        *_finish(recipe, node),
-    ]
+    found = list(
+        islice(
+            chain(
+                _languages(recipe, node), _datasets(recipe, node, root), _stages(recipe, node), _accept(recipe, node), _finish(recipe, node)
+            ),
+            MOST,
+        )
+    )
     stated = written.get("datasets") if written is not None else None
     faulty = {name for name, _ in stated.items() if name not in recipe.datasets} if stated is not None else set()
     named = [p for p in found if not (p.code == "QR020" and any(f"`{name}`" in p.message for name in faulty))]

@@ -233,17 +233,17 @@ def _merge(old: Node, new: Node, key: str = "") -> Node:
 def _merge_stages(old: list[Node], new: list[Node]) -> list[Node]:
     """Stages of the same id merge where the template has them; a new one goes right before the next one that both have."""
     stages = list(old)
+    shared = {_id(s) for s in old} - {None}
     merged: set[Scalar] = set()
     for i, stage in enumerate(new):
-        at = _position(stages, stage)
-        if at is not None and _id(stage) not in merged:  # a second one of the same file stays a second one, which is a mistake
+        id_ = _id(stage)
+        at = _position(stages, stage) if id_ in shared and id_ not in merged else None
+        if at is not None:  # a second one of the same file stays a second one, which is a mistake
             stages[at] = _merge(stages[at], stage)
-            merged.add(_id(stage))
-            continue
-        following = (_position(stages, later) for later in new[i + 1 :] if _id(later) not in merged)
-        before = next((p for p in following if p is not None), len(stages))
-        stages.insert(before, stage)
-        merged.add(_id(stage))
+        else:
+            following = (_position(stages, later) for later in new[i + 1 :] if _id(later) in shared and _id(later) not in merged)
+            stages.insert(next((p for p in following if p is not None), len(stages)), stage)
+        merged.add(id_)
     return stages
 
 

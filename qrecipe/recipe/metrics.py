@@ -6,6 +6,7 @@ Other packages add metrics through the entry-point group `qrecipe.metrics`; each
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from qrecipe.recipe.evaluator import Need
@@ -222,6 +223,7 @@ BUILTIN: dict[str, MetricSpec] = {
 }
 
 
+@lru_cache(maxsize=256)
 def find(name: str) -> MetricSpec | None:
     """The metric of this name, built in or from another package; None if there is none."""
     if name in BUILTIN:
@@ -235,6 +237,7 @@ def find(name: str) -> MetricSpec | None:
     return None
 
 
+@lru_cache(maxsize=1)
 def names() -> list[str]:
     """Names of every metric that is installed."""
     from importlib.metadata import entry_points

@@ -67,17 +67,17 @@ class Recipe(Settings):
     """Seed of everything that is drawn at random."""
     base: Base
     """The model that the recipe starts from."""
-    languages: Annotated[dict[str, Language], Field(min_length=1)]
+    languages: Annotated[dict[str, Language], Field(min_length=1, max_length=50)]
     """The languages that are added, by lower-case name."""
-    datasets: Annotated[dict[Identifier, Dataset], Field(min_length=1)]
+    datasets: Annotated[dict[Identifier, Dataset], Field(min_length=1, max_length=200)]
     """Manifests by name."""
     evaluators: Evaluators = Evaluators()
     """Models that listen to generated speech."""
     evaluation: Evaluation = Evaluation()
     """How gates are measured."""
-    stages: Annotated[list[Stage], Field(min_length=1)]
+    stages: Annotated[list[Stage], Field(min_length=1, max_length=50)]
     """Run in order; a later stage starts from the earlier one's result."""
-    accept: list[Gate] = []
+    accept: Annotated[list[Gate], Field(max_length=200)] = []
     """Judged once, last: gates that the final model must pass to become a bundle."""
 
     def gates(self) -> list[Gate]:

@@ -22,7 +22,7 @@ class Lora(Settings):
 class Train(Settings):
     """One group of parameters that learns, with its own learning rate."""
 
-    match: Annotated[str, Field(min_length=1)] | Annotated[list[str], Field(min_length=1)]
+    match: Annotated[str, Field(min_length=1)] | Annotated[list[str], Field(min_length=1, max_length=100)]
     """Glob or list of globs over module and parameter names, rooted at the model. `*` stays within a segment; `layers.24-27` is a range; a module stands for everything in it."""
     except_: Annotated[list[str], Field(alias="except")] = []
     """Globs of what to take away again; each must take something away."""
@@ -64,9 +64,9 @@ class _Stage(Settings):
 
     id: Identifier
     """Name of the stage; stages of a template are merged by it."""
-    data: Annotated[list[Annotated[str, Field(min_length=1)] | Use], Field(min_length=1)]
+    data: Annotated[list[Annotated[str, Field(min_length=1)] | Use], Field(min_length=1, max_length=100)]
     """Datasets that the stage learns from."""
-    train: Annotated[list[Train], Field(min_length=1)]
+    train: Annotated[list[Train], Field(min_length=1, max_length=100)]
     """What learns. Everything else is proven bit-identical afterwards."""
     epochs: Positive | None = None
     """Passes over the stage's own data (the datasets without a `share`). Give either `epochs` or `steps`."""
@@ -82,7 +82,7 @@ class _Stage(Settings):
     """Largest norm of the gradient over everything that trains."""
     select: Select | None = None
     """Keep the best step on held-out data; default: the last step."""
-    gates: list[Gate] = []
+    gates: Annotated[list[Gate], Field(max_length=200)] = []
     """What must hold after the stage."""
     on_pass: Literal["continue", "finish"] = "continue"
     """When all gates pass: go on, or finish the run and skip the later stages."""

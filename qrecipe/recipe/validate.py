@@ -14,7 +14,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from qrecipe.errors import Place, Problem, RecipeError, nearest, suggest
+from qrecipe.errors import MOST, Place, Problem, RecipeError, nearest, suggest
 from qrecipe.recipe import checks
 from qrecipe.recipe.compose import compose_all
 from qrecipe.recipe.docs import field_docs
@@ -223,6 +223,9 @@ def salvage(node: Node) -> Sound:
         try:
             return Sound(Recipe.model_validate(node.plain()), node, problems)
         except ValidationError as e:
+            if e.error_count() > MOST:
+                more = Problem("QR012", f"{e.error_count() - MOST:,} more problems of form", Place(node.place.file))
+                return Sound(None, node, [*_problems(e, node), more])
             said = {p.place for p in problems}
             found = _problems(e, node)
             problems += [p for p in found if attempt == 0 or (p.code != "QR011" and p.place.line and p.place not in said)]
@@ -341,7 +344,7 @@ def _filled(node: Node, path: Loc, name: str, value: Scalar) -> Node:
 
 def _problems(error: ValidationError, node: Node) -> list[Problem]:
     found = {}
-    kept = _one_variant(error.errors(include_url=False, include_context=True), node)
+    kept = _one_variant(error.errors(include_url=False, include_context=True)[:MOST], node)
     meant = {(*e["loc"][:-1], _meant(e["loc"])) for e in kept if e["type"] == "extra_forbidden"}
     for e in kept:
         if e["type"] == "missing" and e["loc"] in meant:
@@ -537,6 +540,8 @@ def _problem(error: Any, node: Node) -> Problem:
         message = f"should be {error.get('expected') or _KINDS[kind]}"
     elif kind in ("too_short", "string_too_short"):
         message = "is empty"
+    elif kind == "too_long":
+        message = f"has more than {error['ctx']['max_length']} entries"
     elif kind == "finite_number":
         message = "should be a finite number"
     elif kind == "string_pattern_mismatch":

@@ -118,3 +118,20 @@ def test_the_nearest_spelling(pattern: str, expected: str | None) -> None:
     assert near(pattern, names()) == expected
     if expected is not None:
         assert select(expected, names())
+
+
+@pytest.mark.parametrize("pattern", ["*" * 5000 + "x", "*a" * 3000, "talker." + "*?" * 2000])
+def test_a_pattern_that_is_made_to_be_slow(pattern: str) -> None:
+    assert not matches(pattern, "talker." + "a" * 200 + ".weight")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name"), [("t*r", "talker"), ("*l*e*", "talker"), ("*_proj", "q_proj"), ("**", "x"), ("a*a", "aa"), ("?*", "x")]
+)
+def test_stars_match_as_in_a_shell(pattern: str, name: str) -> None:
+    assert matches(pattern, name)
+
+
+def test_stars_need_what_stands_between_them() -> None:
+    assert not matches("a*a", "a")
+    assert not matches("*ab*ab", "xab")

@@ -136,3 +136,23 @@ def test_a_gate_whose_packages_are_missing_warns_and_is_an_error_where_it_must_b
     assert {p.severity for p in check(Path(SOUND), sets, True, FileHashes())} == {"error"}
     optional = (sets[0], "accept=[{metric: cer, data: dev, max: 0.2, optional: true}]")
     assert [(p.code, p.severity) for p in check(Path(SOUND), optional, True, FileHashes())] == [("QR082", "warning")]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "".join(f"field{i}: 1\n" for i in range(9000)),
+        "extends: sound.yaml\nstages:\n" + "".join(f"  - {{id: s{i}, objective: speech, epoch: 1}}\n" for i in range(2000)),
+        "extends: sound.yaml\naccept:\n" + "".join(f"  - {{metric: m{i}, data: d{i}, max: 1}}\n" for i in range(150)),
+        "extends: sound.yaml\nstages:\n  - id: text\n    train:\n"
+        + "".join(f"      - {{match: talker.modle.layers.{i}, lr: 1}}\n" for i in range(90)),
+    ],
+    ids=["fields", "stages", "gates", "patterns"],
+)
+def test_a_file_of_very_many_mistakes_ends_soon(text: str, tmp_path: Path) -> None:
+    (tmp_path / "sound.yaml").write_text((BROKEN / SOUND).read_text().replace("path: data/", f"path: {BROKEN}/data/"))
+    (tmp_path / "r.yaml").write_text("qrecipe: 1\n" + text)
+    found = check(tmp_path / "r.yaml", (), False, FileHashes())
+    assert 0 < len(found) < 400
+    assert as_text(found)
