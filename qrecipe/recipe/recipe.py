@@ -67,7 +67,7 @@ class Recipe(Settings):
     """Seed of everything that is drawn at random."""
     base: Base
     """The model that the recipe starts from."""
-    languages: Annotated[dict[str, Language], Field(min_length=1, max_length=50)]
+    languages: Annotated[dict[str, Language], Field(min_length=1, max_length=2000)]
     """The languages that are added, by lower-case name."""
     datasets: Annotated[dict[Identifier, Dataset], Field(min_length=1, max_length=200)]
     """Manifests by name."""
