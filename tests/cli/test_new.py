@@ -15,7 +15,7 @@ from qrecipe.cli.validate import check
 from qrecipe.errors import RecipeError
 from qrecipe.files import FileHashes
 from qrecipe.recipe.reader import read_file
-from qrecipe.recipe.scaffold import Written, new_recipe
+from qrecipe.run.scaffold import Written, new_recipe
 from qrecipe.shipped import templates
 
 ROOT = Path(__file__).parents[2]

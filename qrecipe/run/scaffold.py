@@ -13,6 +13,7 @@ from string import Template
 
 from qrecipe.errors import Place, Problem, RecipeError, suggest
 from qrecipe.files import write_json, write_text
+from qrecipe.plan.schemas import schemas
 from qrecipe.recipe.language import BCP47, language_key_problem
 from qrecipe.recipe.paths import repository
 from qrecipe.recipe.reader import Node, read_file
@@ -114,8 +115,6 @@ def new_recipe(language: str, bcp47: str, template: str, folder: Path, model: st
             write_text(file, text)
             written.files += [] if file == path else [file]
     if not schema.exists():
-        from qrecipe.plan.schemas import schemas
-
         write_json(schema, schemas()["recipe"])
         written.files.append(schema)
     return written
