@@ -36,7 +36,6 @@ demo: $(VENV)/.installed
 	@bundle=$$($(BIN)/python -c 'import json, sys; print(json.load(open(sys.argv[1]))["bundle"])' $(RUNS)/demo.json) && \
 	$(BIN)/qrecipe bundle verify "$$bundle" && \
 	echo && \
-	echo "The base has random weights, so neither says anything yet; the commands are those of a real base." && \
 	echo "hear the base:    $(BIN)/qrecipe say builtin:mini \"$(TEXT)\" --reference $(VOICE) --out base.wav" && \
 	echo "hear the bundle:  $(BIN)/qrecipe say $$bundle \"$(TEXT)\" --language malay --reference $(VOICE) --out malay.wav"
 

@@ -39,7 +39,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def mini(cache: Path) -> BaseInfo:
-    """The embedded base, built once."""
+    """The embedded base."""
     from qrecipe.errors import Place
     from qrecipe.files import FileHashes
     from qrecipe.model.opened import resolve
@@ -66,8 +66,8 @@ def fresh(mini: BaseInfo) -> Opened:
 
 @pytest.fixture(scope="session")
 def voice(opened: Opened) -> Voice:
-    """One second of one voice."""
-    samples = audio.speech(7, 1.0)
+    """Two seconds of one voice."""
+    samples = audio.speech(7, 2.0)
     return Voice(samples, opened.x_vector(samples), opened.encode([samples])[0])
 
 

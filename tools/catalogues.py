@@ -6,7 +6,7 @@ allocated, nothing is downloaded. Tensors that the stock classes would add in a 
 difference in review, never silently.
 
     python tools/catalogues.py            # writes into the package
-    python tools/catalogues.py --out DIR  # writes into DIR/plan and DIR/builtin instead
+    python tools/catalogues.py --out DIR  # writes into DIR/plan instead
 """
 
 from __future__ import annotations
@@ -103,15 +103,6 @@ def talker_shapes(config: dict[str, Any]) -> dict[str, list[int]]:
         return shapes(Qwen3TTSForConditionalGeneration(Qwen3TTSConfig(**json.loads(json.dumps(config)))))
 
 
-def codec_shapes(config: dict[str, Any]) -> dict[str, list[int]]:
-    """The tensors of speech_tokenizer/model.safetensors under its config.json, likewise."""
-    import torch
-    from qwen_tts.core import Qwen3TTSTokenizerV2Config, Qwen3TTSTokenizerV2Model
-
-    with torch.device("meta"):
-        return shapes(Qwen3TTSTokenizerV2Model(Qwen3TTSTokenizerV2Config(**json.loads(json.dumps(config)))))
-
-
 def dump(head: dict[str, Any], tensors: dict[str, list[int]]) -> str:
     """JSON text with one tensor a line, so that a change of one tensor is a change of one line."""
     rows = ",\n".join(f"  {json.dumps(name)}: {json.dumps(shape)}" for name, shape in tensors.items())
@@ -119,7 +110,7 @@ def dump(head: dict[str, Any], tensors: dict[str, list[int]]) -> str:
 
 
 def write(out: Path) -> None:
-    """Write all catalogues under ``out/plan/catalogues`` and ``out/builtin/mini``."""
+    """Write all catalogues under ``out/plan/catalogues``."""
     mini = PACKAGE / "builtin" / "mini"
     repo, mini_config = "Qwen/Qwen3-TTS-12Hz-{}-Base", json.loads((mini / "config.json").read_text())
     models = (
@@ -131,9 +122,6 @@ def write(out: Path) -> None:
         name = model.replace(":", "/").split("/")[-1].lower()
         head = {"model": model, "revision": revision, "dtype": "bfloat16", "config": config}
         put(out / "plan" / "catalogues" / f"{name}.json", dump(head, talker_shapes(config)))
-    codec = json.loads((mini / "speech_tokenizer" / "config.json").read_text(encoding="utf-8"))
-    head = {"model": "builtin:mini/speech_tokenizer", "dtype": "float16"}
-    put(out / "builtin" / "mini" / "speech_tokenizer.tensors.json", dump(head, codec_shapes(codec)))
 
 
 def put(path: Path, text: str) -> None:

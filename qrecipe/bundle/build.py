@@ -74,7 +74,7 @@ def build(content: Content, bundles: Path) -> Path:
         verdicts = {where: [v.as_json() for v in vs] for where, vs in content.verdicts.items()}
         survival = {k: round(v, 6) for k, v in content.survival.items()}
         write_json(folder / "verdicts.json", {"verdicts": verdicts, "survives_rounding": survival})
-        write_text(folder / "README.md", model_card(plan, content.stages, content.verdicts, content.base.random_weights))
+        write_text(folder / "README.md", model_card(plan, content.stages, content.verdicts))
         manifest = BundleManifest(
             bundle=1,
             name=plan.recipe,

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from qrecipe.plan.bases import BUILTIN
 from qrecipe.plan.documents import Verdict
 from qrecipe.plan.values import Plan
 
@@ -20,7 +21,7 @@ def escape(text: str) -> str:
     return " ".join(plain.split())
 
 
-def model_card(plan: Plan, stages: list[dict[str, Any]], verdicts: dict[str, list[Verdict]], random_weights: bool) -> str:
+def model_card(plan: Plan, stages: list[dict[str, Any]], verdicts: dict[str, list[Verdict]]) -> str:
     """The card of a bundle. Holds no clock, host or path."""
     languages = {k: v.bcp47 for k, v in plan.languages.items()}
     front: dict[str, Any] = {
@@ -47,8 +48,8 @@ def model_card(plan: Plan, stages: list[dict[str, Any]], verdicts: dict[str, lis
         + ".",
         "",
     ]
-    if random_weights:
-        lines += ["> The base has random weights: this bundle shows the path from recipe to model, and its speech means nothing.", ""]
+    if plan.base.model.startswith(BUILTIN):
+        lines += ["> Made from the small base that comes with qrecipe: good for trying a recipe and for tests, not for use.", ""]
     lines += [
         "## Use",
         "",

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from qrecipe.builtin import mini
 from qrecipe.errors import BaseModelError, Place, Problem
-from qrecipe.files import FileHashes, cache_dir
+from qrecipe.files import FileHashes
 from qrecipe.model.fits import require_fit
 from qrecipe.model.stock import silence, stock
 from qrecipe.plan.bases import BUILTIN, BaseInfo, cached_snapshot, describe_folder, folder_identity, folder_of, names_folder
@@ -41,9 +41,9 @@ def snapshot(base: Base, root: Path, place: Place) -> Path:
 
 
 def here(base: Base, root: Path, place: Place) -> Path:
-    """The folder of a base on this machine: an embedded one is built, nothing is downloaded. Raises `BaseModelError`."""
+    """The folder of a base on this machine: an embedded one comes with the package, nothing is downloaded. Raises `BaseModelError`."""
     if base.model.startswith(BUILTIN):
-        return mini.ensure(cache_dir())
+        return mini.folder()
     if names_folder(base, root):
         folder = folder_of(base, root)
         if not folder.is_dir():
@@ -82,7 +82,7 @@ def resolve(base: Base, root: Path, place: Place, hashes: FileHashes) -> BaseInf
     folder = snapshot(base, root, place)
     info = describe_folder(folder, base, place, hashes)
     if base.model.startswith(BUILTIN):
-        info = replace(info, model=base.model, identity=f"{mini.NAME}@{mini.digest()}", random_weights=True)
+        info = replace(info, model=base.model, identity=f"{mini.NAME}@{mini.digest()}")
     else:
         info = replace(info, identity=folder_identity(folder, hashes))
     hashes.save()

@@ -50,7 +50,6 @@ class BaseInfo:
     tensors: dict[str, tuple[int, ...]] | None
     """Every tensor of the weights with its shape."""
     tokenizer: TextTokenizer | None
-    random_weights: bool = False
     warnings: list[Problem] = field(default_factory=list)
 
     @property
@@ -157,13 +156,12 @@ def _builtin(base: Base, place: Place) -> BaseInfo:
         config=shipped["config"],
         tensors={k: tuple(v) for k, v in shipped["tensors"].items()},
         tokenizer=_mini_tokenizer(),
-        random_weights=True,
     )
 
 
 @lru_cache(maxsize=1)
 def _mini_tokenizer() -> TextTokenizer:
-    return TextTokenizer.of_folder(Path(str(resources.files("qrecipe.builtin") / "mini")))
+    return TextTokenizer.of_folder(mini.folder())
 
 
 def _absent(base: Base, place: Place, why: str) -> BaseInfo:

@@ -208,7 +208,7 @@ REAL_HIDDEN = 1024
 
 
 def _rates(context: Context) -> Iterator[Problem]:
-    if context.base.random_weights or int(context.base.talker.get("hidden_size") or 0) < REAL_HIDDEN:
+    if int(context.base.talker.get("hidden_size") or 0) < REAL_HIDDEN:
         return
     for stage, node, trainable in context.stages():
         for group in trainable.groups:

@@ -271,8 +271,6 @@ class _Run:
         reason = None
         if verdict == "skipped":
             reason = "the base predicts these recordings too poorly to tell"
-            if self.base.random_weights:
-                reason = f"{self.base.model} has random weights and predicts nothing yet"
         self.events.emit("self_check", verdict=verdict, reason=reason, losses=[str(a) for a in found])
         selfcheck.require(found)
 

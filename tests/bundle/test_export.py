@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from qrecipe.bundle.export import write_model
@@ -26,6 +25,7 @@ from qrecipe.plan.tokenizer import TextTokenizer
 from qrecipe.plan.trainable import CODEC_TABLE, TEXT_TABLE
 from qrecipe.recipe.base import Base
 from tests.support import audio, recipes
+from tests.support.bases import load_weights
 from tests.support.shared import Finished
 
 NORM = "talker.model.layers.0.input_layernorm.weight"
@@ -72,11 +72,11 @@ def check_weights(base: dict[str, torch.Tensor], new: dict[str, torch.Tensor], d
 
 def test_only_trained_bytes_differ(mini: BaseInfo, exported: Path, delta: Delta) -> None:
     assert mini.folder is not None
-    old, new = mini.folder / "model.safetensors", exported / "model.safetensors"
-    assert header(old) == header(new)
-    assert old.stat().st_size == new.stat().st_size
-    with safe_open(str(old), "pt") as a, safe_open(str(new), "pt") as b:
-        check_weights({k: a.get_tensor(k) for k in a.keys()}, {k: b.get_tensor(k) for k in b.keys()}, delta)  # noqa: SIM118  # no mapping
+    for old in sorted(mini.folder.glob("model-*.safetensors")):
+        new = exported / old.name
+        assert header(old) == header(new)
+        assert old.stat().st_size == new.stat().st_size
+    check_weights(load_weights(mini.folder), load_weights(exported), delta)
 
 
 def test_every_other_file_is_the_base_s(mini: BaseInfo, exported: Path) -> None:
@@ -88,9 +88,9 @@ def test_every_other_file_is_the_base_s(mini: BaseInfo, exported: Path) -> None:
             changed.add(str(file.relative_to(exported)))
         assert file.stat().st_ino != original.stat().st_ino, "copied, never linked"
         assert file.stat().st_nlink == 1
-    assert changed == {"config.json", "model.safetensors"}
+    assert changed == {"config.json", *(f.name for f in mini.folder.glob("model-*.safetensors"))}
     missing = {f.name for f in mini.folder.iterdir()} - {f.name for f in exported.iterdir()}
-    assert missing == {"builtin.json"}
+    assert missing == {"builtin.json", "README.md"}
 
 
 @pytest.mark.parametrize(
@@ -117,19 +117,22 @@ def test_the_pristine_config_is_patched(version: str | None, expected: str, mini
     assert patched == config
 
 
-def test_sharded_weights(mini: BaseInfo, delta: Delta, tmp_path: Path) -> None:
-    """Two shards with an index, as transformers writes large models: each keeps its tensors."""
+@pytest.mark.parametrize("files", [1, 3])
+def test_other_shards_than_the_embedded_base_s(files: int, mini: BaseInfo, delta: Delta, tmp_path: Path) -> None:
+    """One file, or shards with an index as transformers writes large models: each keeps its tensors."""
     assert mini.folder is not None
     base = tmp_path / "base"
-    shutil.copytree(mini.folder, base)
-    tensors = load_file(base / "model.safetensors")
-    (base / "model.safetensors").unlink()
+    shutil.copytree(mini.folder, base, ignore=shutil.ignore_patterns("model-*", "model.safetensors.index.json"))
+    tensors = load_weights(mini.folder)
     names = sorted(tensors)
-    parts = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
+    parts = {f"model-{k + 1:05d}-of-{files:05d}.safetensors": names[k::files] for k in range(files)}
+    if files == 1:
+        parts = {"model.safetensors": names}
     for file, part in parts.items():
         save_file({n: tensors[n] for n in part}, str(base / file), metadata={"format": "pt"})
-    index = {"metadata": {}, "weight_map": {n: file for file, part in parts.items() for n in part}}
-    (base / "model.safetensors.index.json").write_text(json.dumps(index))
+    if files > 1:
+        index = {"metadata": {}, "weight_map": {n: file for file, part in parts.items() for n in part}}
+        (base / "model.safetensors.index.json").write_text(json.dumps(index))
 
     from qrecipe.errors import Place
 
@@ -138,13 +141,10 @@ def test_sharded_weights(mini: BaseInfo, delta: Delta, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     write_model(info, out, delta, {"malay": 2072})
-    assert not (out / "model.safetensors").exists()
-    written: dict[str, torch.Tensor] = {}
+    assert {f.name for f in out.glob("model*.safetensors")} == set(parts)
     for file, part in parts.items():
-        loaded = load_file(out / file)
-        assert sorted(loaded) == part
-        written.update(loaded)
-    check_weights(tensors, written, delta)
+        assert sorted(load_file(out / file)) == part
+    check_weights(tensors, load_weights(out), delta)
     reopened = open_model(replace(info, folder=out, tokenizer=TextTokenizer.of_folder(out)))
     assert reopened.language_row("malay") == 2072
     row = reopened.talker.model.codec_embedding.weight[2080]
@@ -211,7 +211,7 @@ def test_the_bundle_s_weights_are_what_was_judged(finished: Finished, mini: Base
         stored = store.load_stage(fingerprint)
         assert stored is not None
         merged = merged.then(stored.delta)
-    check_weights(load_file(mini.folder / "model.safetensors"), load_file(finished.outcome.bundle / "model.safetensors"), merged)
+    check_weights(load_weights(mini.folder), load_weights(finished.outcome.bundle), merged)
 
 
 def test_it_names_no_place_clock_or_host(finished: Finished) -> None:
@@ -226,4 +226,4 @@ def test_it_names_no_place_clock_or_host(finished: Finished) -> None:
             assert not [p for p in places if p in text], file.name
     card = (bundle / "README.md").read_text()
     assert card.startswith("---\n")
-    assert "random weights" in card
+    assert "the small base that comes with qrecipe" in card

@@ -187,7 +187,7 @@ def test_text_that_outruns_streaming(prepared: Prepare, clip: Any) -> None:
     rows = [{"audio": clip("0.wav", 0, 0.8), "text": text}, row(clip, 1), row(clip, 2)]
     with pytest.raises(DataError) as caught:
         prepared(rows, streaming_only=True)
-    (problem,) = caught.value.problems
+    problem = caught.value.problems[0]
     assert (problem.code, problem.place.line) == ("QR044", 1)
     assert "text tokens and 10 frames" in problem.message
     assert problem.help is not None

@@ -93,7 +93,7 @@ def test_the_card_is_plain_text(tmp_path: Path) -> None:
     )
     plan = planned.plan.model_copy(update={"base": planned.plan.base.model_copy(update={"model": HOSTILE, "revision": "`|<i>"})})
     stages = [{"id": s.id, "status": "kept", "fingerprint": None, "parameters": 1} for s in plan.stages]
-    card = model_card(plan, stages, {}, False)
+    card = model_card(plan, stages, {})
     _, front, body = card.split("---\n", 2)
     assert set(yaml.safe_load(front)) <= {"language", "library_name", "pipeline_tag", "tags", "base_model"}
     outside = "".join(part for i, part in enumerate(body.split("```")) if i % 2 == 0)

@@ -19,7 +19,7 @@ from tests.support import recipes
 
 TEXT = "Kucing itu tidur di atas kerusi."
 LONG_TEXT = "Pada suatu hari, seekor kucing tidur di atas kerusi lama itu."
-CAP = 12
+CAP = 24
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,7 @@ def test_inputs_are_what_stock_feeds_the_talker(case: Case, stock: Stock, batch_
         layout=case.layout,
         language=opened.language_row(case.language),
         speaker=case.voice != "none",
-        reference=prompt.Reference(opened.tokenizer.reference(recipes.REFERENCE_TEXT), 13) if case.in_context else None,
+        reference=prompt.Reference(opened.tokenizer.reference(recipes.REFERENCE_TEXT), len(stock.voice.codes)) if case.in_context else None,
     )
     assert len(positions) == generated.prompt
 

@@ -239,12 +239,12 @@ def test_weights_are_judged_as_they_are_exported(opened: Opened) -> None:
 
 
 def test_what_rounding_keeps(opened: Opened) -> None:
-    """Near 1 bfloat16 is 2^-7 apart: a change of 2^-10 is lost, one of 2^-6 is kept, and no change is not counted."""
+    """Between two powers of two bfloat16 has 128 steps: an eighth of a step is lost, two steps are kept, and no change is not counted."""
     before = parameters(opened.net)[NORM]
-    assert torch.equal(before, torch.ones_like(before))
+    step = 2.0 ** before.detach().abs().log2().floor() / 128
     values = before.clone()
-    values[:30] += 2**-10
-    values[30:40] += 2**-6
+    values[:30] += step[:30] / 8
+    values[30:40] += step[30:40] * 2
     found = survival(opened.net, Delta(whole={NORM: values}), torch.bfloat16)
     assert (found.changed, found.survived) == (40, 10)
     assert found.share == 0.25

@@ -79,6 +79,6 @@ def test_the_committed_files_are_what_the_tool_writes(tmp_path: Path) -> None:
     spec.loader.exec_module(tool)
     tool.write(tmp_path)
     written = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*.json"))
-    assert len(written) == 4
+    assert len(written) == 3
     for path in written:
         assert (tmp_path / path).read_text() == (tool.PACKAGE / path).read_text(), path

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.torch import load_file
 
 from qrecipe.cli import main
 from tests.support import audio, recipes
+from tests.support.bases import load_weights
 from tests.support.shared import Finished
 
 pytestmark = pytest.mark.slow
@@ -141,7 +141,7 @@ def test_events_tell_the_same(twice: list[tuple[Path, Done]]) -> None:
     assert {"self_check", "languages", "fitted", "verdict", "bundle"} <= set(kinds)
     assert all(a["time"] <= b["time"] for a, b in pairwise(found))
     check = next(e for e in found if e["event"] == "self_check")
-    assert (check["verdict"], "random weights" in check["reason"]) == ("skipped", True)
+    assert check["verdict"] in ("skipped", "passed")
 
 
 def test_the_same_recipe_gives_the_same_bytes(twice: list[tuple[Path, Done]]) -> None:
@@ -195,7 +195,7 @@ def test_a_changed_stage_is_trained_again_and_the_ones_before_are_not(tiny: Call
 
 
 def changed_tensors(bundle: Path, base: Path) -> set[str]:
-    new, old = load_file(bundle / "model.safetensors"), load_file(base / "model.safetensors")
+    new, old = load_weights(bundle), load_weights(base)
     return {n for n in old if not new[n].equal(old[n])}
 
 
@@ -222,10 +222,10 @@ def test_a_failed_gate_takes_the_stage_back(tiny: Callable[..., Path], cli: Call
     assert done.code == 0, done.err
     assert [s["status"] for s in done.result["stages"]] == ["reverted", "kept"]
     assert changed_tensors(Path(done.result["bundle"]), mini.folder) <= CODEC | HEAD
-    new = load_file(Path(done.result["bundle"]) / "model.safetensors")[next(iter(CODEC))].float()
+    new = load_weights(Path(done.result["bundle"]))[next(iter(CODEC))].float()
     mean = (new[2050] + new[2054]) / 2
     expected = mean * (new[2050].norm() + new[2054].norm()) / 2 / mean.norm()
-    assert new[2072].sub(expected).abs().max() < 1e-3
+    assert (new[2072].sub(expected).abs() <= expected.abs() * 2**-8 + 1e-6).all(), "equal but for rounding to bfloat16"
 
 
 def test_a_failed_gate_may_be_passed_over(tiny: Callable[..., Path], cli: Callable[..., Done], mini: Any) -> None:

@@ -10,10 +10,15 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import load_file
+
+from qrecipe.builtin import mini
+
 
 def base_folder(folder: Path, **talker: Any) -> Path:
     """The embedded base as a folder, its weights a header with nothing but zeros after it; `talker` changes its config."""
-    shutil.copytree(str(resources.files("qrecipe.builtin") / "mini"), folder)
+    shutil.copytree(mini.folder(), folder, ignore=shutil.ignore_patterns("model*.safetensors*"))
     config = json.loads((folder / "config.json").read_text())
     config["talker_config"].update(talker)
     (folder / "config.json").write_text(json.dumps(config))
@@ -28,3 +33,8 @@ def base_folder(folder: Path, **talker: Any) -> Path:
         f.truncate(8 + len(text) + end)
     (folder / "speech_tokenizer" / "model.safetensors").write_bytes(struct.pack("<Q", 2) + b"{}")
     return folder
+
+
+def load_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Every tensor of a base's or bundle's model files, whatever its shards."""
+    return {name: tensor for file in sorted(folder.glob("model*.safetensors")) for name, tensor in load_file(file).items()}

@@ -29,7 +29,7 @@ from qrecipe.train.text_lm import TextData, TextLmObjective
 from tests.support import recipes
 from tests.support.training import LANGUAGE, PROJECTION, learner_of, speech_stage
 
-SELECT = {"metric": "talker_nll", "data": "dev", "every": 2, "patience": 3}
+SELECT = {"metric": "talker_nll", "data": "dev", "every": 2, "patience": 9}
 
 
 @dataclass
