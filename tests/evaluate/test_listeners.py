@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -67,6 +68,17 @@ def loudest(item: Sample) -> float:
     return float(np.abs(item.audio).max())
 
 
+@pytest.fixture
+def looked_up_anew() -> Iterator[None]:
+    """What is installed is looked up once a process: neither this test nor those after it may see the others' answer."""
+    for look_up in (registry.find, registry.names):
+        look_up.cache_clear()
+    yield
+    for look_up in (registry.find, registry.names):
+        look_up.cache_clear()
+
+
+@pytest.mark.usefixtures("looked_up_anew")
 def test_a_package_adds_a_metric(monkeypatch: pytest.MonkeyPatch) -> None:
     point = SimpleNamespace(name="loudest", load=lambda: LOUDEST)
     monkeypatch.setattr("importlib.metadata.entry_points", lambda group, name=None: [point] if name in (None, "loudest") else [])
