@@ -129,6 +129,7 @@ FIELDS = sorted({p for m in schemas()["recipe"]["$defs"].values() for p in m.get
         max_size=2,
     )
 )
+@pytest.mark.slow
 def test_on_changed_recipes(changes: list[tuple[tuple[Any, ...], str, Any, str]]) -> None:
     recipe: Any = copy.deepcopy(SOUND)
     for path, what, value, field in changes:

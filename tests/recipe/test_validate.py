@@ -150,6 +150,7 @@ def test_a_gate_whose_packages_are_missing_warns_and_is_an_error_where_it_must_b
     ],
     ids=["fields", "stages", "gates", "patterns"],
 )
+@pytest.mark.slow
 def test_a_file_of_very_many_mistakes_ends_soon(text: str, tmp_path: Path) -> None:
     (tmp_path / "sound.yaml").write_text((BROKEN / SOUND).read_text().replace("path: data/", f"path: {BROKEN}/data/"))
     (tmp_path / "r.yaml").write_text("qrecipe: 1\n" + text)

@@ -25,6 +25,8 @@ SHAPE = {
 LETTERS = {"english": set("abcdefghijklmnopqrstuvwxyz"), "spanish": set("abcdefghijklmnopqrstuvwxyzáéíóúüñ")}
 COUNT = 10_000
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", params=sorted(SHAPE))
 def corpus(request: pytest.FixtureRequest) -> tuple[str, list[str]]:
