@@ -182,23 +182,16 @@ class Corpus:
         self.plain = {name: value.to(device) for name, value in laid_out(base, rows, length, workers).items()}
         self.pair_rows, laid = self._pairs(base, tokens, auto, pairs, workers, draw) if pairs else (None, None)
         self.paired = laid
-        self.ready = self._chances(self.voice)
-        self.ready_pairs = self._chances(self.voice[self.pair_rows[:, 0]]) if self.pair_rows is not None else None
-
-    def _chances(self, rows: Tensor) -> Tensor:
-        """Cumulative chances of rows, all alike: a small voice drawn more often is only memorised."""
-        return torch.arange(1, len(rows) + 1, device=rows.device, dtype=torch.float64).div(len(rows)).float()
 
     def _pairs(
         self, base: Base, tokens: Any, auto: Any, count: int, workers: int, draw: np.random.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
         frames = self.frames.cpu().numpy()
         voice = self.voice.cpu().numpy()
-        chances = self._chances(self.voice).cpu().numpy()
         by_voice = [np.flatnonzero(voice == v) for v in range(int(voice.max()) + 1)]
         kept: list[tuple[int, int]] = []
         while len(kept) < count:
-            own = int(np.searchsorted(chances, draw.random(), side="right").clip(max=len(frames) - 1))
+            own = int(draw.integers(len(frames)))
             other = int(draw.choice(by_voice[voice[own]]))
             room = frames[own] + frames[other] <= PAIR_FRAMES and len(tokens[own][0]) + len(tokens[other][0]) <= PAIR_TOKENS
             if other != own and room:
@@ -209,10 +202,10 @@ class Corpus:
         return torch.tensor(kept, device=self.device), laid
 
     def draw(self, size: int, pairs: bool = False) -> Tensor:
-        """Row numbers [size], by their chances, without a synchronisation."""
-        chances = self.ready_pairs if pairs else self.ready
-        assert chances is not None
-        return torch.searchsorted(chances, torch.rand(size, device=self.device)).clamp(max=len(chances) - 1)
+        """Row numbers [size], all alike: a small voice drawn more often is only memorised."""
+        rows = self.pair_rows if pairs else self.frames
+        assert rows is not None
+        return torch.randint(0, len(rows), (size,), device=self.device)
 
     def batch(self, index: Tensor, streaming: Tensor, noise: float | Tensor = 0.0, masked: Tensor | None = None) -> Rows:
         """Plain rows. `noise`: share of heard frames whose codes are random; `masked`: largest share of unheard frames."""
