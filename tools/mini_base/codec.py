@@ -32,30 +32,31 @@ from qwen_tts import Qwen3TTSTokenizer  # noqa: E402
 
 
 class Tee:
-    """Lines with the seconds since the start, to standard output and to a file, at once."""
+    """Lines with the seconds since `started`, to standard output and to a file, at once."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, started: float) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("a", encoding="utf-8")
+        self._started = started
 
     def __call__(self, line: str) -> None:
         """Writes one line."""
-        text = f"[{time.monotonic() - STARTED:7.1f}] {line}"
+        text = f"[{time.monotonic() - self._started:7.1f}] {line}"
         print(text, flush=True)
         print(text, file=self._file, flush=True)
 
 
 def train(arguments: argparse.Namespace) -> None:
     """One call of the training."""
-    log = Tee(arguments.out / "train.log")
+    log = Tee(arguments.out / "train.log", arguments.started)
     settings = Settings(**{field.name: getattr(arguments, field.name) for field in fields(Settings)})
     sizes = Sizes(**{field.name: getattr(arguments, field.name) for field in fields(Sizes)})
     try:
-        progress = Trainer(settings, sizes, arguments.data, arguments.out, log, STARTED).run()
+        progress = Trainer(settings, sizes, arguments.data, arguments.out, log, arguments.started).run()
     except CaptureError as error:
         without = "--no-compile" if settings.compile else "--no-graph"
         log(f"no CUDA graph, starting again with {without}: {error}")
-        left = settings.seconds - (time.monotonic() - STARTED)
+        left = settings.seconds - (time.monotonic() - arguments.started)
         sys.stdout.flush()
         os.execv(sys.executable, [sys.executable, *sys.argv, without, "--seconds", f"{left:.0f}"])
     log(f"{arguments.out / CHECKPOINT}: {progress:.1%} of the schedule" + ("" if progress >= 1 else "; call again to go on"))
@@ -105,13 +106,14 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("--shards", type=Path, required=True)
     verb.add_argument("--model", type=Path, required=True, help="an exported folder")
     verb.add_argument("--out", type=Path, required=True)
-    verb.set_defaults(call=lambda a: encode_folder(a.shards, a.model, a.out, Tee(a.out / "encode.log")))
+    verb.set_defaults(call=lambda a: encode_folder(a.shards, a.model, a.out, Tee(a.out / "encode.log", a.started)))
     return top
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one verb."""
+def main(argv: Sequence[str] | None = None, started: float | None = None) -> int:
+    """Runs one verb; its time counts from `started` (`time.monotonic()`), by default from now."""
     arguments = parser().parse_args(argv)
+    arguments.started = time.monotonic() if started is None else started
     try:
         arguments.call(arguments)
     except (ValueError, OSError, DivergedError) as error:
@@ -121,4 +123,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(started=STARTED))

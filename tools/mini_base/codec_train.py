@@ -47,11 +47,11 @@ class Settings:
     """How to train; every field is an option of `codec.py train`."""
 
     total_seconds: float = 730.0
-    """Length of the whole schedule, in seconds of all calls together, from the start of each process."""
+    """Length of the whole schedule, in seconds of all calls together, from the start of each."""
     total_steps: int = 0
     """If set, the schedule's length in steps, and the clock does not count."""
     seconds: float = 480.0
-    """End this call so many seconds after its process started, with a checkpoint."""
+    """End this call so many seconds after it started, with a checkpoint."""
     steps: int = 0
     """If set, end this call after so many steps."""
     batch: int = 24
@@ -118,7 +118,7 @@ class Trainer:
         data: folder of shards.
         out: folder of the checkpoint, which is read if it is there.
         log: where lines go.
-        started: `time.monotonic()` of the start of the process.
+        started: `time.monotonic()` of the start of the call.
     """
 
     def __init__(self, settings: Settings, sizes: Sizes, data: Path, out: Path, log: Log, started: float) -> None:
