@@ -11,11 +11,13 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 _CHUNK = 1 << 20
 MAX_DOCUMENT = 64 << 20
@@ -158,9 +160,10 @@ def is_file(path: Path) -> bool:
 
 def real_path(path: Path) -> str:
     """Like `os.path.realpath`, quick for many files of one folder."""
-    if path.name in ("", "..", "."):
+    folder, name = os.path.split(path)
+    if name in ("", "..", "."):
         return os.path.realpath(path)
-    joined = os.path.join(_real_folder(str(path.parent)), path.name)
+    joined = os.path.join(_real_folder(folder if os.path.isabs(folder) else os.path.join(os.getcwd(), folder)), name)
     return os.path.realpath(joined) if os.path.islink(joined) else joined
 
 
@@ -176,6 +179,7 @@ class FileHashes:
         self._store = store or cache_dir() / "hashes.json"
         self._known = _entries(self._store)
         self._changed = False
+        self._read: dict[Hashable, Any] = {}
 
     def known(self, path: Path) -> str | None:
         """The hash if the file was hashed before and has not changed since."""
@@ -203,6 +207,21 @@ class FileHashes:
             entry.append(measure(path))
             self._changed = True
         return None if entry[3] is None else float(entry[3])
+
+    def once(self, path: Path, about: Hashable, read: Callable[[], T]) -> T:
+        """What `read` gives for a file, asked for once as long as the file stays the same; `about` says what else it depends on.
+
+        Not kept on disk: for a command that reads one file for several recipes.
+        """
+        try:
+            stat = path.stat()
+        except OSError:
+            return read()
+        key = (real_path(path), stat.st_size, stat.st_mtime_ns, about)
+        if key not in self._read:
+            self._read[key] = read()
+        found: T = self._read[key]
+        return found
 
     def save(self) -> None:
         """Adds what was learned to what other processes have written by now; a cache that cannot be written is no error."""

@@ -43,7 +43,6 @@ def check(file: Path, sets: tuple[str, ...], strict: bool, hashes: FileHashes, l
     from qrecipe.plan.bases import folder_identity
     from qrecipe.recipe import inspect
     from qrecipe.recipe.validate import with_more
-    from qrecipe.run.locking import drift
 
     loaded, problems = inspect(file, sets)
     if loaded is None:
@@ -52,6 +51,8 @@ def check(file: Path, sets: tuple[str, ...], strict: bool, hashes: FileHashes, l
     try:
         planned = make_plan(loaded, hashes, strict)
         if locked and not planned.errors and not faulty:
+            from qrecipe.run.locking import drift
+
             if planned.base.identity is None and planned.base.folder is not None:
                 folder_identity(planned.base.folder, hashes)  # remembered, so that the next plan knows it
                 planned = make_plan(loaded, hashes, strict)

@@ -26,7 +26,7 @@ def allow(folder: Path) -> None:
 def inside(path: Path, *roots: Path) -> bool:
     """Whether a path lies in one of the folders or in an allowed one, links followed."""
     real = real_path(path)
-    return any(real == root or real.startswith(root.rstrip(os.sep) + os.sep) for root in (*map(real_path, roots), *_allowed()))
+    return any(real == root or real.startswith(root.rstrip(os.sep) + os.sep) for root in (*map(real_path, roots), *allowed()))
 
 
 def problem(path: Path, text: str, node: Node, root: Path) -> Problem | None:
@@ -44,5 +44,6 @@ def row_problem(path: Path, text: str, place: Place, roots: tuple[Path, ...]) ->
     return Problem("QR048", f"{text} leads out of the manifest's folder", place, f"allow it: `--allow {os.path.dirname(path)}`")
 
 
-def _allowed() -> list[str]:
+def allowed() -> list[str]:
+    """Folders that the person who runs a recipe allows, links followed."""
     return [os.path.realpath(os.path.expanduser(f)) for f in os.environ.get(ALLOW, "").split(os.pathsep) if f]

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, Literal
 from qrecipe.errors import Place, Problem
 from qrecipe.files import is_file
 from qrecipe.plan import boundaries
-from qrecipe.plan.documents import check, fits
+from qrecipe.plan.rows import fits
 from qrecipe.plan.tokenizer import TextTokenizer, clean_text
 
 MAX_LINE = 1 << 20
@@ -107,9 +107,12 @@ def _row(
     except (ValueError, RecursionError) as e:
         column = getattr(e, "colno", 1)
         return [Problem("QR041", f"not JSON: {getattr(e, 'msg', e)}", Place(place.file, place.line, column))]
-    problems = [] if fits(f"{kind}-row", value) else check(f"{kind}-row", value, place, "QR041")
-    if problems:
-        return problems
+    if not fits(kind, value):
+        from qrecipe.plan.documents import check  # what is wrong with a row is asked less often than whether
+
+        problems = check(f"{kind}-row", value, place, "QR041")
+        if problems:
+            return problems
     strings = "".join(v for v in value.values() if isinstance(v, str))
     if any(c == "\0" or "\ud800" <= c <= "\udfff" for c in strings):
         return [Problem("QR041", "an escape that is no character (NUL, or half of a surrogate pair)", place)]

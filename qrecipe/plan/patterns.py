@@ -49,6 +49,9 @@ def _all_match(wanted: list[str], segments: list[str]) -> bool:
 def select(pattern: str, names: Iterable[str]) -> list[str]:
     """The names that a pattern selects, in the given order."""
     plain = _plain_start(pattern)
+    if plain == pattern:
+        inside = plain + "."
+        return [n for n in names if n == plain or n.startswith(inside)]
     return [n for n in names if n.startswith(plain) and matches(pattern, n)]
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field, replace
+from functools import partial
 from os.path import dirname, join, normpath
 
 from qrecipe.errors import BaseModelError, Problem, RecipeError, suggest
@@ -203,7 +204,8 @@ def _datasets(
         if outside or not is_file(path):
             planned[name] = PlannedDataset(kind=dataset.kind, language=dataset.language, rows=None, bad_rows=None, sha256=None)
             continue
-        manifest = read_manifest(path, dataset.kind, base.tokenizer, _shown(loaded, dataset), loaded.root)
+        about = (dataset.kind, base.tokenizer, _shown(loaded, dataset), loaded.root)
+        manifest = hashes.once(path, (*about, *boundaries.allowed()), partial(read_manifest, path, *about))
         manifests[name] = manifest
         if manifest.problems and (dataset.on_bad_row == "stop" or not manifest.rows):
             problems.extend(_summed(manifest))

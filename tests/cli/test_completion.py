@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.support import commands
 
 ROOT = Path(__file__).parents[2]
 
@@ -16,11 +17,7 @@ def completed(words: str, cwd: Path = ROOT) -> list[str]:
     """What bash would offer for the last word."""
     typed = words.split(" ")
     environment = {**os.environ, "_QRECIPE_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(len(typed) - 1)}
-    program = "import sys; sys.argv = ['qrecipe']; from qrecipe.cli import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=cwd, env={**environment, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
-    )
-    assert "Traceback" not in done.stderr
+    done = commands.here(cwd=cwd, environment=environment)
     return [line.split(",", 1)[1] for line in done.stdout.splitlines()]
 
 
@@ -43,7 +40,7 @@ def test_completion(words: str, offered: list[str]) -> None:
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_scripts(shell: str) -> None:
-    done = subprocess.run([sys.executable, "-m", "qrecipe", "completion", shell], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = commands.here("completion", shell, cwd=ROOT, environment=dict(os.environ))
     assert "_QRECIPE_COMPLETE" in done.stdout
     if shell == "bash":
         subprocess.run(["bash", "-n"], input=done.stdout, text=True, check=True)

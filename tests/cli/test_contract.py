@@ -15,6 +15,7 @@ import pytest
 
 from qrecipe.plan.schemas import schemas
 from qrecipe.recipe.reader import read_file
+from tests.support import commands
 
 ROOT = Path(__file__).parents[2]
 BROKEN = ROOT / "tests" / "recipe" / "broken"
@@ -30,16 +31,17 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 class Qrecipe:
-    """`python -m qrecipe` in the folder of the broken recipes."""
+    """The command line in the folder of the broken recipes."""
 
     def __init__(self, environment: dict[str, str]) -> None:
         self.environment = environment
 
     def __call__(self, *arguments: str, cwd: Path = BROKEN) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "qrecipe", *arguments]
-        done = subprocess.run(command, cwd=cwd, env=self.environment, capture_output=True, text=True, timeout=60, check=False)
-        assert "Traceback" not in done.stdout + done.stderr
-        return done
+        return commands.here(*arguments, cwd=cwd, environment=self.environment)
+
+    def process(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """In a process of its own: what a person sees, warnings of imported libraries and all."""
+        return commands.process(*arguments, cwd=BROKEN, environment=self.environment)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +55,7 @@ def qrecipe(environment: dict[str, str]) -> Qrecipe:
 def test_validate_a_sound_recipe(qrecipe: Qrecipe) -> None:
     done = qrecipe("validate", "sound.yaml", "--format", "json")
     assert (done.returncode, json.loads(done.stdout)) == (0, {"problems": []})
-    done = qrecipe("validate", "sound.yaml")
+    done = qrecipe.process("validate", "sound.yaml")
     assert (done.returncode, done.stdout, done.stderr) == (0, "1 file: no problems\n", "")
 
 
@@ -157,7 +159,7 @@ TRAIN = {"match", "except", "rows", "tensors", "rows_count", "rows_sha256", "par
 
 
 def test_plan_json(qrecipe: Qrecipe) -> None:
-    done = qrecipe("plan", "sound.yaml", "--format", "json", "--set", "stages.text.epochs=7")
+    done = qrecipe.process("plan", "sound.yaml", "--format", "json", "--set", "stages.text.epochs=7")
     assert (done.returncode, done.stderr) == (0, "")
     plan = json.loads(done.stdout)
     assert set(plan) >= PLAN
@@ -196,7 +198,7 @@ def test_plan_for_people(qrecipe: Qrecipe) -> None:
 
 
 def test_plan_of_a_broken_recipe(qrecipe: Qrecipe) -> None:
-    done = qrecipe("plan", "pattern-overlap.yaml", "--format", "json")
+    done = qrecipe.process("plan", "pattern-overlap.yaml", "--format", "json")
     assert (done.returncode, [p["code"] for p in json.loads(done.stdout)["problems"]]) == (2, ["QR032"])
 
 

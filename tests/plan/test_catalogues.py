@@ -70,6 +70,7 @@ def test_layout(name: str) -> None:
     assert sum(line.startswith('  "talker.') or '  "speaker_encoder.' in line for line in lines) == len(content["tensors"])
 
 
+@pytest.mark.slow
 def test_the_committed_files_are_what_the_tool_writes(tmp_path: Path) -> None:
     pytest.importorskip("qwen_tts")
     spec = importlib.util.spec_from_file_location("catalogues", TOOL)

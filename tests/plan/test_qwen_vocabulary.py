@@ -15,8 +15,6 @@ import pytest
 from qrecipe.plan.tokenizer import TextTokenizer, assistant_text, clean_text, reference_text
 from tests.support import qwen_vocabulary
 
-transformers = pytest.importorskip("transformers")
-
 TEXTS = {
     "brand names": "WhatsApp dan YouTube di iPhone",
     "malay": "Saya hendak membeli sayur-sayuran di pasar malam.",
@@ -48,13 +46,17 @@ def ours(folder: Path) -> TextTokenizer:
 @pytest.fixture(scope="module")
 def stock(folder: Path) -> Any:
     """Stock's class on the two files, without any flag."""
-    return transformers.Qwen2TokenizerFast.from_pretrained(str(folder))
+    from transformers import Qwen2TokenizerFast
+
+    return Qwen2TokenizerFast.from_pretrained(str(folder))
 
 
 @pytest.fixture(scope="module")
 def patched(folder: Path) -> Any:
     """What stock qwen_tts gets from a folder that says 4.57.3."""
-    return transformers.AutoTokenizer.from_pretrained(str(folder), fix_mistral_regex=True)
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(str(folder), fix_mistral_regex=True)
 
 
 def test_the_files_are_those_of_qwen3(folder: Path) -> None:
@@ -87,9 +89,11 @@ def test_the_flag_changes_the_ids_on_a_folder_of_4_57_3(ours: TextTokenizer, pat
 
 
 def test_the_flag_changes_nothing_on_a_folder_as_bundles_are_written(ours: TextTokenizer, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
     export = pytest.importorskip("qrecipe.bundle.export")
     bundle = qwen_vocabulary.write(tmp_path, export.SAFE_TRANSFORMERS)
-    assert differs(ours, transformers.AutoTokenizer.from_pretrained(str(bundle), fix_mistral_regex=True)) == set()
+    assert differs(ours, AutoTokenizer.from_pretrained(str(bundle), fix_mistral_regex=True)) == set()
 
 
 @pytest.mark.parametrize("text", ["\nApa khabar", "\n", "\n\nApa"])

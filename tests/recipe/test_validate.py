@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -23,20 +24,31 @@ NAMES = sorted(p.name for p in BROKEN.glob("*.yaml") if p.name != SOUND)
 
 
 @pytest.fixture(autouse=True)
-def _beside_the_recipes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _beside_the_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Paths are shown as they are given, so the tests give them from the folder of the recipes."""
     monkeypatch.chdir(BROKEN)
-    monkeypatch.setenv("QRECIPE_CACHE", str(tmp_path))
+
+
+@cache
+def hashes() -> FileHashes:
+    """One for all, as one command for many files has: they share their data."""
+    return FileHashes()
 
 
 def problems(name: str, *sets: str) -> list[Problem]:
-    return check(Path(name), sets, False, FileHashes())
+    return check(Path(name), sets, False, hashes())
+
+
+@cache
+def problems_of_broken(name: str) -> list[Problem]:
+    """Of a file that no test changes."""
+    return problems(name)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_broken(name: str) -> None:
     golden = (BROKEN / name).with_suffix(".txt")
-    text = as_text(problems(name))
+    text = as_text(problems_of_broken(name))
     if os.environ.get("QRECIPE_REWRITE_GOLDEN"):
         golden.write_text(text, encoding="utf-8")
     assert text == golden.read_text(encoding="utf-8")
@@ -58,7 +70,7 @@ def test_the_broken_ones_show_every_code_that_a_recipe_can_cause() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_carets_stand_inside_their_line(name: str) -> None:
-    for problem in problems(name):
+    for problem in problems_of_broken(name):
         if not problem.place.line or not problem.place.file.endswith(".yaml"):
             continue
         line = Path(problem.place.file).read_text(encoding="utf-8").split("\n")[problem.place.line - 1]
@@ -92,19 +104,19 @@ def test_a_problem_of_a_template_is_shown_in_the_template(tmp_path: Path) -> Non
 
 def test_a_manifest_is_named_from_where_the_recipe_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(BROKEN.parent)
-    files = {p.place.file for p in check(Path("broken/dataset-bad-rows.yaml"), (), False, FileHashes())}
+    files = {p.place.file for p in check(Path("broken/dataset-bad-rows.yaml"), (), False, hashes())}
     assert files == {"broken/data/broken.jsonl", "broken/dataset-bad-rows.yaml"}
 
 
 def test_strict_makes_missing_data_an_error() -> None:
     assert [p.severity for p in problems("dataset-missing-file.yaml")] == ["warning"]
-    assert [p.severity for p in check(Path("dataset-missing-file.yaml"), (), True, FileHashes())] == ["error"]
+    assert [p.severity for p in check(Path("dataset-missing-file.yaml"), (), True, hashes())] == ["error"]
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda p: p.name)
 def test_shipped_recipes_have_no_errors(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    found = check(path, (), False, FileHashes())
+    found = check(path, (), False, hashes())
     assert [p for p in found if p.severity == "error"] == []
     assert load(path).recipe.stages
 
@@ -123,7 +135,7 @@ def test_shipped_templates_say_that_they_are_templates(path: Path) -> None:
 def test_names_that_no_file_can_have(line: str, bad: str, tmp_path: Path) -> None:
     path = tmp_path / "r.yaml"
     path.write_text("qrecipe: 1\n" + line.format(bad).replace("sound.yaml", str(BROKEN / SOUND)))
-    found = check(path, (), False, FileHashes())
+    found = check(path, (), False, hashes())
     assert {p.code for p in found} & {"QR002", "QR014", "QR040", "QR052"}
 
 
@@ -133,9 +145,9 @@ def test_a_gate_whose_packages_are_missing_warns_and_is_an_error_where_it_must_b
     (message,) = [p for p in problems(SOUND, *sets) if p.code == "QR080"]
     assert (message.message, message.help) == ("`faster_whisper` needs faster-whisper, not installed here", "pip install 'qrecipe[asr]'")
     assert message.severity == "warning"
-    assert {p.severity for p in check(Path(SOUND), sets, True, FileHashes())} == {"error"}
+    assert {p.severity for p in check(Path(SOUND), sets, True, hashes())} == {"error"}
     optional = (sets[0], "accept=[{metric: cer, data: dev, max: 0.2, optional: true}]")
-    assert [(p.code, p.severity) for p in check(Path(SOUND), optional, True, FileHashes())] == [("QR082", "warning")]
+    assert [(p.code, p.severity) for p in check(Path(SOUND), optional, True, hashes())] == [("QR082", "warning")]
 
 
 @pytest.mark.timeout(60)
@@ -154,6 +166,6 @@ def test_a_gate_whose_packages_are_missing_warns_and_is_an_error_where_it_must_b
 def test_a_file_of_very_many_mistakes_ends_soon(text: str, tmp_path: Path) -> None:
     (tmp_path / "sound.yaml").write_text((BROKEN / SOUND).read_text().replace("path: data/", f"path: {BROKEN}/data/"))
     (tmp_path / "r.yaml").write_text("qrecipe: 1\n" + text)
-    found = check(tmp_path / "r.yaml", (), False, FileHashes())
+    found = check(tmp_path / "r.yaml", (), False, hashes())
     assert 0 < len(found) < 400
     assert as_text(found)

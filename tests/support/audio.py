@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,11 @@ Audio = NDArray[np.float32]
 
 def speech(seed: int, seconds: float = 1.2, rate: int = RATE, pause: float = 0.0) -> Audio:
     """Voiced syllables with formants that wander, [samples] within ±0.6; `pause` seconds of silence on both sides."""
+    return _speech(seed, seconds, rate, pause).copy()
+
+
+@lru_cache(maxsize=256)
+def _speech(seed: int, seconds: float, rate: int, pause: float) -> Audio:
     random = np.random.default_rng(seed)
     count = int(seconds * rate)
     time = np.arange(count) / rate

@@ -27,6 +27,8 @@ class Lazy:
         self.name = name
 
     def __getattr__(self, attribute: str) -> Any:
+        if attribute.startswith("_"):  # pytest asks every object whether it is a test
+            raise AttributeError(attribute)
         return getattr(importlib.import_module(self.name), attribute)
 
 
