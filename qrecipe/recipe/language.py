@@ -35,9 +35,9 @@ class Init(Settings):
     model_config = schema_of_one("mean_of", "copy")
 
     mean_of: Annotated[list[str], Field(min_length=1)] | None = None
-    """Languages of the base. The mean of their rows is rescaled to the mean of their norms."""
+    """Languages of the base, best such as sound alike. The mean of their rows is rescaled to the mean of their norms, since a mean of unlike rows is shorter than any row that the talker has seen."""
     copy_of: Annotated[str | None, Field(alias="copy")] = None
-    """One language of the base whose row is copied."""
+    """One language of the base whose row is copied: the new language starts by being spoken as that one."""
 
     @model_validator(mode="after")
     def _one(self) -> Init:
@@ -54,11 +54,11 @@ class Language(Settings):
     """A language that the bundle will speak. Its key goes into the config's `codec_language_id`."""
 
     bcp47: Annotated[str, Field(pattern=BCP47)]
-    """The BCP 47 tag, such as `ms`; written on the model card."""
+    """The BCP 47 tag, such as `ms`; written on the model card, and the language that a recogniser is told to hear."""
     token_id: Literal["auto"] | Annotated[int, Field(ge=2048, le=LAST_ROW)] = "auto"
-    """Row of the codec embedding that becomes this language's, 2048 to 3071. `auto` is the lowest free row from 2072 up."""
+    """Row of the codec embedding that becomes this language's, 2048 to 3071. `auto` is the lowest free row from 2072 up: lower ids that no map lists may hold trained rows that were never released. Give a number to keep a row that an earlier bundle had."""
     init: Init
-    """Where the row starts before any stage trains it."""
+    """Where the row starts before any stage trains it; without training it stays there."""
 
 
 def language_key_problem(key: str) -> str | None:

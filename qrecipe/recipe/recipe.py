@@ -30,17 +30,17 @@ class Evaluation(Settings):
     """How gates are measured."""
 
     seeds: Annotated[list[int], Field(min_length=1)] = [0, 1]
-    """Seeds of generation; every prompt is spoken once with each."""
+    """Seeds of generation; every prompt is spoken once with each. Two, so that one unlucky sample is not a prompt's value; more make values steadier, never the prompts more."""
     prompts: Annotated[int, Field(ge=1)] | None = None
     """At most this many rows of a dataset are spoken for metrics of generated speech, the first ones; default: all. Teacher-forced metrics always read all."""
     batch: Annotated[int, Field(ge=1)] = 8
-    """Prompts that are spoken at once. Part of the result: sampling draws from one generator."""
+    """Prompts that are spoken at once; more are faster and take more memory. Part of the result: sampling draws from one generator, so another number gives other samples."""
     layouts: Annotated[list[Layout], Field(min_length=1)] = ["streaming", "non_streaming"]
-    """Layouts that are measured."""
+    """How text meets frames where models are measured. Both, because `generate_voice_clone` offers both and a model may be good in one alone; give one if the language will only be spoken so."""
     prompt: PromptKind | Literal["both"] | None = None
     """How the voice is given; default: in-context where a reference's text is known, as `generate_voice_clone` does, else the x-vector. `both`: every prompt in both ways, in-context where it can be."""
     frame_cap: Annotated[float, Field(ge=1)] = 3.0
-    """Generation is cut at this many times the recording's frames (25 at least) and then counts as a runaway."""
+    """Generation is cut at this many times the recording's frames (25 at least) and then counts as a runaway. 3 is beyond any reader's slowness, and bounds what a model that never ends costs."""
     probe_gates: bool = True
     """Before anything trains, try every gate that counts and that listens on the recordings and on spoilt copies of them; one that cannot tell them apart is refused. `false` trusts the gates as they are."""
 
@@ -54,31 +54,31 @@ class Recipe(Settings):
     """A recipe: languages, data, stages with their gates, and what a bundle must pass."""
 
     qrecipe: Annotated[Literal[1], BeforeValidator(_not_true)]
-    """Version of the recipe format."""
+    """Version of the recipe format; 1 is the only one. A later program that reads files otherwise asks for another number."""
     name: Annotated[str, Field(pattern=NAME)]
-    """Name of the recipe, its runs and its bundle."""
+    """Name of the recipe, its runs and its bundle; becomes part of folder names, at most 63 characters."""
     version: Annotated[str, Field(pattern=VERSION)]
     """Version of the bundle (semver). Raise it when the result changes."""
     description: str | None = None
-    """What the recipe is for; goes onto the model card."""
+    """What the recipe is for, in a sentence; default: nothing. Goes onto the model card."""
     vars: dict[str, str | int | float | bool] = {}
     """Values for `$name` and `${name}` in other values; `$$` is a dollar."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    """Seed of everything that is drawn at random."""
+    """Seed of everything that is drawn at random in training: the order of rows, their layouts and prompts. The same seed gives the same bytes on the same CPU; another one shows how much luck is in a result."""
     base: Base
     """The model that the recipe starts from."""
     languages: Annotated[dict[str, Language], Field(min_length=1, max_length=2000)]
-    """The languages that are added, by lower-case name."""
+    """The languages that are added, by the lower-case name that people will ask for, such as `malay`."""
     datasets: Annotated[dict[Identifier, Dataset], Field(min_length=1, max_length=200)]
-    """Manifests by name."""
+    """Manifests by name. What trains and what judges are different datasets: a dataset that a gate or `select` reads cannot be trained on."""
     evaluators: Evaluators = Evaluators()
-    """Models that listen to generated speech."""
+    """Models that listen to generated speech, for the metrics that need them."""
     evaluation: Evaluation = Evaluation()
-    """How gates are measured."""
+    """How gates are measured: prompts, seeds, layouts."""
     stages: Annotated[list[Stage], Field(min_length=1, max_length=50)]
-    """Run in order; a later stage starts from the earlier one's result."""
+    """Run in order; a later stage starts from the earlier one's result, so what moves most, and what is cheap, comes first."""
     accept: Annotated[list[Gate], Field(max_length=200)] = []
-    """Judged once, last: gates that the final model must pass to become a bundle."""
+    """Judged once, last: gates that the final model must pass to become a bundle. Without any, whatever comes out becomes one."""
 
     def gates(self) -> list[Gate]:
         """Every gate of the recipe, in order, `accept` last."""

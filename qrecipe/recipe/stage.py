@@ -16,7 +16,7 @@ class Lora(Settings):
     rank: Annotated[int, Field(ge=1, le=1024)]
     """Rank of the deltas. Each linear layer trains rank x (inputs + outputs) numbers; 8 to 64 is usual."""
     alpha: Positive
-    """Scale: deltas are multiplied by alpha / rank. One to two times the rank is usual."""
+    """Scale: deltas are multiplied by alpha / rank, so that a rate stays fit when the rank changes. One to two times the rank is usual."""
 
 
 class Train(Settings):
@@ -25,11 +25,11 @@ class Train(Settings):
     match: Annotated[str, Field(min_length=1)] | Annotated[list[str], Field(min_length=1, max_length=100)]
     """Glob or list of globs over module and parameter names, rooted at the model. `*` stays within a segment; `layers.24-27` is a range; a module stands for everything in it."""
     except_: Annotated[list[str], Field(alias="except")] = []
-    """Globs of what to take away again; each must take something away."""
+    """Globs of what to take away again; default: nothing. Each must take something away, so that a misspelled one is noticed."""
     rows: Literal["seen", "languages"] | Annotated[list[int], Field(min_length=1)] | None = None
     """Rows of an embedding table: `seen` (tokens of this stage's texts in the recipe's own languages), `languages` (the recipe's language rows), or row numbers. Every other row stays bit-identical."""
     lr: Positive
-    """Peak learning rate of AdamW."""
+    """Peak learning rate of AdamW, before `warmup` and `schedule`. Users report 2e-6 to 1e-5 for the talker's layers, 3e-5 to 1e-4 for the text projection and rows; `lora` takes some twenty times more. A rate far outside is a warning."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """Decoupled weight decay of AdamW. 0 because decay pulls a pretrained weight towards zero, not towards where it was."""
     lora: Lora | None = None
@@ -56,38 +56,38 @@ class Batch(Settings):
     frames: Annotated[int, Field(ge=1)] = 2000
     """Codec frames in one micro-batch at most, padding included (`text_lm`: text tokens). One row that is longer makes a micro-batch of its own."""
     accumulate: Annotated[int, Field(ge=1)] = 1
-    """Micro-batches to one optimiser step. Losses are sums divided by the labels of all of them, so splitting changes nothing."""
+    """Micro-batches to one optimiser step. Raise it for steadier steps where memory keeps `frames` low: losses are sums divided by the labels of all of them, so half of `frames` and twice of this is the same step."""
 
 
 class _Stage(Settings):
     model_config = schema_of_one("epochs", "steps")
 
     id: Identifier
-    """Name of the stage; stages of a template are merged by it."""
+    """Name of the stage, at most 63 characters; stages of a template are merged by it, and `runs/NAME@STAGE` names its result."""
     data: Annotated[list[Annotated[str, Field(min_length=1)] | Use], Field(min_length=1, max_length=100)]
-    """Datasets that the stage learns from."""
+    """Datasets that the stage learns from, by key; with `{use, share}` for a fixed share."""
     train: Annotated[list[Train], Field(min_length=1, max_length=100)]
-    """What learns. Everything else is proven bit-identical afterwards."""
+    """What learns, an entry for each learning rate. Everything else is proven bit-identical afterwards."""
     epochs: Positive | None = None
-    """Passes over the stage's own data (the datasets without a `share`). Give either `epochs` or `steps`."""
+    """Passes over the stage's own data (the datasets without a `share`); may be a fraction. Give either `epochs`, which grows with the data, or `steps`."""
     steps: Annotated[int, Field(ge=1)] | None = None
-    """Optimiser steps. Give either `epochs` or `steps`."""
+    """Optimiser steps, whatever the data's size. Give either `epochs` or `steps`."""
     batch: Batch = Batch()
-    """How much is learned from in one step."""
+    """How much is learned from in one optimiser step."""
     warmup: Share = 0.05
-    """Share of the steps in which the learning rate rises from zero."""
+    """Share of the steps in which the learning rate rises from zero, since AdamW's first steps rest on few gradients. 0 is none."""
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
-    """The learning rate after the warm-up: constant, or falling to zero at the last step."""
+    """The learning rate after the warm-up: constant, or falling to zero at the last step along a line or half a cosine. Falling, so that the last steps settle; `constant` suits `select` with `patience`, where the end is not known."""
     clip: Positive = 1.0
-    """Largest norm of the gradient over everything that trains."""
+    """Largest norm of the gradient over everything that trains; a larger one is scaled down, so that one odd row does not undo what was learned."""
     select: Select | None = None
-    """Keep the best step on held-out data; default: the last step."""
+    """Keep the best step on held-out data; default: the last step. Little data overfits long before its epochs are over."""
     gates: Annotated[list[Gate], Field(max_length=200)] = []
-    """What must hold after the stage."""
+    """What must hold after the stage; default: nothing, and then the stage counts as passed."""
     on_pass: Literal["continue", "finish"] = "continue"
-    """When all gates pass: go on, or finish the run and skip the later stages."""
+    """When all gates pass: go on, or finish the run and skip the later stages, which then need not spoil what is good enough."""
     on_fail: Literal["continue", "revert", "stop"] = "stop"
-    """Otherwise: keep the stage and go on, drop what it learned and go on, or end the run with exit code 3."""
+    """Otherwise: keep the stage and go on, drop what it learned and go on, or end the run with exit code 3. `stop`, because hours of later stages on a bad one are lost."""
 
     @property
     def uses(self) -> list[Use]:

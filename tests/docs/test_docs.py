@@ -11,6 +11,7 @@ import pytest
 
 from qrecipe.cli.app import VERBS
 from qrecipe.errors import CODES
+from qrecipe.recipe.docs import field_docs, settings_models
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("recipes/**/*.md")])
@@ -33,6 +34,13 @@ def links(page: Path) -> list[str]:
 def test_the_field_reference_is_what_the_tool_writes() -> None:
     tool = runpy.run_path(str(ROOT / "tools" / "recipe_docs.py"))
     assert (ROOT / "docs" / "recipe.md").read_text(encoding="utf-8") == tool["page"](), "run `make docs`"
+
+
+def test_every_field_of_a_recipe_is_documented_in_sentences() -> None:
+    """What a field means, its unit and why its default is what it is are for a reader to judge; that they are there is not."""
+    for model in (m for m in settings_models() if m.__module__.startswith("qrecipe.recipe.")):
+        docs = field_docs(model)
+        assert [f for f in model.model_fields if not re.search(r"[.?]$", docs.get(f, ""))] == [], model
 
 
 def test_every_code_is_documented_with_its_meaning() -> None:
