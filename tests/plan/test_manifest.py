@@ -9,8 +9,12 @@ from typing import Any, Literal
 
 import pytest
 
+from qrecipe.files import FileHashes
+from qrecipe.plan import make_plan
 from qrecipe.plan.manifest import MAX_LINE, Manifest, read_manifest
 from qrecipe.plan.tokenizer import TextTokenizer
+from qrecipe.recipe import load
+from tests.support import recipes
 
 TOKENIZER = TextTokenizer.of_folder(Path(str(resources.files("qrecipe.builtin") / "mini")))
 GOOD = b'{"text": "Ada buku."}'
@@ -162,3 +166,17 @@ def test_without_a_tokenizer_texts_are_cleaned_and_empty_ones_found(tmp_path: Pa
     manifest = read_manifest(path, "text", None, "m.jsonl")
     assert [r.text for r in manifest.rows] == ["Ada buku."]
     assert reasons(manifest) == [("m.jsonl:2:1", "QR042", "the text is empty")]
+
+
+def test_two_recipes_read_one_manifest_once_until_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under one set of hashes, which is what one command has."""
+    asked = []
+    monkeypatch.setattr("qrecipe.plan.plan.read_manifest", lambda *a: asked.append(Path(a[0]).name) or read_manifest(*a))
+    one, two = (load(recipes.write(tmp_path, recipes.recipe(name=name), f"{name}.yaml")) for name in ("one", "two"))
+    hashes = FileHashes()
+    first = make_plan(one, hashes).plan.datasets
+    assert make_plan(two, hashes).plan.datasets == first
+    assert sorted(asked) == ["dev.jsonl", "english.jsonl", "text.jsonl", "train.jsonl"]
+    (tmp_path / "data" / "text.jsonl").write_text('{"text": "Ada buku lain."}\n')
+    assert make_plan(two, hashes).plan.datasets["text"] != first["text"]
+    assert asked[4:] == ["text.jsonl"]

@@ -1,0 +1,92 @@
+"""Which fields a recipe has at a place, what they mean, and which one a misspelled word stands for."""
+
+from __future__ import annotations
+
+import types
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pydantic import BaseModel
+
+from qrecipe.errors import nearest
+from qrecipe.recipe.docs import field_docs
+from qrecipe.recipe.nodes import Loc
+from qrecipe.recipe.recipe import Recipe
+
+MEANT = {
+    "learning_rate": "lr",
+    "rate": "lr",
+    "modules": "match",
+    "parameters": "match",
+    "threshold": "max",
+    "file": "path",
+    "dataset": "data",
+}
+"""Words of other programs for fields of this one."""
+
+
+def meant_field(loc: Loc) -> str | None:
+    """The field that an unknown one most likely stands for."""
+    name = str(loc[-1])
+    return nearest(MEANT.get(name, name), fields_at(loc[:-1]))
+
+
+def fields_at(loc: Loc) -> set[str]:
+    """The fields that are known at a location of the recipe."""
+    found: list[Any] = [Recipe]
+    for key in loc:
+        found = [x for a in found for x in _inside(a, key)]
+    return {info.alias or name for a in found for m in _models(a) for name, info in m.model_fields.items()}
+
+
+def meaning_of(loc: Loc) -> str | None:
+    """What a field is for: the first sentence of its docstring."""
+    found: list[Any] = [Recipe]
+    for key in loc[:-1]:
+        found = [x for a in found for x in _inside(a, key)]
+    for model in (m for a in found for m in _models(a)):
+        for name, info in model.model_fields.items():
+            if loc[-1] in (info.alias or name, name):
+                first, more, _ = field_docs(model)[name].partition(". ")
+                return first + more.rstrip()
+    return None
+
+
+def _inside(annotation: Any, key: int | str) -> list[Any]:
+    """Annotations of what stands under `key`."""
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _inside(args[0], key)
+    if origin in (Union, types.UnionType):
+        return [x for a in args for x in _inside(a, key)]
+    if origin is list and isinstance(key, int):
+        return [args[0]]
+    if origin is dict:
+        return [args[1]]
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        for name, info in annotation.model_fields.items():
+            if key in (info.alias or name, name):
+                # pydantic takes the outer Annotated apart, so its metadata is put back
+                return [info.annotation]
+        if key in _tags(annotation):
+            return [annotation]
+    return []
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """Every settings model that an annotation may hold at its top level."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _models(get_args(annotation)[0])
+    if origin in (Union, types.UnionType):
+        return [m for a in get_args(annotation) for m in _models(a)]
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return []
+
+
+def _tags(model: type[BaseModel]) -> set[str]:
+    tags = {model.__name__}
+    for discriminator in ("objective", "kind"):
+        if discriminator in model.model_fields:
+            tags.update(str(a) for a in get_args(model.model_fields[discriminator].annotation))
+    return tags

@@ -1,0 +1,66 @@
+"""Finding and changing what stands in a tree of nodes. Trees are values: a change gives another one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from qrecipe.errors import Place
+from qrecipe.recipe.reader import Node, Scalar
+
+Loc = tuple[int | str, ...]
+"""Keys and indices from the root of a tree to a node."""
+
+
+def every_node(node: Node) -> Iterator[Node]:
+    """A node and everything below it."""
+    yield node
+    for child in (*(v for _, v in node.items()), *node.elements()):
+        yield from every_node(child)
+
+
+def places(node: Node | None) -> set[Place]:
+    """Where a node, everything below it and all their keys stand."""
+    return {p for n in every_node(node) for p in (n.place, n.key_place) if p is not None} if node is not None else set()
+
+
+def along(node: Node, path: Loc) -> Node | None:
+    """The node at a path, or None."""
+    found: Node | None = node
+    for key in path:
+        found = found.child(key) if found is not None else None
+    return found
+
+
+def changed(node: Node, path: Loc, change: Callable[[Node], Node]) -> Node:
+    """The tree with the node at a path changed; unchanged if there is none."""
+    if not path:
+        return change(node)
+    child = node.child(path[0])
+    if child is None:
+        return node
+    new = changed(child, path[1:], change)
+    if isinstance(node.value, dict):
+        return replace(node, value={k: new if k == path[0] else v for k, v in node.value.items()})
+    return replace(node, value=[new if i == path[0] else v for i, v in enumerate(node.elements())])
+
+
+def without(node: Node, path: Loc) -> Node:
+    """The tree without the node at a path."""
+
+    def cut(parent: Node) -> Node:
+        if isinstance(parent.value, dict):
+            return replace(parent, value={k: v for k, v in parent.value.items() if k != path[-1]})
+        return replace(parent, value=[v for i, v in enumerate(parent.elements()) if i != path[-1]])
+
+    return changed(node, path[:-1], cut)
+
+
+def with_field(node: Node, path: Loc, name: str, value: Scalar) -> Node:
+    """The tree with a field that is missing; its place has no line, so that nothing is said of it."""
+
+    def fill(n: Node) -> Node:
+        fields = n.value if isinstance(n.value, dict) else {}
+        return replace(n, value={**fields, name: Node(value, Place(n.place.file))})
+
+    return changed(node, path, fill)
