@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -42,6 +43,12 @@ class LoadedRecipe:
     def path(self, text: str) -> Path:
         """A path of the recipe as an absolute path."""
         return (self.root / text).resolve()
+
+    def resolved(self) -> dict[str, Any]:
+        """The recipe after `extends`, `vars` and `--set`, as plain data."""
+        plain = self.node.plain()
+        assert isinstance(plain, dict)
+        return plain
 
     def noted(self, problems: Iterable[Problem]) -> list[Problem]:
         """Problems with a note where a value comes from a template or from a variable."""

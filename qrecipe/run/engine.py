@@ -4,24 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
 from qrecipe.bundle.build import Content, build, refuse_other
-from qrecipe.data.batches import Sampler
 from qrecipe.data.codes import Encoder
 from qrecipe.errors import EngineError, UserError
 from qrecipe.evaluate.listeners import Listeners
-from qrecipe.evaluate.measure import teacher_forced
 from qrecipe.evaluate.memory import Memory
-from qrecipe.files import FileHashes, digest
+from qrecipe.files import FileHashes
 from qrecipe.model.forward import Tables
 from qrecipe.model.languages import check_free, initial_rows, require_free
 from qrecipe.model.opened import open_model
-from qrecipe.model.weights import Delta, Guard, Learner, survival
+from qrecipe.model.weights import Delta
 from qrecipe.model.working import WorkingWeights
 from qrecipe.plan.bases import BaseInfo
 from qrecipe.plan.documents import Lock, Verdict
@@ -29,68 +26,18 @@ from qrecipe.plan.fingerprints import stage_fingerprint, start_fingerprint
 from qrecipe.plan.plan import Planned
 from qrecipe.recipe import LoadedRecipe
 from qrecipe.recipe.checks import at, gates_with_nodes
-from qrecipe.recipe.stage import SpeechStage, Stage, TextLmStage
+from qrecipe.recipe.stage import Stage
 from qrecipe.run import disk, reasons
 from qrecipe.run.datasets import needed, prepare_all, ready
 from qrecipe.run.events import Events, Listener
 from qrecipe.run.judging import Judge
-from qrecipe.run.locking import differences, drift, lock_path, lock_stage, make_lock, read_lock, write_lock
+from qrecipe.run.locking import differences, drift, lock_path, make_lock, read_lock, write_lock
+from qrecipe.run.outcomes import Outcome, RunStatus, StageOutcome, Status
 from qrecipe.run.reasons import standings
 from qrecipe.run.store import RunStore
+from qrecipe.run.training import Trainer
 from qrecipe.train import selfcheck
-from qrecipe.train.checkpoints import Checkpoints, Every
-from qrecipe.train.loop import StageResult, train_stage
-from qrecipe.train.objective import Objective
-from qrecipe.train.speech import SpeechObjective
-from qrecipe.train.text_lm import TextLmObjective
-
-Status = Literal["kept", "reverted", "failed", "skipped"]
-RunStatus = Literal["accepted", "rejected", "stopped", "until"]
-
-
-@dataclass
-class StageOutcome:
-    """How a stage went."""
-
-    id: str
-    status: Status
-    verdicts: list[Verdict] = field(default_factory=list)
-    fingerprint: str | None = None
-    parameters: int | None = None
-    survives: float | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        """For the last line of the command line's output."""
-        return {"id": self.id, "status": self.status, "verdicts": [v.as_json() for v in self.verdicts]}
-
-    def for_bundle(self) -> dict[str, Any]:
-        """For the bundle's manifest."""
-        return {"id": self.id, "status": self.status, "fingerprint": self.fingerprint, "parameters": self.parameters}
-
-
-@dataclass
-class Outcome:
-    """How a run went."""
-
-    status: RunStatus
-    """`until`: the run ended after the stage that `--until` names, before `accept`."""
-    bundle: Path | None
-    stages: list[StageOutcome]
-    accept: list[Verdict]
-
-    @property
-    def exit_code(self) -> int:
-        """0 for an accepted bundle or a run that ended where it was told to, 3 where a gate did not pass."""
-        return 0 if self.status in ("accepted", "until") else 3
-
-    def as_json(self) -> dict[str, Any]:
-        """The last line of the command line's output."""
-        return {
-            "status": self.status,
-            "bundle": str(self.bundle) if self.bundle else None,
-            "stages": [s.as_json() for s in self.stages],
-            "accept": [v.as_json() for v in self.accept],
-        }
+from qrecipe.train.checkpoints import Every
 
 
 def run(
@@ -189,6 +136,7 @@ class _Run:
             self.events,
             self.state[0],
         )
+        self.trainer = Trainer(self.planned, self.base, opened, self.working, self.data, self.store, self.events, self.every)
         self._self_check()
         self._try_gates()
         ended = self._stages(until)
@@ -308,10 +256,7 @@ class _Run:
                 "stage_started", stage=stage.id, objective=stage.objective, parameters=planned.parameters, fingerprint=fingerprint
             )
             self._save(None, fingerprint)
-            checkpoints = self._checkpoints(stage, fingerprint)
-            delta, result = self._train(stage, before, checkpoints)
-            self.store.save_stage(fingerprint, delta, result)
-            checkpoints.clear()
+            delta, result = self.trainer.train(stage, before, fingerprint)
         else:
             delta, result = stored.delta, stored.result
             self.working.set(before.then(delta))
@@ -329,111 +274,13 @@ class _Run:
         self.events.emit("stage_finished", stage=stage.id, status=status, survives_rounding=result["survives_rounding"])
         return StageOutcome(stage.id, status, verdicts, fingerprint, planned.parameters, result["survives_rounding"])
 
-    def _checkpoints(self, stage: Stage, fingerprint: str) -> Checkpoints:
-        assert self.base.tensors is not None
-        trainable = lock_stage(stage.id, self.planned.trainables[stage.id], self.base.tensors).model_dump(mode="json")
-        return Checkpoints(
-            self.store.checkpoint_folder(fingerprint),
-            trainable,
-            self.every,
-            lambda event, **fields: self.events.emit(event, stage=stage.id, **fields),
-        )
-
-    def _train(self, stage: Stage, before: Delta, checkpoints: Checkpoints) -> tuple[Delta, dict[str, Any]]:
-        """Trains a stage on the weights before it; afterwards the modules hold its rounded result, proven to be no more."""
-        trainable = self.planned.trainables[stage.id]
-        torch.manual_seed(self.recipe.seed)
-        guard = Guard(self.opened.net, trainable)
-        learner = Learner(self.opened.net, trainable, before)
-        try:
-            result = self._learn(stage, learner, checkpoints)
-        finally:
-            learner.close()
-            self.opened.reset()
-        survives = survival(self.opened.net, result.delta, self.opened.export_dtype)
-        self.working.set(before.then(result.delta))
-        guard.check(self.opened.net)
-        return result.delta, {
-            "stage": stage.id,
-            "steps": result.steps,
-            "chosen_step": result.chosen_step,
-            "history": result.history,
-            "losses": result.losses,
-            "survives_rounding": survives.share,
-        }
-
-    def _learn(self, stage: Stage, learner: Learner, checkpoints: Checkpoints) -> StageResult:
-        seed = int(digest([self.recipe.seed, stage.id])[:8], 16)
-        objective: Objective
-        if isinstance(stage, SpeechStage):
-            objective = SpeechObjective(stage, self.opened, learner.tables, {u.use: self.data.speech[u.use] for u in stage.uses}, seed)
-        else:
-            objective = self._text_objective(stage, learner, seed)
-        lengths = objective.lengths()
-        shares = {u.use: u.share for u in stage.uses if u.share is not None}
-        sampler = Sampler(lengths, shares, stage.batch, seed)
-        begin = None
-        if isinstance(objective, TextLmObjective):
-            fitted = objective
-
-            def begin() -> None:
-                batches = sampler.batches()
-                last = fitted.fit(
-                    lambda: next(batches)[0],
-                    lambda step, loss: self.events.tell("fitting", stage=stage.id, step=step, of=fitted.stage.fit_steps, loss=loss),
-                )
-                self.events.emit("fitted", stage=stage.id, loss=last)
-
-        evaluate = None
-        if stage.select is not None:
-            held_out = self.data.speech[stage.select.data]
-            metric = stage.select.metric
-
-            def evaluate() -> float:
-                found = [
-                    getattr(item, metric)
-                    for layout in self.recipe.evaluation.layouts
-                    for kind in self.recipe.evaluation.kinds
-                    for _, item in teacher_forced(self.opened, learner.tables, held_out, layout, kind)
-                ]
-                return float(sum(found) / len(found))
-
-        return train_stage(
-            stage,
-            self.opened,
-            learner,
-            objective,
-            sampler,
-            begin=begin,
-            evaluate=evaluate,
-            checkpoints=checkpoints,
-            tell=lambda event, **fields: self.events.emit(event, stage=stage.id, **fields),
-            on_step=lambda r: self.events.emit(
-                "step",
-                stage=stage.id,
-                step=r.step,
-                of=r.of,
-                losses=_rounded(r.losses),
-                gradient_norm=round(r.gradient_norm, 5),
-                rate=round(r.rate, 5),
-            ),
-            on_select=lambda step, value, best: self.events.emit("select", stage=stage.id, step=step, value=round(value, 6), best=best),
-        )
-
-    def _text_objective(self, stage: TextLmStage, learner: Learner, seed: int) -> TextLmObjective:
-        data = {u.use: self.data.text[u.use] for u in stage.uses}
-        own = [d for d in data.values() if d.language in self.recipe.languages]
-        special = set(self.opened.tokenizer.special.values())
-        seen = sorted({t for d in own for body in d.bodies for t in body} - special)
-        return TextLmObjective(stage, self.opened, learner.tables, data, seen, seed)
-
     def _bundle(self, lock: Lock, accept: list[Verdict]) -> Path:
         content = Content(
             plan=self.plan,
             base=self.base,
             delta=_merged(self.kept),
             lock=lock,
-            recipe=resolved_recipe(self.planned.loaded),
+            recipe=self.planned.loaded.resolved(),
             stages=[o.for_bundle() for o in self.outcomes],
             verdicts={o.id: o.verdicts for o in self.outcomes} | {"accept": accept},
             survival={o.id: o.survives for o in self.outcomes if o.survives is not None and o.status == "kept"},
@@ -470,19 +317,8 @@ class _Run:
         )
 
 
-def resolved_recipe(loaded: LoadedRecipe) -> dict[str, Any]:
-    """The recipe after `extends`, `vars` and `--set`, as plain data."""
-    plain = loaded.node.plain()
-    assert isinstance(plain, dict)
-    return plain
-
-
 def _merged(deltas: Sequence[Delta]) -> Delta:
     merged = Delta()
     for delta in deltas:
         merged = merged.then(delta)
     return merged
-
-
-def _rounded(losses: dict[str, float]) -> dict[str, float]:
-    return {k: round(v, 6) for k, v in losses.items()}

@@ -10,7 +10,6 @@ from qrecipe.files import FileHashes
 from qrecipe.plan.documents import Verdict
 from qrecipe.plan.plan import make_plan, require_complete
 from qrecipe.recipe import load
-from qrecipe.run.engine import resolved_recipe
 from qrecipe.run.locking import make_lock
 from qrecipe.run.models import base_of_run, stages_delta
 from qrecipe.run.store import RunStore
@@ -45,7 +44,7 @@ def rebuild(run_folder: Path, stages: list[str] | None, bundles: Path) -> Path:
         base=base,
         delta=stages_delta(store, [latest["start"], *(s["fingerprint"] for s in chosen)], place),
         lock=make_lock(planned, base),
-        recipe=resolved_recipe(planned.loaded),
+        recipe=planned.loaded.resolved(),
         stages=[
             {
                 "id": s.id,

@@ -11,7 +11,7 @@ from tests.support.audio import Audio
 if TYPE_CHECKING:
     import torch
 
-    from qrecipe.run.engine import Outcome
+    from qrecipe.run.outcomes import Outcome
 
 
 @dataclass(frozen=True)

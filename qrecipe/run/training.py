@@ -1,0 +1,160 @@
+"""Training the stages of a run: objective, data and checkpoints of each, put together for `qrecipe.train`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from qrecipe.data.batches import Sampler
+from qrecipe.evaluate.measure import teacher_forced
+from qrecipe.files import digest
+from qrecipe.model.opened import Opened
+from qrecipe.model.weights import Delta, Guard, Learner, survival
+from qrecipe.model.working import WorkingWeights
+from qrecipe.plan.bases import BaseInfo
+from qrecipe.plan.plan import Planned
+from qrecipe.recipe import Recipe
+from qrecipe.recipe.stage import SpeechStage, Stage, TextLmStage
+from qrecipe.run.datasets import Prepared
+from qrecipe.run.events import Events
+from qrecipe.run.locking import lock_stage
+from qrecipe.run.store import RunStore
+from qrecipe.train.checkpoints import Checkpoints, Every
+from qrecipe.train.loop import StageResult, train_stage
+from qrecipe.train.objective import Objective
+from qrecipe.train.speech import SpeechObjective
+from qrecipe.train.text_lm import TextLmObjective
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """What every stage of a run trains with."""
+
+    planned: Planned
+    base: BaseInfo
+    opened: Opened
+    working: WorkingWeights
+    data: Prepared
+    store: RunStore
+    events: Events
+    every: Every
+    """How often the state of a stage is kept, beside every interruption."""
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe."""
+        return self.planned.loaded.recipe
+
+    def train(self, stage: Stage, before: Delta, fingerprint: str) -> tuple[Delta, dict[str, Any]]:
+        """Trains a stage, or the rest of one that was stopped, on the weights before it, and keeps its result.
+
+        Afterwards the modules hold that result as it is exported, proven to be no more than what the plan trains.
+        """
+        checkpoints = self._checkpoints(stage, fingerprint)
+        delta, result = self._trained(stage, before, checkpoints)
+        self.store.save_stage(fingerprint, delta, result)
+        checkpoints.clear()
+        return delta, result
+
+    def _checkpoints(self, stage: Stage, fingerprint: str) -> Checkpoints:
+        assert self.base.tensors is not None, "the base is here"
+        trainable = lock_stage(stage.id, self.planned.trainables[stage.id], self.base.tensors).model_dump(mode="json")
+        return Checkpoints(
+            self.store.checkpoint_folder(fingerprint),
+            trainable,
+            self.every,
+            lambda event, **fields: self.events.emit(event, stage=stage.id, **fields),
+        )
+
+    def _trained(self, stage: Stage, before: Delta, checkpoints: Checkpoints) -> tuple[Delta, dict[str, Any]]:
+        trainable = self.planned.trainables[stage.id]
+        torch.manual_seed(self.recipe.seed)
+        guard = Guard(self.opened.net, trainable)
+        learner = Learner(self.opened.net, trainable, before)
+        try:
+            result = self._learn(stage, learner, checkpoints)
+        finally:
+            learner.close()
+            self.opened.reset()
+        survives = survival(self.opened.net, result.delta, self.opened.export_dtype)
+        self.working.set(before.then(result.delta))
+        guard.check(self.opened.net)
+        return result.delta, {
+            "stage": stage.id,
+            "steps": result.steps,
+            "chosen_step": result.chosen_step,
+            "history": result.history,
+            "losses": result.losses,
+            "survives_rounding": survives.share,
+        }
+
+    def _learn(self, stage: Stage, learner: Learner, checkpoints: Checkpoints) -> StageResult:
+        seed = int(digest([self.recipe.seed, stage.id])[:8], 16)
+        objective: Objective
+        if isinstance(stage, SpeechStage):
+            objective = SpeechObjective(stage, self.opened, learner.tables, {u.use: self.data.speech[u.use] for u in stage.uses}, seed)
+        else:
+            objective = self._text_objective(stage, learner, seed)
+        lengths = objective.lengths()
+        shares = {u.use: u.share for u in stage.uses if u.share is not None}
+        sampler = Sampler(lengths, shares, stage.batch, seed)
+        begin = None
+        if isinstance(objective, TextLmObjective):
+            fitted = objective
+
+            def begin() -> None:
+                batches = sampler.batches()
+                last = fitted.fit(
+                    lambda: next(batches)[0],
+                    lambda step, loss: self.events.tell("fitting", stage=stage.id, step=step, of=fitted.stage.fit_steps, loss=loss),
+                )
+                self.events.emit("fitted", stage=stage.id, loss=last)
+
+        evaluate = None
+        if stage.select is not None:
+            held_out = self.data.speech[stage.select.data]
+            metric = stage.select.metric
+
+            def evaluate() -> float:
+                found = [
+                    getattr(item, metric)
+                    for layout in self.recipe.evaluation.layouts
+                    for kind in self.recipe.evaluation.kinds
+                    for _, item in teacher_forced(self.opened, learner.tables, held_out, layout, kind)
+                ]
+                return float(sum(found) / len(found))
+
+        return train_stage(
+            stage,
+            self.opened,
+            learner,
+            objective,
+            sampler,
+            begin=begin,
+            evaluate=evaluate,
+            checkpoints=checkpoints,
+            tell=lambda event, **fields: self.events.emit(event, stage=stage.id, **fields),
+            on_step=lambda r: self.events.emit(
+                "step",
+                stage=stage.id,
+                step=r.step,
+                of=r.of,
+                losses=_rounded(r.losses),
+                gradient_norm=round(r.gradient_norm, 5),
+                rate=round(r.rate, 5),
+            ),
+            on_select=lambda step, value, best: self.events.emit("select", stage=stage.id, step=step, value=round(value, 6), best=best),
+        )
+
+    def _text_objective(self, stage: TextLmStage, learner: Learner, seed: int) -> TextLmObjective:
+        data = {u.use: self.data.text[u.use] for u in stage.uses}
+        own = [d for d in data.values() if d.language in self.recipe.languages]
+        special = set(self.opened.tokenizer.special.values())
+        seen = sorted({t for d in own for body in d.bodies for t in body} - special)
+        return TextLmObjective(stage, self.opened, learner.tables, data, seen, seed)
+
+
+def _rounded(losses: dict[str, float]) -> dict[str, float]:
+    return {k: round(v, 6) for k, v in losses.items()}
