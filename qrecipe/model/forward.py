@@ -2,7 +2,7 @@
 
 The position before frame k predicts code 0 of frame k (the end after the last frame); its hidden state, not the
 frame's own, feeds the predictor. Each cross-entropy is computed here, shifted exactly once, as a sum over labels.
-The stock modules are called as they are; nothing of them is patched.
+The weights are those of the stock modules, nothing of which is patched; `layers` calls them without padding.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from qrecipe.model import fused, layers
 from qrecipe.model.prompt import NONE, SpeechBatch
 from qrecipe.plan.trainable import CODEC_TABLE, TEXT_TABLE
 
@@ -69,70 +70,76 @@ class Tables:
 
 @dataclass(frozen=True)
 class SpeechLogits:
-    """What the model says about a batch."""
+    """What the model says about a batch, in the number format that it computes in."""
 
-    talker: torch.Tensor
-    """[labels, codec vocabulary] float32."""
+    talker: torch.Tensor | None
+    """[labels, codec vocabulary], or None if it was not asked for."""
     predictor: torch.Tensor | None
-    """[frames, G - 1, codebook size] float32, or None if it was not asked for."""
+    """[frames, G - 1, codebook size], or None if it was not asked for."""
 
 
 def input_embeddings(tables: Tables, batch: SpeechBatch, dtype: torch.dtype) -> torch.Tensor:
-    """The talker's input [B, T, hidden]. Text is masked after its projection, whose bias makes padding non-zero."""
-    talker = tables.talker
-    has_text = (batch.text != NONE).unsqueeze(-1)
-    projected = talker.text_projection(tables.text(batch.text.clamp(min=0)))
-    x = torch.where(has_text, projected, torch.zeros((), dtype=projected.dtype, device=projected.device))
-    codec = tables.codec(batch.codec.clamp(min=0))
-    x = x + torch.where((batch.codec != NONE).unsqueeze(-1), codec, torch.zeros((), dtype=codec.dtype, device=codec.device))
-    frames = torch.stack(tables.codes(batch.codes)).sum(0)
-    at = batch.frame.clamp(min=0).unsqueeze(-1).expand(-1, -1, frames.shape[-1])
-    heard = torch.gather(frames, 1, at)
-    x = x + torch.where((batch.frame != NONE).unsqueeze(-1), heard, torch.zeros((), dtype=heard.dtype, device=heard.device))
-    rows = torch.nonzero(batch.speaker != NONE).squeeze(-1)
-    if rows.numel():
-        spoken = torch.zeros_like(x)
-        spoken[rows, batch.speaker[rows]] = batch.x_vectors[rows].to(x.dtype)
-        x = x + spoken
+    """The talker's input, rows end to end: [N, hidden]. Every distinct text token is projected once; sums are float32."""
+    projected = tables.talker.text_projection(tables.text(batch.tokens))
+    x = F.embedding(batch.text, projected.float())
+    x.index_add_(0, batch.codec_at, tables.codec(batch.codec).float())
+    if batch.frames.shape[0]:
+        first, *others = tables.codes(batch.frames)
+        heard = first.float()
+        for embedded in others:
+            heard = heard + embedded
+        x.index_add_(0, batch.frame_at, heard)
+    if batch.speaker_at.numel():
+        x.index_add_(0, batch.speaker_at, batch.x_vectors)
     return x.to(dtype)
 
 
 def label_hidden(tables: Tables, batch: SpeechBatch, dtype: torch.dtype) -> torch.Tensor:
     """Hidden states of the positions that predict labels: [labels, hidden]."""
     x = input_embeddings(tables, batch, dtype)
-    hidden: torch.Tensor = tables.talker.model(inputs_embeds=x, use_cache=False).last_hidden_state
-    return hidden[batch.label_row, batch.label_position]
+    return layers.decode(tables.talker.model, x, layers.Rows(batch.lengths, x.device), lambda t: t[batch.label_at])
 
 
 def predictor_logits(tables: Tables, hidden: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
-    """Logits of codes 1 to G-1 of frames, [frames, G - 1, codebook size] float32.
+    """Logits of codes 1 to G-1 of frames, [frames, G - 1, codebook size].
 
     `hidden` [frames, hidden] are the states that predicted the frames; `codes` [frames, G] are the frames. The input
     is the hidden state, then code 0, then codes 1 to G-2; output i+1 predicts code i+1 through head i.
     """
     predictor = tables.talker.code_predictor
+    count, groups = codes.shape
     embedded = tables.codes(codes)[:-1]
-    x = torch.stack([hidden, *(e.to(hidden.dtype) for e in embedded)], dim=1)
-    out = predictor.model(inputs_embeds=predictor.small_to_mtp_projection(x), use_cache=False).last_hidden_state
-    return torch.stack([head(out[:, i + 1]) for i, head in enumerate(predictor.lm_head)], dim=1).float()
+    x = torch.stack([hidden, *(e.to(hidden.dtype) for e in embedded)], dim=1).flatten(0, 1)
+    x = predictor.small_to_mtp_projection(x)
+    read = layers.decode(
+        predictor.model,
+        x,
+        layers.Rows((groups,) * count, x.device),
+        lambda t: t.view(count, groups, -1)[:, 1:].flatten(0, 1),
+    ).view(count, groups - 1, -1)
+    if all(type(head) is torch.nn.Linear for head in predictor.lm_head):
+        weight = torch.stack([head.weight for head in predictor.lm_head])
+        return torch.bmm(read.transpose(0, 1), weight.transpose(1, 2)).transpose(0, 1)
+    return torch.stack([head(read[:, i]) for i, head in enumerate(predictor.lm_head)], dim=1)
 
 
-def speech_logits(tables: Tables, batch: SpeechBatch, dtype: torch.dtype, with_predictor: bool = True) -> SpeechLogits:
+def speech_logits(
+    tables: Tables, batch: SpeechBatch, dtype: torch.dtype, with_predictor: bool = True, with_talker: bool = True
+) -> SpeechLogits:
     """Runs talker and predictor over a batch with the recording's own codes as history."""
     hidden = label_hidden(tables, batch, dtype)
-    talker = tables.talker.codec_head(hidden).float()
+    talker = tables.talker.codec_head(hidden) if with_talker else None
     predictor = predictor_logits(tables, hidden[batch.frame_label], batch.frame_codes) if with_predictor else None
     return SpeechLogits(talker, predictor)
 
 
 def talker_nll(logits: SpeechLogits, batch: SpeechBatch) -> torch.Tensor:
-    """Negative log-likelihood of every label of codebook 0, over the whole vocabulary: [labels], nats."""
-    return F.cross_entropy(logits.talker, batch.labels, reduction="none")
+    """Negative log-likelihood of every label of codebook 0, over the whole vocabulary: [labels] float32, nats."""
+    assert logits.talker is not None
+    return fused.nll(logits.talker, batch.labels)
 
 
 def predictor_nll(logits: SpeechLogits, batch: SpeechBatch) -> torch.Tensor:
-    """Negative log-likelihood of codes 1 to G-1 of every frame: [frames, G - 1], nats."""
+    """Negative log-likelihood of codes 1 to G-1 of every frame: [frames, G - 1] float32, nats."""
     assert logits.predictor is not None
-    vocabulary = logits.predictor.shape[-1]
-    flat = F.cross_entropy(logits.predictor.reshape(-1, vocabulary), batch.frame_codes[:, 1:].reshape(-1), reduction="none")
-    return flat.view(batch.frame_codes.shape[0], -1)
+    return fused.nll(logits.predictor.flatten(0, 1), batch.frame_codes[:, 1:].flatten()).view(len(batch.frame_codes), -1)

@@ -7,7 +7,7 @@ projected text token, a codec row, the speaker vector, or a frame (the sum of th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -64,7 +64,7 @@ class Positions:
     """One row of the talker's input. All lists have one entry a position; `NONE` where a part is absent."""
 
     text: list[int]
-    """Token of the text embedding, projected."""
+    """Token of the text embedding, projected; no position is without one."""
     codec: list[int]
     """Row of the codec embedding."""
     frame: list[int]
@@ -171,24 +171,28 @@ class Example:
 
 @dataclass(frozen=True)
 class SpeechBatch:
-    """Rows laid out and padded on the right to the longest. B rows, T positions, F frames at most, G codebooks."""
+    """Rows laid out and put end to end: N positions in all, G codebooks. Nothing is padded."""
 
+    lengths: tuple[int, ...]
+    """Positions of every row."""
+    tokens: torch.Tensor
+    """[distinct] text tokens that stand anywhere."""
     text: torch.Tensor
-    """[B, T] token or NONE."""
+    """[N] index into `tokens`."""
+    codec_at: torch.Tensor
+    """Positions that hold a codec row."""
     codec: torch.Tensor
-    """[B, T] codec row or NONE."""
-    frame: torch.Tensor
-    """[B, T] index into `codes` or NONE."""
-    speaker: torch.Tensor
-    """[B] position or NONE."""
+    """Which row that is."""
+    frame_at: torch.Tensor
+    """Positions that hold a frame."""
+    frames: torch.Tensor
+    """[frames heard, G] its codes."""
+    speaker_at: torch.Tensor
+    """Positions that hold a speaker vector."""
     x_vectors: torch.Tensor
-    """[B, hidden] float32, zero where there is none."""
-    codes: torch.Tensor
-    """[B, F, G] reference frames followed by the row's own, zero-padded."""
-    label_row: torch.Tensor
-    """[labels] row of every label of codebook 0."""
-    label_position: torch.Tensor
-    """[labels] position that predicts it."""
+    """[speakers, hidden] float32."""
+    label_at: torch.Tensor
+    """[labels] position that predicts each label of codebook 0."""
     labels: torch.Tensor
     """[labels] code 0, or the end."""
     frame_label: torch.Tensor
@@ -198,64 +202,62 @@ class SpeechBatch:
 
     def to(self, device: torch.device) -> SpeechBatch:
         """The same batch on a device."""
-        return SpeechBatch(**{k: v.to(device, non_blocking=True) for k, v in self.__dict__.items()})
+        if device.type == "cpu":
+            return self
+        moved: dict[str, Any] = {
+            k: v.pin_memory().to(device, non_blocking=True) for k, v in self.__dict__.items() if isinstance(v, torch.Tensor)
+        }
+        return replace(self, **moved)
 
 
 def collate(examples: list[Example], ids: ControlIds) -> SpeechBatch:
-    """Lays out examples and pads them to a batch."""
-    laid = []
+    """Lays out examples and puts them end to end."""
+    lengths: list[int] = []
+    text: list[int] = []
+    codec: list[int] = []
+    frame: list[int] = []
+    speaker_at: list[int] = []
+    label_at: list[int] = []
+    frame_label: list[int] = []
+    codes, x_vectors, labels = [], [], []
+    heard = count = 0
+    end = torch.tensor([ids.eos])
     for e in examples:
         reference = None
         if e.reference_body is not None and e.reference_codes is not None:
             reference = Reference(e.reference_body, e.reference_codes.shape[0])
-        laid.append(
-            build(
-                ids,
-                e.role,
-                e.body,
-                e.codes.shape[0],
-                layout=e.layout,
-                language=e.language,
-                speaker=e.x_vector is not None,
-                reference=reference,
-            )
-        )
-    all_codes = [
-        e.codes if e.reference_codes is None or e.reference_body is None else torch.cat([e.reference_codes, e.codes]) for e in examples
-    ]
-    size, length = len(examples), max(len(p) for p in laid)
-    hidden = next((e.x_vector.shape[0] for e in examples if e.x_vector is not None), 1)
-    groups = examples[0].codes.shape[1]
-    text = torch.full((size, length), NONE)
-    codec, frame = text.clone(), text.clone()
-    codes = torch.zeros((size, max(c.shape[0] for c in all_codes), groups), dtype=torch.int64)
-    x_vectors = torch.zeros((size, hidden))
-    rows, positions, labels, frame_label, frame_codes = [], [], [], [], []
-    count = 0
-    for b, (e, p, c) in enumerate(zip(examples, laid, all_codes, strict=True)):
-        text[b, : len(p)] = torch.tensor(p.text)
-        codec[b, : len(p)] = torch.tensor(p.codec)
-        frame[b, : len(p)] = torch.tensor(p.frame)
-        codes[b, : c.shape[0]] = c
-        if e.x_vector is not None:
-            x_vectors[b] = e.x_vector
+            codes.append(e.reference_codes)
         n = e.codes.shape[0]
-        rows += [b] * e.labels
-        positions += list(range(p.first, p.first + e.labels))
-        labels.append(e.codes[:, 0] if e.cut else torch.cat([e.codes[:, 0], torch.tensor([ids.eos])]))
-        frame_label += list(range(count, count + n))
-        frame_codes.append(e.codes)
+        laid = build(ids, e.role, e.body, n, layout=e.layout, language=e.language, speaker=e.x_vector is not None, reference=reference)
+        start = len(text)
+        lengths.append(len(laid))
+        text += laid.text
+        codec += laid.codec
+        frame += [f if f == NONE else heard + f for f in laid.frame]
+        codes.append(e.codes)
+        heard += n + (reference.frames if reference is not None else 0)
+        if e.x_vector is not None:
+            speaker_at.append(start + laid.speaker)
+            x_vectors.append(e.x_vector)
+        label_at += range(start + laid.first, start + laid.first + e.labels)
+        labels.append(e.codes[:, 0] if e.cut else torch.cat([e.codes[:, 0], end]))
+        frame_label += range(count, count + n)
         count += e.labels
+    tokens, which = torch.unique(torch.tensor(text), return_inverse=True)
+    rows, shown = torch.tensor(codec), torch.tensor(frame)
+    codec_at, frame_at = (torch.nonzero(t != NONE).squeeze(-1) for t in (rows, shown))
     return SpeechBatch(
-        text=text,
-        codec=codec,
-        frame=frame,
-        speaker=torch.tensor([p.speaker for p in laid]),
-        x_vectors=x_vectors,
-        codes=codes,
-        label_row=torch.tensor(rows),
-        label_position=torch.tensor(positions),
+        lengths=tuple(lengths),
+        tokens=tokens,
+        text=which,
+        codec_at=codec_at,
+        codec=rows[codec_at],
+        frame_at=frame_at,
+        frames=torch.cat(codes)[shown[frame_at]],
+        speaker_at=torch.tensor(speaker_at, dtype=torch.int64),
+        x_vectors=torch.stack(x_vectors) if x_vectors else torch.zeros((0, 1)),
+        label_at=torch.tensor(label_at),
         labels=torch.cat(labels),
         frame_label=torch.tensor(frame_label, dtype=torch.int64),
-        frame_codes=torch.cat(frame_codes),
+        frame_codes=torch.cat([e.codes for e in examples]),
     )

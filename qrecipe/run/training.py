@@ -122,7 +122,7 @@ class Trainer:
                     getattr(item, metric)
                     for layout in self.recipe.evaluation.layouts
                     for kind in self.recipe.evaluation.kinds
-                    for _, item in teacher_forced(self.opened, learner.tables, held_out, layout, kind)
+                    for _, item in teacher_forced(self.opened, learner.tables, held_out, layout, kind, metrics=[metric])
                 ]
                 return float(sum(found) / len(found))
 

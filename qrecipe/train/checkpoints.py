@@ -76,7 +76,7 @@ class Progress:
     totals: deque[float] = field(default_factory=deque)
     """What a spike is compared with."""
     fits: int | None = None
-    """Padded length of a micro-batch that fits into this machine's memory; None while none has been too large."""
+    """Length of a micro-batch that fits into this machine's memory; None while none has been too large."""
     selection: Selection = field(default_factory=Selection)
 
     def as_json(self) -> dict[str, Any]:

@@ -122,7 +122,7 @@ def train_stage(
         begin()
         if checkpoints is not None:
             checkpoints.save(at, learner, optimizer, objective, drawn)
-    memory = Memory(at.fits, tell)
+    memory = Memory(at.fits, tell, opened.device)
     batches = sampler.batches(at.step)
     try:
         while True:

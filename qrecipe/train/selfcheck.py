@@ -60,6 +60,7 @@ def measure(opened: Opened, tables: forward.Tables, examples: list[prompt.Exampl
         batch = prompt.collate([example], ids).to(opened.device)
         with torch.no_grad(), opened.autocast():
             logits = forward.speech_logits(tables, batch, opened.compute_dtype)
+        assert logits.talker is not None
         n = example.codes.shape[0]
         codes = batch.frame_codes
         aligned = F.cross_entropy(logits.talker[: n - 1], codes[: n - 1, 0])

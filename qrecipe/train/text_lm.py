@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from qrecipe.data.batches import Item, Micro
-from qrecipe.model import forward, prompt
+from qrecipe.model import forward, layers, prompt
 from qrecipe.model.opened import Opened
 from qrecipe.recipe.stage import TextLmStage
 from qrecipe.train.objective import Losses
@@ -128,33 +128,30 @@ class TextLmObjective:
     def _hidden(self, micro: Micro) -> tuple[torch.Tensor, torch.Tensor]:
         """States that predict a token, [labels, hidden], and the tokens' numbers among the seen rows, [labels]."""
         role = self.opened.tokenizer.assistant("a")[0]
-        laid = []
+        text: list[int] = []
+        codec: list[int] = []
+        at: list[int] = []
+        predicted: list[int] = []
+        lengths = []
         for item in micro:
             data = self.data[item.dataset]
             body = data.bodies[item.index]
             row = self.opened.language_row(data.language)
             positions = prompt.build(self.ids, role, body, 0, layout="non_streaming", language=row, speaker=False)
-            laid.append((positions, len(positions) - len(body) - 2, body))
-        length = max(start + len(body) for _, start, body in laid)
-        text = torch.full((len(laid), length), prompt.NONE)
-        codec = text.clone()
-        rows: list[int] = []
-        at: list[int] = []
-        tokens: list[int] = []
-        for b, (positions, start, body) in enumerate(laid):
-            n = start + len(body)
-            text[b, :n] = torch.tensor(positions.text[:n])
-            codec[b, :n] = torch.tensor(positions.codec[:n])
-            rows += [b] * (len(body) - 1)
-            at += range(start, n - 1)
-            tokens += body[1:]
+            end = len(positions) - 2  # the end of the text and the start of speech are not read
+            at += range(len(text) + end - len(body), len(text) + end - 1)
+            predicted += body[1:]
+            text += positions.text[:end]
+            codec += positions.codec[:end]
+            lengths.append(end)
         device = self.opened.device
-        text, codec = text.to(device), codec.to(device)
-        has_text, has_codec = (text != prompt.NONE).unsqueeze(-1), (codec != prompt.NONE).unsqueeze(-1)
-        x = self.opened.talker.text_projection(self.tables.text(text.clamp(min=0))) * has_text
-        x = x + self.tables.codec(codec.clamp(min=0)) * has_codec
-        states = self.opened.talker.model(inputs_embeds=x.to(self.opened.compute_dtype), use_cache=False).last_hidden_state
-        labels = self._class[torch.tensor(tokens, dtype=torch.int64, device=device)]
+        labels = self._class[torch.tensor(predicted, dtype=torch.int64, device=device)]
         known = labels >= 0
-        picked = states[torch.tensor(rows, dtype=torch.int64, device=device), torch.tensor(at, dtype=torch.int64, device=device)]
-        return picked[known], labels[known]
+        read = torch.tensor(at, dtype=torch.int64, device=device)[known]
+        tokens, which = torch.unique(torch.tensor(text), return_inverse=True)
+        rows = torch.tensor(codec)
+        codec_at = torch.nonzero(rows != prompt.NONE).squeeze(-1)
+        x = F.embedding(which.to(device), self.opened.talker.text_projection(self.tables.text(tokens.to(device))).float())
+        x.index_add_(0, codec_at.to(device), self.tables.codec(rows[codec_at].to(device)).float())
+        x = x.to(self.opened.compute_dtype)
+        return layers.decode(self.opened.talker.model, x, layers.Rows(lengths, device), lambda t: t[read]), labels[known]

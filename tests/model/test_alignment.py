@@ -195,7 +195,7 @@ def test_the_greedy_codes_are_worth_comparing(stock: Stock) -> None:
 @every_case
 def test_inputs_are_what_stock_feeds_the_talker(case: Case, stock: Stock, batch_of: Any, opened: Opened) -> None:
     generated = stock.generate(case)
-    ours = forward.input_embeddings(forward.Tables(opened.talker), batch_of(case, generated.codes), torch.float32)[0]
+    ours = forward.input_embeddings(forward.Tables(opened.talker), batch_of(case, generated.codes), torch.float32)
     fed = len(generated.inputs)
     assert ours[:fed].sub(generated.inputs).abs().max() < 1e-5
     assert fed >= len(ours) - 1
@@ -262,16 +262,6 @@ def test_padding_changes_no_row(opened: Opened, example: Callable[..., prompt.Ex
     alone = [losses([r]) for r in rows]
     assert talker.sub(torch.cat([t for t, _ in alone])).abs().max() < 1e-5
     assert predictor.sub(torch.cat([p for _, p in alone])).abs().max() < 1e-5
-
-
-def test_padding_is_zero_after_the_projection(opened: Opened, example: Callable[..., prompt.Example]) -> None:
-    """The projection's bias makes a padding token's embedding non-zero, so what is masked is its result."""
-    batch = prompt.collate([example(1, seconds=0.4), example(2, seconds=0.8)], prompt.ControlIds.of(opened.config))
-    x = forward.input_embeddings(forward.Tables(opened.talker), batch, torch.float32)
-    padding = batch.text == prompt.NONE
-    assert padding.sum() > 3
-    assert float(x[padding].abs().max()) == 0.0
-    assert opened.talker.text_projection(torch.zeros(1, 256)).abs().max() > 0.1
 
 
 def stepwise_nll(opened: Opened, given: dict[str, torch.Tensor], codes: torch.Tensor) -> tuple[float, float]:

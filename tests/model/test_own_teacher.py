@@ -49,7 +49,7 @@ def test_the_stock_fine_tuning_loss_is_shifted_once_more(opened: Opened, own: li
         ours = forward.predictor_nll(forward.speech_logits(tables, batch, torch.float32), batch).mean()
         logits, stock = opened.talker.forward_sub_talker_finetune(batch.frame_codes, hidden)
         mine = forward.predictor_logits(tables, hidden, batch.frame_codes)
-    assert logits.sub(mine).abs().max() < 1e-5, "the logits agree; only the labels do not"
+    assert logits.sub(mine).abs().max() < 1e-4, "the logits agree; only the labels do not"
     assert float(stock) > float(ours) + 0.5
 
 

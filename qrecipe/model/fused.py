@@ -1,0 +1,161 @@
+"""What stands between the matrix products of a decoder layer, each as one operation that keeps little for its backward pass.
+
+Every operation is written twice: as a plain formula, which torch compiles into one kernel each way where that pays, and
+with its derivative by hand, for everywhere else. Both compute in float32 and give their input's number format.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
+
+_compiling = False
+
+
+@contextlib.contextmanager
+def compiled(on: bool) -> Iterator[None]:
+    """Inside the block the operations are compiled ones, or not. The first call of each takes seconds."""
+    global _compiling
+    before, _compiling = _compiling, on
+    try:
+        yield
+    finally:
+        _compiling = before
+
+
+@cache
+def _compile(formula: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    made: Callable[..., torch.Tensor] = torch.compile(formula, dynamic=True, fullgraph=True)
+    return made
+
+
+def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    """Root mean square norm over the last dimension (Zhang and Sennrich 2019, arXiv:1910.07467): [..., width] -> [..., width]."""
+    if _compiling:
+        return _compile(_rms_norm)(x, weight, eps)
+    found: torch.Tensor = _RmsNorm.apply(x, weight, eps)
+    return found
+
+
+def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotary position embedding (Su et al. 2021, arXiv:2104.09864): [n, heads, width] by [n, 1, width / 2]."""
+    if _compiling:
+        return _compile(_rotate)(x, cos, sin)
+    found: torch.Tensor = _Rotate.apply(x, cos, sin)
+    return found
+
+
+def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    """silu(gate) * up (Shazeer 2020, arXiv:2002.05202)."""
+    if _compiling:
+        return _compile(_swiglu)(gate, up)
+    found: torch.Tensor = _SwiGlu.apply(gate, up)
+    return found
+
+
+def nll(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Negative log-likelihood of labels: [n, classes] and [n] -> [n] float32, nats."""
+    if _compiling:
+        return _compile(_nll)(logits, labels)
+    found: torch.Tensor = _Nll.apply(logits, labels)
+    return found
+
+
+def _rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    wide = x.float()
+    found: torch.Tensor = (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps) * weight.float()).to(x.dtype)
+    return found
+
+
+def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    a, b = x.float().chunk(2, dim=-1)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1).to(x.dtype)
+
+
+def _swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    return (F.silu(gate.float()) * up.float()).to(gate.dtype)
+
+
+def _nll(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return F.cross_entropy(logits.float(), labels, reduction="none")
+
+
+class _RmsNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+        wide = x.float()
+        scale: torch.Tensor = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        ctx.save_for_backward(x, weight, scale)
+        return (wide * scale).mul_(weight).to(x.dtype)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator, unused-ignore]
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None]:
+        x, weight, scale = ctx.saved_tensors
+        wide, gradient = x.float(), gradient.float()
+        for_weight = None
+        if ctx.needs_input_grad[1]:
+            for_weight = (wide * scale).mul_(gradient).flatten(0, -2).sum(0).to(weight.dtype)
+        for_x = None
+        if ctx.needs_input_grad[0]:
+            through = gradient * weight
+            pull = torch.linalg.vecdot(through, wide).unsqueeze(-1).mul_(scale.pow(3)).div_(-x.shape[-1])
+            for_x = through.mul_(scale).addcmul_(wide, pull).to(x.dtype)
+        return for_x, for_weight, None
+
+
+class _Rotate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _rotated(x, cos, sin, 1.0)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator, unused-ignore]
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        return _rotated(gradient, cos, sin, -1.0), None, None
+
+
+def _rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, way: float) -> torch.Tensor:
+    half = x.shape[-1] // 2
+    a, b = x[..., :half], x[..., half:]
+    found = torch.empty(x.shape, dtype=torch.float32, device=x.device)
+    torch.mul(a, cos, out=found[..., :half]).addcmul_(b, sin, value=-way)
+    torch.mul(b, cos, out=found[..., half:]).addcmul_(a, sin, value=way)
+    return found.to(x.dtype)
+
+
+class _SwiGlu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(gate, up)
+        return F.silu(gate).mul_(up)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator, unused-ignore]
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        gate, up = ctx.saved_tensors
+        return torch.ops.aten.silu_backward(gradient * up, gate), F.silu(gate).mul_(gradient)
+
+
+class _Nll(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        total = torch.logsumexp(logits.float(), dim=-1)
+        ctx.save_for_backward(logits, labels, total)
+        return total - logits.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator, unused-ignore]
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        logits, labels, total = ctx.saved_tensors
+        found = (logits.float() - total.unsqueeze(-1)).exp_()
+        found.scatter_add_(-1, labels.unsqueeze(-1), found.new_full((1, 1), -1.0).expand(len(labels), 1))
+        return found.mul_(gradient.unsqueeze(-1)).to(logits.dtype), None

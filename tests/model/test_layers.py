@@ -1,0 +1,152 @@
+"""Rows without padding give what the stock modules give with it, forwards and backwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from qrecipe.errors import EngineError
+from qrecipe.model import forward, fused, layers, prompt
+from qrecipe.model.opened import Opened
+from tests.support import reference
+
+WATCHED = (
+    "model.text_embedding.weight",
+    "model.codec_embedding.weight",
+    "text_projection.linear_fc1.bias",
+    "model.layers.0.self_attn.q_norm.weight",
+    "model.layers.0.self_attn.k_proj.weight",
+    "model.layers.5.mlp.down_proj.weight",
+    "model.layers.5.self_attn.o_proj.weight",
+    "model.norm.weight",
+    "codec_head.weight",
+    "code_predictor.model.codec_embedding.6.weight",
+    "code_predictor.small_to_mtp_projection.weight",
+    "code_predictor.model.layers.2.self_attn.v_proj.weight",
+    "code_predictor.lm_head.3.weight",
+)
+
+
+@pytest.fixture
+def watched(opened: Opened) -> Iterator[dict[str, torch.nn.Parameter]]:
+    found = {name: opened.talker.get_parameter(name) for name in WATCHED}
+    for parameter in found.values():
+        parameter.requires_grad_(True)
+    yield found
+    for parameter in found.values():
+        parameter.requires_grad_(False)
+        parameter.grad = None
+
+
+@pytest.fixture
+def rows(example: Callable[..., prompt.Example]) -> list[prompt.Example]:
+    """Every layout and way of giving the voice, of different lengths, one of them cut."""
+    return [
+        example(1, seconds=0.4),
+        example(2, seconds=0.8, layout="non_streaming"),
+        example(3, in_context=True),
+        example(4, in_context=True, layout="non_streaming", cut=True),
+    ]
+
+
+@pytest.mark.slow
+def test_losses_and_gradients_are_those_of_the_stock_modules(
+    opened: Opened, rows: list[prompt.Example], watched: dict[str, torch.nn.Parameter]
+) -> None:
+    def gradients(talker: torch.Tensor, predictor: torch.Tensor) -> dict[str, torch.Tensor]:
+        found = torch.autograd.grad(talker + 0.3 * predictor, list(watched.values()))
+        return dict(zip(watched, found, strict=True))
+
+    stock = reference.losses(opened.talker, opened.config, rows)
+    expected = gradients(stock.talker, stock.predictor)
+    batch = prompt.collate(rows, prompt.ControlIds.of(opened.config))
+    logits = forward.speech_logits(forward.Tables(opened.talker), batch, torch.float32)
+    talker, predictor = forward.talker_nll(logits, batch).sum(), forward.predictor_nll(logits, batch).sum()
+    assert talker.item() == pytest.approx(stock.talker.item(), rel=1e-5)
+    assert predictor.item() == pytest.approx(stock.predictor.item(), rel=1e-5)
+    for name, gradient in gradients(talker, predictor).items():
+        assert gradient.sub(expected[name]).norm() / expected[name].norm() < 1e-4, name
+
+
+def test_no_graph_is_kept_below_what_trains(opened: Opened, rows: list[prompt.Example]) -> None:
+    """Layers below the first that trains are run without one, and so is a whole frozen talker."""
+    last = opened.talker.model.layers[5].mlp.down_proj.weight
+    batch = prompt.collate(rows[:2], prompt.ControlIds.of(opened.config))
+    tables = forward.Tables(opened.talker)
+    assert not forward.label_hidden(tables, batch, torch.float32).requires_grad
+    x = forward.input_embeddings(tables, batch, torch.float32)
+    last.requires_grad_(True)
+    try:
+        below = layers.decode(opened.talker.model, x, layers.Rows(batch.lengths, x.device), stop=5)
+        above = layers.decode(opened.talker.model, below, layers.Rows(batch.lengths, x.device), start=5)
+    finally:
+        last.requires_grad_(False)
+    assert (below.requires_grad, above.requires_grad) == (False, True)
+    assert torch.allclose(above[batch.label_at], forward.label_hidden(tables, batch, torch.float32), atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(5, 7, 16), (40, 16)])
+def test_norms_rotations_and_gates_have_the_formulas_derivatives(shape: tuple[int, ...]) -> None:
+    """Against autograd of the plain formulas in float64, and bfloat16 against them within its rounding."""
+    torch.manual_seed(0)
+    x, y = torch.randn(shape, dtype=torch.float64), torch.randn(shape, dtype=torch.float64)
+    weight = torch.randn(shape[-1], dtype=torch.float64)
+    angle = torch.randn(shape[0], *[1] * (len(shape) - 2), shape[-1] // 2, dtype=torch.float64)
+    labels = torch.randint(shape[-1], (shape[0],))
+    cases: list[tuple[Any, Any, list[torch.Tensor], tuple[Any, ...]]] = [
+        (fused.rms_norm, fused._rms_norm, [x, weight], (1e-6,)),
+        (fused.rotate, fused._rotate, [x], (angle.cos(), angle.sin())),
+        (fused.swiglu, fused._swiglu, [x, y], ()),
+        (fused.nll, lambda t, at: F.cross_entropy(t, at, reduction="none"), [x if x.ndim == 2 else x[:, 0]], (labels,)),
+    ]
+    for ours, plain, inputs, settings in cases:
+        for dtype, bound in ((torch.float32, 1e-5), (torch.bfloat16, 2e-2)):
+            exact = [t.to(dtype).float().requires_grad_() for t in inputs]
+            found = [t.to(dtype).requires_grad_() for t in inputs]
+            wanted, made = plain(*exact, *_as(settings, torch.float32)), ours(*found, *_as(settings, torch.float32))
+            pull = torch.randn_like(wanted)
+            for a, b in zip(
+                (made, *torch.autograd.grad(made, found, pull.to(made.dtype))),
+                (wanted, *torch.autograd.grad(wanted, exact, pull)),
+                strict=True,
+            ):
+                assert (a.float() - b).norm() / b.norm() < bound, (ours.__name__, dtype)
+
+
+def _as(settings: tuple[Any, ...], dtype: torch.dtype) -> tuple[Any, ...]:
+    return tuple(s.to(dtype) if isinstance(s, torch.Tensor) and s.is_floating_point() else s for s in settings)
+
+
+@pytest.mark.parametrize("lengths", [(8, 8, 8), (3, 9, 1, 6)])
+def test_every_way_of_attending_is_the_same(lengths: tuple[int, ...]) -> None:
+    """Row by row, padded for the kernel, and by matrix products; with fewer key heads than query heads."""
+    torch.manual_seed(0)
+    rows = layers.Rows(lengths, torch.device("cpu"))
+    q = torch.randn(sum(lengths), 4, 16, requires_grad=True)
+    k, v = (torch.randn(sum(lengths), 2, 16, requires_grad=True) for _ in range(2))
+    ways: list[Callable[..., torch.Tensor]] = [layers.attend, layers._padded]
+    if rows.alike:
+        ways.append(lambda *a: layers._alike(*a, by_products=True))
+    pull = torch.randn(sum(lengths), 4, 16)
+    found = []
+    for way in ways:
+        out = way(q, k, v, rows, 0.25)
+        found.append((out, *torch.autograd.grad(out, (q, k, v), pull)))
+    for start in (torch.tensor(lengths).cumsum(0) - torch.tensor(lengths)).tolist():
+        assert torch.allclose(found[0][0][start], v[start].repeat_interleave(2, 0), atol=1e-6), "a row's first place sees itself alone"
+    for other in found[1:]:
+        for a, b in zip(found[0], other, strict=True):
+            assert torch.allclose(a, b, atol=1e-5)
+
+
+def test_a_sliding_window_is_refused(opened: Opened) -> None:
+    class Sliding:
+        layer_types = ("full_attention", "sliding_attention")
+
+    layers.require_known(opened.config.talker_config)
+    with pytest.raises(EngineError, match="sliding window"):
+        layers.require_known(Sliding())
