@@ -1,4 +1,4 @@
-"""Where a recipe may read: its own folder and what lies in it, and what the person who runs it allows.
+"""Where a recipe may read: its own repository, and what the person who runs it allows.
 
 A recipe may come from a stranger. Links are followed before a path is judged.
 """
@@ -30,11 +30,11 @@ def inside(path: Path, *roots: Path) -> bool:
 
 
 def problem(path: Path, text: str, node: Node, root: Path) -> Problem | None:
-    """What is wrong with a path of a recipe that leads out of its folder `root`, or None."""
+    """What is wrong with a path of a recipe that leads out of its repository `root`, or None."""
     if node.place.file.startswith(TYPED) or inside(path, root):
         return None
-    help_ = f"put it into the recipe's folder, or allow it: `--allow {os.path.dirname(path) or path}`"
-    return Problem("QR048", f"{text} leads out of the recipe's folder", node.place, help_, length=node.length)
+    help_ = f"put it into the recipe's repository, or allow it: `--allow {os.path.dirname(path) or path}`"
+    return Problem("QR048", f"{text} leads out of the recipe's repository", node.place, help_, length=node.length)
 
 
 def row_problem(path: Path, text: str, place: Place, roots: tuple[Path, ...]) -> Problem | None:

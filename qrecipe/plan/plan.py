@@ -70,7 +70,7 @@ def make_plan(loaded: LoadedRecipe, hashes: FileHashes | None = None, strict: bo
     problems: list[Problem] = list(loaded.warnings)
     where = at(node, "base", "model")
     if names_folder(recipe.base, loaded.root):
-        outside = boundaries.problem(folder_of(recipe.base, loaded.root), f"the base {recipe.base.model}", where, loaded.root)
+        outside = boundaries.problem(folder_of(recipe.base, loaded.root), f"the base {recipe.base.model}", where, loaded.bounds)
         if outside is not None:
             raise BaseModelError(outside)
     base = locate(recipe.base, loaded.root, where.place, hashes)
@@ -204,7 +204,7 @@ def _datasets(
         if outside or not is_file(path):
             planned[name] = PlannedDataset(kind=dataset.kind, language=dataset.language, rows=None, bad_rows=None, sha256=None)
             continue
-        about = (dataset.kind, base.tokenizer, _shown(loaded, dataset), loaded.root)
+        about = (dataset.kind, base.tokenizer, _shown(loaded, dataset), loaded.bounds)
         manifest = hashes.once(path, (*about, *boundaries.allowed()), partial(read_manifest, path, *about))
         manifests[name] = manifest
         if manifest.problems and (dataset.on_bad_row == "stop" or not manifest.rows):
@@ -220,10 +220,10 @@ def _datasets(
 
 
 def _outside(loaded: LoadedRecipe, name: str, dataset: Dataset) -> list[Problem]:
-    """Paths of a dataset that lead out of the recipe's folder; such a dataset is not read."""
+    """Paths of a dataset that lead out of the recipe's repository; such a dataset is not read."""
     given = {"path": dataset.path, "reference": getattr(dataset, "reference", None)}
     found = (
-        boundaries.problem(loaded.root / path, path, at(loaded.node, "datasets", name, key), loaded.root)
+        boundaries.problem(loaded.root / path, path, at(loaded.node, "datasets", name, key), loaded.bounds)
         for key, path in given.items()
         if path is not None
     )
@@ -279,7 +279,7 @@ def _evaluators(loaded: LoadedRecipe, hashes: FileHashes, problems: list[Problem
         model = getattr(settings, "model", None)
         named = at(loaded.node, "evaluators", need, "model")
         if model is not None and model.startswith((".", "/", "~")):
-            outside = boundaries.problem(loaded.root / os.path.expanduser(model), model, named, loaded.root)
+            outside = boundaries.problem(loaded.root / os.path.expanduser(model), model, named, loaded.bounds)
             problems.extend([outside] if outside else [])
         here, missing[need] = find(need, recipe.evaluators, loaded.root, named.place, hashes)
         found[need] = PlannedEvaluator(backend=settings.backend, model=model, identity=here.identity)

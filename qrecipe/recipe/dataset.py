@@ -13,7 +13,7 @@ class _Dataset(Settings):
     language: Annotated[str, Field(min_length=1)]
     """A key of `languages`, or a language that the base knows. Every row stands under this language's prefix."""
     path: Annotated[str, Field(min_length=1)]
-    """The JSONL manifest, relative to the file that states it; in the recipe's folder or below it, unless `--allow` names another."""
+    """The JSONL manifest, relative to the file that states it; in the recipe's repository, unless `--allow` names another folder."""
     on_bad_row: Literal["stop", "skip"] = "stop"
     """What a row that cannot be used does: `stop` before anything trains, since a fault in one row is often one in many, or `skip` it and count it."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from qrecipe.recipe.compose import compose_all
 from qrecipe.recipe.gate import Gate
 from qrecipe.recipe.mistakes import problems_of
 from qrecipe.recipe.nodes import Loc, along, changed, every_node, places, without
+from qrecipe.recipe.paths import repository
 from qrecipe.recipe.reader import Node
 from qrecipe.recipe.recipe import Recipe
 from qrecipe.recipe.salvage import Sound, salvage
@@ -39,6 +41,11 @@ class LoadedRecipe:
     def root(self) -> Path:
         """The folder that relative paths of the recipe start from."""
         return self.file.parent
+
+    @cached_property
+    def bounds(self) -> Path:
+        """The folder that the recipe's paths stay in, unless a person allows others."""
+        return repository(self.file)
 
     def path(self, text: str) -> Path:
         """A path of the recipe as an absolute path."""

@@ -1,4 +1,4 @@
-"""A recipe reads its own folder, and what the person who runs it allows; links are followed first."""
+"""A recipe reads its own repository, and what the person who runs it allows; links are followed first."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_base_elsewhere(recipe: Path, tmp_path: Path, monkeypatch: pytest.Monk
     base_folder(tmp_path / "bases" / "one")
     content = recipes.recipe(base={"model": "../bases/one"})
     recipes.write(recipe.parent, content)
-    with pytest.raises(BaseModelError, match="leads out of the recipe's folder"):
+    with pytest.raises(BaseModelError, match="leads out of the recipe's repository"):
         make_plan(load(recipe))
     monkeypatch.setenv(ALLOW, str(tmp_path / "bases"))
     assert make_plan(load(recipe)).base.folder == tmp_path / "bases" / "one"
@@ -106,6 +106,26 @@ def test_a_row_in_the_recipe_s_folder_beside_the_manifest_s(recipe: Path) -> Non
     recipes.write_rows(data / "sub" / "m.jsonl", [{"audio": "../english0.wav", "text": "One."}])
     assert read_manifest(data / "sub" / "m.jsonl", "speech", None).problems
     assert not read_manifest(data / "sub" / "m.jsonl", "speech", None, root=recipe.parent).problems
+
+
+def test_data_of_the_recipe_s_repository(recipe: Path, tmp_path: Path) -> None:
+    """The same rule as for templates: beside `recipes/` there may be `data/`."""
+    elsewhere(tmp_path)
+    moved = with_dataset(recipe, path="../elsewhere/english.jsonl")
+    assert codes(moved) == ["QR048"]
+    (tmp_path / ".git").mkdir()
+    assert codes(moved) == []
+
+
+def test_a_home_folder_is_no_repository(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever keeps it under git, or stands in it, has not given it to every recipe that was downloaded."""
+    elsewhere(tmp_path)
+    moved = with_dataset(recipe, path="../elsewhere/english.jsonl")
+    (tmp_path / ".git").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert codes(moved) == ["QR048"]
+    assert codes(recipes.write(recipe.parent)) == []
 
 
 def test_names_that_only_look_alike(tmp_path: Path) -> None:
