@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ import torch
 from qrecipe.data.speech import SpeechData, SpeechRow
 from qrecipe.evaluate.listeners import Listeners
 from qrecipe.evaluate.metrics import Measured, Ratio, TeacherForced
-from qrecipe.evaluate.samples import Progress, Sample, batches, generated, lengths, recorded, spoken_rows
+from qrecipe.evaluate.samples import Progress, Sample, Task, batches, generated, lengths, recorded, spoken_rows
 from qrecipe.evaluate.values import Value
 from qrecipe.model import forward, prompt
 from qrecipe.model.forward import Tables
@@ -126,25 +125,16 @@ def measure_recordings(
 
 def measure(
     opened: Opened,
-    data: SpeechData,
+    task: Task,
     metrics: Sequence[str],
-    settings: Evaluation,
-    listeners: Listeners,
-    *,
-    speak_as: str | None = None,
-    folder: Path | None = None,
-    identity: Any = None,
     progress: Progress | None = None,
     on_sample: Callable[[Sample], None] | None = None,
 ) -> dict[str, list[Value]]:
     """Values of metrics over a dataset under every condition of the settings. The modules must hold the weights as exported.
 
-    Args:
-        speak_as: the language whose token is given instead of the dataset's.
-        folder: where samples are kept and taken from.
-        identity: content of the model and of the dataset, which names what is kept.
-        on_sample: told every sample after it was measured.
+    `on_sample` is told every sample after it was measured.
     """
+    data, settings, listeners = task.data, task.settings, task.listeners
     specs = [s for s in (find(m) for m in metrics) if s is not None]
     values: dict[str, list[Value]] = {s.name: [] for s in specs}
     forced = [s for s in specs if s.source == "teacher_forced"]
@@ -152,10 +142,10 @@ def measure(
         values.update(_forced(opened, data, forced, settings))
     spoken = [s for s in specs if s.source == "generated"]
     if spoken:
-        made = generated(opened, data, settings, listeners, speak_as=speak_as, folder=folder, identity=identity, progress=progress)
+        made = generated(opened, task, progress)
         total = sum(len(b.rows) for b in batches(data, settings))
         listens = progress if any(s.needs for s in spoken) else None
-        samples = _told(list(made), f"listening to {data.name}" + (f" as {speak_as}" if speak_as else ""), total, listens, on_sample)
+        samples = _told(list(made), f"listening to {task.label}", total, listens, on_sample)
         values.update(measure_samples(samples, spoken, listeners, spoken_rows(data, settings)))
     return values
 

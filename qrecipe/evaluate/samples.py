@@ -137,31 +137,36 @@ def batches(data: SpeechData, settings: Evaluation) -> list[Batch]:
     return found
 
 
-def generated(
-    opened: Opened | None,
-    data: SpeechData,
-    settings: Evaluation,
-    listeners: Listeners,
-    *,
-    speak_as: str | None = None,
-    folder: Path | None = None,
-    identity: Any = None,
-    progress: Progress | None = None,
-) -> Iterator[Sample]:
-    """Speaks the dataset's prompts with every seed in every layout.
+@dataclass(frozen=True)
+class Task:
+    """What a model is asked to speak, and where what it says is kept."""
 
-    Args:
-        opened: the model; None: only what was kept.
-        speak_as: the language whose token is given instead of the dataset's.
-        folder: where batches are kept and taken from; None keeps nothing.
-        identity: content of the model and of the dataset; names what is kept, with the batch's own settings.
-    """
+    data: SpeechData
+    settings: Evaluation
+    listeners: Listeners
+    speak_as: str | None = None
+    """The language whose token is given instead of the dataset's."""
+    folder: Path | None = None
+    """Where batches are kept and taken from; None keeps nothing."""
+    identity: Any = None
+    """Content of the model and of the dataset; names what is kept, with the batch's own settings."""
+
+    @property
+    def label(self) -> str:
+        """The dataset, and the language if it is not its own."""
+        return self.data.name + (f" as {self.speak_as}" if self.speak_as else "")
+
+
+def generated(opened: Opened | None, task: Task, progress: Progress | None = None) -> Iterator[Sample]:
+    """Speaks the prompts of a task with every seed in every layout. `opened` is the model; None: only what was kept."""
+    data, settings = task.data, task.settings
     todo = batches(data, settings)
     total, done = sum(len(b.rows) for b in todo), 0
-    spoken_as = speak_as or data.language
+    spoken_as = task.speak_as or data.language
     for batch in todo:
-        key = [identity, spoken_as, batch.layout, batch.prompt, batch.seed, [[r.line, r.text, cap_of(r, settings)] for r in batch.rows]]
-        kept = None if folder is None else folder / digest(key)[:20]
+        prompts = [[r.line, r.text, cap_of(r, settings)] for r in batch.rows]
+        key = [task.identity, spoken_as, batch.layout, batch.prompt, batch.seed, prompts]
+        kept = None if task.folder is None else task.folder / digest(key)[:20]
         said = _kept(kept) if kept is not None else None
         if said is None:
             if opened is None:
@@ -171,11 +176,11 @@ def generated(
                 _keep(kept, batch, said, spoken_as)
         done += len(batch.rows)
         if progress is not None:
-            progress(f"speaking {data.name}" + (f" as {speak_as}" if speak_as else ""), done, total)
+            progress(f"speaking {task.label}", done, total)
         for row, (audio, codes) in zip(batch.rows, said, strict=True):
             cap = cap_of(row, settings)
             file = kept / f"{row.line}.flac" if kept is not None else None
-            yield Sample(row, audio, codes, cap, data.language, listeners, batch.layout, batch.prompt, batch.seed, file)
+            yield Sample(row, audio, codes, cap, data.language, task.listeners, batch.layout, batch.prompt, batch.seed, file)
 
 
 Said = list[tuple[Audio, torch.Tensor]]

@@ -43,6 +43,22 @@ class MetricSpec:
     """The extra of qrecipe that installs them."""
 
 
+def _error_rate(name: str, unit: str) -> MetricSpec:
+    return MetricSpec(
+        name,
+        f"{unit} error rate: edits over {unit}s of the normalised text, pooled over prompts",
+        "share",
+        "generated",
+        "lower",
+        f"qrecipe.evaluate.metrics:{name}",
+        spoilt=("transcripts", "cut", "doubled", "reversed"),
+        needs="asr",
+        packages=("jiwer",),
+        extra="asr",
+        on_recordings=True,
+    )
+
+
 BUILTIN: dict[str, MetricSpec] = {
     m.name: m
     for m in (
@@ -62,32 +78,8 @@ BUILTIN: dict[str, MetricSpec] = {
             "lower",
             "qrecipe.evaluate.metrics:predictor_nll",
         ),
-        MetricSpec(
-            "cer",
-            "character error rate: edits over characters of the normalised text, pooled over prompts",
-            "share",
-            "generated",
-            "lower",
-            "qrecipe.evaluate.metrics:cer",
-            spoilt=("transcripts", "cut", "doubled", "reversed"),
-            needs="asr",
-            packages=("jiwer",),
-            extra="asr",
-            on_recordings=True,
-        ),
-        MetricSpec(
-            "wer",
-            "word error rate: edits over words of the normalised text, pooled over prompts",
-            "share",
-            "generated",
-            "lower",
-            "qrecipe.evaluate.metrics:wer",
-            spoilt=("transcripts", "cut", "doubled", "reversed"),
-            needs="asr",
-            packages=("jiwer",),
-            extra="asr",
-            on_recordings=True,
-        ),
+        _error_rate("cer", "character"),
+        _error_rate("wer", "word"),
         MetricSpec(
             "repeated_words",
             "words of the transcript that are said again at once, beyond those of the text, over words of the text",

@@ -14,7 +14,7 @@ from qrecipe.evaluate import probe
 from qrecipe.evaluate.listeners import Listeners
 from qrecipe.evaluate.measure import measure, measure_recordings
 from qrecipe.evaluate.memory import Memory
-from qrecipe.evaluate.samples import Sample, recorded
+from qrecipe.evaluate.samples import Sample, Task, recorded
 from qrecipe.evaluate.statistics import compare as compare_values
 from qrecipe.evaluate.statistics import statistic
 from qrecipe.evaluate.values import Value
@@ -133,23 +133,12 @@ def _measure(model: str, request: Request, listener: Listener | None) -> _Measur
     def progress(what: str, done: int, of: int) -> None:
         tell_progress(events, what, done, of)
 
-    samples = folder / "samples"
     texts = request.heard_language or language
     data = replace(data, language=texts)
     speak_as = language if texts != language else None
     made: list[Sample] = []
-    values = measure(
-        opened,
-        data,
-        names,
-        request.settings,
-        listeners,
-        speak_as=speak_as,
-        folder=samples,
-        identity=identity,
-        progress=progress,
-        on_sample=made.append,
-    )
+    task = Task(data, request.settings, listeners, speak_as, folder / "samples", identity)
+    values = measure(opened, task, names, progress, made.append)
     floors = [n for n in spoken if _spec(n).on_recordings]
     recordings = measure_recordings(data, floors, request.settings, listeners, progress) if floors else {}
     probed = [

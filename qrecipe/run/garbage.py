@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qrecipe.builtin import mini
 from qrecipe.files import read_json
 
 DAY = 86_400
@@ -112,10 +111,8 @@ def _of_run(folder: Path) -> Iterator[Garbage]:
 
 def _of_cache(cache: Path, unused: float) -> Iterator[Garbage]:
     now = time.time()
-    current = f"mini-{mini.digest()}"
     for base in sorted((cache / "bases").glob("mini-*")):
-        if base.name != current:
-            yield _item(base, "an embedded base of another version")
+        yield _item(base, "an embedded base as it was built before it came with the package")
     for kind in ("codes", "x-vectors"):
         for file in sorted((cache / kind).rglob("*")):
             if file.is_file() and not _TEMPORARY.match(file.name) and now - file.stat().st_mtime > unused:

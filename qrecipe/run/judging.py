@@ -11,7 +11,7 @@ from qrecipe.evaluate.gates import judge, undecidable
 from qrecipe.evaluate.listeners import Listeners
 from qrecipe.evaluate.measure import MEASURING, measure, measure_recordings
 from qrecipe.evaluate.probe import probe
-from qrecipe.evaluate.samples import Sample, generated, recorded
+from qrecipe.evaluate.samples import Sample, Task, generated, recorded
 from qrecipe.evaluate.values import Value
 from qrecipe.files import write_text
 from qrecipe.model.opened import Opened
@@ -102,15 +102,14 @@ class Judge:
         """Has the base speak what gates will judge, once and in one layout: what a person compares the stages with."""
         settings = self._settings.model_copy(update={"seeds": self._settings.seeds[:1], "layouts": self._settings.layouts[:1]})
         for dataset in dict.fromkeys(g.data for g, s in self._judged_here(gates) if s.source == "generated" and g.speak_as is None):
-            for _ in generated(
-                self._opened, self._data[dataset], settings, self._listeners, **self._kept(dataset, state), progress=self._progress
-            ):
+            for _ in generated(self._opened, self._task(dataset, state, settings), self._progress):
                 pass
 
-    def _kept(self, dataset: str, state: str) -> dict[str, Any]:
-        """Where samples of a state are kept, and what names them."""
+    def _task(self, dataset: str, state: str, settings: Evaluation, speak_as: str | None = None) -> Task:
+        """What a state is asked to speak; its samples are kept in the state's folder."""
         folder = self._store.stage_folder(state) / "samples" / dataset
-        return {"folder": folder, "identity": [NUMERICS, state, self._planned[dataset].sha256]}
+        identity = [NUMERICS, state, self._planned[dataset].sha256]
+        return Task(self._data[dataset], settings, self._listeners, speak_as, folder, identity)
 
     def page(self, title: str, states: Sequence[tuple[str, str]], verdicts: dict[str, list[Verdict]]) -> None:
         """Writes report.html: recordings and what every state said, side by side, as far as it was kept."""
@@ -119,7 +118,7 @@ class Judge:
         for dataset, data in self._data.items():
             made = []
             for name, state in states:
-                samples = list(generated(None, data, first, self._listeners, **self._kept(dataset, state)))
+                samples = list(generated(None, self._task(dataset, state, first)))
                 if samples:
                     made.append(Column(f"{dataset}: {name}", samples, self._hears(data, samples)))
             if made:
@@ -151,16 +150,7 @@ class Judge:
         missing = [m for m in metrics if m not in found]
         if missing:
             self._events.emit("measuring", dataset=dataset, metrics=missing, where=where)
-            new = measure(
-                self._opened,
-                self._data[dataset],
-                missing,
-                self._settings,
-                self._listeners,
-                speak_as=speak_as,
-                **self._kept(dataset, state),
-                progress=self._progress,
-            )
+            new = measure(self._opened, self._task(dataset, state, self._settings, speak_as), missing, self._progress)
             for metric, values in new.items():
                 self._store.save_values(keys[metric], values)
             found.update(new)

@@ -16,7 +16,7 @@ from qrecipe.evaluate.listeners import Listeners
 from qrecipe.evaluate.measure import function_of, measure, teacher_forced
 from qrecipe.evaluate.memory import Memory
 from qrecipe.evaluate.metrics import TeacherForced
-from qrecipe.evaluate.samples import MIN_CAP, Sample, batches, cap_of, generated
+from qrecipe.evaluate.samples import MIN_CAP, Sample, Task, batches, cap_of, generated
 from qrecipe.model import speak
 from qrecipe.model.forward import Tables
 from qrecipe.model.opened import Opened
@@ -151,13 +151,13 @@ def test_rows_are_measured_in_order_whatever_their_length(opened: Opened, data: 
 def test_one_call_measures_everything_in_every_condition(opened: Opened, data: SpeechData, tmp_path: Path) -> None:
     settings = Evaluation(seeds=[0, 7], prompts=2, batch=2, frame_cap=1.0)
     ears = Listeners(opened, None, Evaluators(), Path.cwd(), {})
-    found = measure(opened, data, ["talker_nll", "duration_ratio"], settings, ears, folder=tmp_path, identity="x")
+    found = measure(opened, Task(data, settings, ears, folder=tmp_path, identity="x"), ["talker_nll", "duration_ratio"])
     layouts = ("streaming", "non_streaming")
     assert [(v.line, v.layout, v.seed) for v in found["talker_nll"]] == [(line, layout, None) for layout in layouts for line in (4, 5, 6)]
     assert sorted((v.line, v.layout, v.seed) for v in found["duration_ratio"]) == sorted(
         (line, layout, seed) for layout in layouts for seed in (0, 7) for line in (4, 5)
     )
-    assert measure(opened, data, ["duration_ratio"], settings, ears)["duration_ratio"] == found["duration_ratio"]
+    assert measure(opened, Task(data, settings, ears), ["duration_ratio"])["duration_ratio"] == found["duration_ratio"]
 
 
 @pytest.mark.slow
@@ -175,18 +175,18 @@ def test_what_was_kept_is_not_spoken_again(opened: Opened, data: SpeechData, tmp
 
     monkeypatch.setattr(speak, "speak", stops)
     with pytest.raises(KeyboardInterrupt):
-        list(generated(opened, data, settings, ears, folder=tmp_path, identity="x"))
+        list(generated(opened, Task(data, settings, ears, folder=tmp_path, identity="x")))
     monkeypatch.setattr(speak, "speak", lambda *a, **k: (spoken.append(k["seed"]), real(*a, **k))[1])
-    resumed = list(generated(opened, data, settings, ears, folder=tmp_path, identity="x"))
+    resumed = list(generated(opened, Task(data, settings, ears, folder=tmp_path, identity="x")))
     assert spoken == [0, 0, 1, 1]
-    again = list(generated(None, data, settings, ears, folder=tmp_path, identity="x"))
-    alone = list(generated(opened, data, settings, ears))
+    again = list(generated(None, Task(data, settings, ears, folder=tmp_path, identity="x")))
+    alone = list(generated(opened, Task(data, settings, ears)))
     for first, second, third in zip(resumed, again, alone, strict=True):
         assert first.row.line == second.row.line == third.row.line
         assert np.array_equal(first.audio, second.audio)
         assert np.array_equal(first.audio, third.audio)
         assert torch.equal(first.codes, second.codes)
-    assert list(generated(None, data, settings, ears, folder=tmp_path, identity="another model")) == []
+    assert list(generated(None, Task(data, settings, ears, folder=tmp_path, identity="another model"))) == []
 
 
 def test_conditions_are_slices(data: SpeechData) -> None:

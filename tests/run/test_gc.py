@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from qrecipe.builtin import mini
 from qrecipe.cli import main
 from qrecipe.files import write_json
 from qrecipe.run.garbage import find
@@ -44,7 +43,6 @@ def folders(tmp_path: Path) -> dict[str, Path]:
     put(cache / "codes" / "enc" / "whole" / "new.sealed")
     put(cache / "codes" / "enc" / "whole" / "old.sealed", old=True)
     put(cache / "bases" / "mini-000000000000" / "model.safetensors", 50)
-    put(cache / "bases" / f"mini-{mini.digest()}" / "model.safetensors")
     put(tmp_path / "bundles" / "tiny-0.1.0" / "bundle.json")
     left = tmp_path / "bundles" / ".tiny-0.2.0.x.tmp"
     put(left / "model.safetensors", 30)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qrecipe.files import cache_dir
 from tests.support import recipes
 from tests.support.crash import Ended, Nursery
 
@@ -52,7 +51,6 @@ class Lasting:
         place.mkdir()
         shutil.copy(self.folder / "recipe.yaml", place)
         shutil.copytree(self.folder / "data", place / "data")
-        _share_base(place)
         return place
 
     def run(self, place: Path, **how: Any) -> Ended:
@@ -67,16 +65,9 @@ class Lasting:
         return ended
 
 
-def _share_base(place: Path) -> None:
-    """Codes are made anew in every place; the embedded base, which takes seconds to draw, is not."""
-    (place / "cache").mkdir()
-    (place / "cache" / "bases").symlink_to(cache_dir() / "bases")
-
-
 def undisturbed(folder: Path, nursery: Nursery) -> Lasting:
     """Makes the recipe in `folder` and runs it once."""
     recipes.write(folder, content())
-    _share_base(folder)
     whole = nursery.run("run", "recipe.yaml", cwd=folder, QRECIPE_CACHE=str(folder / "cache"))
     assert whole.code == 0, whole.err
     return Lasting(folder, nursery, hashes(folder / "bundles" / "tiny-0.1.0"), whole.seconds)
