@@ -67,6 +67,7 @@ CODES: dict[str, str] = {
     "QR046": "training and judging data overlap",
     "QR047": "less data than the method needs",
     "QR048": "a path that leads out of the recipe's repository",
+    "QR049": "a respelling table that is wrong, or that does not give what its own tests say",
     "QR050": "the base cannot be found",
     "QR051": "the base is not a Qwen3-TTS Base model or is incomplete",
     "QR052": "the base is not on this machine, so some figures are unknown",

@@ -21,10 +21,11 @@ from qrecipe.recipe.dataset import SpeechDataset, TextDataset
 from qrecipe.recipe.docs import describe_fields
 from qrecipe.recipe.evaluator import Asr, Evaluators, Mos, Speaker
 from qrecipe.recipe.gate import Gate, Select
-from qrecipe.recipe.language import Init, Language
+from qrecipe.recipe.language import Init, Language, Respelling
 from qrecipe.recipe.metrics import BUILTIN
 from qrecipe.recipe.recipe import Evaluation, Recipe
-from qrecipe.recipe.stage import Batch, Lora, SpeechStage, TextLmStage, Train, Use
+from qrecipe.recipe.stage import Batch, EmbeddingMatchStage, Lora, RespellStage, SpeechStage, TextLmStage, Train, Use
+from qrecipe.recipe.teacher import Teacher
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 WARNING = "<!-- Written by tools/recipe_docs.py from docs/recipe.head.md and the models in qrecipe/recipe; `make docs` writes it again. -->"
@@ -34,16 +35,20 @@ TITLES: dict[Model, str] = {
     Base: "base",
     Language: "languages",
     Init: "init",
+    Respelling: "respelling",
     TextDataset: "datasets",
     SpeechDataset: "datasets",
     SpeechStage: "stages",
     TextLmStage: "stages",
+    RespellStage: "stages",
+    EmbeddingMatchStage: "stages",
     Use: "data",
     Train: "train",
     Lora: "lora",
     Batch: "batch",
     Gate: "gates and accept",
     Select: "select",
+    Teacher: "teacher",
     Evaluation: "evaluation",
     Evaluators: "evaluators",
     Asr: "asr",
@@ -60,12 +65,16 @@ def page() -> str:
     parts = [
         WARNING,
         (DOCS / "recipe.head.md").read_text(encoding="utf-8").strip(),
-        *_sections(Recipe, Base, Language, Init),
+        *_sections(Recipe, Base, Language, Init, Respelling),
         _variants([TextDataset, SpeechDataset], "kind", "Manifests by name. Fields of both kinds:"),
-        _variants([SpeechStage, TextLmStage], "objective", "What trains, on what, towards which objective. Fields of both objectives:"),
+        _variants(
+            [SpeechStage, TextLmStage, RespellStage, EmbeddingMatchStage],
+            "objective",
+            "What trains, on what, towards which objective. Fields of all objectives:",
+        ),
         *_sections(Use, Train, Lora, Batch, Gate),
         _metrics(),
-        *_sections(Select, Evaluation, Evaluators, Asr, Speaker, Mos),
+        *_sections(Select, Teacher, Evaluation, Evaluators, Asr, Speaker, Mos),
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -10,6 +10,7 @@ import torch
 
 from qrecipe.data.audio import RATE, AudioProblem, rate_problem
 from qrecipe.data.codes import Encoded, Encoder, Request
+from qrecipe.data.taught import Guide
 from qrecipe.errors import DataError, Place, Problem
 from qrecipe.model.prompt import Example, Layout
 from qrecipe.plan.manifest import Manifest, Row
@@ -39,6 +40,8 @@ class SpeechRow:
     reference_text: str | None
     cut: bool
     audio: Path | None = None
+    guide: Guide | None = None
+    """What the base thought of every frame, for a row that the base itself spoke."""
 
     @property
     def frames(self) -> int:

@@ -98,3 +98,10 @@ def speak(
         del net.generate  # the class's own method shows again
         opened.reset()
     return [Spoken(c, np.asarray(a, dtype=np.float32), int(rate)) for c, a in zip(made, audios, strict=True)]
+
+
+@torch.inference_mode()
+def sound(opened: Opened, codes: list[torch.Tensor]) -> list[tuple[NDArray[np.float32], int]]:
+    """What codes sound like, as stock `generate_voice_clone` decodes them: ([samples], rate) of each [frames, codebooks]."""
+    audios, rate = opened.net.speech_tokenizer.decode([{"audio_codes": c.to(opened.device)} for c in codes])
+    return [(np.asarray(a, dtype=np.float32), int(rate)) for a in audios]

@@ -21,7 +21,7 @@ from qrecipe.recipe.dataset import SpeechDataset
 from qrecipe.recipe.language import language_key_problem
 from qrecipe.recipe.objectives import OBJECTIVES
 from qrecipe.recipe.reader import Node
-from qrecipe.recipe.stage import SpeechStage, Stage
+from qrecipe.recipe.stage import SpokenStage, Stage
 
 MIN_SENTENCES = 100
 """Sentences below which text-only adaptation is not worth judging."""
@@ -75,8 +75,8 @@ def _languages(context: Context) -> Iterator[Problem]:
             continue  # said already
         taught = False
         for stage, _, trainable in context.stages():
-            spoken = {recipe.datasets[u.use].language for u in stage.uses if u.use in recipe.datasets}
-            if OBJECTIVES[stage.objective].data != "speech" or key not in spoken:
+            spoken = {recipe.datasets[u.dataset].language for u in stage.uses if u.dataset in recipe.datasets}
+            if not OBJECTIVES[stage.objective].speaks or key not in spoken:
                 continue
             if len(trainable.groups) < len(stage.train) and context.base.tensors is not None:
                 taught = True  # an entry is faulty, so what it would train is not known
@@ -99,15 +99,15 @@ def _silent(context: Context) -> Iterator[Problem]:
     """Entries that the stage's loss never reaches."""
     recipe = context.loaded.recipe
     for stage, node, trainable in context.stages():
-        spoken = {recipe.datasets[u.use].language for u in stage.uses if u.use in recipe.datasets}
+        spoken = {recipe.datasets[u.dataset].language for u in stage.uses if u.dataset in recipe.datasets}
         for i, train in enumerate(stage.train):
-            if train.rows == "languages" and stage.objective == "speech" and not spoken & recipe.languages.keys():
+            if train.rows == "languages" and OBJECTIVES[stage.objective].speaks and not spoken & recipe.languages.keys():
                 n = at(node, "train", i, "rows")
                 help_ = "add a dataset of " + " or ".join(f"`{key}`" for key in recipe.languages)
                 yield Problem(
                     "QR031", "no dataset of this stage speaks a language of the recipe, so no row learns", n.place, help_, length=n.length
                 )
-        if not isinstance(stage, SpeechStage) or stage.predictor_weight > 0:
+        if not isinstance(stage, SpokenStage) or stage.predictor_weight > 0:
             continue
         for group in trainable.groups:
             if all(t.startswith(PREDICTOR) and not t.startswith(PREDICTOR_TABLES) for t in group.tensors):
@@ -293,10 +293,10 @@ def _outruns(context: Context) -> Iterator[Problem]:
     if tokenizer is None:
         return
     for stage, node, _ in context.stages():
-        if not isinstance(stage, SpeechStage) or stage.layout != "streaming":
+        if not isinstance(stage, SpokenStage) or stage.layout != "streaming":
             continue
         for j, use in enumerate(stage.uses):
-            manifest = context.manifests.get(use.use)
+            manifest = context.manifests.get(use.dataset)
             late = []
             for row in manifest.rows if manifest else ():
                 seconds = _length(row, context.hashes)
@@ -304,7 +304,7 @@ def _outruns(context: Context) -> Iterator[Problem]:
                     late.append(row.line)
             if late and manifest is not None:
                 n = at(node, "data", j)
-                message = f"{len(late)} of {len(manifest.rows)} texts of `{use.use}` outrun streaming (the first in line {late[0]})"
+                message = f"{len(late)} of {len(manifest.rows)} texts of `{use.dataset}` outrun streaming (the first in line {late[0]})"
                 help_ = "`layout: mixed` lays such rows out whole; streaming reads 12.5 tokens a second"
                 yield Problem("QR044", message, n.place, help_, severity="warning", length=n.length)
 

@@ -160,6 +160,8 @@ def _stage(a: PlannedStage, b: PlannedStage) -> Iterator[str]:
     uses = [[_use(d.dataset, d.share) for d in s.data] for s in (a, b)]
     if uses[0] != uses[1]:
         yield f"data: {', '.join(uses[0])} -> {', '.join(uses[1])}"
+    if a.taught != b.taught:
+        yield "what the base says or respells for it changed"
     for outcome in ("on_pass", "on_fail"):
         if getattr(a, outcome) != getattr(b, outcome):
             yield f"{outcome}: {getattr(a, outcome)} -> {getattr(b, outcome)}"
@@ -196,7 +198,7 @@ def _gates(where: str, before: Sequence[Gate], after: Sequence[Gate]) -> Iterato
             yield Change(where, f"gate added: {label}")
 
 
-_TOP = ("name", "version", "description", "seed", "evaluation", "evaluators")
+_TOP = ("name", "version", "description", "seed", "teacher", "evaluation", "evaluators")
 
 
 def _settings(old: Planned, new: Planned) -> Iterator[Change]:
@@ -258,7 +260,8 @@ def _fingerprints(old: Planned, new: Planned, of: Planned) -> dict[str, str]:
         pair = _contents(old, new, dataset)
         contents[dataset] = pair[0] if of is old else pair[1]
     trainables = of.trainables
-    return stand_ins(of.loaded.recipe, of.plan.languages, name, contents, trainables)
+    taught = {s.id: [t.model_dump(mode="json") for t in s.taught] for s in of.plan.stages}
+    return stand_ins(of.loaded.recipe, of.plan.languages, name, contents, trainables, taught)
 
 
 def _contents(old: Planned, new: Planned, name: str) -> tuple[str, str]:

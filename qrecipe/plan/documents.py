@@ -56,6 +56,8 @@ class Lock(Settings):
     """Content of every dataset, its recordings included."""
     evaluators: dict[str, str] = {}
     """Content of the models that listen, where they have one of their own."""
+    taught: dict[str, Sha256] = {}
+    """What the base says for a stage, or respells for it, by `STAGE.DATASET`: sentences as it reads them, voices and settings."""
     stages: list[LockStage]
     """Exact trainable sets."""
     numerics: int

@@ -18,6 +18,7 @@ from qrecipe.plan.contents import dataset_hash
 from qrecipe.plan.evaluators import find, packages_problem
 from qrecipe.plan.fingerprints import NUMERICS, stage_fingerprint, start_fingerprint
 from qrecipe.plan.manifest import Manifest, read_manifest
+from qrecipe.plan.teaching import Teaching, make_teaching
 from qrecipe.plan.values import (
     Plan,
     PlannedBase,
@@ -26,6 +27,7 @@ from qrecipe.plan.values import (
     PlannedEvaluator,
     PlannedLanguage,
     PlannedStage,
+    PlannedTaught,
     PlannedTrain,
 )
 from qrecipe.recipe import LoadedRecipe, metrics
@@ -44,6 +46,7 @@ class Planned:
     base: BaseInfo
     manifests: dict[str, Manifest]
     trainables: dict[str, trainable.Trainable]
+    teaching: Teaching = field(default_factory=Teaching)
     problems: list[Problem] = field(default_factory=list)
 
     @property
@@ -78,6 +81,7 @@ def make_plan(loaded: LoadedRecipe, hashes: FileHashes | None = None, strict: bo
     languages = _languages(loaded, base, problems)
     _dataset_languages(loaded, base, problems)
     manifests, datasets = _datasets(loaded, base, hashes, problems)
+    lessons = make_teaching(loaded, base, manifests, hashes, problems)
     stages: list[PlannedStage] = []
     trainables: dict[str, trainable.Trainable] = {}
     before = start_fingerprint(base.identity, languages, recipe.seed)
@@ -91,8 +95,9 @@ def make_plan(loaded: LoadedRecipe, hashes: FileHashes | None = None, strict: bo
         if base.tensors is None:
             resolved = trainable.Trainable()
         trainables[stage.id] = resolved
-        before = stage_fingerprint(stage, recipe.evaluation, datasets, resolved, before)
-        stages.append(_stage(stage, loaded, datasets, resolved, base.tensors is not None, before))
+        taught = lessons.of(loaded, stage)
+        before = stage_fingerprint(stage, recipe.evaluation, datasets, resolved, before, taught)
+        stages.append(_stage(stage, datasets, resolved, base.tensors is not None, before, taught))
     evaluators = _evaluators(loaded, hashes, problems)
     known = {k: v.token_id for k, v in languages.items() if v.token_id is not None}
     problems.extend(checks.check(checks.Context(loaded, base, known, manifests, trainables, hashes)))
@@ -113,7 +118,7 @@ def make_plan(loaded: LoadedRecipe, hashes: FileHashes | None = None, strict: bo
         accept=[g.label() for g in recipe.accept],
         settings=recipe.model_dump(mode="json", by_alias=True, exclude={"base": {"model"}} if base.folder else None),
     )
-    return Planned(loaded, plan, base, manifests, trainables, problems)
+    return Planned(loaded, plan, base, manifests, trainables, lessons, problems)
 
 
 def require_complete(planned: Planned) -> None:
@@ -258,9 +263,9 @@ def _seen(loaded: LoadedRecipe, stage: Stage, manifests: dict[str, Manifest], ba
         return None
     seen: set[int] = set()
     for use in stage.uses:
-        if loaded.recipe.datasets[use.use].language not in loaded.recipe.languages:
+        if loaded.recipe.datasets[use.dataset].language not in loaded.recipe.languages:
             continue
-        manifest = manifests.get(use.use)
+        manifest = manifests.get(use.dataset)
         if manifest is None:
             return None
         for row in manifest.rows:
@@ -274,6 +279,7 @@ def _evaluators(loaded: LoadedRecipe, hashes: FileHashes, problems: list[Problem
     missing: dict[str, list[Problem]] = {}
     found: dict[str, PlannedEvaluator] = {}
     needs = {s.needs for g in recipe.gates() if (s := metrics.find(g.metric)) is not None and s.needs}
+    needs |= {"asr"} if recipe.evaluators.asr is not None and recipe.teacher.max_cer is not None else set()
     for need in sorted(needs):
         settings = getattr(recipe.evaluators, need)
         model = getattr(settings, "model", None)
@@ -283,7 +289,7 @@ def _evaluators(loaded: LoadedRecipe, hashes: FileHashes, problems: list[Problem
             problems.extend([outside] if outside else [])
         here, missing[need] = find(need, recipe.evaluators, loaded.root, named.place, hashes)
         found[need] = PlannedEvaluator(backend=settings.backend, model=model, identity=here.identity)
-    said: set[str] = set()
+    said = {p.message for p in problems}
     for gate, node in gates_with_nodes(loaded.recipe, loaded.node):
         spec = metrics.find(gate.metric)
         assert spec is not None, "checked by the recipe"
@@ -303,11 +309,11 @@ def _evaluators(loaded: LoadedRecipe, hashes: FileHashes, problems: list[Problem
 
 def _stage(
     stage: Stage,
-    loaded: LoadedRecipe,
     datasets: dict[str, PlannedDataset],
     resolved: trainable.Trainable,
     known: bool,
     fingerprint: str | None,
+    taught: list[PlannedTaught],
 ) -> PlannedStage:
     groups = [
         PlannedTrain(
@@ -328,7 +334,11 @@ def _stage(
     return PlannedStage(
         id=stage.id,
         objective=stage.objective,
-        data=[PlannedData(dataset=u.use, language=datasets[u.use].language, share=u.share, rows=datasets[u.use].rows) for u in stage.uses],
+        data=[
+            PlannedData(dataset=u.name, language=datasets[u.dataset].language, share=u.share, rows=datasets[u.dataset].rows)
+            for u in stage.uses
+        ],
+        taught=taught,
         trainable=groups,
         parameters=resolved.parameters if known else None,
         parameters_max=resolved.parameters_max if known else None,

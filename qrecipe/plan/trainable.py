@@ -209,7 +209,7 @@ def _outside(stage: Stage, group: Group, n: Node) -> list[Problem]:
             why = f"`{name}` is read before training, so no stage can move it"
             return [Problem("QR024", why, n.place, f"keep to `{TRAINABLE_ROOT}`", length=n.length)]
         if spec.trains is not None and name not in spec.trains:
-            what = ", ".join(f"`{t.removesuffix('.weight')}`" for t in spec.trains)
+            what = ", ".join(dict.fromkeys(f"`{t.removesuffix('.weight').split('.linear_')[0]}`" for t in spec.trains))
             return [Problem("QR024", f"`{stage.objective}` cannot move `{name}`", n.place, f"it trains {what} alone", length=n.length)]
     return []
 

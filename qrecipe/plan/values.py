@@ -39,12 +39,30 @@ class PlannedData(_Value):
     rows: int | None
 
 
+class PlannedTaught(_Value):
+    """A text dataset that the base speaks for a stage, or whose words it respells."""
+
+    dataset: str
+    spoken_as: str
+    """The language that the base reads it in."""
+    sentences: int
+    voices: int
+    frames: int
+    """Frames that the base will speak, estimated from the texts; 0 where it only respells."""
+    positions: int
+    """Frames of the longest sentence of every batch, summed: steps of generation, one after the other."""
+    digest: str | None
+    """Names what is said; None while a recording of a voice is not on this machine."""
+
+
 class PlannedStage(_Value):
     """A stage, resolved."""
 
     id: str
     objective: str
     data: list[PlannedData]
+    taught: list[PlannedTaught]
+    """What the base speaks or respells for it."""
     trainable: list[PlannedTrain]
     parameters: int | None
     parameters_max: int | None

@@ -13,12 +13,15 @@ from pathlib import Path
 
 from qrecipe.errors import MOST, Problem, nearest, suggest
 from qrecipe.files import is_file
-from qrecipe.recipe import metrics
+from qrecipe.recipe import metrics, teaching
 from qrecipe.recipe.dataset import SpeechDataset
 from qrecipe.recipe.evaluator import WHISPER_LANGUAGES
 from qrecipe.recipe.gate import THRESHOLDS, Gate
 from qrecipe.recipe.language import language_key_problem
 from qrecipe.recipe.objectives import OBJECTIVES
+from qrecipe.recipe.places import at as at
+from qrecipe.recipe.places import of_key as _key
+from qrecipe.recipe.places import of_value as _value
 from qrecipe.recipe.reader import Node
 from qrecipe.recipe.recipe import Recipe
 
@@ -35,7 +38,12 @@ def check(recipe: Recipe, node: Node, root: Path, written: Node | None = None) -
     found = list(
         islice(
             chain(
-                _languages(recipe, node), _datasets(recipe, node, root), _stages(recipe, node), _accept(recipe, node), _finish(recipe, node)
+                _languages(recipe, node),
+                _datasets(recipe, node, root),
+                _stages(recipe, node),
+                _accept(recipe, node),
+                _finish(recipe, node),
+                teaching.check(recipe, node),
             ),
             MOST,
         )
@@ -46,16 +54,6 @@ def check(recipe: Recipe, node: Node, root: Path, written: Node | None = None) -
     return sorted(named, key=lambda p: (p.place, p.code))
 
 
-def at(node: Node, *path: str | int) -> Node:
-    """The node along a path, or the deepest that exists."""
-    for key in path:
-        child = node.child(key)
-        if child is None:
-            break
-        node = child
-    return node
-
-
 def gates_with_nodes(recipe: Recipe, node: Node) -> Iterator[tuple[Gate, Node]]:
     """Every gate with its node, in order, those of `accept` last."""
     for i, stage in enumerate(recipe.stages):
@@ -63,14 +61,6 @@ def gates_with_nodes(recipe: Recipe, node: Node) -> Iterator[tuple[Gate, Node]]:
             yield gate, at(node, "stages", i, "gates", j)
     for j, gate in enumerate(recipe.accept):
         yield gate, at(node, "accept", j)
-
-
-def _value(code: str, message: str, n: Node, help_: str | None = None, **more: str) -> Problem:
-    return Problem(code, message, n.place, help_, length=n.length, **more)  # type: ignore[arg-type]  # severity, note
-
-
-def _key(code: str, message: str, n: Node, help_: str | None = None) -> Problem:
-    return Problem(code, message, n.key_place or n.place, help_, length=n.key_length)
 
 
 def _languages(recipe: Recipe, node: Node) -> Iterator[Problem]:
@@ -130,16 +120,18 @@ def _stages(recipe: Recipe, node: Node) -> Iterator[Problem]:
         for j, use in enumerate(stage.uses):
             n = at(where, "data", j)
             n = n.get("use") or n
+            shares += use.share or 0.0
+            if use.is_self:
+                continue  # judged by `teaching`
             dataset = recipe.datasets.get(use.use)
             if dataset is None:
                 yield _value("QR020", f"no dataset is called `{use.use}`", n, suggest(use.use, recipe.datasets))
-            elif dataset.kind != spec.data:
-                fit = [d for d, v in recipe.datasets.items() if v.kind == spec.data]
+            elif dataset.kind not in spec.data:
+                fit = [d for d, v in recipe.datasets.items() if v.kind in spec.data]
                 yield _value(
-                    "QR024", f"`{stage.objective}` learns from {spec.data}, and `{use.use}` is {dataset.kind}", n, suggest("", fit)
+                    "QR024", f"`{stage.objective}` learns from {spec.data[0]}, and `{use.use}` is {dataset.kind}", n, suggest("", fit)
                 )
-            shares += use.share or 0.0
-        names = [u.use for u in stage.uses]
+        names = [u.name for u in stage.uses]
         for j, name in enumerate(names):
             if name in names[:j]:
                 yield _value("QR023", f"`{name}` is used twice in this stage", at(where, "data", j))
@@ -159,7 +151,7 @@ def _stages(recipe: Recipe, node: Node) -> Iterator[Problem]:
                         "QR024",
                         f"`{stage.objective}` cannot move a language row: it never speaks",
                         at(where, "train", j, "rows"),
-                        "train it in a `speech` stage",
+                        "train it in a `speech` or `respell` stage",
                     )
         gate_nodes = [(g, at(where, "gates", j)) for j, g in enumerate(stage.gates)]
         for gate, n in gate_nodes:

@@ -20,8 +20,13 @@ MAX_CHAIN = 8
 """Files from a recipe to the end of its longest chain of `extends`."""
 MAX_FILES = 32
 """Files that one recipe is made of."""
-PATH_FIELDS = {"datasets": ("path", "reference")}
-"""Fields of a section's entries that hold paths."""
+PATH_FIELDS = (
+    ("datasets", "*", "path"),
+    ("datasets", "*", "reference"),
+    ("languages", "*", "respelling", "table"),
+    ("teacher", "voices", "*"),
+)
+"""Where paths stand; `*` is every entry."""
 
 
 @dataclass(frozen=True)
@@ -180,19 +185,20 @@ class _Loading:
                 return n
             return replace(n, value=os.path.relpath(file.parent / n.value, self.root))
 
+        def along(n: Node, path: tuple[str, ...]) -> Node:
+            if not path:
+                return moved(n)
+            if isinstance(n.value, list):
+                return replace(n, value=[along(v, path[1:]) for v in n.value] if path[0] == "*" else n.value)
+            if not isinstance(n.value, dict):
+                return n
+            return replace(n, value={k: along(v, path[1:]) if path[0] in ("*", k) else v for k, v in n.value.items()})
+
+        for path in PATH_FIELDS:
+            node = along(node, path)
         if not isinstance(node.value, dict):
             return node
         fields = dict(node.value)
-        for section, names in PATH_FIELDS.items():
-            entries = fields.get(section)
-            if entries is None or not isinstance(entries.value, dict):
-                continue
-            rebased = {}
-            for name, entry in entries.items():
-                if isinstance(entry.value, dict):
-                    entry = replace(entry, value={k: moved(v) if k in names else v for k, v in entry.value.items()})
-                rebased[name] = entry
-            fields[section] = replace(entries, value=rebased)
         base = fields.get("base")
         model = base.get("model") if base is not None else None
         if base is not None and model is not None and isinstance(model.value, str) and model.value.startswith("."):

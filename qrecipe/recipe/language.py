@@ -50,6 +50,15 @@ class Init(Settings):
         return self.mean_of if self.mean_of is not None else [str(self.copy_of)]
 
 
+class Respelling(Settings):
+    """How a language is spelled for a reader of another one, so that the base can say how it sounds."""
+
+    language: Annotated[str, Field(min_length=1)]
+    """The language of the base that reads the respelled text."""
+    table: Annotated[str, Field(min_length=1)]
+    """The respelling table (docs/respelling.md), relative to the file that states it."""
+
+
 class Language(Settings):
     """A language that the bundle will speak. Its key goes into the config's `codec_language_id`."""
 
@@ -59,6 +68,8 @@ class Language(Settings):
     """Row of the codec embedding that becomes this language's, 2048 to 3071. `auto` is the lowest free row from 2072 up: lower ids that no map lists may hold trained rows that were never released. Give a number to keep a row that an earlier bundle had."""
     init: Init
     """Where the row starts before any stage trains it; without training it stays there."""
+    respelling: Respelling | None = None
+    """How it is spelled for a reader of another language; stages of the objectives `respell` and `embedding_match` need it."""
 
 
 def language_key_problem(key: str) -> str | None:

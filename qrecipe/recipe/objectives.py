@@ -5,22 +5,34 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+_TEXT_TABLE = "talker.model.text_embedding.weight"
+_PROJECTION = tuple(f"talker.text_projection.linear_fc{i}.{part}" for i in (1, 2) for part in ("weight", "bias"))
+
 
 @dataclass(frozen=True)
 class ObjectiveSpec:
     """An objective by name: the kind of data that it reads and what it is able to move."""
 
     name: str
-    data: Literal["text", "speech"]
+    data: tuple[Literal["text", "speech"], ...]
+    """Kinds of datasets that it reads, what it is for first."""
     trains: tuple[str, ...] | None
     """Parameters that it can move; None: everything under `talker`."""
+    speaks: bool
+    """Whether rows stand under their language's prefix before frames, so that the language's row learns."""
+    respells: bool
+    """Whether texts are respelled for a language of the base."""
     function: str
 
 
 OBJECTIVES: dict[str, ObjectiveSpec] = {
     o.name: o
     for o in (
-        ObjectiveSpec("speech", "speech", None, "qrecipe.train.speech:SpeechObjective"),
-        ObjectiveSpec("text_lm", "text", ("talker.model.text_embedding.weight",), "qrecipe.train.text_lm:TextLmObjective"),
+        ObjectiveSpec("speech", ("speech",), None, True, False, "qrecipe.train.speech:SpeechObjective"),
+        ObjectiveSpec("text_lm", ("text",), (_TEXT_TABLE,), False, False, "qrecipe.train.text_lm:TextLmObjective"),
+        ObjectiveSpec("respell", ("text", "speech"), None, True, True, "qrecipe.train.speech:SpeechObjective"),
+        ObjectiveSpec(
+            "embedding_match", ("text",), (_TEXT_TABLE, *_PROJECTION), False, True, "qrecipe.train.embedding_match:EmbeddingMatchObjective"
+        ),
     )
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from qrecipe.recipe.base import Base
@@ -13,7 +13,8 @@ from qrecipe.recipe.evaluator import Evaluators
 from qrecipe.recipe.gate import Gate, Layout, PromptKind
 from qrecipe.recipe.language import TAGS, Language
 from qrecipe.recipe.model import Identifier, Settings
-from qrecipe.recipe.stage import SpeechStage, Stage, TextLmStage
+from qrecipe.recipe.stage import SpeechStage, Stage, TextLmStage, Use
+from qrecipe.recipe.teacher import Teacher
 
 NAME = r"^[a-z][a-z0-9._-]{0,62}$"
 VERSION = r"^\d+\.\d+\.\d+(-[0-9A-Za-z.-]+)?$"
@@ -71,6 +72,8 @@ class Recipe(Settings):
     """The languages that are added, by the lower-case name that people will ask for, such as `malay`."""
     datasets: Annotated[dict[Identifier, Dataset], Field(min_length=1, max_length=200)]
     """Manifests by name. What trains and what judges are different datasets: a dataset that a gate or `select` reads cannot be trained on."""
+    teacher: Teacher = Teacher()
+    """How the untouched base speaks what stages learn from."""
     evaluators: Evaluators = Evaluators()
     """Models that listen to generated speech, for the metrics that need them."""
     evaluation: Evaluation = Evaluation()
@@ -91,7 +94,24 @@ class Recipe(Settings):
 
     def trained_datasets(self) -> set[str]:
         """Names of datasets that some stage learns from."""
-        return {u.use for s in self.stages for u in s.uses}
+        return {u.dataset for s in self.stages for u in s.uses}
+
+    def texts_in(self, language: str) -> list[str]:
+        """Names of the text datasets in a language."""
+        return [name for name, d in self.datasets.items() if d.kind == "text" and d.language == language]
+
+    @model_validator(mode="after")
+    def _what_self_says(self) -> Recipe:
+        """`{use: self, language: english}` means the text dataset in this language where there is exactly one."""
+
+        def named(use: str | Use) -> str | Use:
+            if isinstance(use, str) or not use.is_self or use.text is not None:
+                return use
+            found = self.texts_in(str(use.language))
+            return use.model_copy(update={"text": found[0]}) if len(found) == 1 else use
+
+        stages = [s.model_copy(update={"data": [named(d) for d in s.data]}) for s in self.stages]
+        return self if stages == self.stages else self.model_copy(update={"stages": stages})
 
 
 __all__ = ["Dataset", "Evaluation", "Recipe", "SpeechDataset", "SpeechStage", "Stage", "TextDataset", "TextLmStage"]

@@ -41,20 +41,43 @@ class Train(Settings):
         return [self.match] if isinstance(self.match, str) else list(self.match)
 
 
+SELF = "self"
+"""What `use` calls the untouched base."""
+
+
 class Use(Settings):
     """A dataset with its share of a stage's data."""
 
     use: Annotated[str, Field(min_length=1)]
-    """The dataset."""
+    """The dataset; or `self`: what the untouched base itself says, so that it forgets nothing without any recordings."""
+    language: Annotated[str, Field(min_length=1)] | None = None
+    """With `use: self`: the language of the base that it speaks. The sentences are those of the recipe's text dataset in this language."""
+    text: Annotated[str, Field(min_length=1)] | None = None
+    """With `use: self`: the text dataset, where several are in this language."""
     share: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Share of the trained frames (text tokens in `text_lm`), between 0 and 1. Datasets without a share divide the rest by their size."""
+    """Share of the trained frames (text tokens in `text_lm` and `embedding_match`), between 0 and 1. Datasets without a share divide the rest by their size."""
+
+    @property
+    def is_self(self) -> bool:
+        """Whether the base itself speaks the sentences."""
+        return self.use == SELF
+
+    @property
+    def dataset(self) -> str:
+        """The dataset that is read."""
+        return self.text or self.use if self.is_self else self.use
+
+    @property
+    def name(self) -> str:
+        """What tells the uses of a stage apart: the dataset, or `self-LANGUAGE`."""
+        return f"{SELF}-{self.language}" if self.is_self else self.use
 
 
 class Batch(Settings):
     """How much is learned from in one optimiser step."""
 
     frames: Annotated[int, Field(ge=1)] = 2000
-    """Codec frames in one micro-batch at most, padding included (`text_lm`: text tokens). One row that is longer makes a micro-batch of its own."""
+    """Codec frames in one micro-batch at most, padding included (`text_lm`, `embedding_match`: text tokens). One row that is longer makes a micro-batch of its own."""
     accumulate: Annotated[int, Field(ge=1)] = 1
     """Micro-batches to one optimiser step. Raise it for steadier steps where memory keeps `frames` low: losses are sums divided by the labels of all of them, so half of `frames` and twice of this is the same step."""
 
@@ -100,17 +123,31 @@ class _Stage(Settings):
         return self
 
 
-class SpeechStage(_Stage):
-    """Learns from recordings: the talker's cross-entropy on codebook 0 and the predictor's on the others."""
+class SpokenStage(_Stage):
+    """What stages that learn frames have in common, whoever spoke them."""
 
-    objective: Literal["speech"]
-    """Learn from recordings and their transcripts."""
     layout: Literal["streaming", "non_streaming", "mixed"] = "mixed"
     """How text meets frames: one token a frame (the default of `generate_voice_clone`), all text first, or half of the rows each."""
     prompt: Literal["x_vector", "in_context", "mixed"] = "x_vector"
     """How the voice is given: its x-vector alone, or the reference's text and codes as well (needs `reference_text`)."""
     predictor_weight: Annotated[float, Field(ge=0)] = 0.3
     """Weight of the predictor's cross-entropy (mean over its codebooks) beside the talker's."""
+    kl_weight: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the divergence from the base's own distribution of code 0, at frames that the base spoke (`respell`, `{use: self}`). 0 learns its codes alone."""
+
+
+class SpeechStage(SpokenStage):
+    """Learns from recordings: the talker's cross-entropy on codebook 0 and the predictor's on the others."""
+
+    objective: Literal["speech"]
+    """Learn from recordings and their transcripts."""
+
+
+class RespellStage(SpokenStage):
+    """Learns to read from text alone: the untouched base reads each sentence respelled for a language that it knows, and the native spelling under the new language's row learns what it said."""
+
+    objective: Literal["respell"]
+    """Learn what the base says when a sentence is respelled for it; needs `languages.NAME.respelling`. Reads text, and recordings or `{use: self}` for replay."""
 
 
 class TextLmStage(_Stage):
@@ -126,4 +163,13 @@ class TextLmStage(_Stage):
     """Weight of the pull back to the base's rows: mean squared distance over the mean squared norm of a base row."""
 
 
-Stage = Annotated[SpeechStage | TextLmStage, Field(discriminator="objective")]
+class EmbeddingMatchStage(_Stage):
+    """A cheap warm start from text alone: the projected embedding of every native word moves towards that of the respelled word. Nothing is spoken."""
+
+    objective: Literal["embedding_match"]
+    """Regression of words' mean projected embeddings onto those of their respellings; needs `languages.NAME.respelling`."""
+    anchor: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the pull back to what each word's own embedding was: mean squared distance over the mean squared norm of the targets. 0 because the targets lie in the same space."""
+
+
+Stage = Annotated[SpeechStage | TextLmStage | RespellStage | EmbeddingMatchStage, Field(discriminator="objective")]

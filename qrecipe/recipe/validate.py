@@ -173,8 +173,10 @@ def _plannable(recipe: Recipe, node: Node, faults: set[Place]) -> Sound:
             continue
         ids.add(stage.id)
         for j, use in enumerate(stage.uses):
-            if unusable(use.use):
-                path: Loc = ("stages", i, "data", j)
+            path: Loc = ("stages", i, "data", j)
+            if use.is_self and unusable(use.dataset):
+                cuts.append(path)
+            elif unusable(use.use):
                 meant = nearest(use.use, recipe.datasets) or next(iter(recipe.datasets))
                 at_use = (*path, "use") if isinstance(stage.data[j], Use) else path
                 node = changed(node, at_use, lambda n, meant=meant: replace(n, value=meant))  # type: ignore[misc]  # bound now

@@ -101,6 +101,13 @@ class RunConsole:
         skipped = f", {e['skipped']} skipped" if e["skipped"] else ""
         self.say(f"data {e['dataset']}: {e['rows']} rows{minutes}{skipped}")
 
+    def _on_taught(self, e: dict[str, Any]) -> None:
+        lost = ", ".join(f"{n} {why}" for why, n in e["dropped"].items() if n)
+        dropped = f"; dropped: {lost}" if lost else ""
+        self.say(
+            f"the base spoke {e['dataset']} as {e['spoken_as']}: {e['kept']} of {e['sentences']} sentences, {e['minutes']:.1f} minutes{dropped}"
+        )
+
     def _on_row_skipped(self, e: dict[str, Any]) -> None:
         self.say(f"  skipped {e['file']}:{e['line']}: {e['message']}")
 

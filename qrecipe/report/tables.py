@@ -13,7 +13,8 @@ from rich.table import Table
 if TYPE_CHECKING:
     from qrecipe.data.report import Report
 from qrecipe.plan.documents import Comparison, Statistic
-from qrecipe.plan.values import Plan, PlannedStage, PlannedTrain
+from qrecipe.plan.teaching import FRAMES_PER_SECOND
+from qrecipe.plan.values import Plan, PlannedStage, PlannedTaught, PlannedTrain
 
 
 def count(n: int | None, most: int | None = None) -> str:
@@ -58,6 +59,8 @@ def plan_table(plan: Plan, standings: dict[str, str] | None = None) -> Table:
         for train in stage.trainable:
             table.add_row("", _indented(_what(train)), count(train.parameters, train.parameters_max), f"{train.lr:g}")
         table.add_row("", _indented("data " + _data(stage)))
+        for taught in stage.taught:
+            table.add_row("", _indented(_taught(taught)))
         for gate in stage.gates:
             table.add_row("", _indented("gate " + gate))
         table.add_section()
@@ -87,6 +90,17 @@ def _what(train: PlannedTrain) -> str:
 
 def _data(stage: PlannedStage) -> str:
     return ", ".join(f"{d.dataset} ({count(d.rows)} rows" + (f", {d.share:.0%})" if d.share else ")") for d in stage.data)
+
+
+def _taught(taught: PlannedTaught) -> str:
+    """What the base says for a stage, with how much that is."""
+    if not taught.frames:
+        return f"words of {taught.dataset} respelled for {taught.spoken_as}"
+    minutes = taught.frames / FRAMES_PER_SECOND / 60
+    return (
+        f"the base first speaks {taught.dataset} in {taught.spoken_as}: {count(taught.sentences)} sentences, "
+        f"about {minutes:.1f} minutes in {count(taught.positions)} steps"
+    )
 
 
 def _length(stage: PlannedStage) -> str:

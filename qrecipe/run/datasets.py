@@ -16,7 +16,7 @@ from qrecipe.plan.plan import Planned, make_plan, require_complete, require_data
 from qrecipe.recipe import LoadedRecipe
 from qrecipe.recipe.checks import at
 from qrecipe.recipe.dataset import SpeechDataset
-from qrecipe.recipe.stage import SpeechStage
+from qrecipe.recipe.stage import SpokenStage
 from qrecipe.run.events import Events
 from qrecipe.train.text_lm import TextData
 
@@ -55,7 +55,7 @@ def prepare_all(planned: Planned, encoder: Encoder, names: Iterable[str], events
     recipe, tokenizer = planned.loaded.recipe, encoder.opened.tokenizer
     prepared = Prepared()
     problems = []
-    streaming = {u.use for s in recipe.stages if isinstance(s, SpeechStage) and s.layout == "streaming" for u in s.uses}
+    streaming = {u.dataset for s in recipe.stages if isinstance(s, SpokenStage) and s.layout == "streaming" for u in s.uses}
     for name in names:
         dataset, manifest = recipe.datasets[name], planned.manifests[name]
         try:

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from qrecipe.errors import Place, Problem, UserError
+from qrecipe.files import cache_dir
 from qrecipe.plan.bases import BaseInfo, base_files
 from qrecipe.plan.plan import Planned
+from qrecipe.plan.teaching import bytes_of
 from qrecipe.plan.trainable import Trainable
 
 FLOAT = 4
@@ -43,8 +45,13 @@ def needs(planned: Planned, base: BaseInfo, run: Path, bundles: Path, done: Coll
         # the weights, two moments of AdamW, and the best result so far
         checkpoints = max(checkpoints, COPIES * (3 * trained + (result if stage.select else 0)))
         results += result
+    spoken = {t.dataset: t.frames for s in planned.plan.stages if s.id not in done for t in s.taught}
+    groups = int(base.talker.get("num_code_groups") or 0)
+    said = sum(bytes_of(frames, groups) for frames in spoken.values())
     bundle = sum(f.stat().st_size for f in base_files(base.folder)) if base.folder is not None else 0
-    return [Need("checkpoints and results", run, checkpoints + results + SLACK), Need("bundle", bundles, bundle)]
+    return [Need("checkpoints and results", run, checkpoints + results + SLACK), Need("bundle", bundles, bundle)] + (
+        [Need("speech of the base", cache_dir(), said)] if said else []
+    )
 
 
 def _result(trainable: Trainable, shapes: dict[str, tuple[int, ...]]) -> int:

@@ -33,8 +33,9 @@ from qrecipe.run.events import Events, Listener
 from qrecipe.run.judging import Judge
 from qrecipe.run.locking import differences, drift, lock_path, make_lock, read_lock, write_lock
 from qrecipe.run.outcomes import Outcome, RunStatus, StageOutcome, Status
-from qrecipe.run.reasons import standings
+from qrecipe.run.reasons import Standing, standings
 from qrecipe.run.store import RunStore
+from qrecipe.run.teaching import Lessons
 from qrecipe.run.training import Trainer
 from qrecipe.train import selfcheck
 from qrecipe.train.checkpoints import Every
@@ -136,9 +137,11 @@ class _Run:
             self.events,
             self.state[0],
         )
-        self.trainer = Trainer(self.planned, self.base, opened, self.working, self.data, self.store, self.events, self.every)
+        lessons = Lessons(self.planned, self.base, opened, encoder, self.working, self.start, self.events)
+        self.trainer = Trainer(self.planned, self.base, opened, self.working, self.data, lessons, self.store, self.events, self.every)
         self._self_check()
         self._try_gates()
+        lessons.prepare([s for s, standing in found.items() if standing != str(Standing("done", []))], self.start)
         ended = self._stages(until)
         accept = self.judge.judge(self.recipe.accept, self.state[-1], "accept", {"base": self.base_values}) if ended is None else []
         accepted = ended is None and all(v.counts_as_pass for v in accept)
@@ -246,7 +249,7 @@ class _Run:
     def _stage(self, index: int, stage: Stage) -> StageOutcome:
         planned = self.plan.stages[index]
         trainable = self.planned.trainables[stage.id]
-        fingerprint = stage_fingerprint(stage, self.recipe.evaluation, self.plan.datasets, trainable, self.state[-1])
+        fingerprint = stage_fingerprint(stage, self.recipe.evaluation, self.plan.datasets, trainable, self.state[-1], planned.taught)
         assert fingerprint is not None, "the plan is complete"
         before = _merged(self.kept)
         previous = self.judge.baseline(stage.gates, "previous", self.state[-1])

@@ -42,6 +42,7 @@ def make_lock(planned: Planned, base: BaseInfo) -> Lock:
         languages={k: v.token_id for k, v in plan.languages.items() if v.token_id is not None},
         datasets={k: v.sha256 for k, v in plan.datasets.items() if v.sha256 is not None},
         evaluators={k: v.identity for k, v in plan.evaluators.items() if v.identity is not None},
+        taught={f"{s.id}.{t.dataset}": t.digest for s in plan.stages for t in s.taught if t.digest is not None},
         stages=[lock_stage(s.id, planned.trainables[s.id], base.tensors) for s in plan.stages],
         numerics=NUMERICS,
         versions=versions(),

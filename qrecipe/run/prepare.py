@@ -1,4 +1,4 @@
-"""`prepare`: checks and encodes a recipe's data, and describes it."""
+"""`prepare`: checks and encodes a recipe's data, has the base speak what stages learn from it, and describes it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from qrecipe.model.opened import open_model
 from qrecipe.recipe import LoadedRecipe
 from qrecipe.run.datasets import prepare_all, ready, reports
 from qrecipe.run.events import Events, Listener
+from qrecipe.run.teaching import lessons_of, teach
 
 
 def prepare(loaded: LoadedRecipe, listener: Listener | None = None) -> list[Report]:
-    """Prepares every dataset of a recipe. Raises `DataError` with all problems of all datasets."""
+    """Prepares every dataset of a recipe, what the base says among them. Raises `DataError` with all problems of all datasets."""
     hashes = FileHashes()
     planned, base = ready(loaded, hashes)
     encoder = Encoder(open_model(base), base, hashes)
-    prepared = prepare_all(planned, encoder, loaded.recipe.datasets, Events(None, listener))
+    events = Events(None, listener)
+    prepared = prepare_all(planned, encoder, loaded.recipe.datasets, events)
+    teach(planned, base, encoder.opened, encoder, events, lessons_of(planned, (s.id for s in loaded.recipe.stages)))
     found = reports(planned, prepared, encoder)
     hashes.save()
     return found

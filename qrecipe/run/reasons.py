@@ -55,7 +55,8 @@ def inputs(planned: Planned, hashes: FileHashes) -> dict[str, Any]:
         stages[stage.id] = {
             "settings": stage.model_dump(mode="json", by_alias=True, exclude={"gates", "on_pass", "on_fail"}),
             "measured": [recipe.evaluation.layouts, recipe.evaluation.prompt] if stage.select else None,
-            "data": [u.use for u in stage.uses] + ([stage.select.data] if stage.select else []),
+            "data": [u.dataset for u in stage.uses] + ([stage.select.data] if stage.select else []),
+            "taught": [[t.dataset, t.digest] for t in resolved.taught],
             "trains": digest([[g.tensors, g.rows] for g in trainable.groups]),
             "fingerprint": resolved.fingerprint,
         }
@@ -118,6 +119,8 @@ def _standing(
         why.append("how `select` measures changed")
     for dataset in stage["data"]:
         why += _data(dataset, before["datasets"].get(dataset), now["datasets"][dataset])
+    if old.get("taught", []) != stage["taught"]:
+        why.append("what the base says for it changed: sentences, spelling, voices or `teacher`")
     if old["trains"] != stage["trains"]:
         why.append("other rows or tensors train")
     if changed is not None:

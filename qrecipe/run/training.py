@@ -16,12 +16,14 @@ from qrecipe.model.working import WorkingWeights
 from qrecipe.plan.bases import BaseInfo
 from qrecipe.plan.plan import Planned
 from qrecipe.recipe import Recipe
-from qrecipe.recipe.stage import SpeechStage, Stage, TextLmStage
+from qrecipe.recipe.stage import EmbeddingMatchStage, SpokenStage, Stage, TextLmStage
 from qrecipe.run.datasets import Prepared
 from qrecipe.run.events import Events
 from qrecipe.run.locking import lock_stage
 from qrecipe.run.store import RunStore
+from qrecipe.run.teaching import Lessons
 from qrecipe.train.checkpoints import Checkpoints, Every
+from qrecipe.train.embedding_match import EmbeddingMatchObjective, Pair, pairs
 from qrecipe.train.loop import StageResult, train_stage
 from qrecipe.train.objective import Objective
 from qrecipe.train.speech import SpeechObjective
@@ -37,6 +39,7 @@ class Trainer:
     opened: Opened
     working: WorkingWeights
     data: Prepared
+    lessons: Lessons
     store: RunStore
     events: Events
     every: Every
@@ -69,6 +72,7 @@ class Trainer:
         )
 
     def _trained(self, stage: Stage, before: Delta, checkpoints: Checkpoints) -> tuple[Delta, dict[str, Any]]:
+        self.lessons.prepare([stage.id], before)
         trainable = self.planned.trainables[stage.id]
         torch.manual_seed(self.recipe.seed)
         guard = Guard(self.opened.net, trainable)
@@ -93,12 +97,15 @@ class Trainer:
     def _learn(self, stage: Stage, learner: Learner, checkpoints: Checkpoints) -> StageResult:
         seed = int(digest([self.recipe.seed, stage.id])[:8], 16)
         objective: Objective
-        if isinstance(stage, SpeechStage):
-            objective = SpeechObjective(stage, self.opened, learner.tables, {u.use: self.data.speech[u.use] for u in stage.uses}, seed)
+        if isinstance(stage, SpokenStage):
+            spoken = {u.name: self.lessons.said.get(u.dataset) or self.data.speech[u.dataset] for u in stage.uses}
+            objective = SpeechObjective(stage, self.opened, learner.tables, spoken, seed)
+        elif isinstance(stage, EmbeddingMatchStage):
+            objective = EmbeddingMatchObjective(stage, self.opened, learner.tables, self._words(stage))
         else:
             objective = self._text_objective(stage, learner, seed)
         lengths = objective.lengths()
-        shares = {u.use: u.share for u in stage.uses if u.share is not None}
+        shares = {u.name: u.share for u in stage.uses if u.share is not None}
         sampler = Sampler(lengths, shares, stage.batch, seed)
         begin = None
         if isinstance(objective, TextLmObjective):
@@ -147,6 +154,12 @@ class Trainer:
             ),
             on_select=lambda step, value, best: self.events.emit("select", stage=stage.id, step=step, value=round(value, 6), best=best),
         )
+
+    def _words(self, stage: EmbeddingMatchStage) -> dict[str, list[Pair]]:
+        """Words of the stage's texts with their respellings."""
+        teaching = self.planned.teaching
+        lessons = {u.name: teaching.lessons[u.dataset] for u in stage.uses}
+        return {name: pairs(lesson.sentences, teaching.tables[lesson.language]) for name, lesson in lessons.items()}
 
     def _text_objective(self, stage: TextLmStage, learner: Learner, seed: int) -> TextLmObjective:
         data = {u.use: self.data.text[u.use] for u in stage.uses}

@@ -1,0 +1,27 @@
+"""`teacher`: how the base as it is speaks what stages then learn from (`respell`, and `{use: self}`)."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from qrecipe.recipe.gate import Layout
+from qrecipe.recipe.model import Positive, Settings
+
+
+class Teacher(Settings):
+    """The untouched base, when it speaks sentences for stages to learn from. What it says is kept in the cache."""
+
+    voices: Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=100)] = []
+    """Recordings in whose voices it speaks, one sentence after the other, relative to the file that states them; default: the `reference` of every speech dataset."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Seed of what it says. Apart from the recipe's `seed`, so that runs with other seeds learn from the same speech."""
+    layout: Layout = "non_streaming"
+    """How text meets frames when it speaks. All text first by default: it then knows the whole sentence."""
+    batch: Annotated[int, Field(ge=1, le=1024)] = 16
+    """Sentences that are spoken at once. Part of the result: sampling draws from one generator."""
+    slowest: Positive = 6.0
+    """Characters a second below which a sentence is cut and dropped as a runaway, a second allowed beside; readers speak 12 to 15."""
+    max_cer: Positive | None = None
+    """Drop what the recogniser of `evaluators.asr` misunderstands by more than this character error rate; default: nobody listens. 0.3 to 0.5 drops what went wrong and keeps an accent."""

@@ -1,0 +1,109 @@
+"""The objective `embedding_match`: a native word's mean projected embedding moves to that of the word respelled.
+
+What a talker reads of a word are its tokens' embeddings after `text_projection`. Their mean over the respelled word, by the
+weights as they are when the stage begins, is the target of their mean over the native word. Nothing is spoken, so it costs
+seconds; it knows nothing of order and context.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from qrecipe.data.batches import Item, Micro
+from qrecipe.model import forward
+from qrecipe.model.opened import Opened
+from qrecipe.plan.teaching import Sentence
+from qrecipe.recipe.respelling import Table
+from qrecipe.recipe.stage import EmbeddingMatchStage
+from qrecipe.train.objective import Losses
+
+_WORD = re.compile(r" ?[^\W\d_]+")
+AT_ONCE = 1024
+"""Words whose targets are computed at once."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A word as it is tokenised within a sentence (with the space before it), and respelled."""
+
+    native: str
+    respelled: str
+    line: int
+    """Line of the manifest where it occurs first."""
+
+
+def pairs(sentences: Sequence[Sentence], table: Table) -> list[Pair]:
+    """Every word of the sentences once, in order of appearance."""
+    found: dict[str, Pair] = {}
+    for sentence in sentences:
+        for word in _WORD.findall(sentence.text):
+            respelled = table.spell(word)
+            if word not in found and respelled.strip():
+                found[word] = Pair(word, respelled, sentence.line)
+    return list(found.values())
+
+
+class EmbeddingMatchObjective:
+    """Mean squared distance of pooled projected embeddings, over the mean squared norm of the targets."""
+
+    def __init__(self, stage: EmbeddingMatchStage, opened: Opened, tables: forward.Tables, data: dict[str, list[Pair]]) -> None:
+        self.stage = stage
+        self.opened = opened
+        self.tables = tables
+        self.data = data
+        self.weights = {"words": 1.0, "anchor": stage.anchor}
+        self._tokens = {name: [opened.tokenizer.ids(p.native) for p in words] for name, words in data.items()}
+        respelled = {name: [opened.tokenizer.ids(p.respelled) for p in words] for name, words in data.items()}
+        with torch.no_grad(), opened.autocast():
+            self._targets = {name: self._all(ids) for name, ids in respelled.items()}
+            self._before = {name: self._all(ids) for name, ids in self._tokens.items()} if stage.anchor else {}
+        self._scale = torch.cat(list(self._targets.values())).pow(2).sum(1).mean()
+
+    def lengths(self) -> dict[str, list[int]]:
+        """Tokens of every native word, by dataset."""
+        return {name: [len(t) for t in tokens] for name, tokens in self._tokens.items()}
+
+    def labels(self, micro: Micro, step: int) -> dict[str, int]:
+        """Words."""
+        return {"words": len(micro), **({"anchor": len(micro)} if self.stage.anchor else {})}
+
+    def losses(self, micro: Micro, step: int) -> Losses:
+        """Sums of squared distances to the targets and, with an anchor, to what the words were."""
+        mine = self.pooled([self._tokens[i.dataset][i.index] for i in micro])
+        targets = torch.stack([self._targets[i.dataset][i.index] for i in micro])
+        sums = {"words": (mine - targets).pow(2).sum() / self._scale}
+        if self.stage.anchor:
+            before = torch.stack([self._before[i.dataset][i.index] for i in micro])
+            sums["anchor"] = (mine - before).pow(2).sum() / self._scale
+        return Losses(sums)
+
+    def pooled(self, words: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Mean projected embedding of every word's tokens, [words, hidden] float32."""
+        sizes = torch.tensor([len(w) for w in words], device=self.opened.device)
+        ids = torch.tensor([t for w in words for t in w], dtype=torch.int64, device=self.opened.device)
+        projected = self.opened.talker.text_projection(self.tables.text(ids)).float()
+        of = torch.repeat_interleave(torch.arange(len(words), device=self.opened.device), sizes)
+        total = torch.zeros(len(words), projected.shape[1], device=self.opened.device).index_add(0, of, projected)
+        return total / sizes.unsqueeze(1)
+
+    def _all(self, words: Sequence[Sequence[int]]) -> torch.Tensor:
+        return torch.cat([self.pooled(words[i : i + AT_ONCE]) for i in range(0, len(words), AT_ONCE)])
+
+    def extra(self) -> None:
+        """Nothing beside the labels."""
+        return None
+
+    def name(self, item: Item) -> str:
+        """`DATASET:LINE`."""
+        return f"{item.dataset}:{self.data[item.dataset][item.index].line}"
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Nothing: targets are computed again from the weights that the stage begins with."""
+        return {}
+
+    def set_state(self, state: dict[str, torch.Tensor]) -> None:
+        """Nothing to take over."""

@@ -1,0 +1,98 @@
+"""A stage that learns from what the base says, from the recipe to the bundle; what went wrong is dropped and counted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from qrecipe.data.taught import Guide, Taught
+from qrecipe.plan.teaching import Lesson, Sentence
+from qrecipe.recipe import load
+from qrecipe.run import teaching
+from qrecipe.run.engine import run
+from tests.support import recipes
+
+TABLE = "{respelling: 1, from: ms, into: es, alphabet: abcdefghijlmnopqrstuvyz, rules: [k -> c], tests: {suka: suca}}"
+DATA = {"text": {"kind": "text", "language": "malay", "path": "data/text.jsonl"}}
+DATA |= {"english": {"kind": "text", "language": "english", "path": "data/old.jsonl"}}
+DATA |= {"dev": recipes.RECIPE["datasets"]["dev"]}
+LANGUAGES = {"malay": {"bcp47": "ms", "init": {"copy": "spanish"}, "respelling": {"language": "spanish", "table": "data/table.yaml"}}}
+STAGES: list[dict[str, Any]] = [
+    {
+        "id": "match",
+        "objective": "embedding_match",
+        "data": ["text"],
+        "train": [{"match": "talker.model.text_embedding", "rows": "seen", "lr": 1.0e-3}],
+        "steps": 2,
+    },
+    {
+        "id": "read",
+        "objective": "respell",
+        "data": ["text", {"use": "self", "language": "english", "share": 0.3}],
+        "train": [
+            {"match": "talker.model.codec_embedding", "rows": "languages", "lr": 5.0e-3},
+            {"match": "talker.text_projection", "lr": 1.0e-3},
+        ],
+        "steps": 2,
+        "batch": {"frames": 300},
+    },
+]
+
+
+def events(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "runs" / "tiny" / "events.jsonl").read_text("utf-8").splitlines()]
+
+
+@pytest.mark.slow
+def test_a_language_learned_from_text_alone(mini: Any, tmp_path: Path) -> None:
+    """Interrupted while the base speaks, the run goes on with the sentence after; a second run says nothing again."""
+    recipes.write_data(tmp_path)
+    recipes.write_rows(tmp_path / "data" / "old.jsonl", [{"text": t} for t in recipes.ENGLISH])
+    (tmp_path / "data" / "table.yaml").write_text(TABLE)
+    accept = [{"metric": "talker_nll", "data": "dev", "max": 100.0}]
+    fields = {"datasets": DATA, "languages": LANGUAGES, "stages": STAGES, "accept": accept, "teacher": {"batch": 3}}
+    file = recipes.write(tmp_path, recipes.recipe(**fields))
+
+    def interrupt(event: dict[str, Any]) -> None:
+        if event["event"] == "speaking" and event["done"] == 3:
+            raise KeyboardInterrupt
+
+    folders = {"runs": tmp_path / "runs", "bundles": tmp_path / "bundles"}
+    with pytest.raises(KeyboardInterrupt):
+        run(load(file), **folders, listener=interrupt)
+    outcome = run(load(file), **folders)
+    assert outcome.status == "accepted"
+    taught = {e["dataset"]: e for e in events(tmp_path) if e["event"] == "taught"}
+    assert taught["text"]["spoken_as"] == "spanish"
+    assert taught["text"]["kept"] + sum(taught["text"]["dropped"].values()) == taught["text"]["sentences"] == len(recipes.MALAY)
+    steps = [e for e in events(tmp_path) if e["event"] == "step"]
+    assert {"talker", "predictor", "kl"} <= steps[-1]["losses"].keys()
+    assert outcome.bundle is not None
+    lock = json.loads((outcome.bundle / "recipe.lock").read_text("utf-8"))
+    assert sorted(lock["taught"]) == ["match.text", "read.english", "read.text"]
+    count = len(events(tmp_path))
+    run(load(file), **folders)
+    assert not [e for e in events(tmp_path)[count:] if e["event"] in ("taught", "step")], "all of it was done before"
+
+
+def said(frames: int, cap: int) -> Taught:
+    return Taught(torch.zeros(frames, 2, dtype=torch.int64), Guide(torch.zeros(frames, 1, dtype=torch.int64), torch.zeros(frames, 1)), cap)
+
+
+def test_what_did_not_come_out_right_is_dropped() -> None:
+    """Thirty characters: two seconds are usual, five are too long, half a second too short, and one never ended."""
+    lesson = Lesson("t", "malay", "spanish", tuple(Sentence(i, "", "a" * 30) for i in range(6)), (Path("v"),), None)
+    spoken = [said(n, 90) for n in (25, 24, 62, 6, 90, 28)]
+    found = teaching._ill(lesson, spoken)
+    assert [(d.sentence, d.why) for d in found] == [(2, "rate"), (3, "rate"), (4, "runaway")]
+    assert teaching._counts(found) == {"runaway": 1, "rate": 2, "outruns": 0, "misheard": 0}
+
+
+def test_the_measure_of_rate_is_the_lessons_own() -> None:
+    """A language of few letters is not dropped for being slow."""
+    lesson = Lesson("t", "korean", "korean", tuple(Sentence(i, "", "가" * 12) for i in range(4)), (Path("v"),), None)
+    assert teaching._ill(lesson, [said(n, 90) for n in (30, 33, 28, 36)]) == []

@@ -1,0 +1,118 @@
+"""The divergence from the teacher: against torch's own over the whole vocabulary, and the objective that it is a part of."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from qrecipe.data.batches import Item
+from qrecipe.data.speech import SpeechData
+from qrecipe.data.taught import Guide, guides
+from qrecipe.evaluate.measure import teacher_forced
+from qrecipe.model import prompt
+from qrecipe.model.opened import Opened
+from qrecipe.recipe.stage import RespellStage
+from qrecipe.train import distill
+from qrecipe.train.speech import SpeechObjective
+from tests.support.training import LANGUAGE, PROJECTION, learner_of
+
+
+def guide_of(logits: torch.Tensor, top: int) -> Guide:
+    logs, codes = torch.log_softmax(logits, 1).topk(top, dim=1)
+    return Guide(codes, logs)
+
+
+def test_with_every_code_it_is_the_whole_divergence() -> None:
+    torch.manual_seed(0)
+    theirs, mine = torch.randn(7, 50) * 3, torch.randn(7, 50) * 3
+    whole = F.kl_div(torch.log_softmax(mine, 1), torch.log_softmax(theirs, 1), log_target=True, reduction="none").sum(1)
+    assert torch.allclose(distill.divergence(mine, guide_of(theirs, 50)), whole, atol=1e-5)
+
+
+def test_with_some_codes_it_is_the_divergence_with_the_others_as_one() -> None:
+    torch.manual_seed(1)
+    theirs, mine = torch.randn(5, 40), torch.randn(5, 40)
+    p, q = torch.softmax(theirs.double(), 1), torch.softmax(mine.double(), 1)
+    expected = []
+    for a, b in zip(p, q, strict=True):
+        top = a.topk(6).indices
+        kept = sum(float(a[i] * (a[i] / b[i]).log()) for i in top)
+        rest = 1 - float(a[top].sum()), 1 - float(b[top].sum())
+        expected.append(kept + rest[0] * float(torch.tensor(rest[0] / rest[1]).log()))
+    found = distill.divergence(mine, guide_of(theirs, 6))
+    assert torch.allclose(found.double(), torch.tensor(expected, dtype=torch.float64), atol=1e-5)
+    assert (found <= distill.divergence(mine, guide_of(theirs, 40)) + 1e-6).all()
+
+
+def test_it_is_zero_and_flat_where_the_student_is_the_teacher() -> None:
+    torch.manual_seed(2)
+    mine = torch.randn(4, 30, requires_grad=True)
+    found = distill.divergence(mine, guide_of(mine.detach(), 8))
+    found.sum().backward()
+    assert found.abs().max() < 1e-5
+    assert mine.grad is not None
+    assert mine.grad.abs().max() < 1e-5
+
+
+@pytest.fixture(scope="module")
+def spoken(opened: Opened, own: SpeechData) -> SpeechData:
+    """Malay rows as if the base had said them in Spanish: its distributions under another text and language."""
+    row = opened.language_row("spanish")
+    examples = [replace(own.example(r, row, "non_streaming", "x_vector", opened.tokenizer), body=r.body[::-1]) for r in own.rows]
+    return replace(own, rows=[replace(r, guide=g) for r, g in zip(own.rows, guides(opened, examples), strict=True)])
+
+
+def respell_stage(*train: dict[str, Any], **changes: Any) -> RespellStage:
+    fields = {"id": "s", "objective": "respell", "data": ["malay"], "steps": 3, "warmup": 0.0, "train": list(train), "layout": "streaming"}
+    return RespellStage.model_validate({**fields, "batch": {"frames": 200}, **changes})
+
+
+def test_the_student_learns_the_codes_under_its_own_prompt(opened: Opened, spoken: SpeechData) -> None:
+    """Cross-entropies are the likelihoods that evaluation finds for the native text under the new language's row; the
+    divergence is torch's between distributions that are read one row at a time."""
+    stage = respell_stage(LANGUAGE)
+    learner, _ = learner_of(opened, stage)
+    objective = SpeechObjective(stage, opened, learner.tables, {"malay": spoken}, seed=0)
+    micro = [Item("malay", i, r.frames) for i, r in enumerate(spoken.rows)]
+    with torch.no_grad():
+        sums, labels = objective.losses(micro, 1).sums, objective.labels(micro, 1)
+        measured = [item for _, item in teacher_forced(opened, learner.tables, spoken, "streaming", "x_vector")]
+        frames = [r.frames for r in spoken.rows]
+        talker = sum(m.talker_nll * (n + 1) for m, n in zip(measured, frames, strict=True))
+        predictor = sum(m.predictor_nll * n * (opened.groups - 1) for m, n in zip(measured, frames, strict=True))
+        whole = opened.config.talker_config.vocab_size
+        kl = 0.0
+        row = opened.language_row("spanish")
+        for r in spoken.rows:
+            native = spoken.example(r, opened.language_row("malay"), "streaming", "x_vector", opened.tokenizer)
+            respelled = replace(spoken.example(r, row, "non_streaming", "x_vector", opened.tokenizer), body=r.body[::-1])
+            mine, theirs = (_distribution(opened, e, whole) for e in (native, respelled))
+            kl += float(F.kl_div(mine, theirs, log_target=True, reduction="sum"))
+    learner.close()
+    assert labels["kl"] == labels["talker"] == sum(frames) + len(frames)
+    assert float(sums["talker"]) == pytest.approx(talker, rel=1e-4)
+    assert float(sums["predictor"]) == pytest.approx(predictor, rel=1e-4)
+    assert 0.9 * kl < float(sums["kl"]) <= kl * (1 + 1e-4), "at most the whole divergence, and most of it"
+
+
+def _distribution(opened: Opened, example: prompt.Example, whole: int) -> torch.Tensor:
+    """Log probabilities of code 0 at every label, in the order of the vocabulary."""
+    (guide,) = guides(opened, [example], top=whole)
+    return torch.empty_like(guide.logs).scatter_(1, guide.codes, guide.logs)
+
+
+def test_rows_without_a_teacher_have_no_divergence(opened: Opened, spoken: SpeechData, english: SpeechData) -> None:
+    stage = respell_stage(PROJECTION, data=["malay", {"use": "english", "share": 0.5}])
+    learner, _ = learner_of(opened, stage)
+    objective = SpeechObjective(stage, opened, learner.tables, {"malay": spoken, "english": english}, seed=0)
+    both = [Item("malay", 0, 8), Item("english", 0, 8)]
+    with torch.no_grad():
+        alone, mixed = objective.losses(both[:1], 1).sums, objective.losses(both, 1).sums
+        assert "kl" not in objective.losses(both[1:], 1).sums
+    assert "kl" not in objective.labels(both[1:], 1)
+    assert float(mixed["kl"]) == pytest.approx(float(alone["kl"]), rel=1e-4)
+    learner.close()
