@@ -115,7 +115,10 @@ def _of_the_machine(e: Exception) -> Problem | None:
         )
     if type(e).__name__ == "OutOfMemoryError":
         return Problem(
-            "QR074", "the GPU has no memory left; what was finished before is kept", Place("GPU"), "measure or encode less at once"
+            "QR074",
+            "the GPU has no memory left; what was finished before is kept",
+            Place("GPU"),
+            "see what else uses it, or take a larger one",
         )
     return None
 

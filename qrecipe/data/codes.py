@@ -16,6 +16,7 @@ from qrecipe.data import audio, sealed
 from qrecipe.data.audio import RATE, Audio, AudioProblem, read
 from qrecipe.files import FileHashes, cache_dir, digest
 from qrecipe.model.opened import Opened
+from qrecipe.model.room import Room, no_room
 from qrecipe.plan.bases import BaseInfo
 
 PREPARATION = 3
@@ -46,6 +47,10 @@ class Request:
     max_seconds: float = 60.0
 
 
+_Waiting = tuple[int, Path, Audio, float]
+"""Number of the request, its cache file, [samples], seconds before trimming."""
+
+
 class Encoder:
     """Encodes recordings through a base, remembering results in the user's cache."""
 
@@ -66,7 +71,12 @@ class Encoder:
         """
         results: list[Encoded | AudioProblem | None] = [None] * len(requests)
         done = 0
-        waiting: list[tuple[int, Path, Audio, float]] = []
+        waiting: list[_Waiting] = []
+        room: Room[_Waiting] = Room(
+            BATCH_SECONDS,
+            lambda part: len(part) * max(len(samples) for _, _, samples, _ in part) / RATE,
+            lambda w: str(requests[w[0]].path),
+        )
         pending = 0.0
 
         def advance(n: int) -> None:
@@ -77,8 +87,8 @@ class Encoder:
 
         def flush() -> None:
             nonlocal waiting, pending
-            for batch in _batches(waiting):
-                encoded = self.opened.encode([samples for _, _, samples, _ in batch])
+            by_length = sorted(waiting, key=lambda x: (len(x[2]), x[0]))
+            for batch, encoded in room.compute(by_length, lambda part: self.opened.encode([samples for _, _, samples, _ in part])):
                 for (i, file, samples, seconds), codes in zip(batch, encoded, strict=True):
                     result = Encoded(codes, seconds, seconds - len(samples) / RATE)
                     self._store_codes(file, result)
@@ -116,7 +126,10 @@ class Encoder:
         found = sealed.recall(file, "x_vector")
         if found is not None:
             return found["x_vector"]
-        vector = self.opened.x_vector(read(path))
+        try:
+            vector = self.opened.x_vector(read(path))
+        except torch.OutOfMemoryError:
+            raise no_room("this reference", str(path), "a shorter one does; or take a larger GPU") from None
         sealed.store(file, {"x_vector": vector})
         return vector
 
@@ -133,15 +146,3 @@ class Encoder:
     def _store_codes(self, file: Path, encoded: Encoded) -> None:
         times = torch.tensor([encoded.seconds, encoded.trimmed], dtype=torch.float64)
         sealed.store(file, {"codes": encoded.codes.to(torch.int16).contiguous(), "seconds": times})
-
-
-def _batches(items: list[tuple[int, Path, Audio, float]]) -> list[list[tuple[int, Path, Audio, float]]]:
-    """Sorted by length, each at most `BATCH_SECONDS` with its padding."""
-    batches: list[list[tuple[int, Path, Audio, float]]] = []
-    for item in sorted(items, key=lambda x: (len(x[2]), x[0])):
-        longest = len(item[2]) / RATE
-        if batches and (len(batches[-1]) + 1) * longest <= BATCH_SECONDS:
-            batches[-1].append(item)
-        else:
-            batches.append([item])
-    return batches

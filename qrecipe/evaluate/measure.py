@@ -18,6 +18,7 @@ from qrecipe.evaluate.values import Value
 from qrecipe.model import forward, prompt
 from qrecipe.model.forward import Tables
 from qrecipe.model.opened import Opened
+from qrecipe.model.room import Room
 from qrecipe.recipe.gate import Layout, PromptKind
 from qrecipe.recipe.metrics import MetricSpec, find
 from qrecipe.recipe.recipe import Evaluation
@@ -65,18 +66,9 @@ def teacher_forced(
     rows = data.rows if rows is None else rows
     row_of_language = opened.language_row(language or data.language)
     ids = prompt.ControlIds.of(opened.config)
-    results: dict[int, TeacherForced] = {}
-    order = sorted(range(len(rows)), key=lambda i: (rows[i].frames, i))
-    at_once = ON_A_CPU if opened.device.type == "cpu" else FRAMES_AT_ONCE
-    batch: list[int] = []
-    pending = 0
-    for position, i in enumerate(order):
-        batch.append(i)
-        pending += rows[i].frames
-        following = rows[order[position + 1]].frames if position + 1 < len(order) else None
-        if following is not None and pending + following <= at_once:
-            continue
-        examples = [data.example(rows[j], row_of_language, layout, kind, opened.tokenizer) for j in batch]
+
+    def compute(part: Sequence[SpeechRow]) -> list[TeacherForced]:
+        examples = [data.example(r, row_of_language, layout, kind, opened.tokenizer) for r in part]
         laid = prompt.collate(examples, ids).to(opened.device)
         with torch.no_grad(), opened.autocast():
             logits = forward.speech_logits(tables, laid, opened.compute_dtype, **ask)
@@ -84,14 +76,21 @@ def teacher_forced(
             predictor = (
                 forward.predictor_nll(logits, laid).double().cpu() if ask["with_predictor"] else laid.frame_codes.double() * math.nan
             )
-        labels = frames = 0
-        for j, example in zip(batch, examples, strict=True):
+        found, labels, frames = [], 0, 0
+        for example in examples:
             n = example.codes.shape[0]
-            results[j] = TeacherForced(float(talker[labels : labels + example.labels].mean()), float(predictor[frames : frames + n].mean()))
+            found.append(
+                TeacherForced(float(talker[labels : labels + example.labels].mean()), float(predictor[frames : frames + n].mean()))
+            )
             labels += example.labels
             frames += n
-        batch, pending = [], 0
-    return [(rows[i], results[i]) for i in range(len(rows))]
+        return found
+
+    at_once = ON_A_CPU if opened.device.type == "cpu" else FRAMES_AT_ONCE
+    room: Room[SpeechRow] = Room(at_once, lambda part: sum(r.frames for r in part), lambda r: f"{data.name}:{r.line}")
+    by_length = sorted(rows, key=lambda r: (r.frames, r.line))
+    results = {r.line: item for part, found in room.compute(by_length, compute) for r, item in zip(part, found, strict=True)}
+    return [(r, results[r.line]) for r in rows]
 
 
 def measure_samples(

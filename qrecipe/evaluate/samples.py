@@ -24,6 +24,7 @@ from qrecipe.data.speech import SpeechData, SpeechRow
 from qrecipe.files import digest, new_folder, read_sealed, sealed, sha256, write_json
 from qrecipe.model import speak
 from qrecipe.model.opened import Opened
+from qrecipe.model.room import no_room
 from qrecipe.recipe.gate import Layout, Length, PromptKind
 from qrecipe.recipe.recipe import Evaluation
 
@@ -202,7 +203,11 @@ def _speak(opened: Opened, data: SpeechData, batch: Batch, settings: Evaluation,
             )
         )
     caps = [cap_of(r, settings) for r in batch.rows]
-    spoken = speak.speak(opened, utterances, layout=batch.layout, seed=batch.seed, max_frames=max(caps))
+    try:
+        spoken = speak.speak(opened, utterances, layout=batch.layout, seed=batch.seed, max_frames=max(caps))
+    except torch.OutOfMemoryError:
+        help_ = "give `evaluation.batch` (`--batch`) a lower number: it is part of the result, so it is not lowered by itself"
+        raise no_room(f"speaking {len(batch.rows)} prompts at once", data.name, help_) from None
     return [(_rounded(resample(s.audio, s.rate)), s.codes) for s in spoken]
 
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 import torch
 
 from qrecipe.data.batches import Micro, World, mine
-from qrecipe.errors import EngineError, Place, Problem, UserError
+from qrecipe.errors import EngineError
 from qrecipe.model.opened import Opened
+from qrecipe.model.room import no_room
 from qrecipe.train.objective import Objective
 
 
@@ -57,9 +58,8 @@ class Memory:
     def too_large(self, piece: Micro, step: int, name: str) -> None:
         """Takes note that `piece` did not fit. Raises `UserError` if it is a single row."""
         if len(piece) == 1:
-            message = f"a row of length {piece[0].length} does not fit into the GPU's memory alone: {name}"
             help_ = "train less at once, give the dataset a lower `max_seconds`, or take a larger GPU; finished steps are kept"
-            raise UserError(Problem("QR074", message, Place(name), help_))
+            raise no_room(f"a row of length {piece[0].length}", name, help_)
         self.fits = max(_total(piece) // 2, max(i.length for i in piece))
         self._tell("memory_split", step=step, fits=self.fits)
 

@@ -11,6 +11,7 @@ import torch
 
 from qrecipe.data.audio import AudioProblem
 from qrecipe.data.codes import Encoded, Encoder, Request
+from qrecipe.errors import UserError
 from qrecipe.files import FileHashes
 from qrecipe.model.opened import Opened
 from qrecipe.plan.bases import BaseInfo
@@ -69,6 +70,42 @@ def test_a_recording_is_encoded_once(encoder: Encoder, counting: Counting, clips
     shutil.copy(clips[0], clips[0].with_name("copy.wav"))
     encoder.codes([Request(clips[0].with_name("copy.wav"), True)])
     assert counting.clips == 3, "the same content under another name"
+
+
+def test_what_does_not_fit_into_memory_is_encoded_in_parts(
+    encoder: Encoder, counting: Counting, clips: list[Path], mini: BaseInfo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = [Request(p, True) for p in clips]
+    whole = codes_of(encoder.codes(requests))
+    narrow = Encoder(encoder.opened, mini, FileHashes(tmp_path / "hashes.json"), tmp_path / "another cache")
+    encode, tried = counting.encode, []
+
+    def one_at_most(audios: list[audio.Audio]) -> list[torch.Tensor]:
+        tried.append(len(audios))
+        if len(audios) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return encode(audios)
+
+    monkeypatch.setattr(counting, "encode", one_at_most)
+    told: list[int] = []
+    found = codes_of(narrow.codes(requests, told.append))
+    assert all(torch.equal(a, b) for a, b in zip(whole, found, strict=True))
+    assert (max(tried), sum(n for n in tried if n == 1), told) == (3, 3, [1, 2, 3])
+
+
+def test_a_recording_that_does_not_fit_alone_is_named(
+    encoder: Encoder, counting: Counting, clips: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(counting, "encode", full)
+    monkeypatch.setattr(counting, "x_vector", full)
+    with pytest.raises(UserError) as caught:
+        encoder.codes([Request(p, True) for p in clips])
+    assert [(p.code, p.place.file) for p in caught.value.problems] == [("QR074", str(clips[0]))]
+    with pytest.raises(UserError, match="this reference does not fit"):
+        encoder.x_vector(clips[1])
 
 
 def test_other_content_or_another_preparation_is_another_entry(encoder: Encoder, counting: Counting, clips: list[Path]) -> None:

@@ -11,13 +11,14 @@ import pytest
 import torch
 
 from qrecipe.data.speech import SpeechData, SpeechRow
+from qrecipe.errors import UserError
 from qrecipe.evaluate import metrics
 from qrecipe.evaluate.listeners import Listeners
 from qrecipe.evaluate.measure import function_of, measure, teacher_forced
 from qrecipe.evaluate.memory import Memory
 from qrecipe.evaluate.metrics import TeacherForced
 from qrecipe.evaluate.samples import MIN_CAP, Sample, Task, batches, cap_of, generated
-from qrecipe.model import speak
+from qrecipe.model import forward, speak
 from qrecipe.model.forward import Tables
 from qrecipe.model.opened import Opened
 from qrecipe.recipe.evaluator import Evaluators
@@ -145,6 +146,38 @@ def test_rows_are_measured_in_order_whatever_their_length(opened: Opened, data: 
         ((_, alone),) = teacher_forced(opened, Tables(opened.talker), data, "streaming", None, rows=[row])
         assert item.talker_nll == pytest.approx(alone.talker_nll, abs=1e-5)
         assert item.predictor_nll == pytest.approx(alone.predictor_nll, abs=1e-5)
+
+
+def test_rows_that_do_not_fit_into_memory_are_measured_in_parts(opened: Opened, data: SpeechData, monkeypatch: pytest.MonkeyPatch) -> None:
+    together = teacher_forced(opened, Tables(opened.talker), data, "streaming", None)
+    logits, tried = forward.speech_logits, []
+
+    def narrow(tables: Any, laid: Any, *args: Any, **kwargs: Any) -> Any:
+        tried.append(len(laid.frame_codes))
+        if len(laid.frame_codes) > max(r.frames for r in data.rows):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return logits(tables, laid, *args, **kwargs)
+
+    monkeypatch.setattr(forward, "speech_logits", narrow)
+    split = teacher_forced(opened, Tables(opened.talker), data, "streaming", None)
+    assert len(tried) > 2
+    assert [r.line for r, _ in split] == [4, 5, 6]
+    for (_, a), (_, b) in zip(together, split, strict=True):
+        assert (a.talker_nll, a.predictor_nll) == pytest.approx((b.talker_nll, b.predictor_nll), abs=1e-5)
+
+
+def test_prompts_that_do_not_fit_into_memory_are_not_split(opened: Opened, data: SpeechData, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another batch would say something else: a person decides."""
+
+    def full(*args: Any, **kwargs: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(speak, "speak", full)
+    with pytest.raises(UserError, match="speaking 2 prompts at once does not fit") as caught:
+        list(generated(opened, Task(data, Evaluation(batch=2), Listeners(opened, None, Evaluators(), Path.cwd(), {}))))
+    (problem,) = caught.value.problems
+    assert problem.code == "QR074"
+    assert "`evaluation.batch`" in str(problem.help)
 
 
 @pytest.mark.slow

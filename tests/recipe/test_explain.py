@@ -60,5 +60,4 @@ def test_every_code_is_explained() -> None:
 def test_every_code_is_tested() -> None:
     """Each stands in a golden text or in a test that expects it."""
     texts = [p.read_text(encoding="utf-8") for pattern in ("**/*.py", "recipe/broken/*.txt") for p in TESTS.glob(pattern)]
-    without_gpu = [c for c in CODES if c not in {"QR074", "QR083"}]  # a full GPU; a base for a metric
-    assert [c for c in without_gpu if not any(c in t for t in texts if "test_every_code_is_tested" not in t)] == []
+    assert [c for c in CODES if not any(c in t for t in texts if "test_every_code_is_tested" not in t)] == []

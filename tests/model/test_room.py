@@ -1,0 +1,54 @@
+"""Computing as many items at once as fit: order, results and what is remembered, with memory that is full beyond a bound."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from qrecipe.errors import UserError
+from qrecipe.model.room import Room
+
+
+class Gpu:
+    """Doubles numbers, if those of a part add up to no more than `memory`."""
+
+    def __init__(self, memory: float) -> None:
+        self.memory = memory
+        self.tried: list[int] = []
+
+    def __call__(self, part: Sequence[int]) -> list[int]:
+        self.tried.append(sum(part))
+        if sum(part) > self.memory:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return [2 * n for n in part]
+
+
+def computed(room: Room[int], items: list[int], gpu: Gpu) -> list[int]:
+    return [r for _, results in room.compute(items, gpu) for r in results]
+
+
+def test_parts_are_as_large_as_asked_for() -> None:
+    gpu = Gpu(1000)
+    assert computed(Room(10, sum, str), [1, 2, 3, 4, 5, 50, 6], gpu) == [2, 4, 6, 8, 10, 100, 12]
+    assert gpu.tried == [10, 5, 50, 6]
+
+
+def test_what_does_not_fit_is_halved_and_not_tried_again() -> None:
+    gpu = Gpu(9)
+    room = Room(32, sum, str)
+    assert computed(room, [4] * 20, gpu) == [8] * 20
+    assert gpu.tried == [32, 16] + [8] * 10
+    assert computed(room, [4] * 2, gpu) == [8, 8]
+    assert gpu.tried[-1] == 8
+
+
+def test_an_item_that_does_not_fit_alone_is_named_after_what_came_before_it() -> None:
+    gpu = Gpu(9)
+    done: list[int] = []
+    with pytest.raises(UserError, match="does not fit into the GPU's memory: clip 12") as caught:  # noqa: PT012  # what was yielded before is part of it
+        for _, results in Room(32, sum, lambda n: f"clip {n}").compute([4, 5, 12, 1], gpu):
+            done += results
+    assert [p.code for p in caught.value.problems] == ["QR074"]
+    assert done == [8, 10]
