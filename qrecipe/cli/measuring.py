@@ -19,6 +19,7 @@ OPTIONS = (
     click.option("--data", required=True, type=FILE, help="A speech manifest; with --recipe, the name of one of its datasets."),
     click.option("--metrics", default="nll", show_default=True, help="Separated by commas; nll is talker_nll and predictor_nll."),
     click.option("--recipe", type=FILE, help="Take evaluators, settings and languages from this recipe."),
+    click.option("--locked", is_flag=True, help="With --recipe: refuse whatever differs from the lock beside it."),
     click.option(
         "--layout",
         type=click.Choice(["streaming", "non_streaming", "both"]),
@@ -63,6 +64,7 @@ def request_of(
     data: Path,
     metrics: str,
     recipe: Path | None,
+    locked: bool,
     layout: str,
     prompt: str,
     language: str,
@@ -81,10 +83,13 @@ def request_of(
     probe_gates: bool = False,
 ) -> Request:
     """What the options ask for. Raises `UserError`."""
+    from qrecipe.files import FileHashes
+    from qrecipe.plan import make_plan
     from qrecipe.recipe import load
     from qrecipe.recipe.evaluator import Evaluators
     from qrecipe.recipe.recipe import Evaluation
     from qrecipe.run.evaluation import Request, from_recipe
+    from qrecipe.run.locking import require, with_identity
 
     try:
         numbers = [int(s) for s in seeds.split(",")]
@@ -116,4 +121,13 @@ def request_of(
         confidence=confidence,
         out=out,
     )
-    return request if recipe is None else from_recipe(load(recipe), str(data), request, probe_gates)
+    if recipe is None:
+        if locked:
+            raise click.BadParameter("there is a lock beside a recipe: give --recipe", param_hint="--locked")
+        return request
+    loaded = load(recipe)
+    if locked:
+        hashes = FileHashes()
+        planned = with_identity(make_plan(loaded, hashes), hashes)
+        require(planned, planned.base)
+    return from_recipe(loaded, str(data), request, probe_gates)

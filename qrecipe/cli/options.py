@@ -33,6 +33,11 @@ def set_option(function: F) -> F:
     return option(function)
 
 
+def locked_option(function: F) -> F:
+    """`--locked`."""
+    return click.option("--locked", is_flag=True, help="Refuse whatever differs from the lock beside the recipe.")(function)
+
+
 def allow_option(function: F) -> F:
     """`--allow DIR`, as often as needed: acts at once and is no argument of the verb."""
 

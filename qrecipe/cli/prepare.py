@@ -7,15 +7,16 @@ from pathlib import Path
 import click
 
 from qrecipe.cli.completion import complete_recipes
-from qrecipe.cli.options import FILE, allow_option, format_option, set_option
+from qrecipe.cli.options import FILE, allow_option, format_option, locked_option, set_option
 
 
 @click.command("prepare")
 @click.argument("file", type=FILE, shell_complete=complete_recipes)
+@locked_option
 @allow_option
 @set_option
 @format_option()
-def command(file: Path, sets: tuple[str, ...], format_: str) -> int:
+def command(file: Path, locked: bool, sets: tuple[str, ...], format_: str) -> int:
     """Check and encode a recipe's data without training, and say what the data is like."""
     from qrecipe.cli.app import print_json
     from qrecipe.recipe import load
@@ -24,7 +25,7 @@ def command(file: Path, sets: tuple[str, ...], format_: str) -> int:
     from qrecipe.run.prepare import prepare
 
     with RunConsole() as console:
-        reports = prepare(load(file, sets), console)
+        reports = prepare(load(file, sets), console, locked)
     if format_ == "json":
         print_json({"datasets": [r.as_json() for r in reports]})
         return 0

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from qrecipe.cli.completion import complete_recipes, complete_stages
-from qrecipe.cli.options import FILE, allow_option, format_option, set_option
+from qrecipe.cli.options import FILE, allow_option, format_option, locked_option, set_option
 
 
 @click.command("run")
@@ -18,7 +18,7 @@ from qrecipe.cli.options import FILE, allow_option, format_option, set_option
 @click.option("--until", metavar="STAGE", shell_complete=complete_stages, help="Stop after this stage.")
 @click.option("--checkpoint-minutes", type=click.FloatRange(min=0), default=10.0, show_default=True, help="Keep a stage's state so often.")
 @click.option("--checkpoint-steps", type=click.IntRange(min=1), help="Also keep it after so many steps.")
-@click.option("--locked", is_flag=True, help="Refuse whatever differs from the lock beside the recipe.")
+@locked_option
 @click.option("--fresh", is_flag=True, help="Start over; what was there is put aside as RUNS/NAME.1, not deleted.")
 @allow_option
 @set_option

@@ -40,7 +40,6 @@ def command(files: tuple[Path, ...], strict: bool, locked: bool, sets: tuple[str
 def check(file: Path, sets: tuple[str, ...], strict: bool, hashes: FileHashes, locked: bool = False) -> list[Problem]:
     """Every problem of a recipe: what its text shows, what the plan shows, and what differs from the lock."""
     from qrecipe.plan import make_plan
-    from qrecipe.plan.bases import folder_identity
     from qrecipe.recipe import inspect
     from qrecipe.recipe.validate import with_more
 
@@ -51,11 +50,9 @@ def check(file: Path, sets: tuple[str, ...], strict: bool, hashes: FileHashes, l
     try:
         planned = make_plan(loaded, hashes, strict)
         if locked and not planned.errors and not faulty:
-            from qrecipe.run.locking import drift
+            from qrecipe.run.locking import drift, with_identity
 
-            if planned.base.identity is None and planned.base.folder is not None:
-                folder_identity(planned.base.folder, hashes)  # remembered, so that the next plan knows it
-                planned = make_plan(loaded, hashes, strict)
+            planned = with_identity(planned, hashes, strict)
             return [*planned.problems, *drift(planned, planned.base)]
         found = planned.problems
     except UserError as e:

@@ -31,7 +31,7 @@ from qrecipe.run import disk, reasons
 from qrecipe.run.datasets import needed, prepare_all, ready
 from qrecipe.run.events import Events, Listener
 from qrecipe.run.judging import Judge
-from qrecipe.run.locking import differences, drift, lock_path, make_lock, read_lock, write_lock
+from qrecipe.run.locking import differences, lock_path, make_lock, read_lock, require, write_lock
 from qrecipe.run.outcomes import Outcome, RunStatus, StageOutcome, Status
 from qrecipe.run.reasons import Standing, standings
 from qrecipe.run.store import RunStore
@@ -67,8 +67,8 @@ def run(
     """
     hashes = FileHashes()
     planned, base = ready(loaded, hashes)
-    if locked and (problems := drift(planned, base)):
-        raise UserError(problems)
+    if locked:
+        require(planned, base)
     store = RunStore(runs / loaded.recipe.name)
     aside = store.put_aside() if fresh else None
     with store.held():

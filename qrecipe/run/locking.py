@@ -7,11 +7,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from qrecipe.errors import Place, Problem, UserError
-from qrecipe.files import digest, read_json, write_json
-from qrecipe.plan.bases import BaseInfo
+from qrecipe.files import FileHashes, digest, read_json, write_json
+from qrecipe.plan.bases import BaseInfo, folder_identity
 from qrecipe.plan.documents import Lock, LockBase, LockStage, check
 from qrecipe.plan.fingerprints import NUMERICS
-from qrecipe.plan.plan import Planned
+from qrecipe.plan.plan import Planned, make_plan
 from qrecipe.plan.trainable import Trainable
 
 PACKAGES = ("peft", "qrecipe", "qwen-tts", "torch", "transformers")
@@ -103,6 +103,20 @@ def drift(planned: Planned, base: BaseInfo) -> list[Problem]:
         return [Problem("QR072", message, Place(str(path)), "the warnings name what is missing")]
     help_ = "run without `--locked` if it is meant, and commit the new lock"
     return [Problem("QR072", d, Place(str(path)), help_) for d in differences(old, make_lock(planned, base))]
+
+
+def require(planned: Planned, base: BaseInfo) -> None:
+    """Raises `UserError` for whatever differs from the lock beside the recipe, and if there is none."""
+    if problems := drift(planned, base):
+        raise UserError(problems)
+
+
+def with_identity(planned: Planned, hashes: FileHashes, strict: bool = False) -> Planned:
+    """The plan that knows its base's content if that is in a folder here, however much there is to read: locks hold it."""
+    if planned.base.identity is not None or planned.base.folder is None:
+        return planned
+    folder_identity(planned.base.folder, hashes)  # remembered, so that the next plan knows it
+    return make_plan(planned.loaded, hashes, strict)
 
 
 def _flat(lock: Lock) -> dict[str, str]:

@@ -9,13 +9,19 @@ from qrecipe.model.opened import open_model
 from qrecipe.recipe import LoadedRecipe
 from qrecipe.run.datasets import prepare_all, ready, reports
 from qrecipe.run.events import Events, Listener
+from qrecipe.run.locking import require
 from qrecipe.run.teaching import lessons_of, teach
 
 
-def prepare(loaded: LoadedRecipe, listener: Listener | None = None) -> list[Report]:
-    """Prepares every dataset of a recipe, what the base says among them. Raises `DataError` with all problems of all datasets."""
+def prepare(loaded: LoadedRecipe, listener: Listener | None = None, locked: bool = False) -> list[Report]:
+    """Prepares every dataset of a recipe, what the base says among them. Raises `DataError` with all problems of all datasets.
+
+    `locked` refuses whatever differs from the lock beside the recipe, before anything is encoded.
+    """
     hashes = FileHashes()
     planned, base = ready(loaded, hashes)
+    if locked:
+        require(planned, base)
     encoder = Encoder(open_model(base), base, hashes)
     events = Events(None, listener)
     prepared = prepare_all(planned, encoder, loaded.recipe.datasets, events)

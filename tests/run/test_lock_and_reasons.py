@@ -173,6 +173,23 @@ def test_run_locked_refuses_before_anything_happens(
     assert not (recipe.parent / "runs").exists()
 
 
+@pytest.mark.parametrize("words", [["prepare", "recipe.yaml"], ["evaluate", "builtin:mini", "--recipe", "recipe.yaml", "--data", "dev"]])
+def test_prepare_and_evaluate_refuse_drift_where_they_are_asked_to(
+    recipe: Path, words: list[str], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything is encoded or measured: no model is opened."""
+    monkeypatch.chdir(recipe.parent)
+    for opener in ("qrecipe.run.prepare.open_model", "qrecipe.run.evaluation.open_argument"):
+        monkeypatch.setattr(opener, lambda *a: pytest.fail("a model was opened"))
+    assert verb(*words, "--locked") == 2
+    assert "there is no lock" in capfd.readouterr().err
+    planned = make_plan(load(recipe))
+    write_lock(make_lock(planned, planned.base), lock_path(recipe))
+    (recipe.parent / "data" / "dev.jsonl").write_text('{"audio": "dev0.wav", "text": "Lain."}\n')
+    assert verb(*words, "--locked") == 2
+    assert "datasets.dev: " in capfd.readouterr().err
+
+
 def test_the_lock_is_stable(recipe: Path) -> None:
     """Written twice it is the same, and what is read back differs in nothing."""
     planned = make_plan(load(recipe))
