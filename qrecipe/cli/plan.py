@@ -24,18 +24,28 @@ def command(file: Path, runs: Path, strict: bool, sets: tuple[str, ...], format_
     from qrecipe.cli.app import print_json
     from qrecipe.files import FileHashes
     from qrecipe.plan import make_plan
+    from qrecipe.plan.estimates import estimates
     from qrecipe.recipe import load
     from qrecipe.report.problems import as_text
     from qrecipe.run.reasons import standings
 
-    planned = make_plan(load(file, sets), strict=strict)
+    hashes = FileHashes()
+    planned = make_plan(load(file, sets), hashes, strict=strict)
     if planned.errors:
         raise RecipeError(planned.problems)
-    found = standings(planned, runs / planned.plan.recipe, FileHashes())
+    found = standings(planned, runs / planned.plan.recipe, hashes)
+    computes = estimates(planned, hashes)
+    hashes.save()
     if format_ == "json":
         done = {k: v.state == "done" for k, v in found.items()}
         warnings = [p.as_json() for p in planned.warnings]
-        print_json({**planned.plan.as_json(), "done": done, "standings": {k: asdict(v) for k, v in found.items()}, "warnings": warnings})
+        beside = {
+            "done": done,
+            "standings": {k: asdict(v) for k, v in found.items()},
+            "compute": {k: v.as_json() for k, v in computes.items()},
+            "warnings": warnings,
+        }
+        print_json({**planned.plan.as_json(), **beside})
         return 0
     from rich.console import Console
 
@@ -43,7 +53,7 @@ def command(file: Path, runs: Path, strict: bool, sets: tuple[str, ...], format_
 
     if planned.warnings:
         click.echo(as_text(planned.warnings), err=True)
-    Console(width=None, highlight=False).print(plan_table(planned.plan, {k: str(v) for k, v in found.items()}))
+    Console(width=None, highlight=False).print(plan_table(planned.plan, {k: str(v) for k, v in found.items()}, computes))
     state = "complete" if planned.plan.complete else "incomplete: `run` needs what the warnings name"
     click.echo(f"plan {planned.plan.hash[:16]} ({state})")
     return 0

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from qrecipe.errors import Place, Problem
 from qrecipe.files import FileHashes
 from qrecipe.plan.bases import BaseInfo
-from qrecipe.plan.manifest import Manifest, Row
+from qrecipe.plan.durations import FRAMES_PER_SECOND
+from qrecipe.plan.durations import seconds as seconds_of
+from qrecipe.plan.manifest import Manifest
 from qrecipe.plan.trainable import CODEC_TABLE, TEXT_TABLE, Group, Trainable
 from qrecipe.recipe import LoadedRecipe
 from qrecipe.recipe.checks import at, may_hold_language_rows
@@ -27,7 +28,6 @@ MIN_SENTENCES = 100
 """Sentences below which text-only adaptation is not worth judging."""
 MIN_MINUTES = 30.0
 """Minutes of speech below which the method's source promises little."""
-FRAMES_PER_SECOND = 12.5
 PREDICTOR = "talker.code_predictor."
 PREDICTOR_TABLES = "talker.code_predictor.model.codec_embedding."
 """They are summed into the talker's input as well."""
@@ -261,30 +261,13 @@ def _seconds(manifest: Manifest, hashes: FileHashes, enough: float) -> float | N
     """Seconds of speech, counted until there are `enough`; None if a recording's length is not known."""
     total = 0.0
     for row in manifest.rows:
-        length = _length(row, hashes)
+        length = seconds_of(row, hashes)
         if length is None:
             return None
         total += length
         if total >= enough:
             break
     return total
-
-
-def _length(row: Row, hashes: FileHashes) -> float | None:
-    """Seconds of a row's recording; None if that is not known."""
-    if row.codes is not None:
-        return len(row.codes) / FRAMES_PER_SECOND
-    return hashes.seconds(row.audio, _duration) if row.audio is not None else None
-
-
-def _duration(audio: Path) -> float | None:
-    """Seconds of a recording by its header; None for what is no recording."""
-    from tinytag import TinyTag, TinyTagException
-
-    try:
-        return TinyTag.get(audio, tags=False).duration
-    except (TinyTagException, OSError, ValueError):
-        return None
 
 
 def _outruns(context: Context) -> Iterator[Problem]:
@@ -299,7 +282,7 @@ def _outruns(context: Context) -> Iterator[Problem]:
             manifest = context.manifests.get(use.dataset)
             late = []
             for row in manifest.rows if manifest else ():
-                seconds = _length(row, context.hashes)
+                seconds = seconds_of(row, context.hashes)
                 if seconds is not None and len(tokenizer.assistant(row.text)[1]) > seconds * FRAMES_PER_SECOND:
                     late.append(row.line)
             if late and manifest is not None:

@@ -12,6 +12,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from qrecipe.data.report import Report
+    from qrecipe.plan.compute import Compute
 from qrecipe.plan.documents import Comparison, Statistic
 from qrecipe.plan.teaching import FRAMES_PER_SECOND
 from qrecipe.plan.values import Plan, PlannedStage, PlannedTaught, PlannedTrain
@@ -37,10 +38,10 @@ def size(n: float) -> str:
     return f"{n:.1f} TB"
 
 
-def plan_table(plan: Plan, standings: dict[str, str] | None = None) -> Table:
+def plan_table(plan: Plan, standings: dict[str, str] | None = None, computes: Mapping[str, Compute] | None = None) -> Table:
     """Stages with what trains, how much of it, at which rate, on which data, for how long, under which gates.
 
-    `standings` says of a stage whether it is done, goes on, or trains again and why.
+    `standings` says of a stage whether it is done, goes on, or trains again and why; `computes` what it costs.
     """
     table = _plain(f"{plan.recipe} {plan.version} on {plan.base.model}")
     table.add_column("stage", no_wrap=True)
@@ -61,6 +62,8 @@ def plan_table(plan: Plan, standings: dict[str, str] | None = None) -> Table:
         table.add_row("", _indented("data " + _data(stage)))
         for taught in stage.taught:
             table.add_row("", _indented(_taught(taught)))
+        for line in _computes((computes or {}).get(stage.id)):
+            table.add_row("", _indented(line))
         for gate in stage.gates:
             table.add_row("", _indented("gate " + gate))
         table.add_section()
@@ -86,6 +89,39 @@ def _what(train: PlannedTrain) -> str:
     kind = train.rows if isinstance(train.rows, str) else "listed"
     known = f", {count(train.rows_count)}" if train.rows_count is not None else ""
     return f"{what} (rows: {kind}{known})"
+
+
+def _computes(found: Compute | None) -> list[str]:
+    """What is run without gradients, what is computed once, and what that takes."""
+    if found is None:
+        return []
+    if found.first_layer is None:
+        what = "the talker runs without gradients"
+    elif found.first_layer == 0:
+        what = "gradients through the whole talker"
+    else:
+        what = f"layers 0 to {found.first_layer - 1} of the talker run without gradients"
+    if found.cached is not None:
+        kept = "its hidden states are" if found.cached == "hidden" else f"what enters layer {found.first_layer} is"
+        room = f", at most {size(found.cache_bytes)} on the disk" if found.cache_bytes is not None else ""
+        what += f"; {kept} computed once{room}"
+    losses = " and ".join(found.terms) if found.terms else "none"
+    parts = {"weights": found.weights, "what trains": found.trained + found.optimizer, "activations": found.activations}
+    memory = f"on a GPU about {size(found.peak)} (" + ", ".join(f"{k} {size(v)}" for k, v in parts.items()) + ")"
+    if found.seconds is not None:
+        memory += f", {duration(found.seconds)} on one H100 beside selection and gates"
+    return [f"{what}; losses: {losses}", memory]
+
+
+def duration(seconds: float) -> str:
+    """Time for people.
+
+    >>> duration(5400)
+    '1.5 h'
+    """
+    if seconds < 90:
+        return f"{max(1.0, seconds):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _data(stage: PlannedStage) -> str:

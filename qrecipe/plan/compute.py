@@ -1,0 +1,275 @@
+"""What a stage computes, known from what it trains: where gradients stop, what never changes, what it costs.
+
+Everything here follows from names and shapes; nothing of it is part of a plan's hash. Sizes are of a GPU with bfloat16
+weights and float32 masters; on a CPU everything is float32.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from qrecipe.plan.trainable import Trainable
+from qrecipe.recipe.stage import Stage
+
+INPUTS = (
+    "talker.model.text_embedding.",
+    "talker.text_projection.",
+    "talker.model.codec_embedding.",
+    "talker.code_predictor.model.codec_embedding.",  # the predictor's tables: a frame's codes enter the talker through them
+)
+"""What the talker reads through: one that trains changes every hidden state."""
+HEAD = "talker.codec_head."
+PREDICTOR = "talker.code_predictor."
+_LAYER = re.compile(r"talker\.model\.layers\.(\d+)\.")
+_PREFIX = 10
+"""Positions of a row beside its text and its frames."""
+_REFERENCE = 60
+"""Frames, and about as many text tokens at most, that an in-context prompt adds; for estimates."""
+BF16, FP32 = 2, 4
+MOMENTS = 2 * FP32
+"""Bytes of AdamW's state for each trained number."""
+CUDA = 300 << 20
+"""Workspaces of the libraries."""
+H100 = 3.0e14
+"""Floating-point operations in a second that a stage reaches on one H100, for the estimate of its time: 40 % of what the datasheet says."""
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Volume:
+    """How much a stage reads in one epoch."""
+
+    rows: int
+    frames: float
+    """Codec frames; text tokens where nothing is spoken."""
+    tokens: float
+    """Text tokens."""
+
+
+@dataclass(frozen=True)
+class Compute:
+    """What a stage computes."""
+
+    layers: int
+    """Of the talker."""
+    first_layer: int | None
+    """The first of the talker's layers that back-propagation passes: 0 reaches the embeddings, `layers` the final norm alone,
+    None means that the whole talker runs without gradients."""
+    terms: tuple[str, ...]
+    """Loss terms that can move anything that trains; the others are not computed."""
+    cached: Literal["hidden", "layer"] | None
+    """What never changes during the stage and is computed once: the hidden states that predict frames, or what enters
+    `first_layer`. None where everything depends on what trains."""
+    cache_bytes: int | None
+    """Of that on the disk at most, as bfloat16; None while the data is not known."""
+    weights: int
+    """Bytes of the base's weights on the GPU."""
+    trained: int
+    """Bytes of float32 masters and their gradients. What a step computes with is a bfloat16 copy in the place of the weight."""
+    optimizer: int
+    """Bytes of AdamW's moments."""
+    activations: int
+    """Bytes that one micro-batch keeps for its backward pass, logits included."""
+    operations: float | None
+    """Floating-point operations of the stage; None while its data is not known."""
+
+    @property
+    def peak(self) -> int:
+        """Bytes of GPU memory at most."""
+        return self.weights + self.trained + self.optimizer + self.activations + CUDA
+
+    @property
+    def seconds(self) -> float | None:
+        """On one H100, about; selection, gates and the first step's compilation come on top."""
+        return None if self.operations is None else self.operations / H100
+
+    def as_json(self) -> dict[str, Any]:
+        """For `--format json`."""
+        return {**self.__dict__, "terms": list(self.terms), "peak": self.peak, "seconds": self.seconds}
+
+
+@dataclass(frozen=True)
+class _Decoder:
+    """Widths of a stack of decoder layers."""
+
+    layers: int
+    hidden: int
+    heads: int
+    """Width of all query heads."""
+    keys: int
+    """Width of all key heads."""
+    inner: int
+
+    @classmethod
+    def of(cls, shapes: Shapes, root: str) -> _Decoder:
+        first = f"{root}.layers.0"
+        count = 1 + max(int(n.split(".layers.")[1].split(".")[0]) for n in shapes if n.startswith(f"{root}.layers."))
+        heads, hidden = shapes[f"{first}.self_attn.q_proj.weight"]
+        return cls(count, hidden, heads, shapes[f"{first}.self_attn.k_proj.weight"][0], shapes[f"{first}.mlp.gate_proj.weight"][0])
+
+    @property
+    def weights(self) -> int:
+        """Of one layer."""
+        return self.hidden * (2 * self.heads + 2 * self.keys + 3 * self.inner)
+
+    def kept(self, trains: bool) -> int:
+        """Bytes that one layer keeps of one position. Inputs of linear layers are kept only for those that train."""
+        numbers = 2 * self.hidden + 3 * self.heads + 3 * self.keys + 2 * self.inner
+        if trains:
+            numbers += 2 * self.hidden + self.heads + self.inner
+        return numbers * BF16
+
+
+def compute(stage: Stage, trainable: Trainable, shapes: Shapes, volume: Volume | None, speech_tokenizer: int = 0) -> Compute:
+    """What a stage computes.
+
+    Args:
+        shapes: tensors of the base.
+        volume: one epoch of the stage's data; None while it is not known.
+        speech_tokenizer: bytes of the speech tokenizer.
+    """
+    names = {n for g in trainable.groups for n in g.tensors}
+    predictor_weight = float(getattr(stage, "predictor_weight", 0.0))
+    talker, predictor = _Decoder.of(shapes, "talker.model"), _Decoder.of(shapes, "talker.code_predictor.model")
+    first = _first_layer(names, talker.layers)
+    text = stage.objective == "text_lm"
+    terms = ("text",) if text else _terms(names, first, predictor_weight)
+    cached: Literal["hidden", "layer"] | None = None
+    if not text and first != 0:
+        cached = "hidden" if first is None and "talker" not in terms else "layer" if first is not None else None
+    whole = {n for g in trainable.groups if g.whole and g.train.lora is None for n in g.tensors}
+    linear = whole | {n for g in trainable.groups if g.train.lora is not None for n in g.tensors}
+    learned = trainable.parameters if trainable.parameters is not None else trainable.parameters_max
+    ratio = _positions_a_frame(stage, volume)
+    batch = stage.batch.frames
+    if volume is not None:
+        batch = min(batch, math.ceil(volume.frames))
+    groups = 1 + sum(n.startswith("talker.code_predictor.lm_head.") for n in shapes)
+    return Compute(
+        layers=talker.layers,
+        first_layer=first,
+        terms=terms,
+        cached=cached,
+        cache_bytes=_cache_bytes(stage, cached, talker, ratio, volume),
+        weights=sum(math.prod(s) for s in shapes.values()) * BF16 + speech_tokenizer,
+        trained=learned * 2 * FP32,
+        optimizer=learned * MOMENTS,
+        activations=round(batch * _kept(talker, predictor, groups, shapes, linear, first, terms, ratio)),
+        operations=_operations(stage, talker, predictor, groups, shapes, linear, first, terms, cached, ratio, volume),
+    )
+
+
+def _first_layer(names: Iterable[str], layers: int) -> int | None:
+    first: int | None = None
+    for name in names:
+        found = 0 if name.startswith(INPUTS) else None
+        if (match := _LAYER.match(name)) is not None:
+            found = int(match[1])
+        elif name.startswith("talker.model.norm."):
+            found = layers
+        if found is not None:
+            first = found if first is None else min(first, found)
+    return first
+
+
+def _terms(names: Iterable[str], first: int | None, predictor_weight: float) -> tuple[str, ...]:
+    names = set(names)
+    talker = first is not None or any(n.startswith(HEAD) for n in names)
+    predictor = first is not None or any(n.startswith(PREDICTOR) for n in names)
+    return (("talker",) if talker else ()) + (("predictor",) if predictor and predictor_weight > 0 else ())
+
+
+def _positions_a_frame(stage: Stage, volume: Volume | None) -> float:
+    """Positions of the talker for one frame that is learned; in `text_lm` for one token."""
+    frames = volume.frames / volume.rows if volume is not None and volume.rows and volume.frames else 60.0
+    tokens = volume.tokens / volume.rows if volume is not None and volume.rows else 20.0
+    if stage.objective == "text_lm":
+        return (tokens + _PREFIX) / max(tokens, 1.0)
+    first = {"streaming": 0.0, "non_streaming": tokens, "mixed": tokens / 2}[getattr(stage, "layout", "mixed")]
+    reference = {"x_vector": 0.0, "in_context": 1.0, "mixed": 0.5}[getattr(stage, "prompt", "x_vector")] * _REFERENCE
+    return (frames + _PREFIX + first + reference * (1 + (first > 0))) / frames
+
+
+def _kept(
+    talker: _Decoder,
+    predictor: _Decoder,
+    groups: int,
+    shapes: Shapes,
+    linear: set[str],
+    first: int | None,
+    terms: tuple[str, ...],
+    ratio: float,
+) -> float:
+    """Bytes that one frame keeps, or that its loss needs beside them."""
+    total = 0.0
+    if first is not None:
+        for i in range(first, talker.layers):
+            total += ratio * talker.kept(any(n.startswith(f"talker.model.layers.{i}.") for n in linear))
+    logits = 0
+    if "talker" in terms:
+        logits = shapes["talker.codec_head.weight"][0]
+        total += logits * BF16
+    if "predictor" in terms:
+        for i in range(predictor.layers):
+            total += groups * predictor.kept(any(n.startswith(f"talker.code_predictor.model.layers.{i}.") for n in linear))
+        heard = groups * (talker.hidden + predictor.hidden) + (groups - 1) * predictor.hidden
+        count = (groups - 1) * shapes["talker.code_predictor.lm_head.0.weight"][0]
+        total += (heard + count) * BF16
+        logits = max(logits, count)
+    return total + logits * (FP32 + BF16)  # the larger of the two losses once in float32, and its gradient
+
+
+def _operations(
+    stage: Stage,
+    talker: _Decoder,
+    predictor: _Decoder,
+    groups: int,
+    shapes: Shapes,
+    linear: set[str],
+    first: int | None,
+    terms: tuple[str, ...],
+    cached: str | None,
+    ratio: float,
+    volume: Volume | None,
+) -> float | None:
+    """Two for each weight and position forwards; two more for the gradient of what enters, two for that of a weight that trains."""
+    if volume is None or not volume.frames:
+        return None
+    frames = stage.epochs * volume.frames if stage.epochs is not None else (stage.steps or 0) * stage.batch.frames * stage.batch.accumulate
+    epochs = frames / volume.frames
+
+    def passes(back: bool, trains: bool) -> int:
+        return 2 * (1 + back + trains)
+
+    each = 0.0
+    for i in range(talker.layers):
+        back = first is not None and i >= first
+        trains = any(n.startswith(f"talker.model.layers.{i}.") for n in linear)
+        share = min(1.0, _variants(stage) / epochs) if cached is not None and not back else 1.0
+        each += share * ratio * talker.weights * passes(back, trains)
+    if "talker" in terms:
+        each += math.prod(shapes["talker.codec_head.weight"]) * passes(first is not None, any(n.startswith(HEAD) for n in linear))
+    if "predictor" in terms:
+        trains = any(n.startswith(PREDICTOR) for n in linear)
+        heads = (groups - 1) * math.prod(shapes["talker.code_predictor.lm_head.0.weight"])
+        each += (groups * predictor.layers * predictor.weights + heads) * passes(True, trains)
+    return frames * each
+
+
+def _variants(stage: Stage) -> int:
+    """In how many ways a row can be laid out."""
+    return (1 + (getattr(stage, "layout", "") == "mixed")) * (1 + (getattr(stage, "prompt", "") == "mixed"))
+
+
+def _cache_bytes(stage: Stage, cached: str | None, talker: _Decoder, ratio: float, volume: Volume | None) -> int | None:
+    if cached is None:
+        return 0
+    if volume is None:
+        return None
+    drawn = min(_variants(stage), math.ceil(stage.epochs)) if stage.epochs is not None else _variants(stage)
+    return math.ceil(drawn * volume.frames * (ratio if cached == "layer" else 1.0) * talker.hidden * BF16)

@@ -1,0 +1,28 @@
+"""How long recordings are, by their headers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from qrecipe.files import FileHashes
+from qrecipe.plan.manifest import Row
+
+FRAMES_PER_SECOND = 12.5
+"""Codec frames."""
+
+
+def seconds(row: Row, hashes: FileHashes) -> float | None:
+    """Seconds of a row's recording; None if that is not known."""
+    if row.codes is not None:
+        return len(row.codes) / FRAMES_PER_SECOND
+    return hashes.seconds(row.audio, _by_header) if row.audio is not None else None
+
+
+def _by_header(audio: Path) -> float | None:
+    """None for what is no recording."""
+    from tinytag import TinyTag, TinyTagException
+
+    try:
+        return TinyTag.get(audio, tags=False).duration
+    except (TinyTagException, OSError, ValueError):
+        return None

@@ -1,0 +1,112 @@
+"""What a stage computes follows from what it trains, and the traps are seen: what feeds the talker's input forbids the cache."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from qrecipe.errors import Place
+from qrecipe.plan import trainable
+from qrecipe.plan.bases import catalogue
+from qrecipe.plan.compute import Compute, Volume, compute
+from qrecipe.recipe.reader import Node
+from qrecipe.recipe.stage import SpeechStage, TextLmStage
+
+HUB = "Qwen/Qwen3-TTS-12Hz-1.7B-Base"
+PREDICTOR = {"match": "talker.code_predictor", "except": ["talker.code_predictor.model.codec_embedding"]}
+HOUR = Volume(rows=600, frames=45_000, tokens=12_000)
+
+
+def shapes() -> dict[str, tuple[int, ...]]:
+    shipped = catalogue(HUB)
+    assert shipped is not None
+    return {k: tuple(v) for k, v in shipped["tensors"].items()}
+
+
+def computed(*train: dict[str, Any], volume: Volume | None = HOUR, **changes: Any) -> Compute:
+    fields = {"id": "s", "objective": "speech", "data": ["d"], "train": [{"lr": 1e-4, **t} for t in train], "epochs": 3, **changes}
+    stage = (TextLmStage if fields["objective"] == "text_lm" else SpeechStage).model_validate(fields)
+    found, problems = trainable.resolve(stage, Node({}, Place("r.yaml")), shapes(), {"malay": 2072}, [5, 6, 7])
+    assert not problems
+    return compute(stage, found, shapes(), volume)
+
+
+@pytest.mark.parametrize(
+    ("train", "first", "cached"),
+    [
+        ([PREDICTOR], None, "hidden"),
+        ([{"match": "talker.code_predictor.lm_head"}], None, "hidden"),
+        ([{"match": "talker.code_predictor"}], 0, None),
+        ([{"match": "talker.code_predictor.model.codec_embedding.14"}], 0, None),
+        ([PREDICTOR, {"match": "talker.model.codec_embedding", "rows": "languages"}], 0, None),
+        ([PREDICTOR, {"match": "talker.model.text_embedding", "rows": "seen"}], 0, None),
+        ([{"match": "talker.text_projection"}], 0, None),
+        ([{"match": "talker.model.layers.20-27"}], 20, "layer"),
+        ([{"match": "talker.model.layers.20-27", "lora": {"rank": 8, "alpha": 16}}], 20, "layer"),
+        ([{"match": "talker.model.layers.20-27"}, {"match": "talker.text_projection"}], 0, None),
+        ([{"match": "talker.model.norm"}], 28, "layer"),
+    ],
+)
+def test_where_gradients_stop_and_what_may_be_cached(train: list[dict[str, Any]], first: int | None, cached: str | None) -> None:
+    """The predictor's tables and rows of the codec embedding feed the talker: with one of them hidden states move every step."""
+    found = computed(*train)
+    assert (found.first_layer, found.cached) == (first, cached)
+
+
+@pytest.mark.parametrize(
+    ("train", "weight", "terms"),
+    [
+        ([PREDICTOR], 0.3, ("predictor",)),
+        ([{"match": "talker.codec_head"}], 0.3, ("talker",)),
+        ([{"match": "talker.codec_head"}, PREDICTOR], 0.3, ("talker", "predictor")),
+        ([{"match": "talker.model.layers.27"}], 0.3, ("talker", "predictor")),
+        ([{"match": "talker.model.layers.27"}], 0.0, ("talker",)),
+        ([PREDICTOR], 0.0, ()),
+    ],
+)
+def test_terms_that_can_move_nothing_are_named(train: list[dict[str, Any]], weight: float, terms: tuple[str, ...]) -> None:
+    assert computed(*train, predictor_weight=weight).terms == terms
+
+
+def test_hidden_states_of_an_hour_take_their_room_for_every_way_of_laying_out() -> None:
+    """4 kB a frame; a row that is laid out in two ways by turns is kept in both, once each, however many epochs follow."""
+    assert computed(PREDICTOR, layout="streaming").cache_bytes == 45_000 * 2048 * 2
+    assert computed(PREDICTOR, layout="mixed").cache_bytes == 2 * 45_000 * 2048 * 2
+    assert computed(PREDICTOR, layout="mixed", epochs=1).cache_bytes == 45_000 * 2048 * 2
+    assert computed(PREDICTOR, volume=None).cache_bytes is None
+    assert computed({"match": "talker.text_projection"}).cache_bytes == 0
+
+
+def test_memory_follows_what_trains() -> None:
+    """Moments and masters of what learns alone; activations fall with what gradients do not pass."""
+    rows = computed({"match": "talker.model.codec_embedding", "rows": "languages"})
+    everything = computed({"match": "talker.model.layers"})
+    top = computed({"match": "talker.model.layers.20-27"})
+    low_rank = computed({"match": "talker.model.layers", "lora": {"rank": 16, "alpha": 32}})
+    assert (rows.optimizer, rows.trained) == (2048 * 8, 2048 * 8)
+    assert everything.optimizer == 1_409_408_000 * 8
+    assert top.activations < rows.activations < everything.activations
+    assert low_rank.optimizer < everything.optimizer / 50
+    assert rows.peak < low_rank.peak < everything.peak
+    assert all(c.weights == sum(math.prod(s) for s in shapes().values()) * 2 for c in (rows, everything))
+
+
+def test_time_counts_what_is_computed() -> None:
+    """The predictor on cached states over three epochs costs the talker one pass of three."""
+    cached, streaming = computed(PREDICTOR, layout="mixed"), computed(PREDICTOR, layout="streaming")
+    assert cached.operations is not None
+    assert streaming.operations is not None
+    assert streaming.operations < cached.operations
+    everything = computed({"match": "talker.model.layers"}, predictor_weight=0.0).operations
+    rows = computed({"match": "talker.model.text_embedding", "rows": "seen"}, predictor_weight=0.0).operations
+    assert everything is not None
+    assert rows is not None
+    assert rows / everything == pytest.approx(2 / 3, rel=0.02), "no gradient of weights"
+    assert computed(PREDICTOR, volume=None).operations is None
+
+
+def test_text_alone_runs_the_talker_for_its_rows() -> None:
+    found = computed({"match": "talker.model.text_embedding", "rows": "seen"}, objective="text_lm")
+    assert (found.first_layer, found.cached, found.terms) == (0, None, ("text",))
