@@ -47,6 +47,8 @@ class Tables:
     talker: Any
     subsets: dict[str, list[RowSubset]] = field(default_factory=dict)
     """By tensor name."""
+    recompute: bool = False
+    """Whether layers are computed again in the backward pass, for a stage that would not fit into memory otherwise."""
 
     def _look_up(self, name: str, weight: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         found: torch.Tensor = F.embedding(ids, weight)
@@ -97,7 +99,8 @@ def input_embeddings(tables: Tables, batch: SpeechBatch, dtype: torch.dtype) -> 
 def label_hidden(tables: Tables, batch: SpeechBatch, dtype: torch.dtype) -> torch.Tensor:
     """Hidden states of the positions that predict labels: [labels, hidden]."""
     x = input_embeddings(tables, batch, dtype)
-    return layers.decode(tables.talker.model, x, layers.Rows(batch.lengths, x.device), lambda t: t[batch.label_at])
+    rows = layers.Rows(batch.lengths, x.device)
+    return layers.decode(tables.talker.model, x, rows, lambda t: t[batch.label_at], recompute=tables.recompute)
 
 
 def predictor_logits(tables: Tables, hidden: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
@@ -116,6 +119,7 @@ def predictor_logits(tables: Tables, hidden: torch.Tensor, codes: torch.Tensor) 
         x,
         layers.Rows((groups,) * count, x.device),
         lambda t: t.view(count, groups, -1)[:, 1:].flatten(0, 1),
+        recompute=tables.recompute,
     ).view(count, groups - 1, -1)
     if all(type(head) is torch.nn.Linear for head in predictor.lm_head):
         weight = torch.stack([head.weight for head in predictor.lm_head])

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
+from qrecipe.model.stock import silence
+
 _compiling = False
 
 
@@ -30,40 +32,77 @@ def compiled(on: bool) -> Iterator[None]:
 
 
 @cache
-def _compile(formula: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    made: Callable[..., torch.Tensor] = torch.compile(formula, dynamic=True, fullgraph=True)
+def _compile(formula: Callable[..., Any]) -> Callable[..., Any]:
+    made: Callable[..., Any] = torch.compile(formula, dynamic=True, fullgraph=True)
     return made
+
+
+@cache
+def trouble(device: torch.device) -> str | None:
+    """Why nothing can be compiled for a device, in one line; None where it can. The first call takes seconds."""
+    x = torch.ones(2, 8, device=device, requires_grad=True)
+    try:
+        with silence():
+            _compile(_rms_norm)(x, torch.ones(8, device=device), 1e-6).sum().backward()
+    except Exception as e:  # whatever a compiler that is not there makes of it
+        return (str(e).strip().splitlines() or [type(e).__name__])[0][:200]
+    return None
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     """Root mean square norm over the last dimension (Zhang and Sennrich 2019, arXiv:1910.07467): [..., width] -> [..., width]."""
+    found: torch.Tensor
     if _compiling:
-        return _compile(_rms_norm)(x, weight, eps)
-    found: torch.Tensor = _RmsNorm.apply(x, weight, eps)
+        found = _compile(_rms_norm)(x, weight, eps)
+        return found
+    found = _RmsNorm.apply(x, weight, eps)
     return found
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Rotary position embedding (Su et al. 2021, arXiv:2104.09864): [n, heads, width] by [n, 1, width / 2]."""
+    found: torch.Tensor
     if _compiling:
-        return _compile(_rotate)(x, cos, sin)
-    found: torch.Tensor = _Rotate.apply(x, cos, sin)
+        found = _compile(_rotate)(x, cos, sin)
+        return found
+    found = _Rotate.apply(x, cos, sin)
     return found
+
+
+def norm_rotate(x: torch.Tensor, weight: torch.Tensor, eps: float, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """`rms_norm` and then `rotate`, as one kernel where it is compiled."""
+    if _compiling:
+        found: torch.Tensor = _compile(_norm_rotate)(x, weight, eps, cos, sin)
+        return found
+    return rotate(rms_norm(x, weight, eps), cos, sin)
+
+
+def add_norm(x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """x + y, and its `rms_norm`."""
+    if _compiling:
+        found: tuple[torch.Tensor, torch.Tensor] = _compile(_add_norm)(x, y, weight, eps)
+        return found
+    total = x + y
+    return total, rms_norm(total, weight, eps)
 
 
 def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     """silu(gate) * up (Shazeer 2020, arXiv:2002.05202)."""
+    found: torch.Tensor
     if _compiling:
-        return _compile(_swiglu)(gate, up)
-    found: torch.Tensor = _SwiGlu.apply(gate, up)
+        found = _compile(_swiglu)(gate, up)
+        return found
+    found = _SwiGlu.apply(gate, up)
     return found
 
 
 def nll(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Negative log-likelihood of labels: [n, classes] and [n] -> [n] float32, nats."""
+    found: torch.Tensor
     if _compiling:
-        return _compile(_nll)(logits, labels)
-    found: torch.Tensor = _Nll.apply(logits, labels)
+        found = _compile(_nll)(logits, labels)
+        return found
+    found = _Nll.apply(logits, labels)
     return found
 
 
@@ -76,6 +115,15 @@ def _rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor
 def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     a, b = x.float().chunk(2, dim=-1)
     return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1).to(x.dtype)
+
+
+def _norm_rotate(x: torch.Tensor, weight: torch.Tensor, eps: float, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    return _rotate(_rms_norm(x, weight, eps), cos, sin)
+
+
+def _add_norm(x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
+    total = x + y
+    return total, _rms_norm(total, weight, eps)
 
 
 def _swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 
 from qrecipe.errors import EngineError
 from qrecipe.model import fused
@@ -68,7 +69,15 @@ class Rows:
         return F.pad(torch.tensor(self.lengths).cumsum(0), (1, 0)).to(self.device, torch.int32, non_blocking=True)
 
 
-def decode(model: Any, x: torch.Tensor, rows: Rows, keep: Keep | None = None, start: int = 0, stop: int | None = None) -> torch.Tensor:
+def decode(
+    model: Any,
+    x: torch.Tensor,
+    rows: Rows,
+    keep: Keep | None = None,
+    start: int = 0,
+    stop: int | None = None,
+    recompute: bool = False,
+) -> torch.Tensor:
     """Runs decoder layers, and the final norm after the last.
 
     Args:
@@ -76,12 +85,15 @@ def decode(model: Any, x: torch.Tensor, rows: Rows, keep: Keep | None = None, st
         x: [n, hidden] what enters layer `start`.
         keep: which positions are read afterwards; the last layer computes no others beyond its attention.
         stop: the layer before which to stop; what would enter it is returned, for all positions.
+        recompute: keep each layer's input alone and compute the layer again in the backward pass.
     """
     require_known(model.config)
     cos, sin = _rotation(model, rows, x)
     last = len(model.layers) - 1
     for i, layer in enumerate(model.layers[start:stop], start=start):
-        x = _layer(layer, x, cos, sin, rows, keep if i == last else None)
+        settings = (layer, x, cos, sin, rows, keep if i == last else None)
+        again = recompute and torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in layer.parameters()))
+        x = checkpoint(_layer, *settings, use_reentrant=False, preserve_rng_state=False) if again else _layer(*settings)
     if stop is not None:
         return x
     return _norm(model.norm, x if start <= last or keep is None else keep(x))
@@ -113,14 +125,16 @@ def _layer(layer: Any, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, ro
     attention = layer.self_attn
     h = _norm(layer.input_layernorm, x)
     heads = (-1, attention.head_dim)
-    q = fused.rotate(_norm(attention.q_norm, attention.q_proj(h).unflatten(-1, heads)), cos, sin)
-    k = fused.rotate(_norm(attention.k_norm, attention.k_proj(h).unflatten(-1, heads)), cos, sin)
+    q, k = (
+        fused.norm_rotate(project(h).unflatten(-1, heads), norm.weight, norm.variance_epsilon, cos, sin)
+        for project, norm in ((attention.q_proj, attention.q_norm), (attention.k_proj, attention.k_norm))
+    )
     v = attention.v_proj(h).unflatten(-1, heads)
     attended = attend(q, k, v, rows, attention.scaling).flatten(-2)
     if keep is not None:
         x, attended = keep(x), keep(attended)
-    x = x + attention.o_proj(attended)
-    h = _norm(layer.post_attention_layernorm, x)
+    after = layer.post_attention_layernorm
+    x, h = fused.add_norm(x, attention.o_proj(attended), after.weight, after.variance_epsilon)
     mlp = layer.mlp
     gate, up = mlp.gate_proj(h), mlp.up_proj(h)
     silu = isinstance(mlp.act_fn, torch.nn.SiLU)

@@ -7,6 +7,7 @@ projected text token, a codec row, the speaker vector, or a frame (the sum of th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -200,14 +201,17 @@ class SpeechBatch:
     frame_codes: torch.Tensor
     """[frames, G] codes of every frame that is predicted."""
 
+    def pinned(self) -> SpeechBatch:
+        """The same batch in memory that a GPU copies from while it computes."""
+        return self._each(torch.Tensor.pin_memory)
+
     def to(self, device: torch.device) -> SpeechBatch:
         """The same batch on a device."""
-        if device.type == "cpu":
-            return self
-        moved: dict[str, Any] = {
-            k: v.pin_memory().to(device, non_blocking=True) for k, v in self.__dict__.items() if isinstance(v, torch.Tensor)
-        }
-        return replace(self, **moved)
+        return self if device.type == "cpu" else self._each(lambda t: t.to(device, non_blocking=True))
+
+    def _each(self, do: Callable[[torch.Tensor], torch.Tensor]) -> SpeechBatch:
+        made: dict[str, Any] = {k: do(v) for k, v in self.__dict__.items() if isinstance(v, torch.Tensor)}
+        return replace(self, **made)
 
 
 def collate(examples: list[Example], ids: ControlIds) -> SpeechBatch:

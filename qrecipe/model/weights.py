@@ -172,7 +172,7 @@ class Learner:
                 parameter = tensors[name]
                 assert isinstance(parameter, torch.nn.Parameter), name
                 if group.whole:
-                    self._original[name] = parameter.data
+                    self._original[name] = parameter.data.cpu()  # a GPU's memory is for what trains
                     parameter.data = _unrounded(parameter.data.float().clone(), name, start)
                     parameter.requires_grad_(True)
                     self._named[name] = parameter
@@ -225,7 +225,7 @@ class Learner:
             parameter = tensors[name]
             parameter.requires_grad_(False)
             parameter.grad = None
-            parameter.data = original
+            parameter.data = original.to(parameter.device)
 
 
 @torch.no_grad()

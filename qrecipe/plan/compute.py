@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from qrecipe.plan.trainable import Trainable
-from qrecipe.recipe.stage import Stage
+from qrecipe.recipe.stage import EmbeddingMatchStage, Stage
 
 INPUTS = (
     "talker.model.text_embedding.",
@@ -125,14 +125,16 @@ class _Decoder:
         return numbers * BF16
 
 
-def compute(stage: Stage, trainable: Trainable, shapes: Shapes, volume: Volume | None, speech_tokenizer: int = 0) -> Compute:
-    """What a stage computes.
+def compute(stage: Stage, trainable: Trainable, shapes: Shapes, volume: Volume | None, speech_tokenizer: int = 0) -> Compute | None:
+    """What a stage computes; None for an objective that does not run the talker.
 
     Args:
         shapes: tensors of the base.
         volume: one epoch of the stage's data; None while it is not known.
         speech_tokenizer: bytes of the speech tokenizer.
     """
+    if isinstance(stage, EmbeddingMatchStage):
+        return None
     names = {n for g in trainable.groups for n in g.tensors}
     predictor_weight = float(getattr(stage, "predictor_weight", 0.0))
     talker, predictor = _Decoder.of(shapes, "talker.model"), _Decoder.of(shapes, "talker.code_predictor.model")

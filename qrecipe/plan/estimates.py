@@ -10,6 +10,7 @@ from qrecipe.plan.durations import FRAMES_PER_SECOND, seconds
 from qrecipe.plan.manifest import Manifest
 from qrecipe.plan.plan import Planned
 from qrecipe.plan.tokenizer import TextTokenizer
+from qrecipe.plan.values import PlannedStage
 from qrecipe.recipe.stage import Stage
 
 SPEECH_TOKENIZER = 682_293_092
@@ -17,7 +18,7 @@ SPEECH_TOKENIZER = 682_293_092
 
 
 def estimates(planned: Planned, hashes: FileHashes) -> dict[str, Compute]:
-    """By stage; empty while the base's shapes are not known."""
+    """By stage, without those that do not run the talker; empty while the base's shapes are not known."""
     base = planned.base
     if base.tensors is None:
         return {}
@@ -26,30 +27,35 @@ def estimates(planned: Planned, hashes: FileHashes) -> dict[str, Compute]:
     if folder is not None:
         tokenizer = sum(f.stat().st_size for f in weight_files(folder / "speech_tokenizer"))
     found = {}
-    for stage in planned.loaded.recipe.stages:
-        trainable = planned.trainables[stage.id]
-        found[stage.id] = compute(stage, trainable, base.tensors, _volume(stage, planned, hashes), tokenizer)
+    for stage, resolved in zip(planned.loaded.recipe.stages, planned.plan.stages, strict=True):
+        volume = _volume(stage, resolved, planned, hashes)
+        made = compute(stage, planned.trainables[stage.id], base.tensors, volume, tokenizer)
+        if made is not None:
+            found[stage.id] = made
     return found
 
 
-def _volume(stage: Stage, planned: Planned, hashes: FileHashes) -> Volume | None:
+def _volume(stage: Stage, resolved: PlannedStage, planned: Planned, hashes: FileHashes) -> Volume | None:
     """One epoch of a stage: its own rows, and as much of the others as their shares ask for."""
     own = [u for u in stage.uses if u.share is None]
-    if planned.base.tokenizer is None or any(u.use not in planned.manifests for u in own):
-        return None
-    parts = [_read(planned.manifests[u.use], planned.base.tokenizer, hashes, stage.objective == "text_lm") for u in own]
-    known = [p for p in parts if p is not None]
     rest = 1.0 - sum(u.share for u in stage.uses if u.share is not None)
-    if len(known) < len(parts) or rest <= 0:
+    text = planned.base.tokenizer
+    if text is None or rest <= 0 or any(u.dataset not in planned.manifests for u in own):
+        return None
+    said = {t.dataset: t.frames for t in resolved.taught}
+    parts = [_read(planned.manifests[u.dataset], text, hashes, stage.objective == "text_lm", said.get(u.dataset)) for u in own]
+    known = [p for p in parts if p is not None]
+    if len(known) < len(parts):
         return None
     rows, frames, tokens = (sum(getattr(v, k) for v in known) / rest for k in ("rows", "frames", "tokens"))
     return Volume(round(rows), frames, tokens)
 
 
-def _read(manifest: Manifest, tokenizer: TextTokenizer, hashes: FileHashes, text: bool) -> Volume | None:
+def _read(manifest: Manifest, tokenizer: TextTokenizer, hashes: FileHashes, text: bool, said: float | None) -> Volume | None:
+    """`said` are the frames that the base is expected to make of the texts."""
     tokens = sum(len(tokenizer.assistant(r.text)[1]) for r in manifest.rows)
-    if text:
-        return Volume(len(manifest.rows), tokens, tokens)
+    if text or said is not None:
+        return Volume(len(manifest.rows), tokens if said is None else said, tokens)
     lengths = [seconds(r, hashes) for r in manifest.rows]
     known = [n for n in lengths if n is not None]
     return Volume(len(known), sum(known) * FRAMES_PER_SECOND, tokens) if len(known) == len(lengths) else None

@@ -12,6 +12,7 @@ from qrecipe.errors import Problem, RecipeError, suggest
 from qrecipe.files import FileHashes, digest, is_file
 from qrecipe.plan import boundaries
 from qrecipe.plan.bases import BaseInfo
+from qrecipe.plan.durations import FRAMES_PER_SECOND
 from qrecipe.plan.evaluators import find
 from qrecipe.plan.manifest import Manifest
 from qrecipe.plan.values import PlannedTaught
@@ -26,7 +27,6 @@ TEACHING = 1
 """Raised whenever the base would say something else for the same lesson."""
 TOP = 64
 """Codes of the base's distribution that are kept at every frame."""
-FRAMES_PER_SECOND = 12.5
 USUAL_RATE = 13.0
 """Characters a second that readers speak; only for estimates."""
 WINDOW = 8

@@ -103,6 +103,8 @@ class _Stage(Settings):
     """The learning rate after the warm-up: constant, or falling to zero at the last step along a line or half a cosine. Falling, so that the last steps settle; `constant` suits `select` with `patience`, where the end is not known."""
     clip: Positive = 1.0
     """Largest norm of the gradient over everything that trains; a larger one is scaled down, so that one odd row does not undo what was learned."""
+    compile: Literal["auto", "off"] = "auto"
+    """Whether torch compiles what stands between matrix products, on a GPU where a compiler works: the first step takes longer, every other less time and memory. `off` is for looking for faults. A CPU compiles nothing."""
     select: Select | None = None
     """Keep the best step on held-out data; default: the last step. Little data overfits long before its epochs are over."""
     gates: Annotated[list[Gate], Field(max_length=200)] = []

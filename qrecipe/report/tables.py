@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from qrecipe.data.report import Report
     from qrecipe.plan.compute import Compute
 from qrecipe.plan.documents import Comparison, Statistic
-from qrecipe.plan.teaching import FRAMES_PER_SECOND
+from qrecipe.plan.durations import FRAMES_PER_SECOND
 from qrecipe.plan.values import Plan, PlannedStage, PlannedTaught, PlannedTrain
 
 

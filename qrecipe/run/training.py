@@ -10,10 +10,12 @@ import torch
 from qrecipe.data.batches import Sampler
 from qrecipe.evaluate.measure import teacher_forced
 from qrecipe.files import digest
+from qrecipe.model import fused
 from qrecipe.model.opened import Opened
 from qrecipe.model.weights import Delta, Guard, Learner, survival
 from qrecipe.model.working import WorkingWeights
 from qrecipe.plan.bases import BaseInfo
+from qrecipe.plan.compute import Compute, compute
 from qrecipe.plan.plan import Planned
 from qrecipe.recipe import Recipe
 from qrecipe.recipe.stage import EmbeddingMatchStage, SpokenStage, Stage, TextLmStage
@@ -28,6 +30,9 @@ from qrecipe.train.loop import StageResult, train_stage
 from qrecipe.train.objective import Objective
 from qrecipe.train.speech import SpeechObjective
 from qrecipe.train.text_lm import TextLmObjective
+
+ROOM = 0.9
+"""Share of a GPU's memory that a stage may fill by its estimate."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,8 @@ class Trainer:
         guard = Guard(self.opened.net, trainable)
         learner = Learner(self.opened.net, trainable, before)
         try:
-            result = self._learn(stage, learner, checkpoints)
+            with fused.compiled(self._compiles(stage)):
+                result = self._learn(stage, learner, checkpoints)
         finally:
             learner.close()
             self.opened.reset()
@@ -94,12 +100,39 @@ class Trainer:
             "survives_rounding": survives.share,
         }
 
+    def _compute(self, stage: Stage) -> Compute | None:
+        assert self.base.tensors is not None, "the base is here"
+        return compute(stage, self.planned.trainables[stage.id], self.base.tensors, None)
+
+    def _compiles(self, stage: Stage) -> bool:
+        """Whether the stage is compiled; says why not where it was asked for."""
+        device = self.opened.device
+        if stage.compile == "off" or device.type == "cpu":
+            return False
+        why = fused.trouble(device)
+        self.events.emit("compiling", stage=stage.id, trouble=why)
+        return why is None
+
+    def _recomputes(self, stage: Stage, found: Compute | None) -> bool:
+        """Whether layers are computed again in the backward pass: only where the stage would not fit otherwise."""
+        device = self.opened.device
+        if device.type == "cpu" or found is None:
+            return False
+        peak, room = found.peak, torch.cuda.get_device_properties(device).total_memory
+        if peak <= ROOM * room:
+            return False
+        self.events.emit("recomputing", stage=stage.id, peak=peak, room=room)
+        return True
+
     def _learn(self, stage: Stage, learner: Learner, checkpoints: Checkpoints) -> StageResult:
         seed = int(digest([self.recipe.seed, stage.id])[:8], 16)
+        found = self._compute(stage)
+        learner.tables.recompute = self._recomputes(stage, found)
         objective: Objective
         if isinstance(stage, SpokenStage):
+            assert found is not None, "it runs the talker"
             spoken = {u.name: self.lessons.said.get(u.dataset) or self.data.speech[u.dataset] for u in stage.uses}
-            objective = SpeechObjective(stage, self.opened, learner.tables, spoken, seed)
+            objective = SpeechObjective(stage, self.opened, learner.tables, spoken, seed, found.terms)
         elif isinstance(stage, EmbeddingMatchStage):
             objective = EmbeddingMatchObjective(stage, self.opened, learner.tables, self._words(stage))
         else:

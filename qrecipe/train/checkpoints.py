@@ -285,5 +285,6 @@ def _moments(learner: Learner, optimizer: torch.optim.Optimizer) -> dict[str, to
 def _set_moments(learner: Learner, optimizer: torch.optim.Optimizer, moments: dict[str, torch.Tensor]) -> None:
     for i, parameter in enumerate(learner.parameters()):
         mine = {k.partition(".")[2]: v for k, v in moments.items() if k.partition(".")[0] == str(i)}
-        if mine:  # the count of steps stays on the CPU, as AdamW keeps it
-            optimizer.state[parameter] = {k: v if k == "step" else v.to(parameter.device) for k, v in mine.items()}
+        if mine:  # the count of steps stays on the CPU unless AdamW is fused, as it keeps it
+            stays = () if optimizer.defaults.get("fused") else ("step",)
+            optimizer.state[parameter] = {k: v if k in stays else v.to(parameter.device) for k, v in mine.items()}

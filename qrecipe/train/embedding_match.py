@@ -93,6 +93,9 @@ class EmbeddingMatchObjective:
     def _all(self, words: Sequence[Sequence[int]]) -> torch.Tensor:
         return torch.cat([self.pooled(words[i : i + AT_ONCE]) for i in range(0, len(words), AT_ONCE)])
 
+    def expect(self, micro: Micro, step: int) -> None:
+        """Words are short: there is nothing to make ready."""
+
     def extra(self) -> None:
         """Nothing beside the labels."""
         return None

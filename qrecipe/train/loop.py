@@ -15,7 +15,7 @@ from statistics import fmean, pstdev
 
 import torch
 
-from qrecipe.data.batches import Micro, Sampler, World
+from qrecipe.data.batches import Micro, Sampler, World, mine
 from qrecipe.errors import EngineError
 from qrecipe.interrupts import at_once, whole
 from qrecipe.model.opened import Opened
@@ -108,9 +108,8 @@ def train_stage(
     world = world or World()
     tell = tell or _silence
     total = sampler.steps(stage.epochs, stage.steps)
-    optimizer = torch.optim.AdamW(
-        [{"params": g.parameters, "lr": g.lr, "weight_decay": g.weight_decay} for g in learner.groups], betas=(0.9, 0.95), eps=1e-8
-    )
+    groups = [{"params": g.parameters, "lr": g.lr, "weight_decay": g.weight_decay} for g in learner.groups]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-8, fused=opened.device.type == "cuda")
     peaks = [g.lr for g in learner.groups]
     heard_by = min(total, len(sampler.epoch(0)))
     # Groups without a gradient yet: a batch of replay alone gives none to a language's row.
@@ -124,6 +123,7 @@ def train_stage(
             checkpoints.save(at, learner, optimizer, objective, drawn)
     memory = Memory(at.fits, tell, opened.device)
     batches = sampler.batches(at.step)
+    coming = next(batches)
     try:
         while True:
             if evaluate is not None and _selects(stage, at, total):
@@ -137,7 +137,9 @@ def train_stage(
             share = rate_at(step, total, stage.warmup, stage.schedule)
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * share
-            micro = next(batches)
+            micro, coming = coming, next(batches)
+            for piece in (p for m in mine(coming, world) for p in memory.pieces(m) if step < total):
+                objective.expect(piece, step + 1)
             found = gradients(opened, objective, micro, step, world, memory, lambda: optimizer.zero_grad(set_to_none=True))
             at.fits = memory.fits
             silent = [i for i in at.silent if _without_gradient(learner.groups[i])]

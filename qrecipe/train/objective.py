@@ -36,6 +36,10 @@ class Objective(Protocol):
         """Computes a micro-batch."""
         ...
 
+    def expect(self, micro: Micro, step: int) -> None:
+        """Told of the next micro-batch, so that it can be made ready meanwhile."""
+        ...
+
     def extra(self) -> torch.Tensor | None:
         """A term of the whole step that belongs to no label (an anchor), or None."""
         ...

@@ -6,6 +6,7 @@ Frames that the base itself spoke (`respell`, `{use: self}`) also pull code 0 to
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from typing import Literal
 
 import torch
@@ -17,20 +18,32 @@ from qrecipe.model.opened import Opened
 from qrecipe.recipe.gate import PromptKind
 from qrecipe.recipe.stage import SpokenStage
 from qrecipe.train import distill
+from qrecipe.train.ahead import Ahead
 from qrecipe.train.objective import Losses
 
 
 class SpeechObjective:
     """Learns frames, recorded or spoken by the base, every row under its own language's prefix."""
 
-    def __init__(self, stage: SpokenStage, opened: Opened, tables: forward.Tables, data: dict[str, SpeechData], seed: int) -> None:
+    def __init__(
+        self,
+        stage: SpokenStage,
+        opened: Opened,
+        tables: forward.Tables,
+        data: dict[str, SpeechData],
+        seed: int,
+        terms: Collection[str] = ("talker", "predictor"),
+    ) -> None:
+        """`terms` are the losses that can move anything that trains; no others are computed."""
         self.stage = stage
         self.opened = opened
         self.tables = tables
         self.data = data
         self.seed = seed
         self.ids = prompt.ControlIds.of(opened.config)
-        self.weights = {"talker": 1.0, "predictor": stage.predictor_weight, "kl": stage.kl_weight}
+        self._ahead: Ahead[prompt.SpeechBatch] = Ahead()
+        weights = {"talker": 1.0, "predictor": stage.predictor_weight, "kl": stage.kl_weight}
+        self.weights = {k: v for k, v in weights.items() if ("talker" if k == "kl" else k) in terms and v > 0}
 
     def lengths(self) -> dict[str, list[int]]:
         """Frames by dataset."""
@@ -43,21 +56,33 @@ class SpeechObjective:
         ends = sum(not r.cut for r in rows)
         found = {"talker": frames + ends, "predictor": frames * (self.opened.groups - 1)}
         guided = sum(len(r.guide.codes) for r in rows if r.guide is not None)
-        return {**found, "kl": guided} if guided else found
+        if guided:
+            found["kl"] = guided
+        return {term: n for term, n in found.items() if term in self.weights}
 
     def losses(self, micro: Micro, step: int) -> Losses:
-        """Sums of both cross-entropies and of the divergence over a micro-batch."""
-        examples = [self._example(i.dataset, i.index, step) for i in micro]
-        batch = prompt.collate(examples, self.ids).to(self.opened.device)
-        logits = forward.speech_logits(self.tables, batch, self.opened.compute_dtype, self.stage.predictor_weight > 0)
-        sums = {"talker": forward.talker_nll(logits, batch).sum()}
+        """Sums of the cross-entropies and of the divergence over a micro-batch."""
+        batch = self._ahead.take((step, *micro), lambda: self._batch(micro, step)).to(self.opened.device)
+        ask = {f"with_{term}": term in self.weights for term in ("talker", "predictor")}
+        logits = forward.speech_logits(self.tables, batch, self.opened.compute_dtype, **ask)
+        sums = {}
+        if logits.talker is not None:
+            sums["talker"] = forward.talker_nll(logits, batch).sum()
+            rows = [self.data[i.dataset].rows[i.index] for i in micro]
+            kl = distill.total(logits.talker, [r.frames + (not r.cut) for r in rows], [r.guide for r in rows])
+            if kl is not None and "kl" in self.weights:
+                sums["kl"] = kl
         if logits.predictor is not None:
             sums["predictor"] = forward.predictor_nll(logits, batch).sum()
-        assert logits.talker is not None
-        kl = distill.total(logits.talker, [e.labels for e in examples], [self.data[i.dataset].rows[i.index].guide for i in micro])
-        if kl is not None:
-            sums["kl"] = kl
         return Losses(sums)
+
+    def expect(self, micro: Micro, step: int) -> None:
+        """Lays the micro-batch out meanwhile, where a GPU would wait for it."""
+        if self.opened.device.type == "cuda":
+            self._ahead.start((step, *micro), lambda: self._batch(micro, step).pinned())
+
+    def _batch(self, micro: Micro, step: int) -> prompt.SpeechBatch:
+        return prompt.collate([self._example(i.dataset, i.index, step) for i in micro], self.ids)
 
     def extra(self) -> None:
         """Nothing beside the labels."""

@@ -75,6 +75,9 @@ class TextLmObjective:
         logits = self._logits(hidden)
         return Losses({"text": F.cross_entropy(logits, labels, reduction="sum")})
 
+    def expect(self, micro: Micro, step: int) -> None:
+        """Texts are short: there is nothing to make ready."""
+
     def extra(self) -> torch.Tensor:
         """The anchor: mean squared distance to the base's rows over their mean squared norm."""
         moved = self.tables.text(self.seen).float() - self._base

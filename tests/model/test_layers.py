@@ -72,6 +72,45 @@ def test_losses_and_gradients_are_those_of_the_stock_modules(
         assert gradient.sub(expected[name]).norm() / expected[name].norm() < 1e-4, name
 
 
+@pytest.mark.slow
+def test_layers_that_are_computed_again_give_the_same(
+    opened: Opened, rows: list[prompt.Example], watched: dict[str, torch.nn.Parameter]
+) -> None:
+    batch = prompt.collate(rows[:2], prompt.ControlIds.of(opened.config))
+    found = []
+    for recompute in (False, True):
+        logits = forward.speech_logits(forward.Tables(opened.talker, recompute=recompute), batch, torch.float32)
+        loss = forward.talker_nll(logits, batch).sum() + forward.predictor_nll(logits, batch).sum()
+        found.append(torch.autograd.grad(loss, list(watched.values())))
+    for kept, again in zip(*found, strict=True):
+        assert torch.equal(kept, again)
+
+
+@pytest.mark.slow
+def test_every_operation_can_be_compiled_whole() -> None:
+    """Traced in one piece with its derivative, for any number of rows; what a GPU's compiler makes of it is another matter."""
+    x, y, angle = torch.randn(6, 3, 8), torch.randn(6, 3, 8), torch.randn(6, 1, 4)
+    weight, labels = torch.randn(8), torch.randint(8, (6,))
+    cases: list[tuple[Any, tuple[Any, ...]]] = [
+        (fused._norm_rotate, (x, weight, 1e-6, angle.cos(), angle.sin())),
+        (fused._add_norm, (x, y, weight, 1e-6)),
+        (fused._swiglu, (x, y)),
+        (fused._nll, (x[:, 0].clone(), labels)),
+    ]
+    for formula, arguments in cases:
+        made: Any = torch.compile(formula, dynamic=True, fullgraph=True, backend="aot_eager")
+        for size in (6, 4):
+            given = [a[:size].clone() if isinstance(a, torch.Tensor) and a is not weight else a for a in arguments]
+            given[0] = given[0].requires_grad_()
+            results = []
+            for function in (formula, made):
+                out = function(*given)
+                out = out if isinstance(out, tuple) else (out,)
+                results.append((*out, *torch.autograd.grad(sum(o.sum() for o in out), given[:1])))
+            for a, b in zip(*results, strict=True):
+                assert torch.allclose(a, b, atol=1e-5)
+
+
 def test_no_graph_is_kept_below_what_trains(opened: Opened, rows: list[prompt.Example]) -> None:
     """Layers below the first that trains are run without one, and so is a whole frozen talker."""
     last = opened.talker.model.layers[5].mlp.down_proj.weight

@@ -30,7 +30,9 @@ def computed(*train: dict[str, Any], volume: Volume | None = HOUR, **changes: An
     stage = (TextLmStage if fields["objective"] == "text_lm" else SpeechStage).model_validate(fields)
     found, problems = trainable.resolve(stage, Node({}, Place("r.yaml")), shapes(), {"malay": 2072}, [5, 6, 7])
     assert not problems
-    return compute(stage, found, shapes(), volume)
+    made = compute(stage, found, shapes(), volume)
+    assert made is not None
+    return made
 
 
 @pytest.mark.parametrize(

@@ -31,16 +31,15 @@ def losses(talker: Any, config: Any, examples: list[prompt.Example]) -> Referenc
         reference = None if e.reference_codes is None else prompt.Reference(e.reference_body or [], len(e.reference_codes))
         positions = prompt.build(ids, e.role, e.body, len(e.codes), layout=e.layout, language=e.language, speaker=True, reference=reference)
         heard = torch.cat([e.reference_codes, e.codes]) if e.reference_codes is not None else e.codes
-        rows = []
-        for t, c, f in zip(positions.text, positions.codec, positions.frame, strict=True):
-            x = talker.text_projection(talker.get_text_embeddings()(torch.tensor(t)))
-            if c != prompt.NONE:
-                x = x + talker.get_input_embeddings()(torch.tensor(c))
-            if f != prompt.NONE:
-                x = x + _frame(talker, heard[f]).sum(0)
-            rows.append(x)
-        rows[positions.speaker] = rows[positions.speaker] + e.x_vector
-        laid.append((torch.stack(rows), positions.first, e))
+        x = talker.text_projection(talker.get_text_embeddings()(torch.tensor(positions.text)))
+        codec = talker.get_input_embeddings()(torch.tensor(positions.codec).clamp(min=0))
+        x = x + codec * (torch.tensor(positions.codec) != prompt.NONE).unsqueeze(1)
+        frames = _frames(talker, heard).sum(1)[torch.tensor(positions.frame).clamp(min=0)]
+        x = x + frames * (torch.tensor(positions.frame) != prompt.NONE).unsqueeze(1)
+        voice = torch.zeros(len(positions), 1)
+        voice[positions.speaker] = 1.0
+        x = x + voice * e.x_vector
+        laid.append((x, positions.first, e))
     inputs = torch.nn.utils.rnn.pad_sequence([x for x, _, _ in laid], batch_first=True)
     states = talker.model(inputs_embeds=inputs, use_cache=False).last_hidden_state
     hidden, talker_loss, predictor_loss = [], torch.zeros(()), torch.zeros(())
@@ -51,7 +50,7 @@ def losses(talker: Any, config: Any, examples: list[prompt.Example]) -> Referenc
         hidden.append(mine)
         talker_loss = talker_loss + F.cross_entropy(talker.codec_head(mine), labels, reduction="sum")
         predictor = talker.code_predictor
-        before = torch.stack([_frame(talker, frame)[:-1] for frame in e.codes])
+        before = _frames(talker, e.codes)[:, :-1]
         x = predictor.small_to_mtp_projection(torch.cat([mine[: len(e.codes), None], before], dim=1))
         out = predictor.model(inputs_embeds=x, use_cache=False).last_hidden_state
         for i, head in enumerate(predictor.lm_head, start=1):
@@ -59,7 +58,7 @@ def losses(talker: Any, config: Any, examples: list[prompt.Example]) -> Referenc
     return Reference(torch.cat(hidden), talker_loss, predictor_loss)
 
 
-def _frame(talker: Any, frame: torch.Tensor) -> torch.Tensor:
-    """[G] codes -> [G, hidden], each through its own table."""
+def _frames(talker: Any, codes: torch.Tensor) -> torch.Tensor:
+    """[frames, G] codes -> [frames, G, hidden], each through its own table."""
     tables = [talker.get_input_embeddings(), *talker.code_predictor.get_input_embeddings()]
-    return torch.stack([table(code) for table, code in zip(tables, frame, strict=True)])
+    return torch.stack([table(codes[:, i]) for i, table in enumerate(tables)], dim=1)
