@@ -76,7 +76,7 @@ def speak_lesson(
         voices = [lesson.voices[i % len(lesson.voices)] for i in batch]
         caps = [lesson.cap(lesson.sentences[i], settings.slowest) for i in batch]
         about = [[lesson.sentences[i].spoken, names[v], cap] for i, v, cap in zip(batch, voices, caps, strict=True)]
-        key = digest([TEACHING, TOP, identity, lesson.spoken_as, settings.layout, settings.seed, about])
+        key = digest([TEACHING, TOP, identity, lesson.spoken_as, settings.layout, settings.seed, settings.sampling, about])
         file = cache_dir() / FOLDER / digest(identity)[:16] / f"{key[:40]}.sealed"
         said = _recall(file, caps)
         if said is None:
@@ -92,7 +92,7 @@ def _speak(
     opened: Opened, lesson: Lesson, texts: Sequence[str], vectors: Sequence[torch.Tensor], caps: Sequence[int], settings: Teacher
 ) -> list[Taught]:
     utterances = [speak.Utterance(t, lesson.spoken_as, v) for t, v in zip(texts, vectors, strict=True)]
-    spoken = speak.speak(opened, utterances, layout=settings.layout, seed=settings.seed, max_frames=max(caps))
+    spoken = speak.speak(opened, utterances, layout=settings.layout, seed=settings.seed, max_frames=max(caps), **settings.sampling)
     codes = [s.codes[:cap] for s, cap in zip(spoken, caps, strict=True)]
     row = opened.language_row(lesson.spoken_as)
     examples = [

@@ -29,6 +29,9 @@ TOP = 64
 """Codes of the base's distribution that are kept at every frame."""
 USUAL_RATE = 13.0
 """Characters a second that readers speak; only for estimates."""
+LAYER_SECONDS = 5e-4
+"""Seconds that one decoder layer takes for one step of generation on a GPU, whatever the batch: an assumption for estimates.
+Stock generation runs layer by layer, so that starting operations takes the time and not computing them."""
 WINDOW = 8
 """Batches within which sentences are sorted by length. What is added at the end of a file leaves earlier windows as they were."""
 
@@ -71,8 +74,8 @@ class Lesson:
             order = sorted(near, key=lambda i: (len(self.sentences[i].spoken), i))
             yield from (order[i : i + size] for i in range(0, len(order), size))
 
-    def planned(self, batch: int) -> PlannedTaught:
-        """What a plan says of it."""
+    def planned(self, batch: int, layers: int | None = None) -> PlannedTaught:
+        """What a plan says of it; `layers` are those that one step of generation passes."""
         expected = [len(s.spoken) / USUAL_RATE * FRAMES_PER_SECOND for s in self.sentences]
         return PlannedTaught(
             dataset=self.dataset,
@@ -81,6 +84,7 @@ class Lesson:
             voices=len(self.voices),
             frames=round(sum(expected)),
             positions=round(sum(max(expected[i] for i in b) for b in self.batches(batch))),
+            layers=layers,
             digest=self.digest,
         )
 
@@ -93,6 +97,8 @@ class Teaching:
     """Respelling tables by language."""
     lessons: dict[str, Lesson] = field(default_factory=dict)
     """By dataset."""
+    layers: int | None = None
+    """Decoder layers of the base that one step of generation passes."""
 
     def of(self, loaded: LoadedRecipe, stage: Stage) -> list[PlannedTaught]:
         """What a stage is taught: what the base says for it, or what its words are respelled to."""
@@ -101,7 +107,7 @@ class Teaching:
             found = {u.dataset for u in stage.uses if teaching.has_teacher(stage, u, loaded.recipe)}
         else:
             found = {u.dataset for u in stage.uses} if OBJECTIVES[stage.objective].respells else set()
-        planned = [self.lessons[d].planned(batch) for d in sorted(found) if d in self.lessons]
+        planned = [self.lessons[d].planned(batch, self.layers) for d in sorted(found) if d in self.lessons]
         if OBJECTIVES[stage.objective].speaks:
             return planned
         silent = {"voices": 0, "frames": 0, "positions": 0}
@@ -113,7 +119,7 @@ def make_teaching(
 ) -> Teaching:
     """Reads the respelling tables and spells the sentences. Adds what is wrong to `problems`."""
     recipe = loaded.recipe
-    found = Teaching()
+    found = Teaching(layers=_layers(base))
     wanted = {u.dataset: s for s in recipe.stages for u in s.uses if _is_taught(loaded, s, u.dataset)}
     for language in dict.fromkeys(recipe.datasets[d].language for d in wanted):
         table = _table(loaded, base, language, problems)
@@ -139,6 +145,16 @@ def make_teaching(
             name, dataset.language, spoken_as, tuple(sentences), tuple(voices), digest(content) if complete else None
         )
     return found
+
+
+def _layers(base: BaseInfo) -> int | None:
+    talker = base.talker
+    predictor = talker.get("code_predictor_config") or {}
+    counts = [talker.get("num_hidden_layers"), talker.get("num_code_groups"), predictor.get("num_hidden_layers")]
+    if not all(isinstance(n, int) for n in counts):
+        return None
+    own, groups, others = (int(n) for n in counts if n is not None)
+    return own + (groups - 1) * others
 
 
 def _is_taught(loaded: LoadedRecipe, stage: Stage, dataset: str) -> bool:

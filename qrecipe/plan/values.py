@@ -51,6 +51,8 @@ class PlannedTaught(_Value):
     """Frames that the base will speak, estimated from the texts; 0 where it only respells."""
     positions: int
     """Frames of the longest sentence of every batch, summed: steps of generation, one after the other."""
+    layers: int | None
+    """Decoder layers that one step passes: the talker's, and the predictor's once for every further codebook; None if the base is not known."""
     digest: str | None
     """Names what is said; None while a recording of a voice is not on this machine."""
 

@@ -19,9 +19,19 @@ class Teacher(Settings):
     """Seed of what it says. Apart from the recipe's `seed`, so that runs with other seeds learn from the same speech."""
     layout: Layout = "non_streaming"
     """How text meets frames when it speaks. All text first by default: it then knows the whole sentence."""
+    temperature: Positive | None = None
+    """Temperature of its sampling, of code 0 and of the others; default: the checkpoint's own. Lower is clearer and less lively."""
+    top_k: Annotated[int, Field(ge=1)] | None = None
+    """Draw from so many of the most likely codes; default: as the checkpoint says."""
     batch: Annotated[int, Field(ge=1, le=1024)] = 16
     """Sentences that are spoken at once. Part of the result: sampling draws from one generator."""
     slowest: Positive = 6.0
     """Characters a second below which a sentence is cut and dropped as a runaway, a second allowed beside; readers speak 12 to 15."""
     max_cer: Positive | None = None
-    """Drop what the recogniser of `evaluators.asr` misunderstands by more than this character error rate; default: nobody listens. 0.3 to 0.5 drops what went wrong and keeps an accent."""
+    """Drop what the recogniser of `evaluators.asr`, told the language of the text, misunderstands by more than this character error rate; default: nobody listens. 0.3 to 0.5 drops what went wrong and keeps an accent."""
+
+    @property
+    def sampling(self) -> dict[str, float]:
+        """What stock `generate_voice_clone` is told beside the checkpoint's own settings."""
+        given = {"temperature": self.temperature, "top_k": self.top_k}
+        return {prefix + k: v for k, v in given.items() if v is not None for prefix in ("", "subtalker_")}

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from qrecipe.plan.compute import Compute
 from qrecipe.plan.documents import Comparison, Statistic
 from qrecipe.plan.durations import FRAMES_PER_SECOND
+from qrecipe.plan.teaching import LAYER_SECONDS
 from qrecipe.plan.values import Plan, PlannedStage, PlannedTaught, PlannedTrain
 
 
@@ -128,14 +129,23 @@ def _data(stage: PlannedStage) -> str:
     return ", ".join(f"{d.dataset} ({count(d.rows)} rows" + (f", {d.share:.0%})" if d.share else ")") for d in stage.data)
 
 
+def _duration(seconds: float) -> str:
+    """Time for people."""
+    for size_, unit in ((3600, "h"), (60, "min")):
+        if seconds >= size_:
+            return f"{seconds / size_:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 def _taught(taught: PlannedTaught) -> str:
     """What the base says for a stage, with how much that is."""
     if not taught.frames:
         return f"words of {taught.dataset} respelled for {taught.spoken_as}"
     minutes = taught.frames / FRAMES_PER_SECOND / 60
+    spent = f", {_duration(taught.positions * taught.layers * LAYER_SECONDS)} on a GPU" if taught.layers is not None else ""
     return (
         f"the base first speaks {taught.dataset} in {taught.spoken_as}: {count(taught.sentences)} sentences, "
-        f"about {minutes:.1f} minutes in {count(taught.positions)} steps"
+        f"about {minutes:.1f} minutes in {count(taught.positions)} steps{spent}"
     )
 
 

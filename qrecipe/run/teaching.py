@@ -136,12 +136,13 @@ def _outrun(lesson: Lesson, said: list[Taught], opened: Opened) -> list[Dropped]
 def _misheard(
     planned: Planned, base: BaseInfo, lesson: Lesson, said: list[Taught], opened: Opened, events: Events, gone: set[int]
 ) -> list[Dropped]:
-    """Sentences that the recipe's recogniser does not understand, as respelled, in the language that the base spoke."""
+    """Sentences that the recipe's recogniser, told the language of the text, does not understand: respelling must sound like it."""
     loaded, limit = planned.loaded, planned.loaded.recipe.teacher.max_cer
     assert limit is not None
     memory = Memory(cache_dir() / FOLDER / "heard.jsonl")
     places = {"asr": at(loaded.node, "evaluators", "asr").place}
-    listeners = Listeners(opened, base.identity, loaded.recipe.evaluators, loaded.root, {}, places, memory=memory)
+    tags = {k: v.bcp47 for k, v in loaded.recipe.languages.items()}
+    listeners = Listeners(opened, base.identity, loaded.recipe.evaluators, loaded.root, tags, places, memory=memory)
     spec = metrics.find("cer")
     assert spec is not None
     left = [i for i in range(len(said)) if i not in gone]
@@ -150,7 +151,7 @@ def _misheard(
         batch = left[start : start + AT_ONCE]
         for i, (audio, rate) in zip(batch, sound(opened, [said[i].codes for i in batch]), strict=True):
             row = _row(lesson, i, said[i], opened)
-            sample = Sample(row, resample(audio, rate), said[i].codes, said[i].cap, lesson.spoken_as, listeners)
+            sample = Sample(row, resample(audio, rate), said[i].codes, said[i].cap, lesson.language, listeners)
             measured = number_of(spec, sample)
             if measured is not None and measured[0] > limit:
                 found.append(Dropped(i, "misheard"))
@@ -158,13 +159,13 @@ def _misheard(
     return found
 
 
-def _row(lesson: Lesson, i: int, taught: Taught, opened: Opened, native: bool = False) -> SpeechRow:
+def _row(lesson: Lesson, i: int, taught: Taught, opened: Opened) -> SpeechRow:
+    """A sentence as the student reads it, with what the base said."""
     sentence, voice = lesson.sentences[i], lesson.voices[i % len(lesson.voices)]
-    text = sentence.text if native else sentence.spoken
-    role, body = opened.tokenizer.assistant(text)
+    role, body = opened.tokenizer.assistant(sentence.text)
     return SpeechRow(
         line=sentence.line,
-        text=text,
+        text=sentence.text,
         role=role,
         body=body,
         codes=taught.codes,
@@ -174,13 +175,13 @@ def _row(lesson: Lesson, i: int, taught: Taught, opened: Opened, native: bool = 
         reference=voice,
         reference_text=None,
         cut=False,
-        guide=taught.guide if native else None,
+        guide=taught.guide,
     )
 
 
 def _data(planned: Planned, lesson: Lesson, said: list[Taught], encoder: Encoder, dropped: list[Dropped]) -> SpeechData:
     gone = {d.sentence for d in dropped}
-    rows = [_row(lesson, i, t, encoder.opened, native=True) for i, t in enumerate(said) if i not in gone]
+    rows = [_row(lesson, i, t, encoder.opened) for i, t in enumerate(said) if i not in gone]
     if not rows:
         n = at(planned.loaded.node, "datasets", lesson.dataset)
         reasons = ", ".join(f"{why} {count}" for why, count in _counts(dropped).items() if count)

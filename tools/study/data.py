@@ -1,0 +1,121 @@
+r"""Makes the data of the studies: sentences, and speech of one synthetic voice, 60 minutes for each language.
+
+    python tools/study/data.py malay turkish              # everything; skips the clips that are there
+    python tools/study/data.py malay --minutes 15         # speech up to 15 minutes
+    python tools/study/data.py malay turkish --only text  # sentences alone, with no package but qrecipe's
+
+Writes ``studies/data/LANGUAGE``: ``text-N.jsonl`` (100, 300, 1,000 sentences), ``speech-N.jsonl`` (5, 15, 30, 60 minutes, each
+the beginning of the next), ``audio/``, and for a language that the demo has no data of ``dev.jsonl`` and ``ref.ogg``; and
+``studies/data/english/text.jsonl``, what the base says of itself in self-replay.
+
+Where sentences come from: Malay, first those of ``recipes/data/malay/text.jsonl``, then ``sentences.py``; Turkish,
+``sentences.py``, with held-out sentences in ``studies/turkish``; English, the generator of the embedded base's corpus, in a split
+of its own. The voice, and the packages that it needs, are those of ``tools/demo_data/make.py``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from sentences import GRAMMARS, sentences
+
+ROOT = Path(__file__).resolve().parents[2]
+STUDIES = ROOT / "studies"
+DATA = STUDIES / "data"
+TEXTS = (100, 300, 1000)
+MINUTES = (5, 15, 30, 60)
+ENGLISH = 300
+
+
+def held(language: str) -> list[str]:
+    """Sentences that judge, and that of the reference: nothing trains on them."""
+    own = STUDIES / language
+    if (own / "dev.txt").is_file():
+        return [t for name in ("dev.txt", "ref.txt") for t in (own / name).read_text("utf-8").splitlines() if t]
+    shipped = ROOT / "recipes" / "data" / language
+    rows = [json.loads(line)["text"] for line in (shipped / "dev.jsonl").read_text("utf-8").splitlines()]
+    return [*rows, (shipped / "ref.txt").read_text("utf-8").strip()]
+
+
+def texts(language: str, count: int) -> list[str]:
+    """The first sentences to train on: the demo's where it has some, then the grammar's."""
+    shipped = ROOT / "recipes" / "data" / language / "text.jsonl"
+    first = [json.loads(line)["text"] for line in shipped.read_text("utf-8").splitlines()] if shipped.is_file() else []
+    kept = [t for t in dict.fromkeys(first) if t not in held(language)]
+    return [*kept, *sentences(language, max(0, count - len(kept)), frozenset([*kept, *held(language)]))][:count]
+
+
+def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Writes a manifest."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), "utf-8")
+
+
+def write_texts(language: str) -> None:
+    """The sentences of a language, and of English."""
+    sys.path.insert(0, str(ROOT / "tools" / "mini_base"))
+    import texts as corpus
+
+    for count in TEXTS:
+        write_rows(DATA / language / f"text-{count}.jsonl", ({"text": t} for t in texts(language, count)))
+    english = dict.fromkeys(corpus.sentence("english", "study", i) for i in range(3 * ENGLISH))
+    write_rows(DATA / "english" / "text.jsonl", ({"text": t} for t in list(english)[:ENGLISH]))
+
+
+def write_speech(language: str, minutes: int) -> None:
+    """Speech up to so many minutes, clip by clip in the order of the sentences."""
+    sys.path.insert(0, str(ROOT / "tools" / "demo_data"))
+    import make
+    import soundfile
+
+    known = dict(make.LANGUAGES)
+    known.setdefault("turkish", make.Language("tr", "tr", make.AFFRICATES | {"r": "ɾ", "ɫ": "l"}))
+    speaker, folder = make.Speaker(), DATA / language
+
+    def say(path: Path, text: str) -> float:
+        if not path.is_file():
+            make.write(path, make.trim(speaker.say(text, known[language])))
+        return float(soundfile.info(path).duration)
+
+    if (STUDIES / language / "dev.txt").is_file():
+        rows = [{"audio": f"audio/dev_{i:02}.ogg", "text": t} for i, t in enumerate(held(language)[:-1], start=1)]
+        for row in rows:
+            say(folder / row["audio"], row["text"])
+        write_rows(folder / "dev.jsonl", rows)
+        say(folder / "ref.ogg", held(language)[-1])
+    total, rows = 0.0, []
+    amounts = [m for m in MINUTES if m <= minutes]
+    for number, text in enumerate(texts(language, 4 * 60 * MINUTES[-1])):
+        row = {"audio": f"audio/{number:04}.ogg", "text": text}
+        total += say(folder / row["audio"], text)
+        rows.append(row)
+        if number % 25 == 0:
+            print(f"{language}: {total / 60:.1f} of {minutes:g} minutes", file=sys.stderr, flush=True)
+        while amounts and total >= 60 * amounts[0]:
+            write_rows(folder / f"speech-{amounts[0]}.jsonl", rows)
+            amounts.pop(0)
+        if not amounts:
+            break
+
+
+def main() -> None:
+    """Runs the command line."""
+    parser = argparse.ArgumentParser(description="Make the data of the studies.")
+    parser.add_argument("languages", nargs="+", choices=sorted(GRAMMARS))
+    parser.add_argument("--minutes", type=int, default=MINUTES[-1], choices=MINUTES, help="minutes of speech of each language")
+    parser.add_argument("--only", choices=("text", "speech"))
+    arguments = parser.parse_args()
+    for language in arguments.languages:
+        if arguments.only != "speech":
+            write_texts(language)
+        if arguments.only != "text":
+            write_speech(language, arguments.minutes)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""Writes a study's table and plot into docs/method.md from its CSV. No number stands there that is not in the CSV.
+
+    python tools/study/report.py studies/malay.yaml studies/turkish.yaml
+
+A value is the mean over seeds; its interval is over prompts (the mean of the runs' intervals). A difference to the
+centre is paired by seed and has Student's interval over seeds, at 95 %: it holds for these prompts and this data.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+
+import study as studies
+
+from qrecipe.files import write_text
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "method.md"
+PLOTTED = ("cer(dev)", "cer(keep)")
+T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
+"""Student's t, two-sided 95 %, by number of seeds."""
+SHOWN = ("cer(dev)", "talker_nll(dev)", "predictor_nll(dev)", "speaker_similarity(dev)", "runaway_rate(dev)", "cer(keep)")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number with an interval; without one where a single seed cannot give it."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+    def text(self, signed: bool = False) -> str:
+        """As it stands in the table."""
+        form = "+.3f" if signed else ".3f"
+        if self.low is None or self.high is None:
+            return f"{self.value:{form}}"
+        return f"{self.value:{form}} ({self.low:{form}} to {self.high:{form}})"
+
+
+Rows = list[dict[str, str]]
+
+
+def read(path: Path) -> Rows:
+    """Rows of a results file; none if it is not there."""
+    if not path.is_file():
+        return []
+    with open(path, newline="", encoding="utf-8") as f:
+        return list(csv.DictReader(f))
+
+
+def value(found: Rows, metric: str) -> Cell | None:
+    """Mean over seeds, with the mean interval over prompts."""
+    have = [r for r in found if r.get(f"{metric} value")]
+    if not have:
+        return None
+    numbers = [mean(float(r[f"{metric} {part}"]) for r in have) for part in ("value", "low", "high")]
+    return Cell(*numbers)
+
+
+def difference(found: Rows, centre: Rows, metric: str) -> Cell | None:
+    """Mean difference to the centre of the same seed, with Student's interval over seeds."""
+    name = f"{metric} value"
+    base = {r["seed"]: float(r[name]) for r in centre if r.get(name)}
+    gaps = [float(r[name]) - base[r["seed"]] for r in found if r.get(name) and r["seed"] in base]
+    if not gaps:
+        return None
+    if len(gaps) not in T95:
+        return Cell(mean(gaps), None, None)
+    half = T95[len(gaps)] * stdev(gaps) / math.sqrt(len(gaps))
+    return Cell(mean(gaps), mean(gaps) - half, mean(gaps) + half)
+
+
+def table(study: studies.Study, found: Rows) -> str:
+    """The study's results as a table, in the study's order; what has not been run is said to be missing."""
+    by_run = {_id(p): [r for r in found if r["run"] == _id(p)] for p in study.points}
+    centre = by_run["centre"]
+    lines = [
+        "| run | seeds | " + " | ".join(f"`{m}`" for m in SHOWN) + " | `cer(dev)` less the centre's |",
+        "|---" * (len(SHOWN) + 3) + "|",
+    ]
+    missing = [run for run, r in by_run.items() if not r]
+    for run, r in by_run.items():
+        if r:
+            cells = [c.text() if (c := value(r, m)) is not None else "-" for m in SHOWN]
+            gap = difference(r, centre, "cer(dev)") if run != "centre" else None
+            lines.append(f"| {run} | {len(r)} | " + " | ".join(cells) + f" | {gap.text(signed=True) if gap is not None else '-'} |")
+    total, have = len(study.points) * len(study.seeds), sum(len(r) for r in by_run.values())
+    said = f"{have} of {total} runs have been carried out."
+    if not have:
+        return said
+    if missing:
+        said += " Not yet: " + "; ".join(missing) + "."
+    return "\n".join([said, "", *lines])
+
+
+def _id(levels: dict[str, str]) -> str:
+    return studies.Run(levels, 0).id
+
+
+def plot(study: studies.Study, found: Rows) -> str | None:
+    """A dot with its interval for every run, one panel a metric, as SVG; None without rows."""
+    runs = [(_id(p), [r for r in found if r["run"] == _id(p)]) for p in study.points]
+    drawn = [(name, [value(r, m) for m in PLOTTED]) for name, r in runs if r]
+    cells = [c for _, row in drawn for c in row if c is not None]
+    if not cells:
+        return None
+    top = max(c.high if c.high is not None else c.value for c in cells) * 1.05 or 1.0
+    left, width, line = 260, 300, 20
+    height = line * (len(drawn) + 3)
+    out = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + len(PLOTTED) * (width + 40)}" height="{height}" font-family="sans-serif" font-size="12">'
+    ]
+    for p, metric in enumerate(PLOTTED):
+        x0 = left + p * (width + 40)
+        out.append(f'<text x="{x0}" y="14" font-weight="bold">{metric}</text>')
+        for tick in range(5):
+            x = x0 + width * tick / 4
+            out.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="22" y2="{height - 24}" stroke="#ddd"/>')
+            out.append(f'<text x="{x:.1f}" y="{height - 8}" text-anchor="middle" fill="#555">{top * tick / 4:.2f}</text>')
+        for i, (name, row) in enumerate(drawn):
+            y = 34 + i * line
+            if p == 0:
+                out.append(f'<text x="{left - 10}" y="{y + 4}" text-anchor="end">{_escaped(name)}</text>')
+            cell = row[p]
+            if cell is None:
+                continue
+            if cell.low is not None and cell.high is not None:
+                ends = [x0 + width * max(0.0, v) / top for v in (cell.low, cell.high)]
+                out.append(f'<line x1="{ends[0]:.1f}" x2="{ends[1]:.1f}" y1="{y}" y2="{y}" stroke="#36c" stroke-width="2"/>')
+            out.append(f'<circle cx="{x0 + width * cell.value / top:.1f}" cy="{y}" r="4" fill="#36c"/>')
+    return "\n".join([*out, "</svg>"]) + "\n"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;")
+
+
+def section(study: studies.Study) -> tuple[str, str | None]:
+    """What stands between the marks in docs/method.md, and the plot beside the page."""
+    found = read(study.results)
+    picture = plot(study, found)
+    shown = f"\n\n![character error rates of the study on {study.name}](study-{study.name}.svg)" if picture is not None else ""
+    return table(study, found) + shown, picture
+
+
+def placed(page: str, name: str, text: str) -> str:
+    """The page with a study's section between its marks. Raises `ValueError` if they are not there."""
+    start, end = f"<!-- study {name} -->\n", f"\n<!-- end of study {name} -->"
+    before, _, rest = page.partition(start)
+    _, found, after = rest.partition(end)
+    if not found:
+        raise ValueError(f"{PAGE.name} has no marks for the study {name}")
+    return before + start + text + end + after
+
+
+def main() -> None:
+    """Writes the sections and plots of studies."""
+    parser = argparse.ArgumentParser(description="Write the tables and plots of studies.")
+    parser.add_argument("studies", nargs="+", type=Path)
+    page = PAGE.read_text("utf-8")
+    for path in parser.parse_args().studies:
+        study = studies.load(path)
+        text, picture = section(study)
+        page = placed(page, study.name, text)
+        if picture is not None:
+            write_text(PAGE.parent / f"study-{study.name}.svg", picture)
+        print(f"{study.name}: {text.splitlines()[0]}")
+    write_text(PAGE, page)
+
+
+if __name__ == "__main__":
+    main()
