@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from qrecipe.evaluate.intervals import bootstrap, deviation, of_median, wilson
+from qrecipe.evaluate.intervals import bootstrap, deviation, none_of, of_median, wilson
 from qrecipe.evaluate.values import Prompts, Value, arrays, mean_of, over, paired, per_prompt, slices, where
 from qrecipe.plan.documents import Outcome, Verdict
 from qrecipe.recipe.gate import Dimension, Gate
@@ -68,7 +68,8 @@ def _judge(
     if not decided:
         return undecidable(gate, "no prompt has a value to be compared with", "fail")
     prompts = per_prompt(decided)
-    centre, (low, high) = centre_of(spec, prompts), interval(gate, spec, prompts)
+    centre = centre_of(spec, prompts)
+    low, high = interval(spec, prompts, gate.confidence, gate.label(), gate.relative)
     outcome = outcome_of(gate, low, high)
     own = per_prompt(values)
     return Verdict(
@@ -110,14 +111,29 @@ def undecidable(gate: Gate, reason: str, outcome: Outcome) -> Verdict:
     )
 
 
-def interval(gate: Gate, spec: MetricSpec, prompts: Prompts) -> tuple[float, float]:
-    """The interval that decides: Wilson's for a rate, order statistics for a median, else the studentised bootstrap."""
+def interval(spec: MetricSpec, prompts: Prompts, confidence: float, seed: str, difference: bool) -> tuple[float, float]:
+    """The interval of a metric, or of the difference of two models.
+
+    Wilson's for a rate, order statistics for a median, the exact bound where nothing was counted, else the studentised
+    bootstrap, resampled with `seed`.
+    """
     numbers, weights = arrays(prompts)
-    if spec.binary and not gate.relative:
-        return wilson(mean_of(prompts), len(numbers), gate.confidence)
+    if spec.binary and not difference:
+        return wilson(mean_of(prompts), len(numbers), confidence)
     if spec.centre == "median":
-        return of_median(numbers, gate.confidence)
-    return bootstrap(numbers, gate.confidence, gate.label(), weights)
+        return of_median(numbers, confidence)
+    trials = _trials_without_event(spec, prompts)
+    if trials is not None and len(numbers) > 1:
+        most = none_of(trials, confidence)
+        return (-most if difference else 0.0), most
+    return bootstrap(numbers, confidence, seed, weights)
+
+
+def _trials_without_event(spec: MetricSpec, prompts: Prompts) -> float | None:
+    """Characters, words or samples among which nothing was counted, or no difference; None if there was, or if the metric counts nothing."""
+    if not (spec.binary or spec.counts) or any(v for v, _ in prompts.values()):
+        return None
+    return sum(w for _, w in prompts.values())
 
 
 def by_slice(spec: MetricSpec, values: Sequence[Value]) -> dict[str, dict[str, float]]:
@@ -173,6 +189,10 @@ def needed(gate: Gate, spec: MetricSpec, prompts: Prompts) -> int | None:
     gap = abs(centre - bound)
     if gap == 0 or n < 2:
         return None
+    trials = _trials_without_event(spec, prompts)
+    if trials is not None:
+        sizes = (m for m in range(n + 1, MAX_NEEDED) if none_of(trials * m / n, gate.confidence) <= gap)
+        return next(sizes, None)
     reach = NormalDist().inv_cdf(0.5 + gate.confidence / 2) * deviation(numbers, weights)
     found = max(n + 1, math.ceil((reach / gap) ** 2))
     return found if found <= MAX_NEEDED else None

@@ -74,6 +74,18 @@ def wilson(rate: float, prompts: int, confidence: float) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
+def none_of(trials: float, confidence: float) -> float:
+    """Upper end of the interval of a rate of which no event was seen: 1 - tail ** (1 / trials), about 3.7 / trials at 95 %.
+
+    Clopper and Pearson (Biometrika 26, 1934). A bootstrap of values that are all 0 would claim certainty. Events are taken
+    to come singly: no interval can see what no prompt shows.
+
+    >>> round(none_of(200, 0.95), 4)
+    0.0183
+    """
+    return -math.expm1(math.log((1 - confidence) / 2) / trials)
+
+
 def of_median(values: Floats, confidence: float) -> tuple[float, float]:
     """Interval of the median by order statistics (binomial): exact whatever the distribution, infinite for few prompts."""
     n, tail = len(values), (1 - confidence) / 2

@@ -8,9 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from qrecipe.evaluate.gates import by_slice, centre_of
-from qrecipe.evaluate.intervals import bootstrap, of_median, wilson
-from qrecipe.evaluate.values import Value, arrays, paired, per_prompt
+from qrecipe.evaluate.gates import by_slice, centre_of, interval
+from qrecipe.evaluate.values import Value, paired, per_prompt
 from qrecipe.plan.documents import Statistic
 from qrecipe.recipe.metrics import MetricSpec
 
@@ -27,14 +26,8 @@ def statistic(
     if not values:
         return None
     prompts = per_prompt(values)
-    numbers, weights = arrays(prompts)
-    if spec.binary and not difference:
-        low, high = wilson(centre_of(spec, prompts), len(numbers), confidence)
-    elif spec.centre == "median":
-        low, high = of_median(numbers, confidence)
-    else:
-        low, high = bootstrap(numbers, confidence, spec.name, weights)
-    spread = np.quantile(numbers, [0.025, 0.975])
+    low, high = interval(spec, prompts, confidence, spec.name, difference)
+    spread = np.quantile([v for v, _ in prompts.values()], [0.025, 0.975])
     return Statistic(
         value=centre_of(spec, prompts),
         low=max(low, -1e9),

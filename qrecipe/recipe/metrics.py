@@ -29,6 +29,8 @@ class MetricSpec:
     """`module:function`, called with one item: `TeacherForced`, or for `generated` one spoken `Sample`. Returns a float, or a `Ratio` whose denominators weigh the prompts."""
     binary: bool = False
     """Values are 0 or 1: intervals are Wilson's, with the prompts as the sample."""
+    counts: bool = False
+    """Values are `Ratio`s of counted events to what they are counted among, such as characters: where nothing was counted, the interval is that of so many trials."""
     centre: Literal["mean", "median"] = "mean"
     """What stands for the prompts."""
     on_recordings: bool = False
@@ -51,6 +53,7 @@ def _error_rate(name: str, unit: str) -> MetricSpec:
         "generated",
         "lower",
         f"qrecipe.evaluate.metrics:{name}",
+        counts=True,
         spoilt=("transcripts", "cut", "doubled", "reversed"),
         needs="asr",
         packages=("jiwer",),
@@ -87,6 +90,7 @@ BUILTIN: dict[str, MetricSpec] = {
             "generated",
             "lower",
             "qrecipe.evaluate.metrics:repeated_words",
+            counts=True,
             spoilt=("doubled",),
             needs="asr",
             on_recordings=True,

@@ -44,6 +44,33 @@ def test_no_runaway_among_few_prompts_is_no_proof() -> None:
     assert judge(rate, spec("runaway_rate"), values([1.0] * 8, seed=0), None).outcome == "fail"
 
 
+def spoken(rates: list[float], characters: int = 40) -> list[Value]:
+    return [Value(i + 1, "streaming", 0, rate, characters) for i, rate in enumerate(rates)]
+
+
+def test_no_error_among_few_characters_is_no_proof() -> None:
+    """Eight prompts of 40 characters without an error: 1 - .025 ** (1 / 320)."""
+    strict = gate(metric="cer", max=0.01)
+    few = judge(strict, spec("cer"), spoken([0.0] * 8), None)
+    assert (few.outcome, few.low) == ("undecided", 0.0)
+    assert few.high == pytest.approx(0.011461, abs=1e-6)
+    assert few.prompts_needed == 10
+    assert judge(strict, spec("cer"), spoken([0.0] * 10), None).outcome == "pass"
+    assert judge(strict, spec("cer"), spoken([0.0] * 9), None).outcome == "undecided"
+    worse = judge(strict, spec("cer"), spoken([0.0] * 7 + [1 / 40]), None)
+    assert worse.high is not None
+    assert worse.high > few.high, "an error more is never less to be feared"
+
+
+def test_two_models_without_an_error_may_still_differ() -> None:
+    kept = judge(gate(metric="cer", max_increase=0.01, baseline="base"), spec("cer"), spoken([0.0] * 8), spoken([0.0] * 8))
+    assert (kept.outcome, kept.low, kept.high) == ("undecided", pytest.approx(-0.011461, abs=1e-6), pytest.approx(0.011461, abs=1e-6))
+    rate = gate(metric="runaway_rate", max_increase=0.05, baseline="base")
+    assert judge(rate, spec("runaway_rate"), values([0.0] * 8, seed=0), values([0.0] * 8, seed=0)).outcome == "undecided"
+    same = gate(metric="talker_nll", max_increase=0.01, baseline="base")
+    assert judge(same, spec("talker_nll"), values([3.0] * 8), values([3.0] * 8)).outcome == "pass", "likelihoods are not counted"
+
+
 NUMBERS = [1.0, 1.1, 0.9, 1.05, 0.95, 1.0, 1.1, 0.9]
 """Mean 1.0; an interval of about ±0.05."""
 

@@ -6,8 +6,9 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
-from qrecipe.evaluate.intervals import Floats, bootstrap, of_median, wilson
+from qrecipe.evaluate.intervals import Floats, bootstrap, none_of, of_median, wilson
 
 SAMPLE = list(np.random.default_rng(0).gamma(2.0, 1.0, 60))
 
@@ -38,6 +39,13 @@ def test_a_verdict_is_reproducible() -> None:
 )
 def test_rates_have_wilson_s_interval(successes: int, n: int, low: float, high: float) -> None:
     assert wilson(successes / n, n, 0.95) == pytest.approx((low, high), abs=5e-5)
+
+
+@pytest.mark.parametrize("trials", [2, 24, 320])
+@pytest.mark.parametrize("confidence", [0.8, 0.95])
+def test_no_event_in_so_many_trials_has_the_exact_upper_end(trials: int, confidence: float) -> None:
+    exact = binomtest(0, trials).proportion_ci(confidence, method="exact")
+    assert none_of(trials, confidence) == pytest.approx(exact.high, rel=1e-12)
 
 
 def test_medians_are_covered_by_order_statistics() -> None:
