@@ -9,12 +9,23 @@ _INSTALLED = _PACKAGE / "shipped"
 _CHECKOUT = _PACKAGE.parent
 
 
+GATES = "gates"
+"""Name of the template that brings gates instead of stages."""
+
+
 def templates() -> dict[str, Path]:
-    """Templates that recipes extend, by name."""
+    """Templates of stages that recipes extend, by name."""
+    return {p.stem: p for p in sorted(_templates().glob("*.yaml")) if p.stem != GATES}
+
+
+def gates() -> Path:
+    """The template of what a bundle in a new language should pass."""
+    return _templates() / f"{GATES}.yaml"
+
+
+def _templates() -> Path:
     folder = _INSTALLED / "templates"
-    if not folder.is_dir():
-        folder = _CHECKOUT / "recipes" / "templates"
-    return {p.stem: p for p in sorted(folder.glob("*.yaml"))}
+    return folder if folder.is_dir() else _CHECKOUT / "recipes" / "templates"
 
 
 def problems_page() -> Path:

@@ -34,6 +34,7 @@ from qrecipe.recipe import LoadedRecipe, metrics
 from qrecipe.recipe.checks import at, gates_with_nodes
 from qrecipe.recipe.dataset import Dataset
 from qrecipe.recipe.language import FIRST_FREE_ROW, LAST_ROW
+from qrecipe.recipe.reader import Node
 from qrecipe.recipe.stage import Stage
 
 
@@ -290,6 +291,7 @@ def _evaluators(loaded: LoadedRecipe, hashes: FileHashes, problems: list[Problem
         here, missing[need] = find(need, recipe.evaluators, loaded.root, named.place, hashes)
         found[need] = PlannedEvaluator(backend=settings.backend, model=model, identity=here.identity)
     said = {p.message for p in problems}
+    skipped: dict[str, list[tuple[str, Node, Problem]]] = {}
     for gate, node in gates_with_nodes(loaded.recipe, loaded.node):
         spec = metrics.find(gate.metric)
         assert spec is not None, "checked by the recipe"
@@ -299,11 +301,14 @@ def _evaluators(loaded: LoadedRecipe, hashes: FileHashes, problems: list[Problem
         if packages is not None and not any(p.code == "QR080" for p in lacking):
             lacking.append(packages)
         if lacking and gate.optional:
-            message = f"{gate.label()} will be skipped: {lacking[0].message}"
-            problems.append(Problem("QR082", message, metric.place, lacking[0].help, "warning", metric.length))
+            skipped.setdefault(lacking[0].message, []).append((gate.label(), metric, lacking[0]))
         else:
             problems.extend(p for p in lacking if p.message not in said)
             said.update(p.message for p in lacking)
+    for why, gates in skipped.items():
+        (label, metric, lack), more = gates[0], len(gates) - 1
+        also = f" and {more} other gate{'s' if more > 1 else ''}" if more else ""
+        problems.append(Problem("QR082", f"{label}{also} will be skipped: {why}", metric.place, lack.help, "warning", metric.length))
     return found
 
 

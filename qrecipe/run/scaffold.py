@@ -14,10 +14,11 @@ from string import Template
 from qrecipe.errors import Place, Problem, RecipeError, suggest
 from qrecipe.files import write_json, write_text
 from qrecipe.plan.schemas import schemas
+from qrecipe.recipe.evaluator import WHISPER_LANGUAGES
 from qrecipe.recipe.language import BCP47, language_key_problem
 from qrecipe.recipe.paths import repository
 from qrecipe.recipe.reader import Node, read_file
-from qrecipe.shipped import templates
+from qrecipe.shipped import GATES, gates, templates
 
 REPLAY = "english"
 """The language of replayed and kept data: every published base speaks it, and recordings are easy to come by."""
@@ -28,7 +29,8 @@ _RECIPE = """\
 qrecipe: 1
 name: $name
 version: 0.1.0                # of the bundle: raise it when the result changes
-extends: $extends             # the stages stand there; state a stage's `id` here to change it
+extends: [templates/$template.yaml, templates/$gates.yaml]  # its stages, and what the result must pass
+vars: {language: $name}
 
 base:
   model: $model$revision
@@ -38,19 +40,27 @@ languages:
     token_id: auto            # the lowest row that is free
     init: {mean_of: [$init]}  # languages of the base that sound most alike: the row starts between them
 datasets:                     # paths are relative to this file; data/$name/README.md says what goes into them
-$datasets
-# Gates judge on `dev`, which no stage may train on. Look at the first run's verdicts before you trust a threshold.
-accept:
-  - {metric: talker_nll, data: dev, min_decrease: 0.05, baseline: base}    # it predicts the language better than before
-$keep  - {metric: runaway_rate, data: dev, max: 0.1}    # it stops speaking; 35 sentences at least can show that
+$datasets$evaluators
+# What is stated here replaces what the templates say. A stage is changed under its `id`:
+# stages:
+#   - {id: $stage, epochs: 5}
+# Gates judge on `dev` and `keep`, which no stage may train on. Look at the first run's verdicts before you trust a
+# threshold, then state an `accept` of your own. Another recogniser goes under `evaluators: {asr: {model: ...}}`.
 """
-_KEEP = "  - {metric: talker_nll, data: keep, max_increase: 0.02, baseline: base}    # what the base knew is not lost\n"
+_EVALUATORS = """\
+evaluators:                   # Whisper does not know this language; MMS knows a thousand, by codes of three letters
+  asr: {backend: transformers, model: facebook/mms-1b-all, languages: {$name: $code}}
+"""
 _DATASETS = {
     "text": ("text", "{kind: text, language: $name, path: data/$name/text.jsonl}", "100 sentences at least, thousands are better"),
     "speech": ("speech", "{kind: speech, language: $name, path: data/$name/train.jsonl}", "30 minutes at least, hours are better"),
     "dev": ("speech", "{kind: speech, language: $name, path: data/$name/dev.jsonl}", "other sentences, never trained on"),
     "replay": ("speech", f"{{kind: speech, language: {REPLAY}, path: data/{REPLAY}/train.jsonl}}", "a language that must not be forgotten"),
-    "keep": ("speech", f"{{kind: speech, language: {REPLAY}, path: data/{REPLAY}/dev.jsonl}}", "the same language, never trained on"),
+    "keep": (
+        "speech",
+        f"{{kind: speech, language: {REPLAY}, path: data/{REPLAY}/dev.jsonl}}",
+        f"{REPLAY}, never trained on: is it forgotten?",
+    ),
 }
 _README = """\
 # Data: $name
@@ -100,16 +110,19 @@ def new_recipe(language: str, bcp47: str, template: str, folder: Path, model: st
     if problems:
         raise RecipeError(problems)
     written = Written(path, [path])
-    named = _uses(read_file(known[template]))
-    target = folder / "templates" / f"{template}.yaml"
+    extended = read_file(known[template])
+    named = _uses(extended)
     schema = _schema(folder)
-    files = {
-        path: _text(language, bcp47, template, model, revision, like, named, os.path.relpath(schema, folder)),
-        target: _SCHEMA_LINE.sub(f"$schema={os.path.relpath(schema, target.parent)}", known[template].read_text(encoding="utf-8")),
-        folder / "data" / language / "README.md": _readme(language, {"text"} & set(named)),
-    }
-    if "replay" in named:
-        files[folder / "data" / REPLAY / "README.md"] = _readme(REPLAY, set())
+    stages = extended.get("stages")
+    last = stages.elements()[-1].get("id") if stages is not None else None
+    assert last is not None, "a template of stages"
+    files = {path: _text(language, bcp47, template, model, revision, like, named, str(last.value), os.path.relpath(schema, folder))}
+    for source in (known[template], gates()):
+        target = folder / "templates" / source.name
+        line = f"$schema={os.path.relpath(schema, target.parent)}"
+        files[target] = _SCHEMA_LINE.sub(line, source.read_text(encoding="utf-8"))
+    files[folder / "data" / language / "README.md"] = _readme(language, {"text"} & set(named))
+    files[folder / "data" / REPLAY / "README.md"] = _readme(REPLAY, set())
     for file, text in files.items():
         if not file.exists():
             write_text(file, text)
@@ -160,20 +173,19 @@ def _schema(folder: Path) -> Path:
 
 
 def _uses(template: Node) -> list[str]:
-    """Names of the datasets that a template's stages read, in the order of `_DATASETS`."""
-    found = {"dev"}
+    """Names of the datasets that a template's stages and the gates read, in the order of `_DATASETS`."""
+    found = {"dev", "keep"}
     for stage in (template.get("stages") or template).elements():
         for use in (stage.get("data") or stage).elements():
             name = use.get("use") or use
             found.add(str(name.value))
-    if "replay" in found:
-        found.add("keep")
     return [n for n in _DATASETS if n in found]
 
 
 def _text(
-    language: str, bcp47: str, template: str, model: str, revision: str | None, like: list[str], named: list[str], schema: str
+    language: str, bcp47: str, template: str, model: str, revision: str | None, like: list[str], named: list[str], stage: str, schema: str
 ) -> str:
+    code = bcp47.split("-")[0]
     lines = {n: f"  {n}: " + Template(_DATASETS[n][1]).substitute(name=language) for n in named}
     width = max(map(len, lines.values()))
     return Template(_RECIPE).substitute(
@@ -181,13 +193,14 @@ def _text(
         title=language.replace("_", " ").capitalize(),
         template=template,
         name=language,
-        extends=f"templates/{template}.yaml",
+        evaluators="" if code in WHISPER_LANGUAGES else Template(_EVALUATORS).substitute(name=language, code=code),
+        gates=GATES,
+        stage=stage,
         model=model,
         revision=f"\n  revision: {revision}" if revision else "",
         bcp47=bcp47,
         init=", ".join(like),
         datasets="".join(f"{line:<{width}}  # {_DATASETS[n][2]}\n" for n, line in lines.items()),
-        keep=_KEEP if "keep" in named else "",
     )
 
 

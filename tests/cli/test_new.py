@@ -32,14 +32,20 @@ def test_it_validates_but_for_the_missing_data(template: str, tmp_path: Path, mo
     written = new(Path(), template=template)
     found = check(written.recipe, (), False, FileHashes())
     assert {p.severity for p in found} == {"warning"}
-    assert {p.code for p in found} - {"QR028"} == {"QR040", "QR052"}
+    assert {p.code for p in found} - {"QR028"} == {"QR040", "QR052", "QR082"}
     assert ("QR028" in {p.code for p in found}) == (template == "two-stage")
     schema = json.loads((tmp_path / "schemas" / "recipe.schema.json").read_text())
     jsonschema.Draft202012Validator(schema).validate(read_file(written.recipe).plain())
 
 
+def test_a_language_that_whisper_does_not_know(tmp_path: Path) -> None:
+    written = new(tmp_path, language="zarma", bcp47="dje", template="projection-only")
+    assert [p for p in check(written.recipe, (), False, FileHashes()) if p.severity == "error"] == []
+    assert "languages: {zarma: dje}" in written.recipe.read_text()
+
+
 def test_the_schema_line_leads_to_the_schema(tmp_path: Path) -> None:
-    for file in (new(tmp_path).recipe, tmp_path / "templates" / "two-stage.yaml"):
+    for file in (new(tmp_path).recipe, tmp_path / "templates" / "two-stage.yaml", tmp_path / "templates" / "gates.yaml"):
         line = file.read_text().splitlines()[0]
         assert (file.parent / line.split("$schema=")[1]).resolve() == tmp_path / "schemas" / "recipe.schema.json"
 
