@@ -57,7 +57,13 @@ def write_shard(path: Path, clips: list[tuple[int, int]], seed: int) -> None:
         tone = np.sin(2 * np.pi * (150 + 100 * voice) * time * (1 + 0.1 * random.random())) * np.abs(np.sin(5 * time))
         audio.append(((0.3 * tone + 0.02 * random.standard_normal(len(time))) * 32767).astype(np.int16))
     samples = np.array([len(row) for row in audio], dtype=np.int64)
-    np.savez(path, audio=np.concatenate(audio), samples=samples, voice=np.array([voice for _, voice in clips], dtype=np.int16))
+    voices = np.array([voice for _, voice in clips], dtype=np.int16)
+    np.savez(path, audio=np.concatenate(audio), samples=samples, voice=voices, phoneme=labels(samples))
+
+
+def labels(samples: np.ndarray[Any, np.dtype[np.int64]]) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Two phonemes a frame: 1, 2, 3, ... within each clip."""
+    return np.concatenate([1 + np.arange(2 * count // FRAME).reshape(-1, 2) for count in samples]).astype(np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -210,13 +216,14 @@ def test_draws_follow_the_root_of_hours_and_stay_inside_their_clip() -> None:
     for voice, clips in ((0, 9), (1, 1)):
         audio = np.full(clips * 10 * FRAME, (voice + 1) * 1000, dtype=np.int16)
         samples = np.full(clips, 10 * FRAME, dtype=np.int64)
-        buffer.add(codec_data.Shard("x", audio, samples, np.full(clips, voice, dtype=np.int16)))
+        buffer.add(codec_data.Shard("x", audio, samples, np.full(clips, voice, dtype=np.int16), labels(samples)))
     torch.manual_seed(0)
     picks = torch.searchsorted(buffer._cumulative, torch.rand(20000, dtype=torch.float64) * buffer._cumulative[-1], right=True)
     assert int(picks.max()) == 9
     assert float((picks == 9).double().mean()) == pytest.approx(1 / 4, abs=0.01)  # roots 3 and 1
-    crops = buffer.draw(64, 12 * FRAME)
+    crops, phonemes = buffer.draw(64, 12 * FRAME)
     assert crops.shape == (64, 12 * FRAME)
+    assert (phonemes.flatten(1) == torch.tensor([*range(1, 21), 0, 0, 0, 0])).all()
     assert not crops[:, 10 * FRAME :].any()
     assert (crops[:, : 10 * FRAME] == crops[:, :1]).all()
     level = torch.where(crops[:, 0] > 0, crops[:, 0] * 32768, 1)
@@ -224,10 +231,41 @@ def test_draws_follow_the_root_of_hours_and_stay_inside_their_clip() -> None:
     assert float(level.min()) >= 1000 * 10 ** (-9 / 20) * 0.999
 
 
+def test_phonemes_stay_with_the_audio_wherever_a_crop_begins() -> None:
+    buffer = codec_data.Buffer(0.1, torch.device("cpu"))
+    samples = np.array([3 * FRAME, 30 * FRAME, 20 * FRAME])
+    audio = np.repeat(labels(samples).reshape(-1).astype(np.int16), FRAME // 2) * 100  # as loud as the label is high
+    buffer.add(codec_data.Shard("x", audio, samples, np.zeros(3, np.int16), labels(samples)))
+    crops, phonemes = buffer.draw(64, 8 * FRAME)
+    loud = crops[:, FRAME // 4 :: FRAME // 2]
+    heard = phonemes.flatten(1)
+    assert ((loud > 0) == (heard > 0)).all()
+    gain = loud.amax(1) / heard.amax(1)
+    assert torch.allclose(loud, heard * gain[:, None], rtol=1e-4)
+
+
+def test_training_goes_on_from_an_exported_folder(folder: Path, shards: Path, tmp_path: Path, stock: Any) -> None:
+    fresh = codec_model.Codec(codec_model.Sizes(**SMALL))
+    codec_model.take(fresh, folder, 100)
+    with np.load(shards / "held-00000.npz") as content:
+        audio = content["audio"][: 14 * FRAME].astype(np.float32) / 32768
+    forward = codec_model.Forward(fresh.eval().stock)
+    with torch.no_grad():
+        semantic, acoustic = forward.project(forward.embed(torch.from_numpy(audio)[None]))
+        made = forward.decode(forward.latent(fresh.semantic(semantic)[0], fresh.acoustic(acoustic)[0], 1))
+    wanted, _ = stock.decode(stock.encode([audio], sr=RATE))
+    assert np.abs(made[0].clamp(-1, 1).numpy() - wanted[0]).max() < 1e-4
+    data = [f"--data={shards}", f"--out={tmp_path}", f"--start={folder}", "--steps=1", "--total-steps=2", "--batch=2", "--frames=8"]
+    sizes = [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items()]
+    assert codec.main(["train", *data, "--first-hours=0.0001", "--buffer-hours=0.01", *sizes]) == 0
+    assert "quantised" in (tmp_path / "train.log").read_text()
+    assert codec.main(["train", *data, f"--out={tmp_path / 'x'}", *sizes[1:]]) == 1
+
+
 def test_a_full_buffer_takes_what_fits() -> None:
     buffer = codec_data.Buffer(1 / 3600, torch.device("cpu"))  # one second: 12 frames and a half
     samples = np.full(3, 5 * FRAME, dtype=np.int64)
-    buffer.add(codec_data.Shard("x", np.ones(15 * FRAME, dtype=np.int16), samples, np.zeros(3, dtype=np.int16)))
+    buffer.add(codec_data.Shard("x", np.ones(15 * FRAME, dtype=np.int16), samples, np.zeros(3, dtype=np.int16), labels(samples)))
     assert buffer.full
     assert buffer.clips == 1  # one clip a second at most
     assert buffer.filled == 5 * FRAME
@@ -268,10 +306,12 @@ def test_losses_are_zero_where_nothing_differs() -> None:
         ({"samples": np.array([FRAME + 1])}, "lengths"),
         ({"audio": np.zeros(FRAME + 1, np.int16), "samples": np.array([FRAME + 1])}, "whole number of frames"),
         ({"voice": np.zeros(2, np.int16)}, "voices"),
+        ({"phoneme": np.zeros((2, 2), np.uint8)}, "two uint8 a frame"),
     ],
 )
 def test_a_broken_shard_is_named(change: dict[str, Any], message: str, tmp_path: Path) -> None:
-    content = {"audio": np.zeros(FRAME, np.int16), "samples": np.array([FRAME]), "voice": np.zeros(1, np.int16)} | change
+    content = {"audio": np.zeros(FRAME, np.int16), "samples": np.array([FRAME]), "voice": np.zeros(1, np.int16)}
+    content = content | {"phoneme": np.zeros((1, 2), np.uint8)} | change
     np.savez(tmp_path / "shard-1.npz", **content)
     with pytest.raises(ValueError, match=message) as error:
         codec_data.read_shard(tmp_path / "shard-1.npz")

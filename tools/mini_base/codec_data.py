@@ -1,7 +1,8 @@
 """Clips for the speech tokenizer's training, from shards that another process may still be writing.
 
 A shard is an uncompressed npz file that appears whole under its name: `audio` int16 (the samples of all clips, 24 kHz,
-mono), `samples` int64 and `voice` int16 (one value a clip). Every clip is a whole number of frames. Clips of files named
+mono), `samples` int64 and `voice` int16 (one value a clip), `phoneme` uint8 ``[frames of all clips, 2]`` (what sounds at a
+quarter and at three quarters of a frame). Every clip is a whole number of frames. Clips of files named
 `shard-*.npz` are trained on, those of `held-*.npz` are only measured on.
 """
 
@@ -21,6 +22,9 @@ from codec_model import FRAME, RATE
 from numpy.typing import NDArray
 from torch import Tensor
 
+LABEL = FRAME // 2
+"""Samples that a phoneme's label stands for."""
+
 Log = Callable[[str], None]
 
 
@@ -32,6 +36,7 @@ class Shard:
     audio: NDArray[np.int16]
     samples: NDArray[np.int64]
     voice: NDArray[np.int16]
+    phoneme: NDArray[np.uint8]
 
 
 def read_shard(path: Path) -> Shard:
@@ -42,7 +47,7 @@ def read_shard(path: Path) -> Shard:
     """
     try:
         with np.load(path) as content:
-            audio, samples, voice = content["audio"], content["samples"], content["voice"]
+            audio, samples, voice, phoneme = (content[name] for name in ("audio", "samples", "voice", "phoneme"))
     except (OSError, KeyError, ValueError, EOFError) as error:
         raise ValueError(f"{path}: cannot be read as a shard: {error}") from error
     if audio.dtype != np.int16 or audio.ndim != 1:
@@ -51,7 +56,9 @@ def read_shard(path: Path) -> Shard:
         raise ValueError(f"{path}: {len(samples)} lengths of {samples.sum()} samples, {len(voice)} voices, {len(audio)} samples")
     if ((samples <= 0) | (samples % FRAME != 0)).any():
         raise ValueError(f"{path}: a clip is not a whole number of frames of {FRAME} samples")
-    return Shard(path.stem, audio, samples.astype(np.int64), voice.astype(np.int16))
+    if phoneme.dtype != np.uint8 or phoneme.shape != (len(audio) // FRAME, 2):
+        raise ValueError(f"{path}: phoneme must be two uint8 a frame, not {phoneme.dtype} {phoneme.shape}")
+    return Shard(path.stem, audio, samples.astype(np.int64), voice.astype(np.int16), phoneme)
 
 
 class Reader(threading.Thread):
@@ -104,6 +111,7 @@ class Buffer:
         self.clips, self.filled, self.full = 0, 0, False
         room = max(1, int(hours * 3600))
         self._audio = torch.zeros(room * RATE, dtype=torch.int16, device=device)
+        self._phoneme = torch.zeros(-(-room * RATE // LABEL), dtype=torch.uint8, device=device)
         self._offset = torch.zeros(room, dtype=torch.int64, device=device)
         self._length = torch.zeros(room, dtype=torch.int64, device=device)
         self._cumulative = torch.zeros(room, dtype=torch.float64, device=device)
@@ -131,6 +139,8 @@ class Buffer:
         size, new = int(ends[count - 1]), slice(self.clips, self.clips + count)
         # Not blocking: ordinary memory is staged before the call returns, and the steps already queued are not waited for.
         self._audio[self.filled : self.filled + size].copy_(torch.from_numpy(shard.audio[:size]), non_blocking=True)
+        labels = torch.from_numpy(np.ascontiguousarray(shard.phoneme[: size // FRAME]).reshape(-1))
+        self._phoneme[self.filled // LABEL : (self.filled + size) // LABEL].copy_(labels, non_blocking=True)
         self._offset[new].copy_(torch.from_numpy(self.filled + ends[:count] - shard.samples[:count]), non_blocking=True)
         self._length[new].copy_(torch.from_numpy(shard.samples[:count]), non_blocking=True)
         self._lengths[new], self._voices[new] = shard.samples[:count], shard.voice[:count]
@@ -148,13 +158,13 @@ class Buffer:
         cumulative[: self.clips] = np.cumsum(weight)
         self._cumulative.copy_(torch.from_numpy(cumulative), non_blocking=True)
 
-    def draw(self, clips: int, samples: int) -> Tensor:
+    def draw(self, clips: int, samples: int) -> tuple[Tensor, Tensor]:
         """A random crop of each of several clips at a random level (-9 to +3 dB, never clipped).
 
         A clip that is shorter than the crop is taken from its start and followed by silence.
 
         Returns:
-            ``[clips, samples]``, fp32 within [-1, 1].
+            Audio ``[clips, samples]``, fp32 within [-1, 1], and phonemes ``[clips, frames, 2]``, int64.
         """
         device = self._audio.device
         point = torch.rand(clips, dtype=torch.float64, device=device) * self._cumulative[-1]
@@ -167,7 +177,9 @@ class Buffer:
         audio = audio * (position < length[:, None])
         gain = torch.exp((torch.rand(clips, device=device) * 12 - 9) * (math.log(10) / 20))
         room = 0.99 / audio.abs().amax(dim=1).clamp(min=1e-4)
-        return audio * torch.minimum(gain, room)[:, None]
+        middle = start[:, None] + torch.arange(LABEL // 2, samples, LABEL, device=device)
+        label = self._phoneme[((offset[:, None] + middle) // LABEL).clamp(max=len(self._phoneme) - 1)].long() * (middle < length[:, None])
+        return audio * torch.minimum(gain, room)[:, None], label.view(clips, -1, 2)
 
 
 @dataclass(frozen=True)

