@@ -98,9 +98,10 @@ def input_embeddings(tables: Tables, batch: SpeechBatch, dtype: torch.dtype) -> 
 
 def label_hidden(tables: Tables, batch: SpeechBatch, dtype: torch.dtype) -> torch.Tensor:
     """Hidden states of the positions that predict labels: [labels, hidden]."""
-    x = input_embeddings(tables, batch, dtype)
+    x = input_embeddings(tables, batch, dtype) if batch.entering is None else batch.entering
     rows = layers.Rows(batch.lengths, x.device)
-    return layers.decode(tables.talker.model, x, rows, lambda t: t[batch.label_at], recompute=tables.recompute)
+    keep, start = (lambda t: t[batch.label_at]), batch.first_layer
+    return layers.decode(tables.talker.model, x, rows, keep, start=start, recompute=tables.recompute)
 
 
 def predictor_logits(tables: Tables, hidden: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
@@ -146,4 +147,9 @@ def talker_nll(logits: SpeechLogits, batch: SpeechBatch) -> torch.Tensor:
 def predictor_nll(logits: SpeechLogits, batch: SpeechBatch) -> torch.Tensor:
     """Negative log-likelihood of codes 1 to G-1 of every frame: [frames, G - 1] float32, nats."""
     assert logits.predictor is not None
-    return fused.nll(logits.predictor.flatten(0, 1), batch.frame_codes[:, 1:].flatten()).view(len(batch.frame_codes), -1)
+    return codes_nll(logits.predictor, batch.frame_codes)
+
+
+def codes_nll(logits: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+    """Negative log-likelihood of codes 1 to G-1: [frames, G - 1, codebook size] and [frames, G] -> [frames, G - 1] float32, nats."""
+    return fused.nll(logits.flatten(0, 1), codes[:, 1:].flatten()).view(len(codes), -1)

@@ -200,6 +200,10 @@ class SpeechBatch:
     """[frames] index into the labels, for those that are frames and not the end."""
     frame_codes: torch.Tensor
     """[frames, G] codes of every frame that is predicted."""
+    entering: torch.Tensor | None = None
+    """[N, hidden] what enters layer `first_layer`, where that is known already."""
+    first_layer: int = 0
+    """The layer that the batch starts at."""
 
     def pinned(self) -> SpeechBatch:
         """The same batch in memory that a GPU copies from while it computes."""

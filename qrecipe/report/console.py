@@ -132,6 +132,12 @@ class RunConsole:
         else:
             self.say(f"stage {e['stage']}: nothing is compiled, steps take longer: {e['trouble']}")
 
+    def _on_remembering(self, e: dict[str, Any]) -> None:
+        self._bar(f"{e['stage']}: what the frozen layers make of each row", e["done"], e["of"])
+
+    def _on_remembered(self, e: dict[str, Any]) -> None:
+        self.say(f"stage {e['stage']}: what its frozen layers make of each row is kept ({size(e['bytes'])}) and not computed again")
+
     def _on_recomputing(self, e: dict[str, Any]) -> None:
         needs = f"would take {size(e['peak'])} of {size(e['room'])}"
         self.say(f"stage {e['stage']}: {needs}; layers are computed again in the backward pass, which takes a third longer")

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from qrecipe.errors import Place, Problem, UserError
-from qrecipe.files import cache_dir
+from qrecipe.files import FileHashes, cache_dir
 from qrecipe.plan.bases import BaseInfo, base_files
+from qrecipe.plan.compute import BF16
+from qrecipe.plan.estimates import estimates
 from qrecipe.plan.plan import Planned
 from qrecipe.plan.teaching import bytes_of
 from qrecipe.plan.trainable import Trainable
@@ -34,7 +36,9 @@ class Need:
     bytes: int
 
 
-def needs(planned: Planned, base: BaseInfo, run: Path, bundles: Path, done: Collection[str] = ()) -> list[Need]:
+def needs(
+    planned: Planned, base: BaseInfo, run: Path, bundles: Path, done: Collection[str] = (), hashes: FileHashes | None = None
+) -> list[Need]:
     """What the run's folder and the bundle need at most beside the stages that are `done`."""
     checkpoints = results = 0
     for stage, resolved in zip(planned.loaded.recipe.stages, planned.plan.stages, strict=True):
@@ -49,9 +53,10 @@ def needs(planned: Planned, base: BaseInfo, run: Path, bundles: Path, done: Coll
     groups = int(base.talker.get("num_code_groups") or 0)
     said = sum(bytes_of(frames, groups) for frames in spoken.values())
     bundle = sum(f.stat().st_size for f in base_files(base.folder)) if base.folder is not None else 0
-    return [Need("checkpoints and results", run, checkpoints + results + SLACK), Need("bundle", bundles, bundle)] + (
-        [Need("speech of the base", cache_dir(), said)] if said else []
-    )
+    kept = sum((c.cache_bytes or 0) * FLOAT // BF16 for s, c in estimates(planned, hashes or FileHashes()).items() if s not in done)
+    found = [Need("checkpoints and results", run, checkpoints + results + SLACK), Need("bundle", bundles, bundle)]
+    in_cache = {"speech of the base": said, "states of frozen layers": kept}
+    return found + [Need(what, cache_dir(), size) for what, size in in_cache.items() if size]
 
 
 def _result(trainable: Trainable, shapes: dict[str, tuple[int, ...]]) -> int:

@@ -173,7 +173,7 @@ class _Run:
         for stage, standing in found.items():
             self.events.tell("stage_standing", stage=stage, state=standing.state, text=str(standing))
         done = [stage for stage, standing in found.items() if standing.state == "done"]
-        needed = disk.needs(self.planned, self.base, self.store.folder, self.bundles, done)
+        needed = disk.needs(self.planned, self.base, self.store.folder, self.bundles, done, self.hashes)
         disk.require(needed, lambda **f: self.events.tell("disk", **f))
         reasons.write(self.store.folder, reasons.inputs(self.planned, self.hashes))
         return {stage: str(standing) or standing.state for stage, standing in found.items()}
@@ -259,7 +259,7 @@ class _Run:
                 "stage_started", stage=stage.id, objective=stage.objective, parameters=planned.parameters, fingerprint=fingerprint
             )
             self._save(None, fingerprint)
-            delta, result = self.trainer.train(stage, before, fingerprint)
+            delta, result = self.trainer.train(stage, before, self.state[-1], fingerprint)
         else:
             delta, result = stored.delta, stored.result
             self.working.set(before.then(delta))

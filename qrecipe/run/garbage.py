@@ -113,7 +113,7 @@ def _of_cache(cache: Path, unused: float) -> Iterator[Garbage]:
     now = time.time()
     for base in sorted((cache / "bases").glob("mini-*")):
         yield _item(base, "an embedded base as it was built before it came with the package")
-    for kind in ("codes", "x-vectors", "taught"):
+    for kind in ("codes", "x-vectors", "taught", "states"):
         for file in sorted((cache / kind).rglob("*")):
             if file.is_file() and not _TEMPORARY.match(file.name) and now - file.stat().st_mtime > unused:
                 yield _item(file, f"not used for {unused / DAY:g} days")

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
 
 from qrecipe.data.batches import Sampler
+from qrecipe.data.states import States
 from qrecipe.evaluate.measure import teacher_forced
-from qrecipe.files import digest
+from qrecipe.files import cache_dir, digest
 from qrecipe.model import fused
+from qrecipe.model.forward import Tables
 from qrecipe.model.opened import Opened
 from qrecipe.model.weights import Delta, Guard, Learner, survival
 from qrecipe.model.working import WorkingWeights
 from qrecipe.plan.bases import BaseInfo
 from qrecipe.plan.compute import Compute, compute
+from qrecipe.plan.fingerprints import NUMERICS
 from qrecipe.plan.plan import Planned
 from qrecipe.recipe import Recipe
 from qrecipe.recipe.stage import EmbeddingMatchStage, SpokenStage, Stage, TextLmStage
@@ -55,13 +60,14 @@ class Trainer:
         """The recipe."""
         return self.planned.loaded.recipe
 
-    def train(self, stage: Stage, before: Delta, fingerprint: str) -> tuple[Delta, dict[str, Any]]:
+    def train(self, stage: Stage, before: Delta, state: str, fingerprint: str) -> tuple[Delta, dict[str, Any]]:
         """Trains a stage, or the rest of one that was stopped, on the weights before it, and keeps its result.
 
+        `state` names those weights, `fingerprint` the result.
         Afterwards the modules hold that result as it is exported, proven to be no more than what the plan trains.
         """
         checkpoints = self._checkpoints(stage, fingerprint)
-        delta, result = self._trained(stage, before, checkpoints)
+        delta, result = self._trained(stage, before, state, checkpoints)
         self.store.save_stage(fingerprint, delta, result)
         checkpoints.clear()
         return delta, result
@@ -76,7 +82,7 @@ class Trainer:
             lambda event, **fields: self.events.emit(event, stage=stage.id, **fields),
         )
 
-    def _trained(self, stage: Stage, before: Delta, checkpoints: Checkpoints) -> tuple[Delta, dict[str, Any]]:
+    def _trained(self, stage: Stage, before: Delta, state: str, checkpoints: Checkpoints) -> tuple[Delta, dict[str, Any]]:
         self.lessons.prepare([stage.id], before)
         trainable = self.planned.trainables[stage.id]
         torch.manual_seed(self.recipe.seed)
@@ -84,7 +90,7 @@ class Trainer:
         learner = Learner(self.opened.net, trainable, before)
         try:
             with fused.compiled(self._compiles(stage)):
-                result = self._learn(stage, learner, checkpoints)
+                result = self._learn(stage, learner, state, checkpoints)
         finally:
             learner.close()
             self.opened.reset()
@@ -124,7 +130,20 @@ class Trainer:
         self.events.emit("recomputing", stage=stage.id, peak=peak, room=room)
         return True
 
-    def _learn(self, stage: Stage, learner: Learner, checkpoints: Checkpoints) -> StageResult:
+    def _remember(self, stage: Stage, found: Compute, objective: SpeechObjective, tables: Tables, sampler: Sampler, state: str) -> None:
+        """Computes once what nothing that trains can change."""
+        states = States(cache_dir(), self.opened, tables, found.first_layer, [NUMERICS, state])
+        steps = sampler.steps(stage.epochs, stage.steps)
+        began = time.monotonic()
+        size = objective.remember(
+            states,
+            islice(sampler.batches(), steps),
+            lambda done, of: self.events.tell("remembering", stage=stage.id, done=done, of=of),
+        )
+        if size is not None:
+            self.events.emit("remembered", stage=stage.id, bytes=size, seconds=round(time.monotonic() - began, 3))
+
+    def _learn(self, stage: Stage, learner: Learner, state: str, checkpoints: Checkpoints) -> StageResult:
         seed = int(digest([self.recipe.seed, stage.id])[:8], 16)
         found = self._compute(stage)
         learner.tables.recompute = self._recomputes(stage, found)
@@ -140,6 +159,8 @@ class Trainer:
         lengths = objective.lengths()
         shares = {u.name: u.share for u in stage.uses if u.share is not None}
         sampler = Sampler(lengths, shares, stage.batch, seed)
+        if isinstance(objective, SpeechObjective) and found is not None and found.cached is not None:
+            self._remember(stage, found, objective, learner.tables, sampler, state)
         begin = None
         if isinstance(objective, TextLmObjective):
             fitted = objective

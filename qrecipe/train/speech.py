@@ -6,13 +6,16 @@ Frames that the base itself spoke (`respell`, `{use: self}`) also pull code 0 to
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import torch
 
 from qrecipe.data.batches import Item, Micro
 from qrecipe.data.speech import SpeechData, SpeechRow
+from qrecipe.data.states import Progress, States, Wanted, key_of
 from qrecipe.model import forward, prompt
 from qrecipe.model.opened import Opened
 from qrecipe.recipe.gate import PromptKind
@@ -20,6 +23,27 @@ from qrecipe.recipe.stage import SpokenStage
 from qrecipe.train import distill
 from qrecipe.train.ahead import Ahead
 from qrecipe.train.objective import Losses
+
+PAYS = 1.5
+"""How often rows come in the same layout, on average, for their states to be worth keeping."""
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A micro-batch of which the talker's hidden states are known."""
+
+    hidden: torch.Tensor
+    """[frames, hidden] states that predict the frames."""
+    codes: torch.Tensor
+    """[frames, G]."""
+
+    def pinned(self) -> Heard:
+        """In memory that a GPU copies from while it computes."""
+        return Heard(self.hidden.pin_memory(), self.codes.pin_memory())
+
+    def to(self, device: torch.device) -> Heard:
+        """On a device."""
+        return Heard(self.hidden.to(device, non_blocking=True), self.codes.to(device, non_blocking=True))
 
 
 class SpeechObjective:
@@ -41,7 +65,9 @@ class SpeechObjective:
         self.data = data
         self.seed = seed
         self.ids = prompt.ControlIds.of(opened.config)
-        self._ahead: Ahead[prompt.SpeechBatch] = Ahead()
+        self._ahead: Ahead[prompt.SpeechBatch | Heard] = Ahead()
+        self._states: States | None = None
+        self._keys: dict[tuple[str, int, prompt.Layout, PromptKind], str] = {}
         weights = {"talker": 1.0, "predictor": stage.predictor_weight, "kl": stage.kl_weight}
         self.weights = {k: v for k, v in weights.items() if ("talker" if k == "kl" else k) in terms and v > 0}
 
@@ -63,17 +89,20 @@ class SpeechObjective:
     def losses(self, micro: Micro, step: int) -> Losses:
         """Sums of the cross-entropies and of the divergence over a micro-batch."""
         batch = self._ahead.take((step, *micro), lambda: self._batch(micro, step)).to(self.opened.device)
+        if isinstance(batch, Heard):
+            logits = forward.predictor_logits(self.tables, batch.hidden, batch.codes)
+            return Losses({"predictor": forward.codes_nll(logits, batch.codes).sum()})
         ask = {f"with_{term}": term in self.weights for term in ("talker", "predictor")}
-        logits = forward.speech_logits(self.tables, batch, self.opened.compute_dtype, **ask)
+        found = forward.speech_logits(self.tables, batch, self.opened.compute_dtype, **ask)
         sums = {}
-        if logits.talker is not None:
-            sums["talker"] = forward.talker_nll(logits, batch).sum()
+        if found.talker is not None:
+            sums["talker"] = forward.talker_nll(found, batch).sum()
             rows = [self.data[i.dataset].rows[i.index] for i in micro]
-            kl = distill.total(logits.talker, [r.frames + (not r.cut) for r in rows], [r.guide for r in rows])
+            kl = distill.total(found.talker, [r.frames + (not r.cut) for r in rows], [r.guide for r in rows])
             if kl is not None and "kl" in self.weights:
                 sums["kl"] = kl
-        if logits.predictor is not None:
-            sums["predictor"] = forward.predictor_nll(logits, batch).sum()
+        if found.predictor is not None:
+            sums["predictor"] = forward.predictor_nll(found, batch).sum()
         return Losses(sums)
 
     def expect(self, micro: Micro, step: int) -> None:
@@ -81,8 +110,36 @@ class SpeechObjective:
         if self.opened.device.type == "cuda":
             self._ahead.start((step, *micro), lambda: self._batch(micro, step).pinned())
 
-    def _batch(self, micro: Micro, step: int) -> prompt.SpeechBatch:
-        return prompt.collate([self._example(i.dataset, i.index, step) for i in micro], self.ids)
+    def remember(self, states: States, batches: Iterable[list[Micro]], progress: Progress | None = None) -> int | None:
+        """Takes what the talker makes of every row from `states` from now on, and computes there what is missing.
+
+        `batches` are those of all steps, from the first. Returns the bytes that are kept; None, and nothing changes, where
+        too few rows come twice in the same layout for it to pay.
+        """
+        wanted: dict[str, Wanted] = {}
+        draws = 0
+        for step, micro in enumerate(batches, start=1):
+            for item in (i for m in micro for i in m):
+                draws += 1
+                place = (item.dataset, item.index, *self._way(item.dataset, item.index, step))
+                if place not in self._keys:
+                    self._keys[place] = key_of(self._laid(*place))
+                key = self._keys[place]
+                wanted[key] = Wanted(key, item.length, partial(self._laid, *place))
+        if draws < PAYS * len(wanted):
+            return None
+        self._states = states
+        return states.fill(wanted, progress)
+
+    def _batch(self, micro: Micro, step: int) -> prompt.SpeechBatch | Heard:
+        if self._states is None:
+            return prompt.collate([self._example(i.dataset, i.index, step) for i in micro], self.ids)
+        keys = [self._keys[i.dataset, i.index, *self._way(i.dataset, i.index, step)] for i in micro]
+        states = torch.cat([self._states.row(key) for key in keys])
+        if self._states.first_layer is None:
+            return Heard(states, torch.cat([self.data[i.dataset].rows[i.index].codes for i in micro]))
+        laid = prompt.collate([self._example(i.dataset, i.index, step) for i in micro], self.ids)
+        return replace(laid, entering=states, first_layer=self._states.first_layer)
 
     def extra(self) -> None:
         """Nothing beside the labels."""
@@ -100,13 +157,18 @@ class SpeechObjective:
         """Nothing to take over."""
 
     def _example(self, dataset: str, index: int, step: int) -> prompt.Example:
-        data = self.data[dataset]
-        row = data.rows[index]
+        return self._laid(dataset, index, *self._way(dataset, index, step))
+
+    def _way(self, dataset: str, index: int, step: int) -> tuple[prompt.Layout, PromptKind]:
+        """How a row is laid out at a step: drawn, but always the same."""
+        row = self.data[dataset].rows[index]
         coin = hashlib.sha256(f"{self.seed}:{step}:{dataset}:{row.line}".encode()).digest()
-        layout = _layout(self.stage.layout, row, coin[0])
         kind: PromptKind = self.stage.prompt if self.stage.prompt != "mixed" else "in_context" if coin[1] % 2 else "x_vector"
-        language = self.opened.language_row(data.language)
-        return data.example(row, language, layout, kind, self.opened.tokenizer)
+        return _layout(self.stage.layout, row, coin[0]), kind
+
+    def _laid(self, dataset: str, index: int, layout: prompt.Layout, kind: PromptKind) -> prompt.Example:
+        data = self.data[dataset]
+        return data.example(data.rows[index], self.opened.language_row(data.language), layout, kind, self.opened.tokenizer)
 
 
 def _layout(asked: Literal["streaming", "non_streaming", "mixed"], row: SpeechRow, coin: int) -> prompt.Layout:

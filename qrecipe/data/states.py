@@ -1,0 +1,150 @@
+"""States of the talker that nothing which trains can change, computed once and kept in the user's cache.
+
+Rows are spread over shards by their own content, and a shard is computed whole and in one order whatever was there
+before, so that a run that was stopped gives the bytes that it would have given undisturbed. A shard is a safetensors file
+whose name holds the hash of its bytes: what does not verify is computed again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from qrecipe.files import digest, replacing, sha256
+from qrecipe.model import forward, layers, prompt
+from qrecipe.model.opened import Opened
+
+STATES = 1
+"""Raised whenever the same row would have other states."""
+SHARD = 16_384
+"""Frames of a shard, about."""
+AT_ONCE = 8_192
+"""Frames that are computed at once on a GPU."""
+ON_A_CPU = 400
+
+Progress = Callable[[int, int], None]
+"""Told (rows done, of)."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A row in one way of laying it out."""
+
+    key: str
+    """Names its content."""
+    frames: int
+    example: Callable[[], prompt.Example]
+
+
+def key_of(example: prompt.Example) -> str:
+    """Names everything of an example that the talker reads."""
+
+    def content(tensor: torch.Tensor | None) -> str | None:
+        return None if tensor is None else hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest()
+
+    return digest(
+        [
+            example.role,
+            example.body,
+            content(example.codes),
+            content(example.x_vector),
+            example.language,
+            example.layout,
+            example.reference_body,
+            content(example.reference_codes) if example.reference_body is not None else None,
+        ]
+    )
+
+
+class States:
+    """What enters a layer of the talker, or the hidden states that predict frames, by row."""
+
+    def __init__(self, cache: Path, opened: Opened, tables: forward.Tables, first_layer: int | None, talker: Any) -> None:
+        """
+        Args:
+            first_layer: the layer whose input is kept, [positions, hidden] of every row; None: hidden states, [frames, hidden].
+            talker: names the weights below that layer, as a value for canonical JSON.
+        """
+        self.first_layer = first_layer
+        self._opened, self._tables = opened, tables
+        self.folder = cache / "states" / digest([STATES, talker, first_layer, str(opened.compute_dtype)])[:16]
+        self._found: dict[str, Any] = {}
+        """Row -> opened shard."""
+
+    def fill(self, wanted: Mapping[str, Wanted], progress: Progress | None = None) -> int:
+        """Computes what is not there yet; returns the bytes of all that was asked for."""
+        done = size = 0
+        for group in _groups(wanted.values()):
+            name = digest([w.key for w in group])[:32]
+            file = self._verified(name) or self._make(name, group)
+            shard = safe_open(str(file), framework="pt")
+            self._found.update(dict.fromkeys((w.key for w in group), shard))
+            done, size = done + len(group), size + file.stat().st_size
+            if progress is not None:
+                progress(done, len(wanted))
+        return size
+
+    def row(self, key: str) -> torch.Tensor:
+        """States of a row that was asked for."""
+        found: torch.Tensor = self._found[key].get_tensor(key)
+        return found
+
+    def _verified(self, name: str) -> Path | None:
+        for file in self.folder.glob(f"{name}-*.safetensors"):
+            if sha256(file).startswith(file.stem.partition("-")[2]):
+                with suppress(OSError):  # a cache of somebody else's may be read only
+                    os.utime(file)  # an entry that is used is not garbage
+                return file
+            file.unlink(missing_ok=True)
+        return None
+
+    def _make(self, name: str, group: Sequence[Wanted]) -> Path:
+        tensors: dict[str, torch.Tensor] = {}
+        at_once = ON_A_CPU if self._opened.device.type == "cpu" else AT_ONCE
+        batch: list[Wanted] = []
+        for i, w in enumerate(group):
+            batch.append(w)
+            if i + 1 == len(group) or sum(b.frames for b in batch) + group[i + 1].frames > at_once:
+                tensors.update(zip((b.key for b in batch), self._compute([b.example() for b in batch]), strict=True))
+                batch = []
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with replacing(self.folder / f"{name}.part") as temporary:
+            save_file(tensors, str(temporary))
+            content = sha256(temporary)
+        file = self.folder / f"{name}-{content[:32]}.safetensors"
+        os.replace(self.folder / f"{name}.part", file)
+        return file
+
+    def _compute(self, examples: list[prompt.Example]) -> list[torch.Tensor]:
+        opened = self._opened
+        batch = prompt.collate(examples, prompt.ControlIds.of(opened.config)).to(opened.device)
+        with torch.no_grad(), opened.autocast():
+            if self.first_layer is None:
+                states = forward.label_hidden(self._tables, batch, opened.compute_dtype)[batch.frame_label]
+                sizes = [len(e.codes) for e in examples]
+            else:
+                x = forward.input_embeddings(self._tables, batch, opened.compute_dtype)
+                states = layers.decode(opened.talker.model, x, layers.Rows(batch.lengths, x.device), stop=self.first_layer)
+                sizes = list(batch.lengths)
+        return [part.clone() for part in torch.split(states.cpu(), sizes)]
+
+
+def _groups(wanted: Any) -> list[list[Wanted]]:
+    """Rows by shard, each in one order. A row's shard depends on its own content, so that a row more changes one shard."""
+    rows = sorted(wanted, key=lambda w: w.key)
+    digits, total = 0, sum(w.frames for w in rows)
+    while total / 16**digits > SHARD:
+        digits += 1
+    groups: dict[str, list[Wanted]] = {}
+    for w in rows:
+        groups.setdefault(w.key[:digits], []).append(w)
+    return [sorted(g, key=lambda w: (w.frames, w.key)) for g in groups.values()]
