@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from functools import cache
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -31,9 +32,21 @@ def compiled(on: bool) -> Iterator[None]:
         _compiling = before
 
 
+def _compiled(formula: Callable[..., Any], *arguments: Any) -> Any:
+    """Calls a formula compiled for the widths of its arguments and any number of rows."""
+    tensors = [a for a in arguments if isinstance(a, torch.Tensor)]
+    for tensor in tensors:
+        if tensor.ndim > 1 or not tensor.is_floating_point():
+            torch._dynamo.maybe_mark_dynamic(tensor, 0)
+    return _compile(formula, tuple(t.shape[1:] for t in tensors))(*arguments)
+
+
 @cache
-def _compile(formula: Callable[..., Any]) -> Callable[..., Any]:
-    made: Callable[..., Any] = torch.compile(formula, dynamic=True, fullgraph=True)
+def _compile(formula: Callable[..., Any], widths: tuple[tuple[int, ...], ...]) -> Callable[..., Any]:
+    """One function for each set of widths: torch takes whatever has had two sizes in one function for a number that varies."""
+    torch._dynamo.config.recompile_limit = 64  # what requires a gradient differs by stage, and each way is a compilation
+    alone = FunctionType(formula.__code__.replace(), formula.__globals__, formula.__name__)
+    made: Callable[..., Any] = torch.compile(alone, fullgraph=True)
     return made
 
 
@@ -43,7 +56,7 @@ def trouble(device: torch.device) -> str | None:
     x = torch.ones(2, 8, device=device, requires_grad=True)
     try:
         with silence():
-            _compile(_rms_norm)(x, torch.ones(8, device=device), 1e-6).sum().backward()
+            _compiled(_rms_norm, x, torch.ones(8, device=device), 1e-6).sum().backward()
     except Exception as e:  # whatever a compiler that is not there makes of it
         return (str(e).strip().splitlines() or [type(e).__name__])[0][:200]
     return None
@@ -53,7 +66,7 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     """Root mean square norm over the last dimension (Zhang and Sennrich 2019, arXiv:1910.07467): [..., width] -> [..., width]."""
     found: torch.Tensor
     if _compiling:
-        found = _compile(_rms_norm)(x, weight, eps)
+        found = _compiled(_rms_norm, x, weight, eps)
         return found
     found = _RmsNorm.apply(x, weight, eps)
     return found
@@ -63,7 +76,7 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
     """Rotary position embedding (Su et al. 2021, arXiv:2104.09864): [n, heads, width] by [n, 1, width / 2]."""
     found: torch.Tensor
     if _compiling:
-        found = _compile(_rotate)(x, cos, sin)
+        found = _compiled(_rotate, x, cos, sin)
         return found
     found = _Rotate.apply(x, cos, sin)
     return found
@@ -72,7 +85,7 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
 def norm_rotate(x: torch.Tensor, weight: torch.Tensor, eps: float, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """`rms_norm` and then `rotate`, as one kernel where it is compiled."""
     if _compiling:
-        found: torch.Tensor = _compile(_norm_rotate)(x, weight, eps, cos, sin)
+        found: torch.Tensor = _compiled(_norm_rotate, x, weight, eps, cos, sin)
         return found
     return rotate(rms_norm(x, weight, eps), cos, sin)
 
@@ -80,7 +93,7 @@ def norm_rotate(x: torch.Tensor, weight: torch.Tensor, eps: float, cos: torch.Te
 def add_norm(x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
     """x + y, and its `rms_norm`."""
     if _compiling:
-        found: tuple[torch.Tensor, torch.Tensor] = _compile(_add_norm)(x, y, weight, eps)
+        found: tuple[torch.Tensor, torch.Tensor] = _compiled(_add_norm, x, y, weight, eps)
         return found
     total = x + y
     return total, rms_norm(total, weight, eps)
@@ -90,7 +103,7 @@ def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     """silu(gate) * up (Shazeer 2020, arXiv:2002.05202)."""
     found: torch.Tensor
     if _compiling:
-        found = _compile(_swiglu)(gate, up)
+        found = _compiled(_swiglu, gate, up)
         return found
     found = _SwiGlu.apply(gate, up)
     return found
@@ -100,7 +113,7 @@ def nll(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Negative log-likelihood of labels: [n, classes] and [n] -> [n] float32, nats."""
     found: torch.Tensor
     if _compiling:
-        found = _compile(_nll)(logits, labels)
+        found = _compiled(_nll, logits, labels)
         return found
     found = _Nll.apply(logits, labels)
     return found

@@ -95,9 +95,10 @@ def _try(
         for term, n in objective.labels(m, step).items():
             labels[term] = labels.get(term, 0) + n
     found = Gradients(dict.fromkeys(labels, 0.0))
+    parts: list[tuple[Micro, str, torch.Tensor]] = []
     for piece in (p for m in mine(micro, world) for p in memory.pieces(m)):
         try:
-            _add(opened, objective, piece, step, labels, found)
+            parts += ((piece, term, mean) for term, mean in _add(opened, objective, piece, step, labels).items())
         except torch.OutOfMemoryError:
             return None, piece
     extra = objective.extra()
@@ -105,21 +106,21 @@ def _try(
         if extra.requires_grad:
             extra.backward()  # type: ignore[no-untyped-call]  # torch's own annotation is missing
         found.means["anchor"] = float(extra.detach())
-    return found, None
-
-
-def _add(opened: Opened, objective: Objective, piece: Micro, step: int, labels: dict[str, int], found: Gradients) -> None:
-    with opened.autocast():
-        losses = objective.losses(piece, step)
-    terms = []
-    for term, value in losses.sums.items():
-        mean = value / max(1, labels[term])
-        known = float(mean.detach())
+    # Read after everything is on its way: a number that is read waits for the GPU.
+    for (piece, term, _), known in zip(parts, torch.stack([m for _, _, m in parts]).tolist() if parts else (), strict=True):
         found.means[term] += known
         if not math.isfinite(known):
             found.bad += [i for i in piece if i not in found.bad]
-        if mean.requires_grad:
-            terms.append(objective.weights[term] * mean)
+    return found, None
+
+
+def _add(opened: Opened, objective: Objective, piece: Micro, step: int, labels: dict[str, int]) -> dict[str, torch.Tensor]:
+    """Adds a piece's gradients; returns its part of each term's mean."""
+    with opened.autocast():
+        losses = objective.losses(piece, step)
+    means = {term: value / max(1, labels[term]) for term, value in losses.sums.items()}
+    terms = [objective.weights[term] * mean for term, mean in means.items() if mean.requires_grad]
     if not terms:
         raise EngineError("no loss term reaches what trains")
     torch.stack(terms).sum().backward()  # type: ignore[no-untyped-call]  # torch's own annotation is missing
+    return {term: mean.detach() for term, mean in means.items()}

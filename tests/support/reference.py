@@ -24,28 +24,29 @@ class Reference:
 def losses(talker: Any, config: Any, examples: list[prompt.Example]) -> Reference:
     """Both losses of examples through the stock talker and its predictor; every weight is the modules' own."""
     ids = prompt.ControlIds.of(config)
+    device = talker.codec_head.weight.device
     laid = []
     for given in examples:
-        e = replace(given, codes=given.codes.clone())  # what was made in inference mode cannot be differentiated through
+        e = replace(given, codes=given.codes.clone().to(device))  # what was made in inference mode cannot be differentiated through
         assert e.x_vector is not None
         reference = None if e.reference_codes is None else prompt.Reference(e.reference_body or [], len(e.reference_codes))
         positions = prompt.build(ids, e.role, e.body, len(e.codes), layout=e.layout, language=e.language, speaker=True, reference=reference)
-        heard = torch.cat([e.reference_codes, e.codes]) if e.reference_codes is not None else e.codes
-        x = talker.text_projection(talker.get_text_embeddings()(torch.tensor(positions.text)))
-        codec = talker.get_input_embeddings()(torch.tensor(positions.codec).clamp(min=0))
-        x = x + codec * (torch.tensor(positions.codec) != prompt.NONE).unsqueeze(1)
-        frames = _frames(talker, heard).sum(1)[torch.tensor(positions.frame).clamp(min=0)]
-        x = x + frames * (torch.tensor(positions.frame) != prompt.NONE).unsqueeze(1)
-        voice = torch.zeros(len(positions), 1)
+        heard = torch.cat([e.reference_codes.to(device), e.codes]) if e.reference_codes is not None else e.codes
+        x = talker.text_projection(talker.get_text_embeddings()(torch.tensor(positions.text, device=device)))
+        codec = talker.get_input_embeddings()(torch.tensor(positions.codec, device=device).clamp(min=0))
+        x = x + codec * (torch.tensor(positions.codec, device=device) != prompt.NONE).unsqueeze(1)
+        frames = _frames(talker, heard).sum(1)[torch.tensor(positions.frame, device=device).clamp(min=0)]
+        x = x + frames * (torch.tensor(positions.frame, device=device) != prompt.NONE).unsqueeze(1)
+        voice = torch.zeros(len(positions), 1, device=device)
         voice[positions.speaker] = 1.0
-        x = x + voice * e.x_vector
+        x = x + voice * e.x_vector.to(device)
         laid.append((x, positions.first, e))
     inputs = torch.nn.utils.rnn.pad_sequence([x for x, _, _ in laid], batch_first=True)
     states = talker.model(inputs_embeds=inputs, use_cache=False).last_hidden_state
-    hidden, talker_loss, predictor_loss = [], torch.zeros(()), torch.zeros(())
+    hidden, talker_loss, predictor_loss = [], torch.zeros((), device=device), torch.zeros((), device=device)
     for row, (_, first, e) in enumerate(laid):
         end = [] if e.cut else [ids.eos]
-        labels = torch.tensor([*e.codes[:, 0].tolist(), *end])
+        labels = torch.tensor([*e.codes[:, 0].tolist(), *end], device=device)
         mine = states[row, first : first + len(labels)]
         hidden.append(mine)
         talker_loss = talker_loss + F.cross_entropy(talker.codec_head(mine), labels, reduction="sum")

@@ -1,0 +1,161 @@
+"""Measures rows of a table, each in a process of its own, and writes `OUT/rows/NAME.json`, `OUT/results.json` and `OUT/table.md`.
+
+A row that is there already is not measured again, so that the same command goes on where it was stopped:
+
+    python -m benchmarks gpu --out measured --minutes 9           on one GPU; again until it says that all rows are there
+    python -m benchmarks gpu --stock ~/Qwen3-TTS                  with the public script, from `git clone https://github.com/QwenLM/Qwen3-TTS`
+    OMP_NUM_THREADS=1 python -m benchmarks cpu --out measured     the demo's stages, encoding and speaking on a CPU
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+GPU = [
+    "rows", "predictor", "layers", "agreement", "rows-plain", "predictor-4096", "predictor-plain", "predictor-again",
+    "rows-both", "lora", "upper", "layers-plain", "everything", "encoding", "speaking", "stock", "stock-predictor",
+]  # fmt: skip
+"""What decides first comes first."""
+CPU = ["demo-language", "demo-talker", "encoding", "speaking"]
+SHOWN = (
+    "frames/s",
+    "caching frames/s",
+    "frames/s over 3 epochs with caching",
+    "peak GB",
+    "estimated GB",
+    "first step s",
+    "s a step",
+    "s a look",
+)
+
+
+def main() -> int:
+    """Measures what is missing."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("where", choices=("gpu", "cpu"))
+    parser.add_argument("--out", type=Path, default=Path("measured"))
+    parser.add_argument("--rows", help="names, by commas; default: all")
+    parser.add_argument("--minutes", type=float, default=9.0, help="no row is begun after this long")
+    parser.add_argument("--shape", choices=("1.7b", "0.6b", "mini"), default="1.7b", help="of the GPU's rows")
+    parser.add_argument("--steps", type=int, default=20, help="in each of three stretches")
+    parser.add_argument("--clips", type=int, default=1200)
+    parser.add_argument("--stock", type=Path, help="a checkout of github.com/QwenLM/Qwen3-TTS; without it those rows are left out")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.one:
+        print(json.dumps(_measure(given.one, given)))
+        return 0
+    names = given.rows.split(",") if given.rows else GPU if given.where == "gpu" else CPU
+    if given.stock is None:
+        names = [n for n in names if not n.startswith("stock")]
+    (given.out / "rows").mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    for name in names:
+        file = given.out / "rows" / f"{name}.json"
+        left = given.minutes * 60 - (time.monotonic() - began)
+        if file.is_file():
+            continue
+        if left < 20:
+            break
+        print(f"{name} ...", flush=True)
+        command = [sys.executable, "-m", "benchmarks", *sys.argv[1:], "--one", name]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=left, check=False)
+        except subprocess.TimeoutExpired:
+            print(f"  no time left for {name}")
+            break
+        lines = done.stdout.strip().splitlines()
+        if done.returncode:
+            (given.out / "rows" / f"{name}.error.txt").write_text(done.stdout + done.stderr)
+            print(f"  failed: {(done.stderr.strip().splitlines() or ['?'])[-1][:200]}; all of it is in rows/{name}.error.txt", flush=True)
+            continue
+        file.write_text(lines[-1] + "\n")
+        print("  " + lines[-1][:400], flush=True)
+    missing = _write(given.out, names)
+    print((given.out / "table.md").read_text())
+    print(f"missing: {', '.join(missing)}; the same command goes on" if missing else "all rows are there")
+    return 0
+
+
+def _measure(name: str, given: argparse.Namespace) -> dict[str, Any]:
+    import torch
+
+    from benchmarks import demo, speech, stock, training
+
+    device = torch.device("cuda" if given.where == "gpu" and torch.cuda.is_available() else "cpu")
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = name != "agreement"
+    began = time.perf_counter()
+    base = "builtin:mini" if given.where == "cpu" or given.shape == "mini" else str(_base(given))
+    if name in training.CASES:
+        found = training.run(name, given.shape, device, given.steps, given.clips)
+    elif name == "agreement":
+        found = training.agreement(given.shape, device)
+    elif name.startswith("demo-"):
+        found = demo.run(name.removeprefix("demo-"), min(given.steps, 8))
+    elif name == "encoding":
+        found = speech.encoding(base, 30.0 if device.type == "cuda" else 2.0)
+    elif name == "speaking":
+        found = speech.speaking(base, [8, 32] if device.type == "cuda" else [2, 8, 16], 60)
+    else:
+        only = "talker.code_predictor" if name == "stock-predictor" else None
+        found = stock.run(given.stock, _base(given), given.out, given.steps, only)
+    where = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} thread(s)"
+    versions = {"python": platform.python_version(), **{p: version(p) for p in ("torch", "transformers", "qwen-tts")}}
+    whole = {"seconds in all": round(time.perf_counter() - began, 1), "date": time.strftime("%Y-%m-%d")}
+    return {"row": name, **found, **whole, "shape": given.shape if given.where == "gpu" else "mini", "machine": where, "versions": versions}
+
+
+def _base(given: argparse.Namespace) -> Path:
+    """A base folder of the shape with random weights, for what opens one; made once."""
+    from tests.gpu.random_base import write
+
+    folder: Path = given.out / f"base-{given.shape}"
+    if not (folder / "model.safetensors").is_file() or not (folder / "speech_tokenizer" / "config.json").is_file():
+        write(given.shape, folder)
+    return folder.resolve()
+
+
+def _write(out: Path, names: list[str]) -> list[str]:
+    """The results so far; returns the rows that are missing."""
+    rows = [json.loads(f.read_text()) for f in (out / "rows" / f"{n}.json" for n in names) if f.is_file()]
+    _replace(out / "results.json", json.dumps(rows, indent=1) + "\n")
+    shown = [key for key in SHOWN if any(key in r for r in rows)]
+    lines = ["| row | " + " | ".join(shown) + " | else |", "|" + "---|" * (len(shown) + 2)]
+    told = {*SHOWN, "what", "row", "machine", "versions", "date", "shape", "losses", "steps", "stretches", "seconds in all"}
+    for r in rows:
+        rest = "; ".join(f"{k} {_plain(v)}" for k, v in r.items() if k not in told)
+        lines.append(f"| {r['what']} | " + " | ".join(_plain(r.get(k, "")) for k in shown) + f" | {rest} |")
+    if rows:
+        lines += ["", f"{rows[0]['machine']}, {rows[0]['shape']}, {rows[0]['date']}, {rows[0]['versions']}"]
+    _replace(out / "table.md", "\n".join(lines) + "\n")
+    return [n for n in names if not (out / "rows" / f"{n}.json").is_file()]
+
+
+def _replace(file: Path, text: str) -> None:
+    temporary = file.with_suffix(".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, file)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.4g}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {_plain(v)}" for k, v in value.items())
+    return ", ".join(_plain(v) for v in value) if isinstance(value, list) else str(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

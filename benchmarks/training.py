@@ -1,0 +1,173 @@
+"""One row of the table: a stage trained by the loop that `qrecipe run` uses, on random weights and codes."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import synthetic
+from qrecipe.data.batches import Sampler
+from qrecipe.data.states import States
+from qrecipe.errors import Place
+from qrecipe.model import fused
+from qrecipe.model.weights import Delta, Learner
+from qrecipe.plan import trainable
+from qrecipe.plan.compute import Volume, compute
+from qrecipe.recipe.reader import Node
+from qrecipe.recipe.stage import SpeechStage
+from qrecipe.train.loop import StepReport, train_stage
+from qrecipe.train.speech import SpeechObjective
+
+REPEATS = 3
+EPOCHS = 3
+"""Over which the caching pass is spread."""
+PREDICTOR = {"match": "talker.code_predictor", "except": ["talker.code_predictor.model.codec_embedding"], "lr": 1e-5}
+ROWS = [
+    {"match": "talker.model.text_embedding", "rows": "seen", "lr": 1e-4},
+    {"match": "talker.model.codec_embedding", "rows": "languages", "lr": 1e-3},
+]
+LAYERS = {"match": "talker.model.layers", "lr": 1e-6}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A stage to be measured."""
+
+    what: str
+    train: list[dict[str, Any]]
+    frames: int
+    """Frames of a step."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    remember: bool = True
+    """Whether states of frozen layers are kept, where they may be."""
+    compile: bool = True
+
+
+CASES = {
+    "predictor": Case("predictor on kept states", [PREDICTOR], 2048),
+    "predictor-4096": Case("the same, 4,096 frames a step", [PREDICTOR], 4096),
+    "predictor-plain": Case("the same, not compiled", [PREDICTOR], 2048, compile=False),
+    "predictor-again": Case("predictor, the talker computed in every step", [PREDICTOR], 2048, remember=False),
+    "rows": Case("text rows and language row, the talker's loss", ROWS, 4096, {"predictor_weight": 0.0}),
+    "rows-plain": Case("the same, not compiled", ROWS, 4096, {"predictor_weight": 0.0}, compile=False),
+    "rows-both": Case("text rows and language row, both losses", ROWS, 2048),
+    "layers": Case("all layers of the talker, both losses", [LAYERS], 2048),
+    "layers-plain": Case("the same, not compiled", [LAYERS], 2048, compile=False),
+    "upper": Case("layers 20 to 27 on kept states", [{"match": "talker.model.layers.20-27", "lr": 1e-6}], 2048),
+    "lora": Case("LoRA of rank 16 on all layers, both losses", [{**LAYERS, "lora": {"rank": 16, "alpha": 32}}], 2048),
+    "everything": Case("everything", [{"match": "talker", "lr": 1e-6}], 2048),
+}
+
+
+def run(name: str, shape: str, device: torch.device, steps: int, clips: int) -> dict[str, Any]:
+    """Measures a case: frames a second as the median of `REPEATS` stretches of `steps`, peak memory, compile time."""
+    case = CASES[name]
+    opened = synthetic.model(shape, device)
+    data = synthetic.clips(opened, clips)
+    total = 2 + REPEATS * steps
+    train = [{**t, "match": t["match"].replace("20-27", "4-5")} if shape == "mini" else t for t in case.train]
+    fields = {"id": "s", "objective": "speech", "data": ["speech"], "train": train, "steps": total, "layout": "streaming"}
+    stage = SpeechStage.model_validate({**fields, "batch": {"frames": case.frames}, **case.settings})
+    shapes = synthetic.shapes_of(shape)
+    seen = sorted({t for r in data.rows for t in r.body})
+    resolved, problems = trainable.resolve(stage, Node({}, Place("benchmark")), shapes, {"malay": synthetic.LANGUAGE_ROW}, seen)
+    assert not problems, problems
+    own = sum(r.frames for r in data.rows)
+    found = compute(stage, resolved, shapes, Volume(len(data.rows), own, sum(len(r.body) for r in data.rows)))
+    assert found is not None
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    learner = Learner(opened.net, resolved, Delta())
+    objective = SpeechObjective(stage, opened, learner.tables, {"speech": data}, 0, found.terms)
+    sampler = Sampler(objective.lengths(), {}, stage.batch, 0)
+    batches = list(islice(sampler.batches(), total))
+    result: dict[str, Any] = {"what": case.what, "frames a step": case.frames, "trained": resolved.parameters, "losses": list(found.terms)}
+    with tempfile.TemporaryDirectory() as cache, fused.compiled(case.compile and device.type == "cuda"):
+        if case.remember and found.cached is not None:
+            began = time.perf_counter()
+            states = States(Path(cache), opened, learner.tables, found.first_layer, "benchmark")
+            result["kept bytes"] = objective.remember(states, [*batches, *sampler.epoch(0), *sampler.epoch(1)])
+            result["caching frames/s"] = round(own / (time.perf_counter() - began))
+        marks = [time.perf_counter()]
+        seconds: list[float] = []
+
+        def note(report: StepReport) -> None:
+            marks.append(time.perf_counter())
+            seconds.append(marks[-1] - marks[-2])
+
+        last = train_stage(stage, opened, learner, objective, sampler, on_step=note)
+    frames = [sum(i.length for m in step for i in m) for step in batches]
+    stretches = [range(2 + r * steps, 2 + (r + 1) * steps) for r in range(REPEATS)]
+    rates = [sum(frames[i] for i in s) / sum(seconds[i] for i in s) for s in stretches]
+    result |= {
+        "frames/s": round(statistics.median(rates)),
+        "stretches": [round(r) for r in rates],
+        "first step s": round(seconds[0], 2),
+        "loss": last.losses,
+    }
+    if "caching frames/s" in result:
+        result[f"frames/s over {EPOCHS} epochs with caching"] = round(
+            EPOCHS / (1 / result["caching frames/s"] + EPOCHS / result["frames/s"])
+        )
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated()
+        result |= {
+            "peak GB": round(peak / 1e9, 2),
+            "estimated GB": round(found.peak / 1e9, 2),
+            "estimate / peak": round(found.peak / peak, 3),
+        }
+    learner.close()
+    return result
+
+
+def agreement(shape: str, device: torch.device, steps: int = 50) -> dict[str, Any]:
+    """Losses of the fast path in bfloat16 beside those of the plain loop in float32: same weights, data, batches and rates."""
+    from tests.support import reference
+
+    entry = [
+        {"match": "talker.model.layers.4-5" if shape == "mini" else "talker.model.layers.24-27", "lr": 1e-5},
+        {**PREDICTOR, "lr": 1e-5},
+    ]
+    fields = {"id": "s", "objective": "speech", "data": ["speech"], "train": entry, "steps": steps, "layout": "streaming", "warmup": 0.0}
+    stage = SpeechStage.model_validate({**fields, "schedule": "constant", "batch": {"frames": 512}})
+    curves: list[list[dict[str, float]]] = []
+    for plain in (False, True):
+        opened = synthetic.model(shape, device, None)
+        if plain:
+            opened.net.float()
+        data = synthetic.clips(opened, 24)
+        resolved, _ = trainable.resolve(stage, Node({}, Place("benchmark")), synthetic.shapes_of(shape), {}, [])
+        learner = Learner(opened.net, resolved, Delta())
+        objective = SpeechObjective(stage, opened, learner.tables, {"speech": data}, 0)
+        sampler = Sampler(objective.lengths(), {}, stage.batch, 0)
+        curve: list[dict[str, float]] = []
+        if not plain:
+            with fused.compiled(device.type == "cuda"):
+                train_stage(stage, opened, learner, objective, sampler, on_step=lambda r: curve.append(r.losses))  # noqa: B023
+        else:
+            groups = [{"params": g.parameters, "lr": g.lr} for g in learner.groups]
+            optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0)
+            for step in islice(sampler.batches(), steps):
+                rows = [data.rows[i.index] for m in step for i in m]
+                examples = [data.example(r, synthetic.LANGUAGE_ROW, "streaming", "x_vector", opened.tokenizer) for r in rows]
+                made = reference.losses(opened.talker, opened.config, examples)
+                frames = sum(r.frames for r in rows)
+                means = {"talker": made.talker / (frames + len(rows)), "predictor": made.predictor / (frames * (opened.groups - 1))}
+                optimizer.zero_grad()
+                (means["talker"] + stage.predictor_weight * means["predictor"]).backward()
+                torch.nn.utils.clip_grad_norm_(list(learner.parameters()), stage.clip)
+                optimizer.step()
+                curve.append({k: float(v.detach()) for k, v in means.items()})
+        learner.close()
+        curves.append(curve)
+        del opened, learner, objective
+    apart = {term: max(abs(a[term] - b[term]) for a, b in zip(*curves, strict=True)) for term in ("talker", "predictor")}
+    ends = {term: [curves[1][0][term], curves[0][-1][term], curves[1][-1][term]] for term in apart}
+    return {"what": f"{steps} steps beside a plain float32 loop", "largest difference": apart, "first, last, last in float32": ends}
