@@ -40,13 +40,18 @@ def redact(text: str) -> str:
     >>> redact("https://me:pass@example.org")
     'https://[secret]@example.org'
     """
-    for value in _environment(tuple(sorted((k, v) for k, v in os.environ.items() if _NAMES.search(k)))):
+    for value in _environment(tuple(os.environ.get(k, "") for k in os.environ if _names_secret(k))):
         text = text.replace(value, HIDDEN)
     return _CONTROL.sub("?", _FORMS.sub(HIDDEN, text))
 
 
+@lru_cache(maxsize=1024)
+def _names_secret(variable: str) -> bool:
+    return _NAMES.search(variable) is not None
+
+
 @lru_cache(maxsize=8)
-def _environment(variables: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
+def _environment(values: tuple[str, ...]) -> tuple[str, ...]:
     """Values to hide, longest first. Names of files and plain words of settings stay readable."""
-    values = {v for _, v in variables if len(v) >= MIN_LENGTH and not v.startswith(("/", "~", "."))}
-    return tuple(sorted(values, key=len, reverse=True))
+    hidden = {v for v in values if len(v) >= MIN_LENGTH and not v.startswith(("/", "~", "."))}
+    return tuple(sorted(hidden, key=len, reverse=True))

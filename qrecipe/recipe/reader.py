@@ -12,6 +12,7 @@ import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,17 @@ def read_text(text: str, name: str, problems: list[Problem] | None = None) -> No
         problems: takes what is wrong but leaves the rest of the text readable (a duplicate key, an anchor), so that a
             caller can go on and find more; without it these are raised as well.
     """
+    node, found = _read(text, name)
+    if found and problems is None:
+        raise RecipeError(found)
+    if problems is not None:
+        problems.extend(found)
+    return node
+
+
+@lru_cache(maxsize=16)
+def _read(text: str, name: str) -> tuple[Node, list[Problem]]:
+    """The tree, and what leaves it readable. Remembered: recipes of one command often extend one template."""
     found: list[Problem] = []
     strange = _BREAKS.search(text)
     if strange is not None:  # PyYAML takes them for line ends, YAML 1.2 and editors do not
@@ -159,11 +171,7 @@ def read_text(text: str, name: str, problems: list[Problem] | None = None) -> No
     if node is None:
         raise RecipeError(Problem("QR002", "the file is empty", Place(name)))
     found.extend(builder.tabs())
-    if found and problems is None:
-        raise RecipeError(found)
-    if problems is not None:
-        problems.extend(found)
-    return node
+    return node, found
 
 
 _LOADER: Any = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
