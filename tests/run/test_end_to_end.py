@@ -17,8 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from qrecipe.cli import main
+from qrecipe.plan.patterns import matches
+from qrecipe.run.store import RunStore
 from tests.support import audio, recipes
 from tests.support.bases import load_weights
 from tests.support.shared import Finished
@@ -202,6 +205,29 @@ def changed_tensors(bundle: Path, base: Path) -> set[str]:
 CODEC = {"talker.model.codec_embedding.weight"}
 PROJECTION = {f"talker.text_projection.linear_fc{i}.{p}" for i in (1, 2) for p in ("weight", "bias")}
 HEAD = {"talker.codec_head.weight"}
+
+
+def test_low_rank_deltas_become_ordinary_weights(tiny: Callable[..., Path], cli: Callable[..., Done], mini: Any, tmp_path: Path) -> None:
+    """From recipe to bundle: attention of two layers moves by matrices of the rank, counted so by plan and lock, and nothing else moves."""
+    rank, alpha, attention = 2, 4.0, "talker.model.layers.0-1.self_attn"
+    train = [{"match": attention, "lr": 0.05, "lora": {"rank": rank, "alpha": alpha}}]
+    file = tiny(stages=[recipes.stage(train=train, steps=2)], accept=[PASSES])
+    done = cli("run", file)
+    assert done.code == 0, done.err
+    base = load_weights(mini.folder)
+    linear = {n for n in base if matches(attention, n) and "_proj.weight" in n}
+    assert changed_tensors(Path(done.result["bundle"]), mini.folder) == linear | CODEC, "the language's row stands at its init"
+    lock = json.loads((tmp_path / "recipe.lock").read_text())
+    assert lock["stages"][0]["tensors"] == {n: rank * sum(base[n].shape) for n in sorted(linear)}
+    fingerprint = json.loads((tmp_path / "runs" / "tiny" / "run.json").read_text())["stages"][0]["fingerprint"]
+    stored = RunStore(tmp_path / "runs" / "tiny").load_stage(fingerprint)
+    assert stored is not None
+    for name in linear:
+        sizes = torch.linalg.svdvals((stored.delta.whole[name] - base[name].float()).double())
+        assert sizes[rank] < 1e-4 * sizes[0] < sizes[rank - 1], name
+    again = cli("run", file)
+    assert again.code == 0
+    assert [e["event"] for e in events(tmp_path / "runs")].count("stage_reused") == 1
 
 
 def test_a_failed_gate_stops_the_run(tiny: Callable[..., Path], cli: Callable[..., Done]) -> None:
