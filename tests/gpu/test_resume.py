@@ -1,12 +1,22 @@
-"""Going on after a stop, and running out of memory, on a GPU. Run by hand: `pytest -m gpu tests/gpu/test_resume.py -s`.
+"""Going on after a stop, and running out of memory, on a GPU. Run by hand, with no network; either prints the figures of
+docs/reliability.md:
 
-A GPU adds in another order from run to run, so that two undisturbed runs differ as well. Prints both differences, which go into
-docs/reliability.md.
+    python -m tests.gpu.test_resume
+    pytest -m gpu tests/gpu/test_resume.py -s
+
+A GPU adds in another order from run to run, so that two undisturbed runs differ as well; what a stop does is measured beside
+that. Without a GPU the first form still measures the stop: on a CPU nothing differs.
 """
 
 from __future__ import annotations
 
+import gc
 import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,106 +26,195 @@ import torch
 from qrecipe.recipe import load
 from qrecipe.run.engine import run
 from qrecipe.run.store import RunStore
-from tests.support import recipes
+from tests.support import audio, recipes
 
 pytestmark = pytest.mark.gpu
 
 STEPS = 12
 BOUND = 0.05
 """Largest distance between two results, as a share of how far training moved the weights."""
+CLIPS, SECONDS = 40, 4.0
+"""Of the batch that shall not fit: 2,000 frames, whose states and logits need many times the memory of the embedded base."""
+SHARES = (0.6, 0.4, 0.25)
+"""Of the memory that the whole batch took, tried in turn until it does not fit."""
+
+Weights = dict[str, torch.Tensor]
 
 
-def go(folder: Path, stop: int | None = None, frames: int = 80) -> list[dict[str, Any]]:
-    """One run; `stop` is a step at which it is interrupted. Returns its events."""
+@dataclass(frozen=True)
+class Stopped:
+    """How far results lie from that of an undisturbed run, as shares of what training changed."""
+
+    twice: float
+    """Of another undisturbed run."""
+    stopped: float
+    """Of one that was stopped twice."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """A stage whose batch did not fit, beside the same stage with room."""
+
+    whole_mb: float
+    """Memory that training took beside the model."""
+    allowed_mb: float
+    fits: int
+    """Frames that were computed at once."""
+    apart: float
+    """Distance of the results, as a share of what training changed."""
+    losses: tuple[list[float], list[float]]
+    """The talker's, of every step: whole and split."""
+
+
+def go(
+    folder: Path, stop: int | None = None, on_start: Callable[[], None] | None = None, data: str | None = None, **stage: Any
+) -> list[dict[str, Any]]:
+    """One run; `stop` is a step at which it is interrupted, `on_start` is done before training, `data` another manifest. Returns its events."""
     seen: list[dict[str, Any]] = []
 
     def listener(event: dict[str, Any]) -> None:
         seen.append(event)
+        if event["event"] == "stage_started" and on_start is not None:
+            on_start()
         if event["event"] == "step" and event["step"] == stop:
             raise KeyboardInterrupt
 
-    recipe = recipes.write(folder, recipes.recipe(stages=[recipes.stage(steps=STEPS, batch={"frames": frames}, prompt="mixed")]))
+    content = recipes.recipe(stages=[recipes.stage(**{"steps": STEPS, "prompt": "mixed", **stage})])
+    if data is not None:
+        content["datasets"]["speech"]["path"] = data
+    recipe = recipes.write(folder, content)
     try:
         run(load(recipe), runs=folder / "runs", bundles=folder / "bundles", listener=listener)
     except KeyboardInterrupt:
         assert stop is not None
+    gc.collect()  # the model of a run that was interrupted
     return seen
 
 
-def result(folder: Path) -> dict[str, torch.Tensor]:
+def result(folder: Path) -> Weights:
     """What the stage learned, by tensor."""
-    store = RunStore(folder / "runs" / "tiny")
-    (stage,) = [f for f in (folder / "runs" / "tiny" / "stages").iterdir() if json.loads((f / "result.json").read_text())["stage"]]
-    found = store.load_stage(json.loads((stage / "result.json").read_text())["fingerprint"])
+    latest = json.loads((folder / "runs" / "tiny" / "run.json").read_text())
+    found = RunStore(folder / "runs" / "tiny").load_stage(latest["stages"][0]["fingerprint"])
     assert found is not None
     return {**found.delta.whole, **{k: v for k, (_, v) in found.delta.rows.items()}}
 
 
-def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], start: dict[str, torch.Tensor]) -> float:
+def start(folder: Path) -> Weights:
+    """The same tensors before training: after one step at rates that move nothing."""
+    still = [{**t, "lr": 1e-30} for t in recipes.stage()["train"]]
+    go(folder, steps=1, warmup=0.0, train=still)
+    return result(folder)
+
+
+def distance(one: Weights, other: Weights, before: Weights) -> float:
     """Norm of the difference over the norm of what training changed."""
     apart = sum(float((one[k] - other[k]).pow(2).sum()) for k in one) ** 0.5
-    return float(apart / sum(float((one[k] - start[k]).pow(2).sum()) for k in one) ** 0.5)
+    return float(apart / sum(float((one[k] - before[k]).pow(2).sum()) for k in one) ** 0.5)
 
 
-def folder_of(tmp_path: Path, name: str) -> Path:
-    (tmp_path / name).mkdir()
-    return tmp_path / name
+def place(folder: Path, name: str) -> Path:
+    (folder / name).mkdir(parents=True)
+    return folder / name
 
 
-def test_going_on_is_as_near_as_running_twice(tmp_path: Path) -> None:
-    places = {n: folder_of(tmp_path, n) for n in ("one", "two", "stopped", "start")}
-    go(places["one"])
-    go(places["two"])
+def measure_stop(folder: Path) -> Stopped:
+    """Runs it twice undisturbed, and once stopped at steps 3 and 7."""
+    one, two, stopped = (place(folder, n) for n in ("one", "two", "stopped"))
+    go(one)
+    go(two)
     for stop in (3, 7):
-        go(places["stopped"], stop)
-    events = go(places["stopped"])
+        go(stopped, stop)
+    events = go(stopped)
     assert [e["step"] for e in events if e["event"] == "resumed"] == [7]
     assert [e["step"] for e in events if e["event"] == "step"] == list(range(8, STEPS + 1))
-    recipe = recipes.write(places["start"], recipes.recipe(stages=[recipes.stage(steps=1, warmup=0.0, train=tiny_rates())]))
-    run(load(recipe), runs=places["start"] / "runs", bundles=places["start"] / "bundles")
-    one, start = result(places["one"]), result(places["start"])
-    twice = distance(one, result(places["two"]), start)
-    stopped = distance(one, result(places["stopped"]), start)
-    print(f"\ntwo undisturbed runs: {twice:.2e} of the change; stopped at steps 3 and 7: {stopped:.2e}")
-    assert stopped < BOUND
+    first, before = result(one), start(place(folder, "start"))
+    return Stopped(distance(first, result(two), before), distance(first, result(stopped), before))
 
 
-def tiny_rates() -> list[dict[str, Any]]:
-    """The same entries with rates that move nothing."""
-    return [{**t, "lr": 1e-30} for t in recipes.stage()["train"]]
+def many_clips(folder: Path) -> str:
+    """Writes the recipe's data and many rows beside it; returns the manifest's path."""
+    data = recipes.write_data(folder)
+    rows = []
+    for i in range(CLIPS):
+        clip = audio.write(data / f"many{i}.wav", audio.speech(200 + i, SECONDS))
+        rows.append({"audio": clip.name, "text": recipes.MALAY[i % len(recipes.MALAY)]})
+    recipes.write_rows(data / "many.jsonl", rows)
+    return "data/many.jsonl"
 
 
-def test_a_batch_that_does_not_fit_is_split(tmp_path: Path) -> None:
-    """The memory that torch may take is cut down until the whole batch does not fit."""
-    whole = folder_of(tmp_path, "whole")
-    torch.cuda.reset_peak_memory_stats()
-    events = go(whole, frames=4000)
-    assert not [e for e in events if e["event"] == "memory_split"]
+def measure_split(folder: Path) -> Split:
+    """Runs it with room, then with less memory from the start of training on, until the batch is split."""
     total = torch.cuda.get_device_properties(0).total_memory
-    peak = torch.cuda.max_memory_allocated()
-    split = None
-    for share in (0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6):
-        split = folder_of(tmp_path, f"split-{share}")
+    settings: dict[str, Any] = {"batch": {"frames": 4000}, "layout": "streaming"}
+    before: list[int] = []
+
+    def note() -> None:
         torch.cuda.empty_cache()
-        torch.cuda.set_per_process_memory_fraction(share * peak / total)
+        torch.cuda.reset_peak_memory_stats()
+        before.append(torch.cuda.memory_reserved())
+
+    whole = place(folder, "whole")
+    events = go(whole, on_start=note, data=many_clips(whole), **settings)
+    assert not [e for e in events if e["event"] == "memory_split"], "the batch does not fit as it is"
+    taken = torch.cuda.max_memory_reserved() - before[-1]
+    for share in SHARES:
+        less = place(folder, f"split-{share}")
+
+        def limit(share: float = share) -> None:
+            note()
+            torch.cuda.set_per_process_memory_fraction((before[-1] + share * taken) / total)
+
         try:
-            events = go(split, frames=4000)
-        except Exception as e:  # too little for the model itself: the batch was not what filled the memory
-            pytest.skip(f"{share} of {peak / 1e6:.0f} MB is too little for anything: {e}")
+            events = go(less, on_start=limit, data=many_clips(less), **settings)
         finally:
             torch.cuda.set_per_process_memory_fraction(1.0)
         found = [e for e in events if e["event"] == "memory_split"]
         if found:
-            break
-    assert found, "the batch always fits"
-    print(f"\n{share:.2f} of {peak / 1e6:.0f} MB: split to {found[-1]['fits']} frames at once")
-    one, other = result(whole), result(split)
-    apart = max(float((one[k] - other[k]).abs().max()) for k in one)
-    print(f"largest difference of a weight: {apart:.2e}")
-    losses = [[e["losses"]["talker"] for e in events_of(p) if e["event"] == "step"] for p in (whole, split)]
-    print(f"losses of the last step: {losses[0][-1]:.5f} and {losses[1][-1]:.5f}")
-    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+            apart = distance(result(whole), result(less), start(place(folder, "start")))
+            losses = tuple([e["losses"]["talker"] for e in steps_of(p)] for p in (whole, less))
+            return Split(taken / 1e6, share * taken / 1e6, found[-1]["fits"], apart, (losses[0], losses[1]))
+    raise AssertionError(f"the batch fits into {SHARES[-1]} of {taken / 1e6:.0f} MB as well")
 
 
-def events_of(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "runs" / "tiny" / "events.jsonl").read_text().splitlines()]
+def steps_of(folder: Path) -> list[dict[str, Any]]:
+    events = (json.loads(line) for line in (folder / "runs" / "tiny" / "events.jsonl").read_text().splitlines())
+    return [e for e in events if e["event"] == "step"]
+
+
+def check_stop(found: Stopped) -> None:
+    print(f"two undisturbed runs of {STEPS} steps: {found.twice:.1e} of the change apart; stopped at steps 3 and 7: {found.stopped:.1e}")
+    assert found.stopped < BOUND
+
+
+def check_split(found: Split) -> None:
+    whole, split = found.losses
+    print(
+        f"a batch of {CLIPS * SECONDS * 12.5:,.0f} frames that took {found.whole_mb:,.0f} MB, with {found.allowed_mb:,.0f} MB: split to "
+        f"{found.fits:,} frames at once, result {found.apart:.1e} of the change apart, losses of the last step {whole[-1]:.5f} and {split[-1]:.5f}"
+    )
+    assert found.apart < BOUND
+    assert split == pytest.approx(whole, rel=0.02)
+
+
+def test_going_on_is_as_near_as_running_twice(tmp_path: Path) -> None:
+    check_stop(measure_stop(tmp_path))
+
+
+def test_a_batch_that_does_not_fit_is_split(tmp_path: Path) -> None:
+    check_split(measure_split(tmp_path))
+
+
+def main() -> None:
+    """Prints the figures; ends with an error where a bound does not hold."""
+    gpu = torch.cuda.is_available()
+    name = torch.cuda.get_device_name() if gpu else "CPU"
+    print(f"{name}, torch {torch.__version__}, Python {sys.version.split()[0]}")
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["QRECIPE_CACHE"] = str(Path(folder) / "cache")
+        check_stop(measure_stop(Path(folder) / "stop"))
+        if gpu:
+            check_split(measure_split(Path(folder) / "split"))
+
+
+if __name__ == "__main__":
+    main()
