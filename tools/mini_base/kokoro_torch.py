@@ -3,7 +3,7 @@
 ONNX Runtime runs the graph on a processor alone, at about the speed of speech. Activations are not rounded to 8 bits here,
 so the result is a little nearer to the original network than that of ONNX Runtime.
 
-Whole numbers (shapes, indices) stay on the processor, so that the GPU is waited for twice a sentence.
+Whole numbers (shapes, indices) stay on the processor, so that the GPU is waited for a few times a sentence, not at every operator.
 """
 
 from __future__ import annotations
