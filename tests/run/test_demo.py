@@ -1,0 +1,56 @@
+"""The demo, whole, as `make demo` runs it: the embedded base learns Malay by measures that are not its losses, and keeps its English."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import whisper
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the run said at its end."""
+    folder = tmp_path_factory.mktemp("demo")
+    command = [sys.executable, "-m", "qrecipe", "run", "recipes/malay.yaml", "--runs", str(folder / "runs"), "--bundles", str(folder / "bundles")]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    said: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return said
+
+
+def verdict(demo: dict[str, Any], where: str, metric: str, data: str) -> dict[str, Any]:
+    """The one verdict of a stage, or of `accept`, on a metric of a dataset."""
+    found = demo["accept"] if where == "accept" else next(s for s in demo["stages"] if s["id"] == where)["verdicts"]
+    one: dict[str, Any] = next(v for v in found if (v["metric"], v["data"]) == (metric, data))
+    return one
+
+
+def test_malay_is_expected_and_english_still(demo: dict[str, Any]) -> None:
+    assert demo["status"] == "accepted"
+    malay, english = (verdict(demo, "accept", "talker_nll", data) for data in ("dev", "keep"))
+    assert malay["high"] < -0.7  # measured -1.03, 95 % within -1.17 and -0.91
+    assert english["value"] < 0.05
+
+
+def test_malay_is_understood_better(demo: dict[str, Any]) -> None:
+    whisper.require()
+    heard = verdict(demo, "talker", "cer", "dev")
+    assert heard["measured"] < heard["baseline"] - 0.03
+    assert heard["recordings"] < 0.15
+
+
+def test_it_ends_in_the_right_voice(demo: dict[str, Any]) -> None:
+    assert verdict(demo, "talker", "runaway_rate", "dev")["measured"] <= 0.2
+    assert verdict(demo, "talker", "speaker_similarity", "dev")["measured"] > 0.8
+    assert verdict(demo, "talker", "duration_ratio", "dev")["measured"] > 0.5
