@@ -55,7 +55,7 @@ class Use(Settings):
     text: Annotated[str, Field(min_length=1)] | None = None
     """With `use: self`: the text dataset, where several are in this language."""
     share: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Share of the trained frames (text tokens in `text_lm` and `embedding_match`), between 0 and 1. Datasets without a share divide the rest by their size."""
+    """Share of the trained frames (text tokens in `text_lm` and `embedding_match`), between 0 and 1; default: none, and datasets without a share divide the rest by their size. For replay: a share holds however much of it there is."""
 
     @property
     def is_self(self) -> bool:
@@ -77,7 +77,7 @@ class Batch(Settings):
     """How much is learned from in one optimiser step."""
 
     frames: Annotated[int, Field(ge=1)] = 2000
-    """Codec frames in one micro-batch at most, padding included (`text_lm`, `embedding_match`: text tokens). One row that is longer makes a micro-batch of its own."""
+    """Codec frames, 12.5 a second, in one micro-batch at most, padding included (`text_lm`, `embedding_match`: text tokens). One row that is longer makes a micro-batch of its own. 2000 is 160 seconds of speech; what does not fit a GPU is split without changing the result."""
     accumulate: Annotated[int, Field(ge=1)] = 1
     """Micro-batches to one optimiser step. Raise it for steadier steps where memory keeps `frames` low: losses are sums divided by the labels of all of them, so half of `frames` and twice of this is the same step."""
 
@@ -129,11 +129,11 @@ class SpokenStage(_Stage):
     """What stages that learn frames have in common, whoever spoke them."""
 
     layout: Literal["streaming", "non_streaming", "mixed"] = "mixed"
-    """How text meets frames: one token a frame (the default of `generate_voice_clone`), all text first, or half of the rows each."""
+    """How text meets frames: one token a frame (the default of `generate_voice_clone`), all text first, or half of the rows each, so that the language is learned for both."""
     prompt: Literal["x_vector", "in_context", "mixed"] = "x_vector"
-    """How the voice is given: its x-vector alone, or the reference's text and codes as well (needs `reference_text`)."""
+    """How the voice is given: its x-vector alone, which needs nothing more and keeps rows short, or the reference's text and codes as well (needs `reference_text`), as `generate_voice_clone` does by default."""
     predictor_weight: Annotated[float, Field(ge=0)] = 0.3
-    """Weight of the predictor's cross-entropy (mean over its codebooks) beside the talker's."""
+    """Weight of the predictor's cross-entropy (mean over its codebooks) beside the talker's. Below 1, because code 0 carries the words; 0 where only the talker shall decide."""
     kl_weight: Annotated[float, Field(ge=0)] = 1.0
     """Weight of the divergence from the base's own distribution of code 0, at frames that the base spoke (`respell`, `{use: self}`). 0 learns its codes alone."""
 
@@ -158,11 +158,11 @@ class TextLmStage(_Stage):
     objective: Literal["text_lm"]
     """Next-token prediction over the seen rows through the frozen talker and a temporary linear map."""
     fit_steps: Annotated[int, Field(ge=1)] = 100
-    """Steps that fit the temporary map from hidden to text space with the embedding fixed; it is thrown away afterwards."""
+    """Steps that fit the temporary map from hidden to text space with the embedding fixed, before `steps` or `epochs`; it is thrown away afterwards. Without it the rows would learn what the map does not know yet."""
     fit_lr: Positive = 1.0e-3
-    """Learning rate of that map."""
+    """Learning rate of that map, AdamW's. High, because the map starts at random and nothing is lost with it."""
     anchor: Annotated[float, Field(ge=0)] = 1.0
-    """Weight of the pull back to the base's rows: mean squared distance over the mean squared norm of a base row."""
+    """Weight of the pull back to the base's rows, beside nats per token: mean squared distance over the mean squared norm of a base row. It keeps rows where `text_projection` can read them; 0 lets them go."""
 
 
 class EmbeddingMatchStage(_Stage):
