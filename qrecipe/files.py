@@ -25,7 +25,7 @@ MAX_DOCUMENT = 64 << 20
 
 
 def cache_dir() -> Path:
-    """The user's cache of built bases, audio codes and file hashes: `QRECIPE_CACHE`, else `~/.cache/qrecipe`."""
+    """The user's cache of audio codes, x-vectors and file hashes: `QRECIPE_CACHE`, else `~/.cache/qrecipe`."""
     given = os.environ.get("QRECIPE_CACHE")
     if given:
         return Path(given)

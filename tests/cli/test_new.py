@@ -108,7 +108,7 @@ def test_a_wheel_carries_templates_and_the_page_of_problems(tmp_path: Path) -> N
     subprocess.run(command, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
-    assert {f"qrecipe/shipped/templates/{t}.yaml" for t in templates()} | {"qrecipe/shipped/docs/problems.md"} <= names
+    assert {f"qrecipe/shipped/templates/{t}.yaml" for t in (*templates(), "gates")} | {"qrecipe/shipped/docs/problems.md"} <= names
     zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
     (tmp_path / "work").mkdir()
     program = (
