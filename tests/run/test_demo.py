@@ -22,7 +22,17 @@ ROOT = Path(__file__).parents[2]
 def demo(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the run said at its end."""
     folder = tmp_path_factory.mktemp("demo")
-    command = [sys.executable, "-m", "qrecipe", "run", "recipes/malay.yaml", "--runs", str(folder / "runs"), "--bundles", str(folder / "bundles")]
+    command = [
+        sys.executable,
+        "-m",
+        "qrecipe",
+        "run",
+        "recipes/malay.yaml",
+        "--runs",
+        str(folder / "runs"),
+        "--bundles",
+        str(folder / "bundles"),
+    ]
     done = subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     said: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
