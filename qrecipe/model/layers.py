@@ -137,8 +137,7 @@ def _layer(layer: Any, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, ro
     x, h = fused.add_norm(x, attention.o_proj(attended), after.weight, after.variance_epsilon)
     mlp = layer.mlp
     gate, up = mlp.gate_proj(h), mlp.up_proj(h)
-    silu = isinstance(mlp.act_fn, torch.nn.SiLU)
-    down: torch.Tensor = mlp.down_proj(fused.swiglu(gate, up) if silu else mlp.act_fn(gate) * up)
+    down: torch.Tensor = mlp.down_proj(fused.swiglu(gate, up) if mlp.config.hidden_act == "silu" else mlp.act_fn(gate) * up)
     return x + down
 
 
