@@ -173,7 +173,7 @@ class Learner:
                 assert isinstance(parameter, torch.nn.Parameter), name
                 if group.whole:
                     self._original[name] = parameter.data.cpu()  # a GPU's memory is for what trains
-                    parameter.data = _unrounded(parameter.data.float().clone(), name, start)
+                    parameter.data = _unrounded(parameter.data.to(torch.float32, copy=True), name, start)
                     parameter.requires_grad_(True)
                     self._named[name] = parameter
                     learned.append(parameter)
