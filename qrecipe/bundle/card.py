@@ -72,7 +72,8 @@ def model_card(plan: Plan, stages: list[dict[str, Any]], verdicts: dict[str, lis
         "|---|---|---|---|---|",
     ]
     for planned, went in zip(plan.stages, stages, strict=True):
-        data = escape(", ".join(f"{d.dataset} ({d.language})" for d in planned.data))
+        said = [f"{t.dataset} {'spoken' if t.frames else 'respelled'} by the base as {t.spoken_as}" for t in planned.taught]
+        data = escape("; ".join([", ".join(f"{d.dataset} ({d.language})" for d in planned.data), *said]))
         count = f"{went['parameters']:,}" if went["parameters"] is not None else "-"
         lines.append(f"| {escape(planned.id)} | {planned.objective} | {went['status']} | {count} | {data} |")
     lines += ["", "## Evaluation", ""]

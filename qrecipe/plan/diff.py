@@ -82,6 +82,8 @@ def _languages(old: Planned, new: Planned) -> Iterator[Change]:
             yield Change("languages", f"`{key}` ({b[key].bcp47}) is added, from {', '.join(b[key].init)}")
         else:
             yield from (Change("languages", f"`{key}`: {text}") for text in _fields(a[key].model_dump(), b[key].model_dump()))
+            spelled = [{"respelling": s.model_dump() if (s := p.loaded.recipe.languages[key].respelling) else None} for p in (old, new)]
+            yield from (Change("languages", f"`{key}`: {text}") for text in _fields(spelled[0], spelled[1]))
 
 
 def _data(old: Planned, new: Planned) -> Iterator[Change]:

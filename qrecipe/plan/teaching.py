@@ -29,9 +29,9 @@ TOP = 64
 """Codes of the base's distribution that are kept at every frame."""
 USUAL_RATE = 13.0
 """Characters a second that readers speak; only for estimates."""
-LAYER_SECONDS = 5e-4
-"""Seconds that one decoder layer takes for one step of generation on a GPU, whatever the batch: an assumption for estimates.
-Stock generation runs layer by layer, so that starting operations takes the time and not computing them."""
+CALL_SECONDS, LAYER_SECONDS = 3e-3, 5e-4
+"""Seconds of a call of stock generation and of a decoder layer within it, on a GPU and whatever the batch: assumptions for
+estimates. Starting operations takes the time, not computing them."""
 WINDOW = 8
 """Batches within which sentences are sorted by length. What is added at the end of a file leaves earlier windows as they were."""
 
@@ -74,17 +74,18 @@ class Lesson:
             order = sorted(near, key=lambda i: (len(self.sentences[i].spoken), i))
             yield from (order[i : i + size] for i in range(0, len(order), size))
 
-    def planned(self, batch: int, layers: int | None = None) -> PlannedTaught:
-        """What a plan says of it; `layers` are those that one step of generation passes."""
+    def planned(self, batch: int, step: float | None = None) -> PlannedTaught:
+        """What a plan says of it; `step` are the seconds that one step of generation takes."""
         expected = [len(s.spoken) / USUAL_RATE * FRAMES_PER_SECOND for s in self.sentences]
+        positions = sum(max(expected[i] for i in b) for b in self.batches(batch))
         return PlannedTaught(
             dataset=self.dataset,
             spoken_as=self.spoken_as,
             sentences=len(self.sentences),
             voices=len(self.voices),
             frames=round(sum(expected)),
-            positions=round(sum(max(expected[i] for i in b) for b in self.batches(batch))),
-            layers=layers,
+            positions=round(positions),
+            seconds=None if step is None else round(positions * step, 1),
             digest=self.digest,
         )
 
@@ -97,8 +98,8 @@ class Teaching:
     """Respelling tables by language."""
     lessons: dict[str, Lesson] = field(default_factory=dict)
     """By dataset."""
-    layers: int | None = None
-    """Decoder layers of the base that one step of generation passes."""
+    step: float | None = None
+    """Estimated seconds of one step of generation on a GPU."""
 
     def of(self, loaded: LoadedRecipe, stage: Stage) -> list[PlannedTaught]:
         """What a stage is taught: what the base says for it, or what its words are respelled to."""
@@ -107,10 +108,10 @@ class Teaching:
             found = {u.dataset for u in stage.uses if teaching.has_teacher(stage, u, loaded.recipe)}
         else:
             found = {u.dataset for u in stage.uses} if OBJECTIVES[stage.objective].respells else set()
-        planned = [self.lessons[d].planned(batch, self.layers) for d in sorted(found) if d in self.lessons]
+        planned = [self.lessons[d].planned(batch, self.step) for d in sorted(found) if d in self.lessons]
         if OBJECTIVES[stage.objective].speaks:
             return planned
-        silent = {"voices": 0, "frames": 0, "positions": 0}
+        silent = {"voices": 0, "frames": 0, "positions": 0, "seconds": None}
         return [p.model_copy(update={**silent, "digest": _words(self.lessons[p.dataset])}) for p in planned]
 
 
@@ -119,7 +120,7 @@ def make_teaching(
 ) -> Teaching:
     """Reads the respelling tables and spells the sentences. Adds what is wrong to `problems`."""
     recipe = loaded.recipe
-    found = Teaching(layers=_layers(base))
+    found = Teaching(step=_step(base))
     wanted = {u.dataset: s for s in recipe.stages for u in s.uses if _is_taught(loaded, s, u.dataset)}
     for language in dict.fromkeys(recipe.datasets[d].language for d in wanted):
         table = _table(loaded, base, language, problems)
@@ -147,14 +148,13 @@ def make_teaching(
     return found
 
 
-def _layers(base: BaseInfo) -> int | None:
-    talker = base.talker
-    predictor = talker.get("code_predictor_config") or {}
-    counts = [talker.get("num_hidden_layers"), talker.get("num_code_groups"), predictor.get("num_hidden_layers")]
-    if not all(isinstance(n, int) for n in counts):
+def _step(base: BaseInfo) -> float | None:
+    """Seconds of one step: the talker once, and the predictor once for every further codebook."""
+    if base.tensors is None:
         return None
-    own, groups, others = (int(n) for n in counts if n is not None)
-    return own + (groups - 1) * others
+    parts = ("talker.model.layers.", "talker.code_predictor.model.layers.", "talker.code_predictor.lm_head.")
+    own, others, heads = (len({n.removeprefix(p).split(".")[0] for n in base.tensors if n.startswith(p)}) for p in parts)
+    return (1 + heads) * CALL_SECONDS + (own + heads * others) * LAYER_SECONDS
 
 
 def _is_taught(loaded: LoadedRecipe, stage: Stage, dataset: str) -> bool:

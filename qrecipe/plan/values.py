@@ -39,6 +39,10 @@ class PlannedData(_Value):
     rows: int | None
 
 
+ESTIMATES = {"frames", "positions", "seconds"}
+"""Fields of `PlannedTaught` that are estimates, which no hash may hold."""
+
+
 class PlannedTaught(_Value):
     """A text dataset that the base speaks for a stage, or whose words it respells."""
 
@@ -51,8 +55,8 @@ class PlannedTaught(_Value):
     """Frames that the base will speak, estimated from the texts; 0 where it only respells."""
     positions: int
     """Frames of the longest sentence of every batch, summed: steps of generation, one after the other."""
-    layers: int | None
-    """Decoder layers that one step passes: the talker's, and the predictor's once for every further codebook; None if the base is not known."""
+    seconds: float | None
+    """Estimated time on a GPU; None if the base's shape is not known."""
     digest: str | None
     """Names what is said; None while a recording of a voice is not on this machine."""
 
@@ -131,8 +135,8 @@ class Plan(_Value):
 
     @property
     def hash(self) -> str:
-        """SHA-256 of everything above."""
-        return digest(self.model_dump(mode="json"))
+        """SHA-256 of everything above but estimates."""
+        return digest(self.model_dump(mode="json", exclude={"stages": {"__all__": {"taught": {"__all__": ESTIMATES}}}}))
 
     @property
     def complete(self) -> bool:

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from qrecipe.plan.compute import Compute
 from qrecipe.plan.documents import Comparison, Statistic
 from qrecipe.plan.durations import FRAMES_PER_SECOND
-from qrecipe.plan.teaching import LAYER_SECONDS
 from qrecipe.plan.values import Plan, PlannedStage, PlannedTaught, PlannedTrain
 
 
@@ -142,7 +141,7 @@ def _taught(taught: PlannedTaught) -> str:
     if not taught.frames:
         return f"words of {taught.dataset} respelled for {taught.spoken_as}"
     minutes = taught.frames / FRAMES_PER_SECOND / 60
-    spent = f", {_duration(taught.positions * taught.layers * LAYER_SECONDS)} on a GPU" if taught.layers is not None else ""
+    spent = f", {_duration(taught.seconds)} on a GPU" if taught.seconds is not None else ""
     return (
         f"the base first speaks {taught.dataset} in {taught.spoken_as}: {count(taught.sentences)} sentences, "
         f"about {minutes:.1f} minutes in {count(taught.positions)} steps{spent}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 
@@ -28,8 +29,10 @@ def divergence(logits: torch.Tensor, guide: Guide) -> torch.Tensor:
 
 def total(logits: torch.Tensor, labels: Sequence[int], guides: Sequence[Guide | None]) -> torch.Tensor | None:
     """Sum over the rows of a batch that have a guide; None if none has. `labels` are the labels of each row, in order."""
-    parts = []
-    for part, guide in zip(torch.split(logits, list(labels)), guides, strict=True):
-        if guide is not None:
-            parts.append(divergence(part, guide).sum())
-    return torch.stack(parts).sum() if parts else None
+    starts = accumulate(labels, initial=0)
+    guided = [(torch.arange(start, start + n), g) for start, n, g in zip(starts, labels, guides) if g is not None]
+    if not guided:
+        return None
+    at = torch.cat([where for where, _ in guided]).to(logits.device)
+    guide = Guide(torch.cat([g.codes for _, g in guided]), torch.cat([g.logs for _, g in guided]))
+    return divergence(logits[at], guide).sum()

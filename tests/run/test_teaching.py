@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from qrecipe.data.taught import Guide, Taught
+from qrecipe.evaluate.listeners import Listeners
 from qrecipe.plan.teaching import Lesson, Sentence
 from qrecipe.recipe import load
 from qrecipe.run import teaching
 from qrecipe.run.engine import run
+from qrecipe.run.events import Events
 from tests.support import recipes
 
 TABLE = "{respelling: 1, from: ms, into: es, alphabet: abcdefghijlmnopqrstuvyz, rules: [k -> c], tests: {suka: suca}}"
@@ -90,6 +94,29 @@ def test_what_did_not_come_out_right_is_dropped() -> None:
     found = teaching._ill(lesson, spoken)
     assert [(d.sentence, d.why) for d in found] == [(2, "rate"), (3, "rate"), (4, "runaway")]
     assert teaching._counts(found) == {"runaway": 1, "rate": 2, "outruns": 0, "misheard": 0}
+
+
+def test_what_sounds_like_something_else_is_dropped(mini: Any, tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recogniser is told the language of the text, and compares with the text as the student reads it."""
+    loaded = load(tiny(evaluators={"asr": {"model": "wheel:whisper-base"}}, teacher={"max_cer": 0.3}))
+    lesson = Lesson(
+        "t", "malay", "spanish", (Sentence(1, "kita", "quita"), Sentence(2, "suka", "suca"), Sentence(3, "x", "x")), (Path("v"),), None
+    )
+    asked: list[tuple[int, str]] = []
+
+    def transcribe(self: Any, audio: Any, language: str) -> str:
+        asked.append((len(audio), language))
+        return ("kita", "saya")[len(asked) - 1]
+
+    monkeypatch.setattr(Listeners, "_transcribe", transcribe)
+    sounds = [(np.full(24_000 + i, 0.1 * (i + 1), dtype=np.float32), 24_000) for i in range(2)]
+    monkeypatch.setattr(teaching, "sound", lambda opened, codes: sounds[: len(codes)])
+    planned = SimpleNamespace(loaded=loaded)
+    model = SimpleNamespace(tokenizer=mini.tokenizer)
+    spoken = [said(20, 90), said(21, 90), said(90, 90)]
+    found = teaching._misheard(planned, mini, lesson, spoken, model, Events(None), gone={2})  # type: ignore[arg-type]  # stand-ins
+    assert [(d.sentence, d.why) for d in found] == [(1, "misheard")]
+    assert [language for _, language in asked] == ["malay", "malay"]
 
 
 def test_the_measure_of_rate_is_the_lessons_own() -> None:
