@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qrecipe.builtin import mini
 from qrecipe.errors import Place, Problem, UserError
 from qrecipe.files import FileHashes, cache_dir
-from qrecipe.plan.bases import BaseInfo, base_files
+from qrecipe.plan.bases import BUILTIN, BaseInfo, base_files
 from qrecipe.plan.compute import BF16
-from qrecipe.plan.estimates import estimates
+from qrecipe.plan.estimates import SPEECH_TOKENIZER, estimates
 from qrecipe.plan.plan import Planned
 from qrecipe.plan.teaching import bytes_of
 from qrecipe.plan.trainable import Trainable
@@ -49,14 +50,23 @@ def needs(
         # the weights, two moments of AdamW, and the best result so far
         checkpoints = max(checkpoints, COPIES * (3 * trained + (result if stage.select else 0)))
         results += result
-    spoken = {t.dataset: t.frames for s in planned.plan.stages if s.id not in done for t in s.taught}
+    spoken: dict[str, int] = {}
+    for taught in (t for s in planned.plan.stages if s.id not in done for t in s.taught):
+        spoken[taught.dataset] = max(taught.frames, spoken.get(taught.dataset, 0))
     groups = int(base.talker.get("num_code_groups") or 0)
     said = sum(bytes_of(frames, groups) for frames in spoken.values())
-    bundle = sum(f.stat().st_size for f in base_files(base.folder)) if base.folder is not None else 0
     kept = sum((c.cache_bytes or 0) * FLOAT // BF16 for s, c in estimates(planned, hashes or FileHashes()).items() if s not in done)
-    found = [Need("checkpoints and results", run, checkpoints + results + SLACK), Need("bundle", bundles, bundle)]
+    found = [Need("checkpoints and results", run, checkpoints + results + SLACK), Need("bundle", bundles, _bundle(base))]
     in_cache = {"speech of the base": said, "states of frozen layers": kept}
     return found + [Need(what, cache_dir(), size) for what, size in in_cache.items() if size]
+
+
+def _bundle(base: BaseInfo) -> int:
+    """A copy of the base; where it is not on this machine, as large as its tensors and the published speech tokenizer."""
+    folder = mini.folder() if base.model.startswith(BUILTIN) else base.folder
+    if folder is not None:
+        return sum(f.stat().st_size for f in base_files(folder))
+    return sum(math.prod(s) for s in base.tensors.values()) * BF16 + SPEECH_TOKENIZER if base.tensors else 0
 
 
 def _result(trainable: Trainable, shapes: dict[str, tuple[int, ...]]) -> int:

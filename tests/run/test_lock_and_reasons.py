@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 import yaml
 
+from qrecipe.builtin import mini
 from qrecipe.cli import main
 from qrecipe.errors import UserError
 from qrecipe.files import FileHashes, write_json
 from qrecipe.plan import make_plan
+from qrecipe.plan.bases import base_files
 from qrecipe.recipe import load
 from qrecipe.run import disk, reasons
 from qrecipe.run.locking import differences, lock_path, make_lock, read_lock, write_lock
@@ -214,7 +216,7 @@ def test_room_is_computed_from_what_trains(recipe: Path, monkeypatch: pytest.Mon
     first, second = (4 * s for s in sizes if s is not None)
     assert [n.bytes for n in disk.needs(planned, planned.base, run, bundles)] == [
         9 * max(first, second) + first + second + disk.SLACK,
-        0,
+        sum(f.stat().st_size for f in base_files(mini.folder())),
     ]
     assert disk.needs(planned, planned.base, run, bundles, ["language"])[0].bytes == 10 * second + disk.SLACK
     told: list[Any] = []
