@@ -32,6 +32,11 @@ def compiled(on: bool) -> Iterator[None]:
         _compiling = before
 
 
+def _either(formula: Callable[..., torch.Tensor], by_hand: type[torch.autograd.Function], *arguments: Any) -> torch.Tensor:
+    found: torch.Tensor = _compiled(formula, *arguments) if _compiling else by_hand.apply(*arguments)
+    return found
+
+
 def _compiled(formula: Callable[..., Any], *arguments: Any) -> Any:
     """Calls a formula compiled for the widths of its arguments and any number of rows."""
     tensors = [a for a in arguments if isinstance(a, torch.Tensor)]
@@ -64,22 +69,12 @@ def trouble(device: torch.device) -> str | None:
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     """Root mean square norm over the last dimension (Zhang and Sennrich 2019, arXiv:1910.07467): [..., width] -> [..., width]."""
-    found: torch.Tensor
-    if _compiling:
-        found = _compiled(_rms_norm, x, weight, eps)
-        return found
-    found = _RmsNorm.apply(x, weight, eps)
-    return found
+    return _either(_rms_norm, _RmsNorm, x, weight, eps)
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Rotary position embedding (Su et al. 2021, arXiv:2104.09864): [n, heads, width] by [n, 1, width / 2]."""
-    found: torch.Tensor
-    if _compiling:
-        found = _compiled(_rotate, x, cos, sin)
-        return found
-    found = _Rotate.apply(x, cos, sin)
-    return found
+    return _either(_rotate, _Rotate, x, cos, sin)
 
 
 def norm_rotate(x: torch.Tensor, weight: torch.Tensor, eps: float, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
@@ -101,22 +96,12 @@ def add_norm(x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor, eps: float)
 
 def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     """silu(gate) * up (Shazeer 2020, arXiv:2002.05202)."""
-    found: torch.Tensor
-    if _compiling:
-        found = _compiled(_swiglu, gate, up)
-        return found
-    found = _SwiGlu.apply(gate, up)
-    return found
+    return _either(_swiglu, _SwiGlu, gate, up)
 
 
 def nll(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Negative log-likelihood of labels: [n, classes] and [n] -> [n] float32, nats."""
-    found: torch.Tensor
-    if _compiling:
-        found = _compiled(_nll, logits, labels)
-        return found
-    found = _Nll.apply(logits, labels)
-    return found
+    return _either(_nll, _Nll, logits, labels)
 
 
 def _rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:

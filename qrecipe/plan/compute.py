@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from qrecipe.plan.trainable import Trainable
-from qrecipe.recipe.stage import EmbeddingMatchStage, Stage
+from qrecipe.recipe.stage import EmbeddingMatchStage, Stage, TextLmStage
 
 INPUTS = (
     "talker.model.text_embedding.",
@@ -136,34 +136,80 @@ def compute(stage: Stage, trainable: Trainable, shapes: Shapes, volume: Volume |
     if isinstance(stage, EmbeddingMatchStage):
         return None
     names = {n for g in trainable.groups for n in g.tensors}
-    predictor_weight = float(getattr(stage, "predictor_weight", 0.0))
-    talker, predictor = _Decoder.of(shapes, "talker.model"), _Decoder.of(shapes, "talker.code_predictor.model")
-    first = _first_layer(names, talker.layers)
-    text = stage.objective == "text_lm"
-    terms = ("text",) if text else _terms(names, first, predictor_weight)
-    cached: Literal["hidden", "layer"] | None = None
-    if not text and first != 0:
-        cached = "hidden" if first is None and "talker" not in terms else "layer" if first is not None else None
-    whole = {n for g in trainable.groups if g.whole and g.train.lora is None for n in g.tensors}
-    linear = whole | {n for g in trainable.groups if g.train.lora is not None for n in g.tensors}
+    model = _Model(shapes, names, isinstance(stage, TextLmStage), float(getattr(stage, "predictor_weight", 0.0)))
     learned = trainable.parameters if trainable.parameters is not None else trainable.parameters_max
     ratio = _positions_a_frame(stage, volume)
-    batch = stage.batch.frames
-    if volume is not None:
-        batch = min(batch, math.ceil(volume.frames))
-    groups = 1 + sum(n.startswith("talker.code_predictor.lm_head.") for n in shapes)
+    batch = stage.batch.frames if volume is None else min(stage.batch.frames, math.ceil(volume.frames))
     return Compute(
-        layers=talker.layers,
-        first_layer=first,
-        terms=terms,
-        cached=cached,
-        cache_bytes=_cache_bytes(stage, cached, talker, ratio, volume),
+        layers=model.talker.layers,
+        first_layer=model.first,
+        terms=model.terms,
+        cached=model.cached,
+        cache_bytes=_cache_bytes(stage, model, ratio, volume),
         weights=sum(math.prod(s) for s in shapes.values()) * BF16 + speech_tokenizer,
         trained=learned * 2 * FP32,
         optimizer=learned * MOMENTS,
-        activations=round(batch * _kept(talker, predictor, groups, shapes, linear, first, terms, ratio)),
-        operations=_operations(stage, talker, predictor, groups, shapes, linear, first, terms, cached, ratio, volume),
+        activations=round(batch * model.kept(ratio)),
+        operations=_operations(stage, model, ratio, volume),
     )
+
+
+class _Model:
+    """A base and what trains of it."""
+
+    def __init__(self, shapes: Shapes, names: set[str], text: bool, predictor_weight: float) -> None:
+        self.shapes, self._names = shapes, names
+        self.talker, self.predictor = _Decoder.of(shapes, "talker.model"), _Decoder.of(shapes, "talker.code_predictor.model")
+        self.groups = 1 + sum(n.startswith("talker.code_predictor.lm_head.") for n in shapes)
+        self.first = _first_layer(names, self.talker.layers)
+        self.terms = ("text",) if text else _terms(names, self.first, predictor_weight)
+        self.cached: Literal["hidden", "layer"] | None = None
+        if not text and self.first is None and "talker" not in self.terms:
+            self.cached = "hidden"
+        elif not text and self.first:
+            self.cached = "layer"
+
+    def trains(self, prefix: str) -> bool:
+        """Whether linear layers under a prefix learn, themselves or through low-rank deltas."""
+        return any(n.startswith(prefix) for n in self._names)
+
+    def kept(self, ratio: float) -> float:
+        """Bytes that one frame keeps, or that its loss needs beside them."""
+        total, logits = 0.0, 0
+        if self.first is not None:
+            for i in range(self.first, self.talker.layers):
+                total += ratio * self.talker.kept(self.trains(f"talker.model.layers.{i}."))
+        if "talker" in self.terms:
+            logits = self.shapes["talker.codec_head.weight"][0]
+            total += logits * BF16
+        if "predictor" in self.terms:
+            for i in range(self.predictor.layers):
+                total += self.groups * self.predictor.kept(self.trains(f"talker.code_predictor.model.layers.{i}."))
+            heard = self.groups * (self.talker.hidden + self.predictor.hidden) + (self.groups - 1) * self.predictor.hidden
+            count = (self.groups - 1) * self.shapes["talker.code_predictor.lm_head.0.weight"][0]
+            total += (heard + count) * BF16
+            logits = max(logits, count)
+        return total + logits * (FP32 + BF16)  # the larger of the two losses once in float32, and its gradient
+
+    def operations(self, ratio: float, computed: float) -> float:
+        """Of one frame: two for each weight and position forwards, two more for the gradient of what enters, two for that of a
+        weight that trains. `computed` is the share of the times in which frozen layers are not known already."""
+
+        def passes(back: bool, trains: bool) -> int:
+            return 2 * (1 + back + trains)
+
+        total = 0.0
+        for i in range(self.talker.layers):
+            back = self.first is not None and i >= self.first
+            share = 1.0 if back else computed
+            total += share * ratio * self.talker.weights * passes(back, self.trains(f"talker.model.layers.{i}."))
+        if "talker" in self.terms:
+            total += math.prod(self.shapes["talker.codec_head.weight"]) * passes(self.first is not None, self.trains(HEAD))
+        if "predictor" in self.terms:
+            heads = (self.groups - 1) * math.prod(self.shapes["talker.code_predictor.lm_head.0.weight"])
+            weights = self.groups * self.predictor.layers * self.predictor.weights + heads
+            total += weights * passes(True, self.trains(PREDICTOR))
+        return total
 
 
 def _first_layer(names: Iterable[str], layers: int) -> int | None:
@@ -197,70 +243,13 @@ def _positions_a_frame(stage: Stage, volume: Volume | None) -> float:
     return (frames + _PREFIX + first + reference * (1 + (first > 0))) / frames
 
 
-def _kept(
-    talker: _Decoder,
-    predictor: _Decoder,
-    groups: int,
-    shapes: Shapes,
-    linear: set[str],
-    first: int | None,
-    terms: tuple[str, ...],
-    ratio: float,
-) -> float:
-    """Bytes that one frame keeps, or that its loss needs beside them."""
-    total = 0.0
-    if first is not None:
-        for i in range(first, talker.layers):
-            total += ratio * talker.kept(any(n.startswith(f"talker.model.layers.{i}.") for n in linear))
-    logits = 0
-    if "talker" in terms:
-        logits = shapes["talker.codec_head.weight"][0]
-        total += logits * BF16
-    if "predictor" in terms:
-        for i in range(predictor.layers):
-            total += groups * predictor.kept(any(n.startswith(f"talker.code_predictor.model.layers.{i}.") for n in linear))
-        heard = groups * (talker.hidden + predictor.hidden) + (groups - 1) * predictor.hidden
-        count = (groups - 1) * shapes["talker.code_predictor.lm_head.0.weight"][0]
-        total += (heard + count) * BF16
-        logits = max(logits, count)
-    return total + logits * (FP32 + BF16)  # the larger of the two losses once in float32, and its gradient
-
-
-def _operations(
-    stage: Stage,
-    talker: _Decoder,
-    predictor: _Decoder,
-    groups: int,
-    shapes: Shapes,
-    linear: set[str],
-    first: int | None,
-    terms: tuple[str, ...],
-    cached: str | None,
-    ratio: float,
-    volume: Volume | None,
-) -> float | None:
-    """Two for each weight and position forwards; two more for the gradient of what enters, two for that of a weight that trains."""
+def _operations(stage: Stage, model: _Model, ratio: float, volume: Volume | None) -> float | None:
     if volume is None or not volume.frames:
         return None
-    frames = stage.epochs * volume.frames if stage.epochs is not None else (stage.steps or 0) * stage.batch.frames * stage.batch.accumulate
+    steps = (stage.steps or 0) * stage.batch.frames * stage.batch.accumulate
+    frames = stage.epochs * volume.frames if stage.epochs is not None else steps
     epochs = frames / volume.frames
-
-    def passes(back: bool, trains: bool) -> int:
-        return 2 * (1 + back + trains)
-
-    each = 0.0
-    for i in range(talker.layers):
-        back = first is not None and i >= first
-        trains = any(n.startswith(f"talker.model.layers.{i}.") for n in linear)
-        share = min(1.0, _variants(stage) / epochs) if cached is not None and not back else 1.0
-        each += share * ratio * talker.weights * passes(back, trains)
-    if "talker" in terms:
-        each += math.prod(shapes["talker.codec_head.weight"]) * passes(first is not None, any(n.startswith(HEAD) for n in linear))
-    if "predictor" in terms:
-        trains = any(n.startswith(PREDICTOR) for n in linear)
-        heads = (groups - 1) * math.prod(shapes["talker.code_predictor.lm_head.0.weight"])
-        each += (groups * predictor.layers * predictor.weights + heads) * passes(True, trains)
-    return frames * each
+    return frames * model.operations(ratio, min(1.0, _variants(stage) / epochs) if model.cached is not None else 1.0)
 
 
 def _variants(stage: Stage) -> int:
@@ -268,10 +257,10 @@ def _variants(stage: Stage) -> int:
     return (1 + (getattr(stage, "layout", "") == "mixed")) * (1 + (getattr(stage, "prompt", "") == "mixed"))
 
 
-def _cache_bytes(stage: Stage, cached: str | None, talker: _Decoder, ratio: float, volume: Volume | None) -> int | None:
-    if cached is None:
+def _cache_bytes(stage: Stage, model: _Model, ratio: float, volume: Volume | None) -> int | None:
+    if model.cached is None:
         return 0
     if volume is None:
         return None
     drawn = min(_variants(stage), math.ceil(stage.epochs)) if stage.epochs is not None else _variants(stage)
-    return math.ceil(drawn * volume.frames * (ratio if cached == "layer" else 1.0) * talker.hidden * BF16)
+    return math.ceil(drawn * volume.frames * (ratio if model.cached == "layer" else 1.0) * model.talker.hidden * BF16)

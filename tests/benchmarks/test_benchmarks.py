@@ -13,13 +13,13 @@ from benchmarks import training
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("case", "terms"), [("predictor", ["predictor"]), ("upper", ["talker", "predictor"]), ("rows", ["talker"])])
+@pytest.mark.parametrize(("case", "terms"), [("predictor", ["predictor"]), ("upper", ["talker", "predictor"])])
 def test_a_stage_is_measured(case: str, terms: list[str]) -> None:
-    found = training.run(case, "mini", torch.device("cpu"), steps=1, clips=6)
+    found = training.run(case, "mini", torch.device("cpu"), steps=1, clips=3)
     assert found["losses"] == terms
     assert found["frames/s"] > 0
     assert len(found["stretches"]) == training.REPEATS
-    assert ("kept bytes" in found) == (case != "rows")
+    assert found["kept bytes"] > 0
 
 
 def test_rows_that_are_there_are_shown_and_the_others_named(tmp_path: Path) -> None:
