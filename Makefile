@@ -4,12 +4,13 @@
 #   make test      everything that must hold before a change is merged
 #   make quick     the tests that take seconds
 #
-# Variables: PYTHON (which interpreter makes .venv), RUNS and BUNDLES (where the demo writes).
+# Variables: PYTHON (which interpreter makes .venv), RUNS and BUNDLES (where the demo writes), JOBS (processes of `make test`).
 
 VENV := .venv
 BIN := $(VENV)/bin
 RUNS ?= runs
 BUNDLES ?= bundles
+JOBS ?= 2
 TEXT := Selamat pagi, apa khabar?
 VOICE := recipes/data/malay/ref.ogg
 
@@ -39,8 +40,9 @@ demo: $(VENV)/.installed
 	echo "hear the base:    $(BIN)/qrecipe say builtin:mini \"$(TEXT)\" --reference $(VOICE) --out base.wav" && \
 	echo "hear the bundle:  $(BIN)/qrecipe say $$bundle \"$(TEXT)\" --language malay --reference $(VOICE) --out malay.wav"
 
+# Whole files, each in one of JOBS processes of one thread; JOBS=0 is one after the other.
 test: lint
-	$(BIN)/pytest -m "not gpu"
+	$(BIN)/pytest -m "not gpu" -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 quick: $(VENV)/.installed-dev
 	$(BIN)/pytest -m "not slow and not gpu"

@@ -180,11 +180,12 @@ class FileHashes:
         self._known = _entries(self._store)
         self._changed = False
         self._read: dict[Hashable, Any] = {}
+        self._real: dict[str, str] = {}
 
     def known(self, path: Path) -> str | None:
         """The hash if the file was hashed before and has not changed since."""
         stat = path.stat()
-        entry = self._known.get(real_path(path))
+        entry = self._known.get(self._name(path))
         if isinstance(entry, list) and entry[:2] == [stat.st_size, stat.st_mtime_ns]:
             return str(entry[2])
         return None
@@ -195,18 +196,25 @@ class FileHashes:
         if found is None:
             stat = path.stat()
             found = sha256(path)
-            self._known[real_path(path)] = [stat.st_size, stat.st_mtime_ns, found]
+            self._known[self._name(path)] = [stat.st_size, stat.st_mtime_ns, found]
             self._changed = True
         return found
 
     def seconds(self, path: Path, measure: Callable[[Path], float | None]) -> float | None:
         """How long a recording is, measured once and remembered beside the hash."""
         self.sha256(path)
-        entry = self._known[real_path(path)]
+        entry = self._known[self._name(path)]
         if len(entry) < 4:
             entry.append(measure(path))
             self._changed = True
         return None if entry[3] is None else float(entry[3])
+
+    def _name(self, path: Path) -> str:
+        """The path with links followed: a plan asks for every recording several times."""
+        text = str(path)
+        if text not in self._real:
+            self._real[text] = real_path(path)
+        return self._real[text]
 
     def once(self, path: Path, about: Hashable, read: Callable[[], T]) -> T:
         """What `read` gives for a file, asked for once as long as the file stays the same; `about` says what else it depends on.

@@ -130,8 +130,14 @@ def finished(mini: BaseInfo, tmp_path_factory: pytest.TempPathFactory) -> Finish
 NEED_THE_BASE = {"mini", "opened", "finished", "tiny"}
 
 
+LONG = ("test_demo.py", "test_crash.py", "test_end_to_end.py")
+"""Files that take minutes: where processes share the files, they are begun first, so that all end at about the same time."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What opens the embedded base waits for torch and stock qwen_tts, so it is not part of `make quick`."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda i: LONG.index(i.path.name) if i.path.name in LONG else len(LONG))
     for item in items:
         if NEED_THE_BASE & set(getattr(item, "fixturenames", ())) or "builtin" in item.path.parts:
             item.add_marker(pytest.mark.slow)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from qrecipe.plan.tokenizer import TextTokenizer, clean_text
 
 MAX_LINE = 1 << 20
 """Bytes of a row."""
+_NO_CHARACTER = re.compile("[\0\ud800-\udfff]")
 MAX_PROBLEMS = 1000
 """Rows whose problems are kept; further ones are counted."""
 
@@ -114,7 +116,7 @@ def _row(
         if problems:
             return problems
     strings = "".join(v for v in value.values() if isinstance(v, str))
-    if any(c == "\0" or "\ud800" <= c <= "\udfff" for c in strings):
+    if _NO_CHARACTER.search(strings):
         return [Problem("QR041", "an escape that is no character (NUL, or half of a surrogate pair)", place)]
     text = clean_text(value["text"])
     if kind == "text":
