@@ -15,6 +15,7 @@ from qrecipe.errors import RecipeError
 from qrecipe.files import FileHashes
 from qrecipe.plan import make_plan
 from qrecipe.recipe import inspect
+from qrecipe.recipe.respelling import read
 from qrecipe.recipe.writer import write_yaml
 from tests.support import recipes
 
@@ -186,3 +187,9 @@ def test_sentences_are_distinct_short_and_held_out_ones_are_not_among_them() -> 
         assert not set(found) & set(data.held(language))
     assert len(data.texts("malay", 400)) == 400
     assert not set(data.texts("malay", 400)) & set(data.held("malay"))
+
+
+@pytest.mark.parametrize("language", sorted(sentences.GRAMMARS))
+def test_every_sentence_can_be_respelled(language: str) -> None:
+    table = read(ROOT / "recipes" / "respellings" / f"{language}-spanish.yaml")
+    assert [t for t in data.texts(language, 1000) if table.foreign(table.spell(t))] == []

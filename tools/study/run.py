@@ -176,7 +176,11 @@ def one(item: Todo, folder: Path, keep: bool) -> dict[str, object]:
     from qrecipe.run.engine import run
 
     loaded = load_recipe(item.file)
-    bundles = folder / "bundles"
+    bundles, heard = folder / "bundles", folder / "heard.jsonl"
+    own = folder / loaded.recipe.name / heard.name
+    if heard.is_file() and not own.is_file():  # what a recogniser heard in the recordings is the same for every run
+        own.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(heard, own)
     device = ""
     began = time.monotonic()
     with RunConsole() as console:
@@ -190,6 +194,8 @@ def one(item: Todo, folder: Path, keep: bool) -> dict[str, object]:
         outcome = run(loaded, runs=folder, bundles=bundles, listener=listen)
     seconds = _spent(folder / loaded.recipe.name, time.monotonic() - began)
     row = {"run": item.run.id, "seed": item.run.seed, "plan": item.plan, "device": device, "seconds": round(seconds, 1)}
+    if own.is_file():
+        shutil.copyfile(own, heard)
     if not keep:
         shutil.rmtree(folder / loaded.recipe.name, ignore_errors=True)
         if outcome.bundle is not None:
