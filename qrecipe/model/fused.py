@@ -49,7 +49,8 @@ def _compiled(formula: Callable[..., Any], *arguments: Any) -> Any:
 @cache
 def _compile(formula: Callable[..., Any], widths: tuple[tuple[int, ...], ...]) -> Callable[..., Any]:
     """One function for each set of widths: torch takes whatever has had two sizes in one function for a number that varies."""
-    torch._dynamo.config.recompile_limit = 64  # what requires a gradient differs by stage, and each way is a compilation
+    limit = "recompile_limit" if hasattr(torch._dynamo.config, "recompile_limit") else "cache_size_limit"
+    setattr(torch._dynamo.config, limit, 64)  # what requires a gradient differs by stage, and each way is a compilation
     alone = FunctionType(formula.__code__.replace(), formula.__globals__, formula.__name__)
     made: Callable[..., Any] = torch.compile(alone, fullgraph=True)
     return made

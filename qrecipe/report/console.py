@@ -128,7 +128,7 @@ class RunConsole:
 
     def _on_compiling(self, e: dict[str, Any]) -> None:
         if e["trouble"] is None:
-            self.say(f"stage {e['stage']}: the first step compiles, which takes up to minutes")
+            self.say(f"stage {e['stage']}: the first step compiles and takes longer")
         else:
             self.say(f"stage {e['stage']}: nothing is compiled, steps take longer: {e['trouble']}")
 
@@ -140,7 +140,7 @@ class RunConsole:
 
     def _on_recomputing(self, e: dict[str, Any]) -> None:
         needs = f"would take {size(e['peak'])} of {size(e['room'])}"
-        self.say(f"stage {e['stage']}: {needs}; layers are computed again in the backward pass, which takes a third longer")
+        self.say(f"stage {e['stage']}: {needs}; layers are computed again in the backward pass, which takes longer")
 
     def _on_stage_reused(self, e: dict[str, Any]) -> None:
         self.say(f"stage {e['stage']}: unchanged since it was trained, reused")
