@@ -49,6 +49,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=20, help="in each of three stretches")
     parser.add_argument("--clips", type=int, default=1200)
     parser.add_argument("--stock", type=Path, help="a checkout of github.com/QwenLM/Qwen3-TTS; without it those rows are left out")
+    parser.add_argument("--profile", action="store_true", help="also write rows/NAME.profile.txt: what two more steps spend their time on")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
@@ -97,7 +98,8 @@ def _measure(name: str, given: argparse.Namespace) -> dict[str, Any]:
     began = time.perf_counter()
     base = "builtin:mini" if given.where == "cpu" or given.shape == "mini" else str(_base(given))
     if name in training.CASES:
-        found = training.run(name, given.shape, device, given.steps, given.clips)
+        profile = given.out / "rows" / f"{name}.profile.txt" if given.profile else None
+        found = training.run(name, given.shape, device, given.steps, given.clips, profile)
     elif name == "agreement":
         found = training.agreement(given.shape, device)
     elif name.startswith("demo-"):

@@ -26,6 +26,7 @@ from qrecipe.train.loop import StepReport, train_stage
 from qrecipe.train.speech import SpeechObjective
 
 REPEATS = 3
+PROFILED = 2
 EPOCHS = 3
 """Over which the caching pass is spread."""
 PREDICTOR = {"match": "talker.code_predictor", "except": ["talker.code_predictor.model.codec_embedding"], "lr": 1e-5}
@@ -66,12 +67,18 @@ CASES = {
 }
 
 
-def run(name: str, shape: str, device: torch.device, steps: int, clips: int) -> dict[str, Any]:
-    """Measures a case: frames a second as the median of `REPEATS` stretches of `steps`, peak memory, compile time."""
+def run(name: str, shape: str, device: torch.device, steps: int, clips: int, profile: Path | None = None) -> dict[str, Any]:
+    """Measures a case: frames a second as the median of `REPEATS` stretches of `steps`, peak memory, compile time.
+
+    `profile` is a file for what the device spent its time on in `PROFILED` more steps.
+    """
     case = CASES[name]
     opened = synthetic.model(shape, device)
     data = synthetic.clips(opened, clips)
-    total = 2 + REPEATS * steps
+    measured = 2 + REPEATS * steps
+    total = measured + (PROFILED if profile else 0)
+    activities = [torch.profiler.ProfilerActivity.CPU] + [torch.profiler.ProfilerActivity.CUDA] * (device.type == "cuda")
+    profiler = torch.profiler.profile(activities=activities)
     train = [{**t, "match": t["match"].replace("20-27", "4-5")} if shape == "mini" else t for t in case.train]
     fields = {"id": "s", "objective": "speech", "data": ["speech"], "train": train, "steps": total, "layout": "streaming"}
     stage = SpeechStage.model_validate({**fields, "batch": {"frames": case.frames}, **case.settings})
@@ -101,8 +108,14 @@ def run(name: str, shape: str, device: torch.device, steps: int, clips: int) -> 
         def note(report: StepReport) -> None:
             marks.append(time.perf_counter())
             seconds.append(marks[-1] - marks[-2])
+            if profile and report.step == measured:
+                profiler.start()
 
         last = train_stage(stage, opened, learner, objective, sampler, on_step=note)
+    if profile:
+        profiler.stop()
+        by = "self_cuda_time_total" if device.type == "cuda" else "self_cpu_time_total"
+        profile.write_text(profiler.key_averages().table(sort_by=by, row_limit=40, max_name_column_width=70))
     frames = [sum(i.length for m in step for i in m) for step in batches]
     stretches = [range(2 + r * steps, 2 + (r + 1) * steps) for r in range(REPEATS)]
     rates = [sum(frames[i] for i in s) / sum(seconds[i] for i in s) for s in stretches]
