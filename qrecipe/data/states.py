@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 
 from qrecipe.files import digest, replacing, sha256
 from qrecipe.model import forward, layers, prompt
+from qrecipe.model.layers import ON_A_CPU
 from qrecipe.model.opened import Opened
 
 STATES = 1
@@ -29,7 +30,6 @@ SHARD = 16_384
 """Frames of a shard, about."""
 AT_ONCE = 8_192
 """Frames that are computed at once on a GPU."""
-ON_A_CPU = 400
 
 Progress = Callable[[int, int], None]
 """Told (rows done, of)."""

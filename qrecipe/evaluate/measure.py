@@ -17,6 +17,7 @@ from qrecipe.evaluate.samples import Progress, Sample, Task, batches, generated,
 from qrecipe.evaluate.values import Value
 from qrecipe.model import forward, prompt
 from qrecipe.model.forward import Tables
+from qrecipe.model.layers import ON_A_CPU
 from qrecipe.model.opened import Opened
 from qrecipe.model.room import Room
 from qrecipe.recipe.gate import Layout, PromptKind
@@ -25,8 +26,6 @@ from qrecipe.recipe.recipe import Evaluation
 
 FRAMES_AT_ONCE = 4000
 """Frames of teacher-forced rows in one batch on a GPU."""
-ON_A_CPU = 400
-"""The same on a CPU, whose caches hold little."""
 MEASURING = 1
 """Raised whenever a metric would give another number for the same sample."""
 

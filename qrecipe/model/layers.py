@@ -28,6 +28,10 @@ SHORT = 32
 """Rows of one length up to this attend by plain matrix products on a GPU: a kernel made for long rows computes a tile of 128 for each."""
 
 
+ON_A_CPU = 400
+"""Frames that are computed at once on a CPU: what more of them keep its caches do not hold, and a sixth of the time is waiting for memory."""
+
+
 @dataclass
 class Rows:
     """Rows laid end to end."""

@@ -14,6 +14,7 @@ import torch
 
 from qrecipe.data.batches import Micro, World, mine
 from qrecipe.errors import EngineError
+from qrecipe.model.layers import ON_A_CPU
 from qrecipe.model.opened import Opened
 from qrecipe.model.room import no_room
 from qrecipe.train.objective import Objective
@@ -27,10 +28,6 @@ class Gradients:
     """Loss term -> mean over the global batch's labels, nats."""
     bad: Micro = field(default_factory=list)
     """Rows of the micro-batches whose loss is not finite."""
-
-
-ON_A_CPU = 400
-"""Frames that are computed at once on a CPU: about a third of the time of whole micro-batches is waiting for memory otherwise."""
 
 
 class Memory:
