@@ -42,7 +42,7 @@ demo: $(VENV)/.installed
 
 # Whole files, each in one of JOBS processes of one thread; JOBS=0 is one after the other.
 test: lint
-	$(BIN)/pytest -m "not gpu" -n $(JOBS) --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -m "not gpu" -n $(JOBS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 quick: $(VENV)/.installed-dev
 	$(BIN)/pytest -m "not slow and not gpu"

@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 """The embedded base's matrices are too small for more threads, which only wait for each other. Set before torch is imported."""
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Two processes that compile librosa's functions into one folder at once leave a file there that ends later ones.
+    ours = Path(__file__).parents[1] / ".pytest_cache" / f"numba-{os.environ['PYTEST_XDIST_WORKER']}"
+    os.environ.setdefault("NUMBA_CACHE_DIR", str(ours))
+
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -32,13 +33,13 @@ def sample(**evaluators: Any) -> Sample:
 
 
 @pytest.mark.slow
-def test_similarity_is_resemblyzer_s() -> None:
+def test_similarity_is_resemblyzer_s(monkeypatch: pytest.MonkeyPatch) -> None:
     item = sample(speaker={"backend": "resemblyzer"})
     found = metrics.speaker_similarity(item)
     assert found is not None
-    import sys
-
-    sys.modules.setdefault("pkg_resources", cast(Any, SimpleNamespace(get_distribution=lambda name: SimpleNamespace(version="0"))))
+    if "pkg_resources" not in sys.modules:  # webrtcvad asks it for a version number, and newer setuptools have none
+        shim = SimpleNamespace(get_distribution=lambda name: SimpleNamespace(version="0"))
+        monkeypatch.setitem(sys.modules, "pkg_resources", cast(Any, shim))
     from resemblyzer import VoiceEncoder, preprocess_wav
 
     encoder = VoiceEncoder("cpu", verbose=False)
