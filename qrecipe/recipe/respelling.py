@@ -24,7 +24,8 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 
 from qrecipe.errors import Place, Problem, RecipeError, suggest
@@ -87,6 +88,8 @@ class Table:
     lower: dict[str, str]
     rules: dict[str, tuple[Rule, ...]]
     """By first letter, longest source first."""
+    known: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
+    """Words that were respelled before."""
 
     def spell(self, text: str) -> str:
         """A text (NFC) respelled; a capital stays one.
@@ -95,7 +98,14 @@ class Table:
         >>> table.spell("Cabai, cabai!")
         'Chabai, chabai!'
         """
-        return "".join(part for part, _ in self._spelled(text))
+        # neither the left side of a rule nor what it asks for around it reaches beyond a word
+        runs = ("".join(run) for _, run in groupby(text, key=lambda c: _in_word(c, 0)))
+        return "".join(self._known(run) for run in runs)
+
+    def _known(self, run: str) -> str:
+        if run not in self.known:
+            self.known[run] = "".join(part for part, _ in self._spelled(run))
+        return self.known[run]
 
     def used(self, text: str) -> set[Rule]:
         """Rules that respell a text."""

@@ -122,3 +122,10 @@ def test_the_malay_table_spells_every_sentence_of_the_demo() -> None:
     malay = read(ROOT / "recipes" / "respellings" / "malay-spanish.yaml")
     texts = [json.loads(line)["text"] for line in (ROOT / "recipes/data/malay/text.jsonl").read_text("utf-8").splitlines()]
     assert [t for t in texts if malay.foreign(malay.spell(t))] == []
+
+
+def test_words_that_are_remembered_are_spelled_as_in_their_sentence() -> None:
+    malay = read(ROOT / "recipes" / "respellings" / "malay-spanish.yaml")
+    for line in (ROOT / "recipes/data/malay/text.jsonl").read_text("utf-8").splitlines():
+        text = json.loads(line)["text"]
+        assert malay.spell(text) == "".join(part for part, _ in malay._spelled(text))
