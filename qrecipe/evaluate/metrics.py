@@ -92,25 +92,29 @@ def said_and_heard(sample: Sample) -> tuple[str, str]:
 
 
 def cer(sample: Sample) -> Ratio:
-    """Character edits (substitutions, deletions, insertions) of the transcript, over characters of the text; both normalised."""
+    """Character edits (substitutions, deletions, insertions) of the transcript, over characters of the text; both normalised.
+
+    No sample counts more edits than its text has characters. Of a sound that it cannot read a recogniser may write one word
+    a hundred times, and one such sample would outweigh all others.
+    """
     import jiwer
 
     said, heard = said_and_heard(sample)
     if not said:
         return Ratio(0, 0)
     found = jiwer.process_characters(said, heard)
-    return Ratio(found.substitutions + found.deletions + found.insertions, len(said))
+    return Ratio(min(found.substitutions + found.deletions + found.insertions, len(said)), len(said))
 
 
 def wer(sample: Sample) -> Ratio:
-    """Word edits of the transcript over words of the text; both normalised."""
+    """Word edits of the transcript over words of the text; both normalised. At most as many as the text has words, as in `cer`."""
     import jiwer
 
     said, heard = (normalise.words(t, sample.tag) for t in said_and_heard(sample))
     if not said:
         return Ratio(0, 0)
     found = jiwer.process_words(" ".join(said), " ".join(heard))
-    return Ratio(found.substitutions + found.deletions + found.insertions, len(said))
+    return Ratio(min(found.substitutions + found.deletions + found.insertions, len(said)), len(said))
 
 
 def repeats(words: list[str], longest: int = 4) -> int:

@@ -48,7 +48,7 @@ class MetricSpec:
 def _error_rate(name: str, unit: str) -> MetricSpec:
     return MetricSpec(
         name,
-        f"{unit} error rate: edits over {unit}s of the normalised text, pooled over prompts",
+        f"{unit} error rate: edits over {unit}s of the normalised text, pooled over prompts; of one sample at most as many as its text has {unit}s",
         "share",
         "generated",
         "lower",

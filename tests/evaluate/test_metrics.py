@@ -111,6 +111,7 @@ def test_reduplication_of_the_text_is_no_repetition() -> None:
 @pytest.mark.parametrize(
     ("tag", "text", "heard", "cer", "wer"),
     [
+        ("ms", "satu", "dua dua dua dua dua", (4, 4), (1, 1)),
         ("ms", "Saya suka nasi.", "saya suka nasi", (0, 14), (0, 3)),
         ("ms", "Saya suka nasi.", "", (14, 14), (3, 3)),
         ("ms", "Saya suka nasi.", "Saya suka nasi nasi", (5, 14), (1, 3)),
