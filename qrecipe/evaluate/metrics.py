@@ -4,6 +4,7 @@ where the item has no value."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -91,6 +92,11 @@ def said_and_heard(sample: Sample) -> tuple[str, str]:
     return normalise.normalise(sample.row.text, sample.tag), normalise.normalise(sample.transcript, sample.tag)
 
 
+def _rate(found: Any, length: int) -> Ratio:
+    """Edits that jiwer counted over the length of the text, at most 1."""
+    return Ratio(min(found.substitutions + found.deletions + found.insertions, length), length)
+
+
 def cer(sample: Sample) -> Ratio:
     """Character edits (substitutions, deletions, insertions) of the transcript, over characters of the text; both normalised.
 
@@ -103,7 +109,7 @@ def cer(sample: Sample) -> Ratio:
     if not said:
         return Ratio(0, 0)
     found = jiwer.process_characters(said, heard)
-    return Ratio(min(found.substitutions + found.deletions + found.insertions, len(said)), len(said))
+    return _rate(found, len(said))
 
 
 def wer(sample: Sample) -> Ratio:
@@ -114,7 +120,7 @@ def wer(sample: Sample) -> Ratio:
     if not said:
         return Ratio(0, 0)
     found = jiwer.process_words(" ".join(said), " ".join(heard))
-    return Ratio(min(found.substitutions + found.deletions + found.insertions, len(said)), len(said))
+    return _rate(found, len(said))
 
 
 def repeats(words: list[str], longest: int = 4) -> int:

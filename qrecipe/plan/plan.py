@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field, replace
 from functools import partial
-from os.path import dirname, join, normpath
 
 from qrecipe.errors import BaseModelError, Problem, RecipeError, suggest
 from qrecipe.files import FileHashes, digest, is_file
@@ -86,11 +85,11 @@ def make_plan(loaded: LoadedRecipe, hashes: FileHashes | None = None, strict: bo
     stages: list[PlannedStage] = []
     trainables: dict[str, trainable.Trainable] = {}
     before = start_fingerprint(base.identity, languages, recipe.seed)
+    rows = {k: v.token_id for k, v in languages.items() if v.token_id is not None}
+    known_rows = rows if len(rows) == len(languages) else None
     for i, stage in enumerate(recipe.stages):
         where = at(node, "stages", i)
-        rows = {k: v.token_id for k, v in languages.items() if v.token_id is not None}
         seen = _seen(loaded, stage, manifests, base)
-        known_rows = rows if len(rows) == len(languages) else None
         resolved, found = trainable.resolve(stage, where, base.tensors, known_rows, seen)
         problems.extend(found)
         if base.tensors is None:
@@ -100,8 +99,7 @@ def make_plan(loaded: LoadedRecipe, hashes: FileHashes | None = None, strict: bo
         before = stage_fingerprint(stage, recipe.evaluation, datasets, resolved, before, taught)
         stages.append(_stage(stage, datasets, resolved, base.tensors is not None, before, taught))
     evaluators = _evaluators(loaded, hashes, problems)
-    known = {k: v.token_id for k, v in languages.items() if v.token_id is not None}
-    problems.extend(checks.check(checks.Context(loaded, base, known, manifests, trainables, hashes)))
+    problems.extend(checks.check(checks.Context(loaded, base, rows, manifests, trainables, hashes)))
     hashes.save()
     problems = loaded.noted(problems)
     if strict:
@@ -210,7 +208,7 @@ def _datasets(
         if outside or not is_file(path):
             planned[name] = PlannedDataset(kind=dataset.kind, language=dataset.language, rows=None, bad_rows=None, sha256=None)
             continue
-        about = (dataset.kind, base.tokenizer, _shown(loaded, dataset), loaded.bounds)
+        about = (dataset.kind, base.tokenizer, loaded.shown(dataset.path), loaded.bounds)
         manifest = hashes.once(path, (*about, *boundaries.allowed()), partial(read_manifest, path, *about))
         manifests[name] = manifest
         if manifest.problems and (dataset.on_bad_row == "stop" or not manifest.rows):
@@ -249,11 +247,6 @@ def _summed(manifest: Manifest) -> list[Problem]:
         first = missing[0]
         missing = [replace(first, message=f"{first.message}; {len(missing)} recordings are missing in all")]
     return [*others, *missing]
-
-
-def _shown(loaded: LoadedRecipe, dataset: Dataset) -> str:
-    """How messages name a dataset's file: from where the recipe was named, not from the recipe's folder."""
-    return normpath(join(dirname(loaded.node.place.file), dataset.path))
 
 
 def _seen(loaded: LoadedRecipe, stage: Stage, manifests: dict[str, Manifest], base: BaseInfo) -> list[int] | None:

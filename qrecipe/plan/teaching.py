@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from os.path import dirname, join, normpath
 from pathlib import Path
 
 from qrecipe.errors import Problem, RecipeError, suggest
@@ -215,7 +214,7 @@ def _table(loaded: LoadedRecipe, base: BaseInfo, language: str, problems: list[P
         problems.append(of_value("QR040", f"{own.respelling.table} is not there yet", where, severity="warning"))
         return None
     try:
-        table = read(path, normpath(join(dirname(loaded.node.place.file), own.respelling.table)))
+        table = read(path, loaded.shown(own.respelling.table))
     except RecipeError as e:
         problems.extend(e.problems)
         return None

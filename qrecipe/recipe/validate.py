@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from os.path import dirname, join, normpath
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,10 @@ class LoadedRecipe:
     def path(self, text: str) -> Path:
         """A path of the recipe as an absolute path."""
         return (self.root / text).resolve()
+
+    def shown(self, text: str) -> str:
+        """How messages name a path of the recipe: from where the recipe was named, not from its folder."""
+        return normpath(join(dirname(self.node.place.file), text))
 
     def resolved(self) -> dict[str, Any]:
         """The recipe after `extends`, `vars` and `--set`, as plain data."""

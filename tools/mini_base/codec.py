@@ -26,9 +26,10 @@ STARTED = time.monotonic()
 import numpy as np  # noqa: E402  (the clock starts before the imports, which take seconds)
 import torch  # noqa: E402
 from codec_encode import encode_folder  # noqa: E402
-from codec_model import FRAME, RATE, Codec, Sizes, export  # noqa: E402
+from codec_model import Codec, Sizes, export  # noqa: E402
 from codec_train import CHECKPOINT, CaptureError, DivergedError, Settings, Trainer, read_checkpoint  # noqa: E402
 from qwen_tts import Qwen3TTSTokenizer  # noqa: E402
+from voices import FRAME, RATE  # noqa: E402
 
 
 class Tee:

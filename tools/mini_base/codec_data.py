@@ -18,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from codec_model import FRAME, RATE
 from numpy.typing import NDArray
 from torch import Tensor
+from voices import FRAME, RATE
 
 LABEL = FRAME // 2
 """Samples that a phoneme's label stands for."""

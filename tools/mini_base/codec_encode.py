@@ -17,9 +17,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from codec_data import Log, Shard, read_shard
-from codec_model import FRAME, RATE, Forward
+from codec_model import Forward
 from numpy.typing import NDArray
 from qwen_tts import Qwen3TTSTokenizer
+from voices import FRAME, RATE
 
 BATCH_SECONDS = 400.0
 """Audio of a batch; the first layers take about 8 kB a sample."""

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 import librosa
 import torch
 import torch.nn.functional as F
-from codec_model import FRAME, MELS_A_FRAME, RATE
+from codec_model import MELS_A_FRAME
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
+from voices import FRAME, RATE
 
 
 def mel_filters(window: int, bands: int) -> Tensor:

@@ -20,12 +20,8 @@ from qwen_tts.core.tokenizer_12hz import modeling_qwen3_tts_tokenizer_v2 as stoc
 from torch import Tensor, nn
 from transformers import EncodecFeatureExtractor
 from transformers.models.mimi import modeling_mimi as stock_encoder
+from voices import FRAME, PHONEMES, RATE
 
-RATE = 24000
-FRAME = 1920
-"""Samples a frame."""
-PHONEMES = 178
-"""Ids of the phoneme alphabet; 0 is silence."""
 MELS_A_FRAME = 640
 """Targets of the auxiliary heads: 8 spectra of 80 bands a frame."""
 

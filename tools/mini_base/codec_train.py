@@ -21,8 +21,9 @@ from typing import Any, Literal
 import torch
 from codec_data import Buffer, Held, Log, Reader, held_out
 from codec_losses import Discriminator, FrameMel, MelLoss, adversarial_loss, discriminator_loss, feature_loss
-from codec_model import FRAME, Codec, Forward, Sizes, Snake, phoneme_loss, snake, take
+from codec_model import Codec, Forward, Sizes, Snake, phoneme_loss, snake, take
 from torch import Tensor
+from voices import FRAME
 
 Phase = Literal["continuous", "quantised", "adversarial"]
 

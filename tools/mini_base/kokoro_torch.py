@@ -53,7 +53,7 @@ class Graph:
         if unknown:
             raise ValueError(f"{model}: operators that are not known here: {', '.join(unknown)}")
         self.outputs = [output.name for output in graph.output]
-        self.constants: dict[str, Tensor] = {tensor.name: self._tensor(tensor) for tensor in graph.initializer}
+        self.constants: dict[str, Tensor] = {tensor.name: self.tensor(tensor) for tensor in graph.initializer}
         self.weights: dict[str, Any] = {}
         """What an operator keeps from one run to the next, by the name of its first output."""
         last = {name: number for number, (node, _) in enumerate(self.nodes) for name in node.input}
@@ -62,13 +62,10 @@ class Graph:
             if name not in self.constants and name not in self.outputs:
                 self.done[number].append(name)
 
-    def _tensor(self, tensor: onnx.TensorProto) -> Tensor:
+    def tensor(self, tensor: onnx.TensorProto) -> Tensor:
+        """A constant where it belongs: floats on the device, whole numbers on the processor."""
         value = torch.from_numpy(np.array(numpy_helper.to_array(tensor)))
         return value.to(self.device) if value.is_floating_point() else value
-
-    def tensor(self, value: onnx.TensorProto) -> Tensor:
-        """An attribute's value."""
-        return self._tensor(value)
 
     @torch.inference_mode()
     def run(self, feeds: dict[str, Tensor]) -> list[Tensor]:

@@ -72,10 +72,14 @@ def malay_voice() -> Voice:
     return Voice("kumo-ms", soundfile.read(MALAY / "ref.ogg", dtype="float32")[0], (MALAY / "ref.txt").read_text(encoding="utf-8").strip())
 
 
+def malay_rows() -> list[dict[str, Any]]:
+    """The demo's held-out recordings."""
+    return [json.loads(line) for line in (MALAY / "dev.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
 def malay_sentences() -> list[str]:
     """Forty sentences that nothing trains on: those of dev.jsonl and of held.txt."""
-    dev = [json.loads(line)["text"] for line in (MALAY / "dev.jsonl").read_text(encoding="utf-8").splitlines()]
-    return dev + (MALAY / "held.txt").read_text(encoding="utf-8").splitlines()
+    return [row["text"] for row in malay_rows()] + (MALAY / "held.txt").read_text(encoding="utf-8").splitlines()
 
 
 class Bench:
@@ -113,7 +117,7 @@ class Bench:
         low, high = (round(float(v), 3) for v in np.quantile(e[pick].sum(1) / n[pick].sum(1), (0.025, 0.975)))
         return {"cer": round(float(e.sum() / n.sum()), 3), "interval": [low, high], "clips": len(e), "uncapped": uncapped}
 
-    def speak(self, model: Any, voice: Voice, sentences: list[str], language: str, seed: int, in_context: bool = False) -> list[Samples]:
+    def speak(self, model: Any, voice: Voice, sentences: list[str], language: str, seed: int) -> list[Samples]:
         """Speaks sentences in batches, all text first."""
         made: list[Samples] = []
         for start in range(0, len(sentences), self.batch):
@@ -123,8 +127,7 @@ class Bench:
                 text=part,
                 language=[language] * len(part),
                 ref_audio=[(voice.samples, voices.RATE)] * len(part),
-                ref_text=[voice.text] * len(part) if in_context else None,
-                x_vector_only_mode=not in_context,
+                x_vector_only_mode=True,
                 non_streaming_mode=True,
                 max_new_tokens=MOST_FRAMES,
             )
@@ -160,8 +163,7 @@ class Bench:
         """Through the speech tokenizer and back: English of every voice (of those with clips here, without a corpus), and Malay."""
         codec = model.model.speech_tokenizer
         groups = recordings(corpus) if corpus else {name: [english_voice(name)] for name in ("clara", "bruno", "kumo")}
-        rows = [json.loads(line) for line in (MALAY / "dev.jsonl").read_text(encoding="utf-8").splitlines()]
-        groups["kumo-ms"] = [Voice("kumo-ms", soundfile.read(MALAY / r["audio"], dtype="float32")[0], r["text"]) for r in rows]
+        groups["kumo-ms"] = [Voice("kumo-ms", soundfile.read(MALAY / r["audio"], dtype="float32")[0], r["text"]) for r in malay_rows()]
         for name, clips in groups.items():
             language = "malay" if name == "kumo-ms" else "english"
             clips = clips[: self.sentences]

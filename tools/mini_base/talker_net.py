@@ -16,10 +16,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from voices import PHONEMES
 
 NONE = -1
-PHONEMES = 180
-"""Ids of the phoneme alphabet."""
 AHEAD = 2
 """Frames of which the phoneme head speaks: this one and the next, at a quarter and at three quarters of each."""
 

@@ -27,6 +27,8 @@ from numpy.typing import NDArray
 RATE = 24_000
 FRAME = 1920
 """Samples of one frame of the speech tokenizer."""
+PHONEMES = 180
+"""Ids of the phoneme alphabet, with room; 0 is silence."""
 UNIT = 600
 """Samples of one of either engine's duration units."""
 FLOOR_DB = -50.0
