@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 PACKAGE = Path(__file__).resolve().parents[2] / "qrecipe" / "builtin" / "mini"
@@ -84,8 +83,7 @@ def publish(base: Path, out: Path) -> None:
     """Writes a trained base in bf16 shards, as the package ships it."""
     tensors: dict[str, torch.Tensor] = {}
     for path in sorted(base.glob("model*.safetensors")):
-        with safe_open(path, "pt") as file:
-            tensors.update({name: file.get_tensor(name).to(torch.bfloat16).contiguous() for name in file})
+        tensors.update({name: value.to(torch.bfloat16).contiguous() for name, value in load_file(path).items()})
     out.mkdir(parents=True, exist_ok=True)
     for old in out.glob("model*.safetensors*"):
         old.unlink()

@@ -37,12 +37,12 @@ from numpy.typing import NDArray
 
 LANGUAGES = ("english", "spanish")
 ROWS: dict[str, tuple[int, int]] = {
-    "clara": (30_000, 9_000),
-    "bruno": (12_000, 3_500),
-    "dina": (8_000, 3_000),
-    "emil": (8_000, 3_000),
-    "kumo": (14_000, 5_000),
-    "nezu": (5_000, 2_000),
+    "clara": (44_000, 12_000),
+    "bruno": (14_000, 4_000),
+    "dina": (10_000, 4_000),
+    "emil": (10_000, 4_000),
+    "kumo": (20_000, 8_000),
+    "nezu": (4_000, 2_000),
 }
 """Rows by voice: English, Spanish."""
 SHARD = {"hibari": 250, "kokoro": 50}
