@@ -2,7 +2,7 @@
 
 A batch is the unit, as sampling draws from one generator: it is spoken, read again by the base with its own codes as
 history, and kept in the cache under a name made of everything that it depends on. Speaking that was interrupted goes on
-with the first batch that is not there.
+with the first batch that is not there; processes that want the same lesson at once share its batches out.
 
 Of the distribution the `TOP` most likely codes are kept; what is left over is one outcome more. The divergence over these
 is a lower bound of the whole one, at a sixteenth of the room; what is left over is counted.
@@ -18,6 +18,7 @@ import torch
 
 from qrecipe.data import sealed
 from qrecipe.data.codes import Encoder
+from qrecipe.data.pieces import shared_out
 from qrecipe.files import cache_dir, digest
 from qrecipe.model import forward, prompt, speak
 from qrecipe.model.opened import Opened
@@ -71,21 +72,34 @@ def speak_lesson(
     """
     vectors = {v: encoder.x_vector(v) for v in lesson.voices}
     names = {v: encoder.hashes.sha256(v) for v in lesson.voices}
-    found: dict[int, Taught] = {}
-    for batch in lesson.batches(settings.batch):
-        voices = [lesson.voices[i % len(lesson.voices)] for i in batch]
-        caps = [lesson.cap(lesson.sentences[i], settings.slowest) for i in batch]
-        about = [[lesson.sentences[i].spoken, names[v], cap] for i, v, cap in zip(batch, voices, caps, strict=True)]
+    batches = list(lesson.batches(settings.batch))
+    voices = [[lesson.voices[i % len(lesson.voices)] for i in b] for b in batches]
+    caps = [[lesson.cap(lesson.sentences[i], settings.slowest) for i in b] for b in batches]
+
+    def file(n: int) -> Path:
+        about = [[lesson.sentences[i].spoken, names[v], cap] for i, v, cap in zip(batches[n], voices[n], caps[n], strict=True)]
         key = digest([TEACHING, TOP, identity, lesson.spoken_as, settings.layout, settings.seed, settings.sampling, about])
-        file = cache_dir() / FOLDER / digest(identity)[:16] / f"{key[:40]}.sealed"
-        said = _recall(file, caps)
-        if said is None:
-            said = _speak(opened, lesson, [lesson.sentences[i].spoken for i in batch], [vectors[v] for v in voices], caps, settings)
-            _store(file, said)
-        found.update(zip(batch, said, strict=True))
+        return folder_of(identity) / f"{key[:40]}.sealed"
+
+    files = [file(n) for n in range(len(batches))]
+
+    def make(n: int) -> list[Taught]:
+        texts = [lesson.sentences[i].spoken for i in batches[n]]
+        said = _speak(opened, lesson, texts, [vectors[v] for v in voices[n]], caps[n], settings)
+        _store(files[n], said)
+        return said
+
+    found: dict[int, Taught] = {}
+    for n, said in shared_out(files, lambda n: _recall(files[n], caps[n]), make):
+        found.update(zip(batches[n], said, strict=True))
         if progress is not None:
             progress(len(found))
     return [found[i] for i in range(len(lesson.sentences))]
+
+
+def folder_of(identity: str) -> Path:
+    """Where what a base says is kept."""
+    return cache_dir() / FOLDER / digest(identity)[:16]
 
 
 def _speak(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,9 +34,8 @@ class FasterWhisper:
     def __init__(self, asr: Asr, folder: Path) -> None:
         logging.getLogger("faster_whisper").setLevel(logging.ERROR)
         with silence():
-            import ctranslate2
             from faster_whisper import WhisperModel
-        device = "cuda" if torch.cuda.is_available() and ctranslate2.get_cuda_device_count() else "cpu"
+        device = "cuda" if torch.cuda.is_available() and _runs_on_a_gpu() else "cpu"
         settings: dict[str, Any] = {"compute_type": asr.compute_type, "cpu_threads": torch.get_num_threads(), "local_files_only": True}
         self._model = WhisperModel(str(folder), device=device, **settings)
         self._beam_size = asr.beam_size
@@ -46,6 +46,20 @@ class FasterWhisper:
             audio, language=language, beam_size=self._beam_size, temperature=0.0, condition_on_previous_text=False, vad_filter=False
         )
         return " ".join(s.text.strip() for s in segments).strip()
+
+
+def _runs_on_a_gpu() -> bool:
+    """Whether CTranslate2 finds a GPU and the cuBLAS that it was built for: torch may bring another one, and without it
+    CTranslate2 fails at the first recording."""
+    import ctranslate2
+
+    if not ctranslate2.get_cuda_device_count():
+        return False
+    try:
+        ctypes.CDLL("libcublas.so.12")
+    except OSError:
+        return False
+    return True
 
 
 def open_recogniser(asr: Asr, folder: Path, place: Place) -> Recogniser:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import median
 
 import torch
 
 from qrecipe.data.audio import AudioProblem, rate_problem, resample
 from qrecipe.data.codes import Encoder
+from qrecipe.data.pieces import shared_out
 from qrecipe.data.speech import SpeechData, SpeechRow
-from qrecipe.data.taught import FOLDER, Taught, speak_lesson
+from qrecipe.data.taught import Taught, folder_of, speak_lesson
 from qrecipe.errors import DataError, Problem
 from qrecipe.evaluate.listeners import Listeners
-from qrecipe.evaluate.measure import number_of
-from qrecipe.evaluate.memory import Memory
+from qrecipe.evaluate.measure import MEASURING, number_of
 from qrecipe.evaluate.samples import Sample
-from qrecipe.files import cache_dir
+from qrecipe.files import digest, read_sealed, sealed, write_json
 from qrecipe.model.opened import Opened
 from qrecipe.model.speak import sound
 from qrecipe.model.weights import Delta
@@ -35,7 +38,7 @@ from qrecipe.run.events import Events
 FACTOR = 2.0
 """A sentence that is this many times slower or faster than the lesson's median did not come out right."""
 AT_ONCE = 16
-"""Sentences that are decoded at once for the recogniser."""
+"""Sentences that are decoded at once for the recogniser, and kept together."""
 
 
 @dataclass(frozen=True)
@@ -139,24 +142,48 @@ def _misheard(
     """Sentences that the recipe's recogniser, told the language of the text, does not understand: respelling must sound like it."""
     loaded, limit = planned.loaded, planned.loaded.recipe.teacher.max_cer
     assert limit is not None
-    memory = Memory(cache_dir() / FOLDER / "heard.jsonl")
+    identity = base.identity
+    assert identity is not None, "the base is known"
     places = {"asr": at(loaded.node, "evaluators", "asr").place}
     tags = {k: v.bcp47 for k, v in loaded.recipe.languages.items()}
-    listeners = Listeners(opened, base.identity, loaded.recipe.evaluators, loaded.root, tags, places, memory=memory)
+    listeners = Listeners(opened, identity, loaded.recipe.evaluators, loaded.root, tags, places)
     spec = metrics.find("cer")
     assert spec is not None
     left = [i for i in range(len(said)) if i not in gone]
-    found = []
-    for start in range(0, len(left), AT_ONCE):
-        batch = left[start : start + AT_ONCE]
-        for i, (audio, rate) in zip(batch, sound(opened, [said[i].codes for i in batch]), strict=True):
+    batches = [left[start : start + AT_ONCE] for start in range(0, len(left), AT_ONCE)]
+
+    def file(batch: list[int]) -> Path:
+        content = [[lesson.sentences[i].text, said[i].codes.tolist()] for i in batch]
+        key = digest(["heard", MEASURING, spec.function, listeners.describe(spec, lesson.language), content])
+        return folder_of(identity) / f"{key[:40]}.json"
+
+    files = [file(b) for b in batches]
+
+    def make(n: int) -> list[float | None]:
+        rates: list[float | None] = []
+        for i, (audio, rate) in zip(batches[n], sound(opened, [said[i].codes for i in batches[n]]), strict=True):
             row = _row(lesson, i, said[i], opened)
-            sample = Sample(row, resample(audio, rate), said[i].codes, said[i].cap, lesson.language, listeners)
-            measured = number_of(spec, sample)
-            if measured is not None and measured[0] > limit:
-                found.append(Dropped(i, "misheard"))
-        events.tell("listening", what=f"listening to {lesson.dataset}", done=start + len(batch), of=len(left))
-    return found
+            measured = number_of(spec, Sample(row, resample(audio, rate), said[i].codes, said[i].cap, lesson.language, listeners))
+            rates.append(None if measured is None else measured[0])
+        write_json(files[n], sealed({"rates": rates}))
+        return rates
+
+    heard: dict[int, float | None] = {}
+    for n, rates in shared_out(files, lambda n: _recall_rates(files[n], len(batches[n])), make):
+        heard.update(zip(batches[n], rates, strict=True))
+        events.tell("listening", what=f"listening to {lesson.dataset}", done=len(heard), of=len(left))
+    return [Dropped(i, "misheard") for i in left if (rate := heard[i]) is not None and rate > limit]
+
+
+def _recall_rates(file: Path, count: int) -> list[float | None] | None:
+    """Error rates of a batch that was listened to before, or None."""
+    try:
+        rates: list[float | None] = read_sealed(file)["rates"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    with suppress(OSError):
+        os.utime(file)  # an entry that is used is not garbage
+    return rates if len(rates) == count else None
 
 
 def _row(lesson: Lesson, i: int, taught: Taught, opened: Opened) -> SpeechRow:

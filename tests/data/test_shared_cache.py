@@ -17,7 +17,8 @@ import torch
 
 from qrecipe.data import sealed
 from qrecipe.data.codes import Encoded, Encoder, Request
-from qrecipe.files import FileHashes, sha256
+from qrecipe.data.pieces import shared_out
+from qrecipe.files import FileHashes, sha256, write_text
 from qrecipe.plan.bases import BaseInfo
 from tests.support import audio
 
@@ -80,3 +81,26 @@ def test_processes_share_the_cache(mini: BaseInfo, clips: list[Path], tmp_path: 
     assert all(sealed.recall(e, "codes", "seconds") is not None for e in entries)
     known = json.loads((tmp_path / "shared" / "hashes.json").read_text())
     assert all(known[str(c)][2] == sha256(c) for c in clips), "what one process learned the others did not take away"
+
+
+def test_processes_share_pieces_out(tmp_path: Path) -> None:
+    """Every piece is made once, also where its first maker was killed at it."""
+    files = [tmp_path / f"{i}.json" for i in range(CLIPS)]
+    made = tmp_path / "made"
+
+    def work(number: int) -> None:
+        def make(i: int) -> int:
+            time.sleep(10.0 if number == 0 else 0.02)
+            with open(made, "a") as f:
+                f.write(f"{i}\n")
+            write_text(files[i], str(i * i))
+            return i * i
+
+        def recall(i: int) -> int | None:
+            return int(files[i].read_text()) if files[i].exists() else None
+
+        assert dict(shared_out(files, recall, make, pause=0.01)) == {i: i * i for i in range(CLIPS)}
+
+    assert in_processes(4, work) == [-9, 0, 0, 0]
+    assert sorted(map(int, made.read_text().split())) == list(range(CLIPS))
+    assert not list(tmp_path.glob(".*")), "no lock is left"

@@ -13,7 +13,7 @@ import torch
 from qrecipe.data.audio import load
 from qrecipe.data.speech import SpeechRow
 from qrecipe.errors import Place, RecipeError
-from qrecipe.evaluate import metrics
+from qrecipe.evaluate import asr, metrics
 from qrecipe.evaluate.listeners import Listeners
 from qrecipe.evaluate.measure import measure_samples
 from qrecipe.evaluate.samples import Sample
@@ -124,3 +124,22 @@ def test_models_that_are_not_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     first = found.identity
     (tmp_path / "mine" / "config.json").write_text('{"changed": 1}')
     assert said("mine")[0].identity != first
+
+
+def test_a_gpu_without_its_cublas_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CTranslate2 counts GPUs by the driver, and fails at the first recording where torch brings another cuBLAS."""
+    whisper.require()
+    import ctranslate2
+
+    loaded = []
+
+    def load(name: str) -> object:
+        loaded.append(name)
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr(ctranslate2, "get_cuda_device_count", lambda: 1)
+    monkeypatch.setattr(asr.ctypes, "CDLL", load)
+    assert not asr._runs_on_a_gpu()
+    assert loaded == ["libcublas.so.12"]
+    monkeypatch.setattr(asr.ctypes, "CDLL", lambda name: name)
+    assert asr._runs_on_a_gpu()

@@ -96,8 +96,9 @@ def test_what_did_not_come_out_right_is_dropped() -> None:
     assert teaching._counts(found) == {"runaway": 1, "rate": 2, "outruns": 0, "misheard": 0}
 
 
-def test_what_sounds_like_something_else_is_dropped(mini: Any, tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_sounds_like_something_else_is_dropped(mini: Any, tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The recogniser is told the language of the text, and compares with the text as the student reads it."""
+    monkeypatch.setenv("QRECIPE_CACHE", str(tmp_path / "cache"))
     loaded = load(tiny(evaluators={"asr": {"model": "wheel:whisper-base"}}, teacher={"max_cer": 0.3}))
     lesson = Lesson(
         "t", "malay", "spanish", (Sentence(1, "kita", "quita"), Sentence(2, "suka", "suca"), Sentence(3, "x", "x")), (Path("v"),), None
@@ -114,8 +115,9 @@ def test_what_sounds_like_something_else_is_dropped(mini: Any, tiny: Any, monkey
     planned = SimpleNamespace(loaded=loaded)
     model = SimpleNamespace(tokenizer=mini.tokenizer)
     spoken = [said(20, 90), said(21, 90), said(90, 90)]
-    found = teaching._misheard(planned, mini, lesson, spoken, model, Events(None), gone={2})  # type: ignore[arg-type]  # stand-ins
-    assert [(d.sentence, d.why) for d in found] == [(1, "misheard")]
+    for _ in range(2):  # the second time nobody listens
+        found = teaching._misheard(planned, mini, lesson, spoken, model, Events(None), gone={2})  # type: ignore[arg-type]  # stand-ins
+        assert [(d.sentence, d.why) for d in found] == [(1, "misheard")]
     assert [language for _, language in asked] == ["malay", "malay"]
 
 

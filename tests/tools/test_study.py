@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import csv
+import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ STUDIES = [ROOT / "studies" / f"{name}.yaml" for name in ("malay", "turkish", "t
 sys.path.insert(0, str(TOOLS))  # the tools are scripts, not a package
 try:
     import data
+    import pool
     import report
     import run as runner
     import sentences
@@ -85,53 +88,125 @@ def tiny_study(folder: Path) -> Path:
     """Two runs and two seeds over the tiny recipe."""
     accept = [{"metric": "talker_nll", "data": "dev", "max": 0.0, "severity": "warn"}]
     recipes.write(folder, recipes.recipe(accept=accept), "recipe.yaml")
-    (folder / "factors.yaml").write_text("steps: {one: {stages: [{id: language, steps: 1}]}, two: {stages: [{id: language, steps: 2}]}}")
+    (folder / "factors.yaml").write_text("steps: {one: {stages: [{id: language, steps: 1}]}, more: {stages: [{id: language, steps: 3}]}}")
     study = {"study": 1, "name": "tiny", "recipe": "recipe.yaml", "factors": "factors.yaml", "results": "results.csv"}
     study |= {"seeds": [0, 1], "centre": {"steps": "one"}, "vary": ["steps"]}
     (folder / "study.yaml").write_text(yaml.safe_dump(study))
     return folder / "study.yaml"
 
 
-def test_what_is_stopped_goes_on_and_no_row_is_made_twice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("QRECIPE_ALLOW", str(tmp_path))
-    file, made = tiny_study(tmp_path), []
+WORKER = """
+import json, os, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *a: os._exit(130))
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+for line in sys.stdin:
+    item = json.loads(line)["item"]
+    with open(os.environ["ASKED"], "a") as f:
+        print(item["run"], item["seed"], os.environ.get("CUDA_VISIBLE_DEVICES"), file=f)
+    behaviour = os.environ.get("BEHAVIOUR", "")
+    print(json.dumps({"event": {"event": "step", "stage": "language", "step": 1, "of": 2}}), flush=True)
+    if behaviour in ("hang", "stop") and item["run"] == "steps=more":
+        if behaviour == "stop":
+            os.kill(os.getppid(), signal.SIGINT)
+        time.sleep(60)
+    if behaviour == "crash" and item["run"] == "steps=more":
+        os._exit(9)
+    if behaviour == "fail":
+        print(json.dumps({"failed": "no such luck"}), flush=True)
+        continue
+    row = {"run": item["run"], "seed": item["seed"], "plan": item["plan"], "device": "CPU", "seconds": 60.0}
+    print(json.dumps({"row": {**row, "talker_nll(dev) value": 3.25, "talker_nll(dev) low": 3.0, "talker_nll(dev) high": 3.5}}), flush=True)
+"""
 
-    def one(item: Any, folder: Path, keep: bool) -> dict[str, object]:
-        if len(made) == 1:
-            made.append(None)
-            raise KeyboardInterrupt
-        made.append((item.run.id, item.run.seed))
-        about = {"run": item.run.id, "seed": item.run.seed, "plan": item.plan, "device": "CPU, 1 thread", "seconds": 60.0}
-        return {**about, "talker_nll(dev) value": 3.25, "talker_nll(dev) low": 3.0, "talker_nll(dev) high": 3.5}
 
-    monkeypatch.setattr(runner, "one", one)
-    arguments = [str(file), "--runs", str(tmp_path / "runs")]
-    assert runner.main([*arguments, "--dry-run"]) == 0
-    assert made == []
-    assert runner.main(arguments) == 3
-    assert "2 runs with 2 seeds, 4 in all" in capsys.readouterr().out
-    assert runner.main(arguments) == 0
-    assert [m for m in made if m] == [("centre", 0), ("steps=two", 0), ("centre", 1), ("steps=two", 1)]
-    assert "3 to do, about 3 minutes by the 1 rows" in capsys.readouterr().out
-    with open(tmp_path / "results.csv", newline="") as f:
-        rows = list(csv.DictReader(f))
-    assert [(r["run"], r["seed"], r["talker_nll(dev) value"]) for r in rows][:2] == [("centre", "0", "3.25"), ("steps=two", "0", "3.25")]
-    assert runner.main(arguments) == 0
-    assert len(made) == 5, "nothing was left to do"
+@pytest.fixture
+def tiny_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs the tiny study with workers that only pretend; gives the exit code, and after it what the workers were asked for."""
+    for name, value in (("QRECIPE_ALLOW", tmp_path), ("ASKED", tmp_path / "asked"), ("CUDA_VISIBLE_DEVICES", "")):
+        monkeypatch.setenv(name, str(value))
+    (tmp_path / "worker.py").write_text(WORKER)
+    monkeypatch.setattr(pool, "WORKER", tmp_path / "worker.py")
+    file = tiny_study(tmp_path)
+    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
+
+    def go(*arguments: str, behaviour: str = "") -> int:
+        monkeypatch.setenv("BEHAVIOUR", behaviour)
+        return int(runner.main([str(file), "--runs", str(tmp_path / "runs"), *arguments]))
+
+    yield go
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def asked(folder: Path) -> list[str]:
+    return (folder / "asked").read_text().splitlines() if (folder / "asked").exists() else []
+
+
+def rows(folder: Path) -> list[tuple[str, str]]:
+    return [(r["run"], r["seed"]) for r in report.read(folder / "results.csv")]
+
+
+def test_what_is_stopped_goes_on_and_no_row_is_made_twice(tiny_runs: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tiny_runs("--dry-run") == 0
+    assert asked(tmp_path) == []
+    assert "2 runs with 2 seeds, 4 in all" in (said := capsys.readouterr().out)
+    assert "4 to do: 0.1 hours if each takes 90 seconds" in said
+    assert tiny_runs(behaviour="stop") == 3, "Ctrl-C"
+    assert "stopped with 1 of 4 done; the same command goes on" in capsys.readouterr().out
+    assert rows(tmp_path) == [("centre", "0")]
+    assert tiny_runs("--limit", "1s", behaviour="hang") == 3
+    assert rows(tmp_path) == [("centre", "0")]
+    assert tiny_runs("--jobs", "2") == 0
+    assert "3 to do: 0.0 hours with 2 at a time if each takes 90 seconds" in capsys.readouterr().out, "the row was made one at a time"
+    assert sorted(rows(tmp_path)) == [("centre", "0"), ("centre", "1"), ("steps=more", "0"), ("steps=more", "1")]
+    assert {(r["jobs"], r["talker_nll(dev) value"]) for r in report.read(tmp_path / "results.csv")} == {("1", "3.25"), ("2", "3.25")}
+    many = len(asked(tmp_path))
+    assert tiny_runs() == 0
+    assert len(asked(tmp_path)) == many, "nothing was left to do"
+
+
+def test_a_run_that_fails_leaves_the_others_alone(tiny_runs: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tiny_runs(behaviour="crash") == 1
+    assert rows(tmp_path) == [("centre", "0"), ("centre", "1")]
+    assert "its process ended with exit code 9" in capsys.readouterr().out
+
+
+def test_a_machine_on_which_nothing_runs_is_left_soon(tiny_runs: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tiny_runs(behaviour="fail") == 1
+    assert len(asked(tmp_path)) in (3, 4)
+    assert "no such luck" in capsys.readouterr().out
+
+
+def test_gpus_are_shared_out(tiny_runs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    assert tiny_runs("--jobs", "2", "--seeds", "0") == 0
+    assert sorted(line.split()[-1] for line in asked(tmp_path)) == ["2", "5"]
+
+
+def test_rows_of_other_columns_are_not_mixed(tiny_runs: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "results.csv").write_text("run,seed,plan\n")
+    assert tiny_runs() == 2
+    assert "other columns" in capsys.readouterr().err
+    assert asked(tmp_path) == []
 
 
 @pytest.mark.slow
-def test_a_run_gives_its_row(mini: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_runs_at_a_time_give_their_rows(mini: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QRECIPE_ALLOW", str(tmp_path))
-    file = tiny_study(tmp_path)
-    assert runner.main([str(file), "--runs", str(tmp_path / "runs"), "--only", "two", "--seeds", "1"]) == 0
-    (row,) = report.read(tmp_path / "results.csv")
-    assert (row["run"], row["seed"]) == ("steps=two", "1")
-    low, value, high = (float(row[f"talker_nll(dev) {n}"]) for n in ("low", "value", "high"))
-    assert 0 < low < value < high
-    assert not (tmp_path / "runs" / "tiny" / "bundles").exists() or not any((tmp_path / "runs" / "tiny" / "bundles").iterdir())
+    file, runs = tiny_study(tmp_path), tmp_path / "runs"
+    arguments = [sys.executable, str(TOOLS / "run.py"), str(file), "--runs", str(runs), "--seeds", "1", "--jobs", "2"]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=300, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = {r["run"]: r for r in report.read(tmp_path / "results.csv")}
+    assert set(found) == {"centre", "steps=more"}
+    for row in found.values():
+        low, value, high = (float(row[f"talker_nll(dev) {n}"]) for n in ("low", "value", "high"))
+        assert low < value < high
+    assert found["centre"]["talker_nll(dev) value"] != found["steps=more"]["talker_nll(dev) value"]
+    assert list((runs / "tiny" / "shared" / "stages").glob("*/result.json")), "the start is shared"
+    assert not [f for f in (runs / "tiny").iterdir() if f.name.startswith("study-tiny") and f.is_dir()], "and the runs are gone"
+    assert not any((runs / "tiny" / "bundles").iterdir())
 
 
 def test_intervals_of_differences_are_students_over_seeds() -> None:
@@ -167,12 +242,12 @@ def test_rows_become_a_table_and_a_plot(tmp_path: Path) -> None:
     study = studies.load(tiny_study(tmp_path))
     assert report.section(study) == ("0 of 4 runs have been carried out.", None)
     fields = ["run", "seed", *(f"cer(dev) {n}" for n in ("value", "low", "high"))]
-    lines = [fields, ["centre", "0", "0.5", "0.4", "0.6"], ["centre", "1", "0.6", "0.5", "0.7"], ["steps=two", "0", "0.4", "0.3", "0.5"]]
+    lines = [fields, ["centre", "0", "0.5", "0.4", "0.6"], ["centre", "1", "0.6", "0.5", "0.7"], ["steps=more", "0", "0.4", "0.3", "0.5"]]
     study.results.write_text("".join(",".join(line) + "\n" for line in lines))
     text, picture = report.section(study)
     assert text.startswith("3 of 4 runs have been carried out.")
     assert "| centre | 2 | 0.550 (0.450 to 0.650) |" in text
-    assert "| steps=two | 1 | 0.400 (0.300 to 0.500) |" in text
+    assert "| steps=more | 1 | 0.400 (0.300 to 0.500) |" in text
     assert text.split("![")[0].rstrip().endswith("| -0.100 |")
     assert picture is not None
     assert picture.count("<circle") == 2
