@@ -25,8 +25,17 @@ def allow(folder: Path) -> None:
 
 def inside(path: Path, *roots: Path) -> bool:
     """Whether a path lies in one of the folders or in an allowed one, links followed."""
-    real = real_path(path)
-    return any(real == root or real.startswith(root.rstrip(os.sep) + os.sep) for root in (*map(real_path, roots), *allowed()))
+    return within(path, followed(*roots))
+
+
+def followed(*roots: Path) -> tuple[str, ...]:
+    """The folders and the allowed ones as `within` wants them, for whoever asks about many files."""
+    return tuple(root.rstrip(os.sep) + os.sep for root in (*map(real_path, roots), *allowed()))
+
+
+def within(path: Path, roots: tuple[str, ...]) -> bool:
+    """Like `inside`, of folders whose links are followed already."""
+    return (real_path(path) + os.sep).startswith(roots)
 
 
 def problem(path: Path, text: str, node: Node, root: Path) -> Problem | None:
@@ -37,10 +46,8 @@ def problem(path: Path, text: str, node: Node, root: Path) -> Problem | None:
     return Problem("QR048", f"{text} leads out of the recipe's repository", node.place, help_, length=node.length)
 
 
-def row_problem(path: Path, text: str, place: Place, roots: tuple[Path, ...]) -> Problem | None:
-    """The same for a path of a manifest's row."""
-    if inside(path, *roots):
-        return None
+def row_problem(path: Path, text: str, place: Place) -> Problem:
+    """A path of a manifest's row leads out."""
     return Problem("QR048", f"{text} leads out of the manifest's folder", place, f"allow it: `--allow {os.path.dirname(path)}`")
 
 

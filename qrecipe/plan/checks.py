@@ -297,21 +297,26 @@ def _overlap(context: Context) -> Iterator[Problem]:
     recipe = context.loaded.recipe
     judged = {g.data for g in recipe.gates()} | {s.select.data for s in recipe.stages if s.select}
     trained = recipe.trained_datasets()
-    for judge in sorted((judged - trained) & context.manifests.keys()):
-        rows = context.manifests[judge].rows
-        texts = {_plain(r.text): r.line for r in rows}
-        sounds = {context.hashes.sha256(r.audio): r.line for r in rows if r.audio is not None}
-        for name in sorted(trained & context.manifests.keys()):
+    said = {name: _said(context, name) for name in (judged | trained) & context.manifests.keys()}
+    for judge in sorted((judged - trained) & said.keys()):
+        texts = {text: line for line, text, _ in said[judge]}
+        sounds = {sound: line for line, _, sound in said[judge] if sound is not None}
+        for name in sorted(trained & said.keys()):
             if context.manifests[name].path == context.manifests[judge].path:
                 continue  # said by the recipe's own checks
-            mine = context.manifests[name].rows
-            same = [(r.line, texts[_plain(r.text)]) for r in mine if _plain(r.text) in texts]
-            heard = [(r.line, sounds[h]) for r in mine if r.audio is not None and (h := context.hashes.sha256(r.audio)) in sounds]
+            same = [(line, texts[text]) for line, text, _ in said[name] if text in texts]
+            heard = [(line, sounds[sound]) for line, _, sound in said[name] if sound in sounds]
             for what, found in (("sentence", same), ("recording", [h for h in heard if h not in same])):
                 if found:
                     more = f", and {len(found) - 1} more" if len(found) > 1 else ""
                     message = f"this {what} also judges, in `{judge}` (line {found[0][1]}){more}"
                     yield Problem("QR046", message, Place(context.shown(name), found[0][0], 1), "take it out of one of the two")
+
+
+def _said(context: Context, name: str) -> list[tuple[int, str, str | None]]:
+    """Every row of a dataset: its line, its text, and the content of its recording."""
+    rows = context.manifests[name].rows
+    return [(r.line, _plain(r.text), context.hashes.sha256(r.audio) if r.audio is not None else None) for r in rows]
 
 
 def _plain(text: str) -> str:

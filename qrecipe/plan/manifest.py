@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +13,10 @@ from qrecipe.files import is_file
 from qrecipe.plan import boundaries
 from qrecipe.plan.rows import fits
 from qrecipe.plan.tokenizer import TextTokenizer, clean_text
+from qrecipe.recipe.reader import NO_CHARACTER
 
 MAX_LINE = 1 << 20
 """Bytes of a row."""
-_NO_CHARACTER = re.compile("[\0\ud800-\udfff]")
 MAX_PROBLEMS = 1000
 """Rows whose problems are kept; further ones are counted."""
 
@@ -65,7 +64,7 @@ def read_manifest(
     name = shown or str(path)
     rows: list[Row] = []
     problems: list[Problem] = []
-    roots = (path.parent, root) if root is not None else (path.parent,)
+    roots = boundaries.followed(path.parent, *([root] if root is not None else []))
     bad = 0
     try:
         with open(path, "rb") as f:
@@ -98,7 +97,7 @@ def _lines(f: BinaryIO) -> Iterator[bytes]:
 
 
 def _row(
-    raw: bytes, kind: Literal["text", "speech"], path: Path, place: Place, tokenizer: TextTokenizer | None, roots: tuple[Path, ...]
+    raw: bytes, kind: Literal["text", "speech"], path: Path, place: Place, tokenizer: TextTokenizer | None, roots: tuple[str, ...]
 ) -> Row | list[Problem]:
     if len(raw) > MAX_LINE:
         return [Problem("QR041", f"the line has more than {MAX_LINE:,} bytes", place)]
@@ -116,7 +115,7 @@ def _row(
         if problems:
             return problems
     strings = "".join(v for v in value.values() if isinstance(v, str))
-    if _NO_CHARACTER.search(strings):
+    if NO_CHARACTER.search(strings):
         return [Problem("QR041", "an escape that is no character (NUL, or half of a surrogate pair)", place)]
     text = clean_text(value["text"])
     if kind == "text":
@@ -126,7 +125,7 @@ def _row(
 
 
 def _speech_row(
-    value: dict[str, Any], text: str, path: Path, place: Place, tokenizer: TextTokenizer | None, roots: tuple[Path, ...]
+    value: dict[str, Any], text: str, path: Path, place: Place, tokenizer: TextTokenizer | None, roots: tuple[str, ...]
 ) -> Row | list[Problem]:
     problems = []
     reference = value.get("reference") or value.get("ref_audio")
@@ -149,9 +148,8 @@ def _speech_row(
     for file in (audio, ref):
         if file is None:
             continue
-        outside = boundaries.row_problem(file, _relative(file, folder), place, roots)
-        if outside is not None:
-            problems.append(outside)
+        if not boundaries.within(file, roots):
+            problems.append(boundaries.row_problem(file, _relative(file, folder), place))
         elif not is_file(file):
             problems.append(Problem("QR043", f"there is no file {_relative(file, folder)}", place, severity="warning"))
     if problems:

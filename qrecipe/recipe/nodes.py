@@ -13,10 +13,15 @@ Loc = tuple[int | str, ...]
 
 
 def every_node(node: Node) -> Iterator[Node]:
-    """A node and everything below it."""
-    yield node
-    for child in (*(v for _, v in node.items()), *node.elements()):
-        yield from every_node(child)
+    """A node and everything below it, in the order of the text."""
+    waiting = [node]
+    while waiting:
+        found = waiting.pop()
+        yield found
+        if isinstance(found.value, dict):
+            waiting.extend(reversed(found.value.values()))
+        else:
+            waiting.extend(reversed(found.elements()))
 
 
 def places(node: Node | None) -> set[Place]:

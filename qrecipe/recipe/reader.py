@@ -38,6 +38,8 @@ _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z")
 _INF = re.compile(r"[-+]?\.(inf|Inf|INF)\Z")
 _NAN = {".nan", ".NaN", ".NAN"}
 _BREAKS = re.compile("[\x85\u2028\u2029]")
+NO_CHARACTER = re.compile("[\0\ud800-\udfff]")
+"""What an escape can write and no text can hold: NUL, and halves of surrogate pairs."""
 
 
 @dataclass(frozen=True)
@@ -346,7 +348,7 @@ class _Builder:
     def _scalar(self, event: Any) -> Scalar:
         """A scalar's value: plain ones by the core schema, quoted and block ones as they are."""
         text = str(event.value)
-        if any(c == "\0" or "\ud800" <= c <= "\udfff" for c in text):
+        if NO_CHARACTER.search(text):
             self.problems.append(Problem("QR002", "not YAML: an escape that is no character", _at(event.start_mark, self.name)))
             return ""
         return text if event.style else core_scalar(text)

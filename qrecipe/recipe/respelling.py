@@ -25,6 +25,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 
@@ -99,7 +100,7 @@ class Table:
         'Chabai, chabai!'
         """
         # neither the left side of a rule nor what it asks for around it reaches beyond a word
-        runs = ("".join(run) for _, run in groupby(text, key=lambda c: _in_word(c, 0)))
+        runs = ("".join(run) for _, run in groupby(text, key=_is_letter))
         return "".join(self._known(run) for run in runs)
 
     def _known(self, run: str) -> str:
@@ -119,13 +120,14 @@ class Table:
         lowered = "".join(self.lower.get(c) or (c.lower() if len(c.lower()) == 1 else c) for c in text)
         at = 0
         while at < len(text):
-            rule = next((r for r in self.rules.get(lowered[at], ()) if _applies(r, lowered, at)), None)
-            if rule is None:
+            for rule in self.rules.get(lowered[at], ()):
+                if _applies(rule, lowered, at):
+                    yield (rule.target if text[at] == lowered[at] else _capital(rule.target)), rule
+                    at += len(rule.source)
+                    break
+            else:
                 yield (lowered[at] if lowered[at] == text[at] else _capital(lowered[at])), None
                 at += 1
-                continue
-            yield (rule.target if text[at] == lowered[at] else _capital(rule.target)), rule
-            at += len(rule.source)
 
 
 def _applies(rule: Rule, text: str, at: int) -> bool:
@@ -137,7 +139,13 @@ def _capital(text: str) -> str:
 
 
 def _in_word(text: str, at: int) -> bool:
-    return 0 <= at < len(text) and unicodedata.category(text[at])[0] in "LM"
+    return 0 <= at < len(text) and _is_letter(text[at])
+
+
+@cache
+def _is_letter(c: str) -> bool:
+    """Whether words are written with this character, marks over letters included."""
+    return unicodedata.category(c)[0] in "LM"
 
 
 def read(file: Path, shown: str | None = None) -> Table:

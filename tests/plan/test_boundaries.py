@@ -89,7 +89,7 @@ def test_a_base_elsewhere(recipe: Path, tmp_path: Path, monkeypatch: pytest.Monk
     assert make_plan(load(recipe)).base.folder == tmp_path / "bases" / "one"
 
 
-@pytest.mark.parametrize("audio", ["/etc/hostname", "../../secret.wav", "link.wav", "folder/secret.wav"])
+@pytest.mark.parametrize("audio", ["/etc/hostname", "../../secret.wav", "../data2/one.wav", "link.wav", "folder/secret.wav"])
 def test_a_row_elsewhere(recipe: Path, tmp_path: Path, audio: str) -> None:
     (tmp_path / "secret.wav").write_bytes(b"")
     data = recipe.parent / "data"
