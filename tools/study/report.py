@@ -25,6 +25,8 @@ PLOTTED = ("cer(dev)", "cer(keep)")
 T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
 """Student's t, two-sided 95 %, by number of seeds."""
 SHOWN = ("cer(dev)", "talker_nll(dev)", "predictor_nll(dev)", "speaker_similarity(dev)", "runaway_rate(dev)", "cer(keep)")
+OVER_BASE = ("cer(dev) over base", "cer(keep) over base")
+"""Differences to the base, paired by prompt, where a study measures them."""
 
 
 @dataclass(frozen=True)
@@ -78,16 +80,17 @@ def difference(found: Rows, centre: Rows, metric: str) -> Cell | None:
 
 def table(study: studies.Study, found: Rows) -> str:
     """The study's results as a table, in the study's order; what has not been run is said to be missing."""
+    shown = [*SHOWN, *(m for m in OVER_BASE if any(r.get(f"{m} value") for r in found))]
     by_run = {_id(p): [r for r in found if r["run"] == _id(p)] for p in study.points}
     centre = by_run["centre"]
     lines = [
-        "| run | seeds | " + " | ".join(f"`{m}`" for m in SHOWN) + " | `cer(dev)` less the centre's |",
-        "|---" * (len(SHOWN) + 3) + "|",
+        "| run | seeds | " + " | ".join(f"`{m}`" for m in shown) + " | `cer(dev)` less the centre's |",
+        "|---" * (len(shown) + 3) + "|",
     ]
     missing = [run for run, r in by_run.items() if not r]
     for run, r in by_run.items():
         if r:
-            cells = [c.text() if (c := value(r, m)) is not None else "-" for m in SHOWN]
+            cells = [c.text(signed=m in OVER_BASE) if (c := value(r, m)) is not None else "-" for m in shown]
             gap = difference(r, centre, "cer(dev)") if run != "centre" else None
             lines.append(f"| {run} | {len(r)} | " + " | ".join(cells) + f" | {gap.text(signed=True) if gap is not None else '-'} |")
     total, have = len(study.points) * len(study.seeds), sum(len(r) for r in by_run.values())
