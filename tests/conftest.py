@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from qrecipe.model import dsp
 from tests.support import audio, recipes
 from tests.support.shared import Finished, Voice
 
@@ -23,10 +24,12 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 """The embedded base's matrices are too small for more threads, which only wait for each other. Set before torch is imported."""
 
-if "PYTEST_XDIST_WORKER" in os.environ:
-    # Two processes that compile librosa's functions into one folder at once leave a file there that ends later ones.
-    ours = Path(__file__).parents[1] / ".pytest_cache" / f"numba-{os.environ['PYTEST_XDIST_WORKER']}"
-    os.environ.setdefault("NUMBA_CACHE_DIR", str(ours))
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A folder for what numba compiles, which outlives the session's cache; every process that runs tests has its own."""
+    hands_out = config.getoption("numprocesses", None) and not hasattr(config, "workerinput")
+    if dsp.FOLDER not in os.environ and not hands_out:
+        os.environ[dsp.FOLDER] = str(dsp.claimed(config.rootpath / ".pytest_cache" / "numba"))
 
 
 @pytest.fixture(scope="session", autouse=True)

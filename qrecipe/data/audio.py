@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from qrecipe.model.dsp import librosa
+
 RATE = 24_000
 """Hz."""
 TRIM_DB = 40.0
@@ -93,16 +95,12 @@ def resample(samples: Audio, rate: int) -> Audio:
     """[samples] at `rate` -> [samples] at 24 kHz (librosa, soxr_hq)."""
     if rate == RATE:
         return samples
-    import librosa
-
-    out: Audio = librosa.resample(y=samples, orig_sr=rate, target_sr=RATE).astype(np.float32)
+    out: Audio = librosa().resample(y=samples, orig_sr=rate, target_sr=RATE).astype(np.float32)
     return out
 
 
 def load(path: Path, max_seconds: float) -> Clip:
     """Reads, checks and trims a recording. Raises `AudioProblem`."""
-    from librosa.effects import trim
-
     samples = read(path, max_seconds)
     seconds = len(samples) / RATE
     peak = float(np.abs(samples).max())
@@ -111,7 +109,7 @@ def load(path: Path, max_seconds: float) -> Clip:
     clipped = float((np.abs(samples) >= CLIPPED_LEVEL).mean())
     if clipped > CLIPPED_SHARE:
         raise AudioProblem(f"clipped: {clipped:.1%} of the samples are at full scale")
-    _, (start, end) = trim(samples, top_db=TRIM_DB, frame_length=1024, hop_length=256)
+    _, (start, end) = librosa().effects.trim(samples, top_db=TRIM_DB, frame_length=1024, hop_length=256)
     margin = int(MARGIN * RATE)
     first, last = max(0, int(start) - margin), min(len(samples), int(end) + margin)
     whole = first + (last - first) // FRAME * FRAME

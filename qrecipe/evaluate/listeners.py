@@ -22,6 +22,7 @@ from qrecipe.evaluate.memory import Memory
 from qrecipe.evaluate.samples import Sample
 from qrecipe.evaluate.wheels import materialise
 from qrecipe.files import FileHashes
+from qrecipe.model.dsp import compile_apart, librosa
 from qrecipe.model.listening import LISTENING_RATE, WavLmSpeaker
 from qrecipe.model.opened import Opened, pick_device
 from qrecipe.model.stock import silence
@@ -202,9 +203,7 @@ class Listeners:
 
 def resampled(audio: Audio) -> Audio:
     """[samples] at 24 kHz -> [samples] at 16 kHz (librosa, soxr_hq)."""
-    import librosa
-
-    out: Audio = librosa.resample(y=audio, orig_sr=RATE, target_sr=LISTENING_RATE).astype(np.float32)
+    out: Audio = librosa().resample(y=audio, orig_sr=RATE, target_sr=LISTENING_RATE).astype(np.float32)
     return out
 
 
@@ -216,6 +215,7 @@ def _resemblyzer() -> Callable[[Audio], torch.Tensor]:
         sys.modules["pkg_resources"] = shim
     else:
         shim = None
+    compile_apart()
     try:
         with silence():
             from resemblyzer import VoiceEncoder, preprocess_wav

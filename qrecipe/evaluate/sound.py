@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from qrecipe.data.audio import RATE, Audio
 from qrecipe.evaluate.normalise import normalise
 from qrecipe.evaluate.samples import Sample
+from qrecipe.model.dsp import librosa
 
 HOP = 480
 """Samples between frames of analysis: 20 ms."""
@@ -30,9 +31,7 @@ Curve = NDArray[np.float64]
 
 def loudness(audio: Audio) -> Curve:
     """Level of every frame in dB below the loudest, [frames]."""
-    import librosa
-
-    energy = librosa.feature.rms(y=audio, frame_length=WINDOW, hop_length=HOP)[0].astype(np.float64)
+    energy = librosa().feature.rms(y=audio, frame_length=WINDOW, hop_length=HOP)[0].astype(np.float64)
     peak = energy.max() if energy.size else 0.0
     level: Curve = 20 * np.log10(np.maximum(energy, 1e-10) / max(float(peak), 1e-10))
     return level
@@ -72,9 +71,7 @@ def pause_rate(sample: Sample) -> float | None:
 
 def pitch(audio: Audio) -> Curve:
     """Semitones above 55 Hz of every frame, NaN where unvoiced, [frames]: probabilistic YIN (Mauch and Dixon 2014), librosa's."""
-    import librosa
-
-    f0, _, _ = librosa.pyin(
+    f0, _, _ = librosa().pyin(
         audio, fmin=F0_RANGE[0], fmax=F0_RANGE[1], sr=RATE, frame_length=4 * WINDOW // 2, hop_length=HOP, resolution=0.2
     )
     curve: Curve = 12 * np.log2(np.asarray(f0, dtype=np.float64) / 55.0)
@@ -93,14 +90,11 @@ def f0_range(sample: Sample) -> float | None:
 
 def aligned(first: Audio, second: Audio) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Frames of two readings of one text that belong together: dynamic time warping over mel cepstra, level left out."""
-    import librosa
-    from librosa.sequence import dtw
-
     cepstra = [
-        librosa.feature.mfcc(y=a, sr=RATE, n_mfcc=14, n_fft=2 * WINDOW, win_length=WINDOW, hop_length=HOP)[1:] for a in (first, second)
+        librosa().feature.mfcc(y=a, sr=RATE, n_mfcc=14, n_fft=2 * WINDOW, win_length=WINDOW, hop_length=HOP)[1:] for a in (first, second)
     ]
     cepstra = [c - c.mean(axis=1, keepdims=True) for c in cepstra]
-    path = dtw(X=cepstra[0], Y=cepstra[1], metric="euclidean")[1][::-1]
+    path = librosa().sequence.dtw(X=cepstra[0], Y=cepstra[1], metric="euclidean")[1][::-1]
     return path[:, 0], path[:, 1]
 
 

@@ -11,6 +11,7 @@ import torch
 from qrecipe.data.audio import FRAME, RATE, Audio
 from qrecipe.evaluate.samples import Sample
 from qrecipe.evaluate.sound import HOP, loudness
+from qrecipe.model.dsp import librosa
 
 NOISE_DB = 0.0
 """Signal to noise ratio of the noisy copies: as loud as the speech."""
@@ -69,9 +70,7 @@ def noise(samples: Sequence[Sample]) -> list[Sample]:
 
 def voice(samples: Sequence[Sample]) -> list[Sample]:
     """Another voice: a third higher, at the same pace."""
-    from librosa.effects import pitch_shift
-
-    return [_with(s, pitch_shift(s.audio, sr=RATE, n_steps=6.0)) for s in samples]
+    return [_with(s, librosa().effects.pitch_shift(s.audio, sr=RATE, n_steps=6.0)) for s in samples]
 
 
 def flat(samples: Sequence[Sample]) -> list[Sample]:
@@ -151,7 +150,6 @@ def _with(sample: Sample, audio: Audio) -> Sample:
 
 
 def _monotone(audio: Audio) -> Audio:
-    import librosa
     from scipy.signal import lfilter
 
     order, hop, width = 24, RATE // 100, RATE // 25
@@ -165,7 +163,7 @@ def _monotone(audio: Audio) -> Audio:
         energy = float(np.sqrt(np.mean(frame**2)))
         if energy < 1e-5:
             continue
-        made = lfilter([1.0], librosa.lpc(frame + 1e-6 * window, order=order), pulses[start : start + width])
+        made = lfilter([1.0], librosa().lpc(frame + 1e-6 * window, order=order), pulses[start : start + width])
         out[start : start + width] += window * made * energy / max(float(np.sqrt(np.mean((made * window) ** 2))), 1e-9)
     peak = float(np.abs(out).max()) or 1.0
     return (out[: len(audio)] / peak * float(np.abs(audio).max())).astype(np.float32)

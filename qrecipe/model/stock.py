@@ -17,6 +17,8 @@ from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
+from qrecipe.model.dsp import compile_apart
+
 
 @contextlib.contextmanager
 def silence() -> Iterator[None]:
@@ -43,6 +45,7 @@ def stock() -> Any:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     warnings.filterwarnings("ignore")
+    compile_apart()
     with silence():
         import transformers
         from qwen_tts import Qwen3TTSModel, Qwen3TTSTokenizer, VoiceClonePromptItem

@@ -184,7 +184,6 @@ def _serve() -> None:
     os.dup2(2, 1)
     import tempfile
 
-    import librosa
     import numpy as np
     import torch
 
@@ -192,11 +191,12 @@ def _serve() -> None:
     import qrecipe.run.engine  # noqa: F401
     from qrecipe.errors import Place
     from qrecipe.files import FileHashes
+    from qrecipe.model.dsp import librosa
     from qrecipe.model.opened import open_model, resolve
     from qrecipe.recipe.base import Base
 
     torch.set_num_threads(1)
-    librosa.effects.trim(np.random.default_rng(0).standard_normal(24_000))  # it imports what it needs at the first call
+    librosa().effects.trim(np.random.default_rng(0).standard_normal(24_000))  # it imports what it needs at the first call
     opened = open_model(resolve(Base(model="builtin:mini"), Path.cwd(), Place("crash"), FileHashes()))
     for line in sys.stdin:
         order = json.loads(line)

@@ -1,0 +1,70 @@
+"""The one place that imports librosa, and where numba keeps what it compiles for it.
+
+numba keeps compiled functions in files, and cannot share them between processes: it enters the name of a new file into a
+function's index, which it read earlier and without a lock, and writes the file afterwards. Two processes that compile
+one function for two types at once leave an index that names the code for the one type as that for the other, and every
+later process that runs it gets an error or a segmentation fault. So no two living processes work in the same folder.
+Compiling takes some twenty seconds, so a folder is taken over, with what is in it, when its process has ended. Never
+imports torch.
+"""
+
+from __future__ import annotations
+
+import atexit
+import errno
+import fcntl
+import itertools
+import os
+import shutil
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from qrecipe.files import cache_dir
+
+FOLDER = "NUMBA_CACHE_DIR"
+"""Environment variable that numba asks for a folder; one that is given is used as it is."""
+
+
+@cache
+def librosa() -> Any:
+    """The package, imported at the first call."""
+    compile_apart()
+    import librosa
+
+    return librosa
+
+
+@cache
+def compile_apart() -> None:
+    """Gives numba a folder of the user's cache that no other process has. To be called before anything imports numba."""
+    pool, given = cache_dir() / "numba", os.environ.get(FOLDER)
+    free = given is None or Path(given).parent == pool  # a parent process has that one
+    if free and "numba" not in sys.modules:
+        os.environ[FOLDER] = str(claimed(pool))
+
+
+def claimed(pool: Path) -> Path:
+    """The first numbered folder of `pool` that no living process has, claimed until this one ends, however it ends.
+
+    Where nothing can be written or locked: a temporary folder.
+    """
+    for number in itertools.count():
+        folder = pool / str(number)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = os.open(folder / ".held", os.O_RDWR | os.O_CREAT, 0o644)  # never closed: the lock goes with the process
+        except OSError:
+            break
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return folder
+        except OSError as e:
+            os.close(lock)
+            if e.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                break
+    temporary = Path(tempfile.mkdtemp(prefix="qrecipe-numba-"))
+    atexit.register(shutil.rmtree, temporary, ignore_errors=True)
+    return temporary
