@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,8 @@ class _Worker:
     def _listen(self, said: queue.Queue[Any]) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            said.put((self, json.loads(line)))
+            with suppress(ValueError):  # the line that it was writing when it was stopped
+                said.put((self, json.loads(line)))
         said.put((self, None))
 
     def ask(self, item: Item | None, keep: bool) -> None:
