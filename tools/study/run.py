@@ -164,8 +164,9 @@ def _go(given: argparse.Namespace) -> int:
             _say(f"study {study.name}: {len(study.points)} runs with {len(study.seeds)} seeds, {len(study.runs())} in all")
             found.append(find_work(study, folder, hashes, given.seeds, given.only))
         left = sorted((item for work in found for item in work.left), key=lambda item: item.seed)  # one pass over all, then the next
-        _say(f"of {len(left) + sum(w.done for w in found)} that are asked for, {sum(w.done for w in found)} are done and "
-             f"{len(left)} to do{_guess(found, len(left), given.jobs)}")  # fmt: skip
+        done = sum(work.done for work in found)
+        asked = f"of {len(left) + done} that are asked for, {done} are done and {len(left)} to do"
+        _say(asked + _guess(found, len(left), given.jobs))
         if given.dry_run:
             for item in left:
                 print(f"  {item.label}: {item.file}")
