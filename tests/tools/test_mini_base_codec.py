@@ -262,6 +262,25 @@ def test_training_goes_on_from_an_exported_folder(folder: Path, shards: Path, tm
     assert codec.main(["train", *data, f"--out={tmp_path / 'x'}", *sizes[1:]]) == 1
 
 
+def test_a_decoder_that_learns_alone_keeps_all_codes(folder: Path, shards: Path, tmp_path: Path, stock: Any, capsys: Any) -> None:
+    from qwen_tts import Qwen3TTSTokenizer
+
+    data = [f"--data={shards}", "--decoder-only", "--steps=2", "--total-steps=2", "--batch=2", "--frames=8", "--adversarial-frames=2"]
+    sizes = [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items()]
+    rest = ["--first-hours=0.0001", "--buffer-hours=0.01", *sizes]
+    assert codec.main(["train", *data, f"--out={tmp_path / 'run'}", f"--start={folder}", *rest]) == 0
+    assert codec.main(["export", f"--run={tmp_path / 'run'}", f"--out={tmp_path / 'out'}"]) == 0
+    with np.load(shards / "held-00000.npz") as content:
+        audio = content["audio"][: 14 * FRAME].astype(np.float32) / 32768
+    other = Qwen3TTSTokenizer.from_pretrained(str(tmp_path / "out"), dtype=torch.float32)
+    codes = stock.encode([audio], sr=RATE)
+    assert torch.equal(codes.audio_codes[0], other.encode([audio], sr=RATE).audio_codes[0])
+    assert np.abs(stock.decode(codes)[0][0] - other.decode(codes)[0][0]).max() > 1e-5
+    capsys.readouterr()
+    assert codec.main(["train", *data, f"--out={tmp_path / 'none'}", *rest]) == 1
+    assert "give it as start" in capsys.readouterr().err
+
+
 def test_a_full_buffer_takes_what_fits() -> None:
     buffer = codec_data.Buffer(1 / 3600, torch.device("cpu"))  # one second: 12 frames and a half
     samples = np.full(3, 5 * FRAME, dtype=np.int64)

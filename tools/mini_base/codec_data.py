@@ -3,7 +3,7 @@
 A shard is an uncompressed npz file that appears whole under its name: `audio` int16 (the samples of all clips, 24 kHz,
 mono), `samples` int64 and `voice` int16 (one value a clip), `phoneme` uint8 ``[frames of all clips, 2]`` (what sounds at a
 quarter and at three quarters of a frame). Every clip is a whole number of frames. Clips of files named
-`shard-*.npz` are trained on, those of `held-*.npz` are only measured on.
+`shard-*.npz` and `babble-*.npz` are trained on, those of `held-*.npz` are only measured on.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Reader(threading.Thread):
         """Runs until `stop`."""
         seen: set[Path] = set()
         while not self._stopped.is_set():
-            fresh = sorted(set(self._folder.glob("shard-*.npz")) - seen)
+            fresh = sorted({*self._folder.glob("shard-*.npz"), *self._folder.glob("babble-*.npz")} - seen)
             if not fresh:
                 self._stopped.wait(0.5)
                 continue

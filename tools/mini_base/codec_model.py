@@ -260,6 +260,8 @@ class ResidualBooks(nn.Module):
     def __init__(self, books: int, codes: int, width: int, decay: float = 0.99) -> None:
         super().__init__()
         self.decay = decay
+        self.fixed = False
+        """Never moved again."""
         self.register_buffer("table", torch.zeros(books, codes, width))
         self.register_buffer("use", torch.ones(books, codes))
         self.register_buffer("total", torch.zeros(books, codes, width))
@@ -314,7 +316,7 @@ class ResidualBooks(nn.Module):
             seen = residual.detach()
             nearest = (table.pow(2).sum(dim=1) - 2 * seen @ table.t()).argmin(dim=1)
             word = table[nearest]
-            if self.training:
+            if self.training and not self.fixed:
                 self._follow(book, seen, nearest)
             commitment = commitment + (residual - word).pow(2).mean()
             residual = residual - word
@@ -368,6 +370,12 @@ class Codec(nn.Module):
         self.latent_head = nn.Linear(2 * sizes.code_dim, MELS_A_FRAME)
         self.semantic_head = nn.Sequential(nn.Linear(sizes.code_dim, 256), nn.GELU(), nn.Linear(256, MELS_A_FRAME))
         self.latent_phonemes, self.semantic_phonemes = (phoneme_head(width) for width in (2 * sizes.code_dim, sizes.code_dim))
+
+    def keep_codes(self) -> None:
+        """From now on only what follows the books learns, so that all audio keeps its codes."""
+        for part in (self.stock.encoder, self.semantic_head, self.semantic_phonemes):
+            part.requires_grad_(False)
+        self.semantic.fixed = self.acoustic.fixed = True
 
     def trained(self) -> list[nn.Parameter]:
         """The parameters that gradients move."""

@@ -82,6 +82,8 @@ class Settings:
     """Weight of either phoneme head's cross-entropy."""
     start: str = ""
     """Begin with the weights and books of this exported folder; default: from nothing."""
+    decoder_only: bool = False
+    """Only what follows the books learns: codes stay what they are in `start`, and so does what was trained on them."""
     seed: int = 0
     graph: bool = True
     """Capture steps in CUDA graphs (on a GPU)."""
@@ -140,6 +142,8 @@ class Trainer:
             torch.backends.cudnn.allow_tf32 = True
             torch.backends.cudnn.benchmark = settings.cudnn_benchmark
         self.codec = Codec(sizes).to(self.device).train()
+        if settings.decoder_only:
+            self.codec.keep_codes()
         self.discriminator = Discriminator().to(self.device)
         self.mel, self.frame_mel = MelLoss().to(self.device), FrameMel().to(self.device)
         activation = compiled_snake(self.device, log) if self.gpu and settings.compile else snake
@@ -189,7 +193,8 @@ class Trainer:
         commitment = real.new_zeros(())
         if phase != "continuous":
             semantic, one = self.codec.semantic(semantic)
-            acoustic, rest = self.codec.acoustic(acoustic, self._kept_books(clips).repeat_interleave(self.settings.frames))
+            keep = None if self.settings.decoder_only else self._kept_books(clips).repeat_interleave(self.settings.frames)
+            acoustic, rest = self.codec.acoustic(acoustic, keep)
             commitment = one + rest
         with self._autocast():
             latent = self.forward.latent(semantic, acoustic, clips)
@@ -484,6 +489,7 @@ class Trainer:
             "step": self.step,
             "elapsed": self.elapsed(),
             "quantised": self.quantised,
+            "decoder_only": self.settings.decoder_only,
             "codec": self.codec.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "discriminator": self.discriminator.state_dict(),
@@ -502,9 +508,13 @@ class Trainer:
             if self.settings.start:
                 take(self.codec, Path(self.settings.start), self.settings.batch * self.settings.frames)
                 self.quantised = True
+            elif self.settings.decoder_only:
+                raise ValueError("a decoder learns alone behind the encoder and books of an exported folder: give it as start")
             return
         if state["sizes"] != self.codec.sizes.record():
             raise ValueError(f"{self.out / CHECKPOINT}: is of other sizes: {state['sizes']}")
+        if state["decoder_only"] != self.settings.decoder_only:
+            raise ValueError(f"{self.out / CHECKPOINT}: goes on with the same parts only; take another folder")
         self.codec.load_state_dict(state["codec"])
         self.discriminator.load_state_dict(state["discriminator"])
         for optimizer, name, rate in (

@@ -14,7 +14,9 @@ number of workers gives the same shards. A shard is an uncompressed .npz that ap
 
 `shard-*.npz` are what is trained on; those of Kokoro's voices, which speaks seventy times slower on a processor, are small
 ones of their own (`shard-kokoro-*.npz`), so that they can be made elsewhere or on a GPU. `held-*.npz` are the held-out sentences in every voice; `speaker-*.npz` hold `SPEAKERS` passing voices of which the
-speaker encoder learns (their `voice` counts from 0 in a numbering of its own).
+speaker encoder learns (their `voice` counts from 0 in a numbering of its own). `babble-*.npz` are syllables without sense or
+language in Kokoro's voices, for the speech tokenizer alone: it shall carry sounds in places where neither English nor Spanish
+has them. Their `language` is -1 and their texts are phonemes.
 """
 
 from __future__ import annotations
@@ -48,7 +50,8 @@ ROWS: dict[str, tuple[int, int]] = {
 SHARD = {"hibari": 250, "kokoro": 50}
 """Rows of a shard by engine."""
 SPEAKERS, SPEAKER_CLIPS = 240, 12
-KINDS = ["held", "shard-kokoro", "shard", "speaker"]
+BABBLE = {"kumo": 3_000, "nezu": 1_000}
+KINDS = ["held", "shard-kokoro", "shard", "speaker", "babble"]
 """What the shards' names begin with."""
 
 
@@ -86,6 +89,17 @@ def held_rows() -> list[Row]:
     ]
 
 
+def babble_rows(scale: float) -> list[Row]:
+    """Rows of syllables, mixed."""
+    rows = [
+        Row(number, -1, voices.babble(number * 1_000_000 + k), k)
+        for number, voice in enumerate(voices.VOICES)
+        for k in range(round(BABBLE.get(voice.name, 0) * scale))
+    ]
+    random.Random("babble").shuffle(rows)
+    return rows
+
+
 def speaker(number: int) -> voices.Voice:
     """A passing voice: pitch and vocal tract drawn from the ranges of human speakers, spread evenly."""
     draw = random.Random(f"speaker {number}")
@@ -102,6 +116,8 @@ class Studio:
 
     def say(self, row: Row, voice: voices.Voice) -> tuple[voices.Clip, str] | None:
         """Speaks a row; None if the front end cannot."""
+        if row.language < 0:
+            return self.kokoro.say(row.text, voice, row.seed), row.text
         spoken = voices.spanish(row.text) if row.language else self.hibari.english(row.text)
         if not spoken:
             return None
@@ -197,6 +213,8 @@ def jobs(out: Path, scale: float) -> list[tuple[Path, list[Row]]]:
     for engine, name in (("kokoro", "shard-kokoro"), ("hibari", "shard")):
         rows, size = training_rows(engine, scale), SHARD[engine]
         parts += [(f"{name}-{n:05d}.npz", rows[k : k + size]) for n, k in enumerate(range(0, len(rows), size))]
+    syllables = babble_rows(scale)
+    parts += [(f"babble-{n:05d}.npz", syllables[k : k + 50]) for n, k in enumerate(range(0, len(syllables), 50))]
     # a third of the way in, when the tokenizer has something to begin with
     at = min(len(parts), len(held) // 40 + 60)
     parts[at:at] = [(f"speaker-{n:05d}.npz", passing[k : k + 240]) for n, k in enumerate(range(0, len(passing), 240))]

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -218,6 +219,28 @@ def spanish_rules() -> tuple[tuple[str, str], ...]:
         "á": "ˈa", "é": "ˈe", "í": "ˈi", "ó": "ˈo", "ú": "ˈu",
     }  # fmt: skip
     return tuple(sorted(rules.items(), key=lambda rule: -len(rule[0])))
+
+
+ONSETS = "pbtdkɡmnŋɲszʃhxfvʧʤlɾrjwθ"
+NUCLEI = "aeiouəɛɔɪʊɑæ"
+CODAS = "mnŋktpshlɾʃf"
+
+
+def babble(number: int) -> str:
+    """Phonemes of three to seven words of one to four syllables in free combination: any onset or none, any vowel, a coda two times in five."""
+    draw = random.Random(f"babble {number}")
+
+    def word() -> str:
+        count = draw.choice((1, 2, 2, 3, 3, 4))
+        stressed = draw.randrange(count)
+        parts = []
+        for k in range(count):
+            onset = draw.choice(ONSETS) if draw.random() < 0.85 else ""
+            coda = draw.choice(CODAS) if draw.random() < 0.4 else ""
+            parts.append(onset + ("ˈ" if k == stressed else "") + draw.choice(NUCLEI) + coda)
+        return "".join(parts)
+
+    return " ".join(word() for _ in range(draw.randint(3, 7))) + draw.choice((".", ".", "?", ","))
 
 
 VOWELS = "aeiou"
