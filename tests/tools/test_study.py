@@ -197,7 +197,7 @@ def test_two_runs_at_a_time_give_their_rows(mini: Any, tmp_path: Path, monkeypat
     monkeypatch.setenv("QRECIPE_ALLOW", str(tmp_path))
     file, runs = tiny_study(tmp_path), tmp_path / "runs"
     arguments = [sys.executable, str(TOOLS / "run.py"), str(file), "--runs", str(runs), "--seeds", "1", "--jobs", "2"]
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=300, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=550, env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stdout + done.stderr
     found = {r["run"]: r for r in report.read(tmp_path / "results.csv")}
     assert set(found) == {"centre", "steps=more"}
@@ -254,6 +254,7 @@ def test_rows_become_a_table_and_a_plot(tmp_path: Path) -> None:
     assert picture.count("<circle") == 2
 
 
+@pytest.mark.slow
 def test_what_a_person_recorded_is_split_by_its_text(tmp_path: Path) -> None:
     """Two stamps with one text are one row; a long one that begins like a held-out one trains nothing."""
     texts = {f"Un lucru {n} care se vede bine": 3.0 for n in ("mare", "mic", "vechi")}
