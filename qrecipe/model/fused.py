@@ -32,9 +32,33 @@ def compiled(on: bool) -> Iterator[None]:
         _compiling = before
 
 
+def compiling() -> bool:
+    """Whether operations are compiled here."""
+    return _compiling
+
+
 def _either(formula: Callable[..., torch.Tensor], by_hand: type[torch.autograd.Function], *arguments: Any) -> torch.Tensor:
+    if torch.compiler.is_compiling():
+        return formula(*arguments)
     found: torch.Tensor = _compiled(formula, *arguments) if _compiling else by_hand.apply(*arguments)
     return found
+
+
+def whole(formula: Callable[..., Any], rows: tuple[torch.Tensor, ...], settings: tuple[Any, ...]) -> Any:
+    """`formula(*rows, *settings)`, compiled as one where that is on: rows vary in number, settings never."""
+    if not _compiling:
+        return formula(*rows, *settings)
+    for tensor in rows:
+        torch._dynamo.maybe_mark_dynamic(tensor, 0)
+    kind = (torch.is_grad_enabled(), tuple((t.shape[1:], t.requires_grad) for t in rows), _kind(settings))
+    return _compile(formula, kind)(*rows, *settings)
+
+
+def _kind(settings: Any) -> Any:
+    """Shapes and what learns: a function is compiled for each, so that a call finds its own at once."""
+    if isinstance(settings, tuple):
+        return tuple(map(_kind, settings))
+    return (settings.shape, settings.requires_grad) if isinstance(settings, torch.Tensor) else settings
 
 
 def _compiled(formula: Callable[..., Any], *arguments: Any) -> Any:
@@ -47,7 +71,7 @@ def _compiled(formula: Callable[..., Any], *arguments: Any) -> Any:
 
 
 @cache
-def _compile(formula: Callable[..., Any], widths: tuple[tuple[int, ...], ...]) -> Callable[..., Any]:
+def _compile(formula: Callable[..., Any], kind: tuple[Any, ...]) -> Callable[..., Any]:
     """One function for each set of widths: torch takes whatever has had two sizes in one function for a number that varies."""
     limit = "recompile_limit" if hasattr(torch._dynamo.config, "recompile_limit") else "cache_size_limit"
     setattr(torch._dynamo.config, limit, 64)  # what requires a gradient differs by stage, and each way is a compilation
@@ -78,23 +102,6 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
     return _either(_rotate, _Rotate, x, cos, sin)
 
 
-def norm_rotate(x: torch.Tensor, weight: torch.Tensor, eps: float, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """`rms_norm` and then `rotate`, as one kernel where it is compiled."""
-    if _compiling:
-        found: torch.Tensor = _compiled(_norm_rotate, x, weight, eps, cos, sin)
-        return found
-    return rotate(rms_norm(x, weight, eps), cos, sin)
-
-
-def add_norm(x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """x + y, and its `rms_norm`."""
-    if _compiling:
-        found: tuple[torch.Tensor, torch.Tensor] = _compiled(_add_norm, x, y, weight, eps)
-        return found
-    total = x + y
-    return total, rms_norm(total, weight, eps)
-
-
 def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     """silu(gate) * up (Shazeer 2020, arXiv:2002.05202)."""
     return _either(_swiglu, _SwiGlu, gate, up)
@@ -114,15 +121,6 @@ def _rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor
 def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     a, b = x.float().chunk(2, dim=-1)
     return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1).to(x.dtype)
-
-
-def _norm_rotate(x: torch.Tensor, weight: torch.Tensor, eps: float, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    return _rotate(_rms_norm(x, weight, eps), cos, sin)
-
-
-def _add_norm(x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
-    total = x + y
-    return total, _rms_norm(total, weight, eps)
 
 
 def _swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:

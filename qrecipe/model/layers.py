@@ -7,9 +7,8 @@ are called. `tests/model/test_layers.py` holds them to the stock forward pass.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,7 +17,8 @@ from torch.utils.checkpoint import checkpoint
 
 from qrecipe.errors import EngineError
 from qrecipe.model import fused
-from qrecipe.model.stock import silence
+from qrecipe.model.flash import Kernel, traceable, varlen
+from qrecipe.model.lora import Linear, apply, linear
 
 Keep = Callable[[torch.Tensor], torch.Tensor]
 """[n, width] -> [kept, width]: the positions whose result is read."""
@@ -26,6 +26,10 @@ Keep = Callable[[torch.Tensor], torch.Tensor]
 
 SHORT = 32
 """Rows of one length up to this attend by plain matrix products on a GPU: a kernel made for long rows computes a tile of 128 for each."""
+
+
+BLOCK = 4
+"""Layers that are compiled as one: a call costs the host as much for one layer as for several, and a compiler works longer on more."""
 
 
 ON_A_CPU = 400
@@ -70,7 +74,12 @@ class Rows:
     @cached_property
     def bounds(self) -> torch.Tensor:
         """[rows + 1] int32: where rows begin and end."""
-        return F.pad(torch.tensor(self.lengths).cumsum(0), (1, 0)).to(self.device, torch.int32, non_blocking=True)
+        return F.pad(torch.tensor(self.lengths).cumsum(0), (1, 0)).to(torch.int32).to(self.device, non_blocking=True)
+
+    @cached_property
+    def ruler(self) -> torch.Tensor:
+        """[longest] nothing: its length says how long the longest row is to what is compiled for any."""
+        return torch.empty(self.longest, device=self.device)
 
 
 def decode(
@@ -94,13 +103,35 @@ def decode(
     require_known(model.config)
     cos, sin = _rotation(model, rows, x)
     last = len(model.layers) - 1
-    for i, layer in enumerate(model.layers[start:stop], start=start):
-        settings = (layer, x, cos, sin, rows, keep if i == last else None)
-        again = recompute and torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in layer.parameters()))
-        x = checkpoint(_layer, *settings, use_reentrant=False, preserve_rng_state=False) if again else _layer(*settings)
+    layers = list(enumerate(model.layers[start:stop], start=start))
+    ahead = [layer for i, layer in layers if i < last or keep is None]
+    again = recompute and torch.is_grad_enabled()
+    for block in _blocks(ahead, BLOCK if fused.compiling() and not again else 1):
+        x = _again(again, block, _block, x, cos, sin, rows)
+    if len(ahead) < len(layers):
+        x = _again(again, [model.layers[last]], _layer, x, cos, sin, rows, keep)
     if stop is not None:
         return x
     return _norm(model.norm, x if start <= last or keep is None else keep(x))
+
+
+def _again(on: bool, layers: list[Any], run: Callable[..., torch.Tensor], x: torch.Tensor, *settings: Any) -> torch.Tensor:
+    """Runs layers, and where asked keeps nothing of them but what enters."""
+    if on and (x.requires_grad or any(p.requires_grad for layer in layers for p in layer.parameters())):
+        found: torch.Tensor = checkpoint(run, layers, x, *settings, use_reentrant=False, preserve_rng_state=False)
+        return found
+    return run(layers, x, *settings)
+
+
+def _blocks(layers: list[Any], most: int) -> list[list[Any]]:
+    """Layers in blocks of one size, as far as that goes, so that they are compiled once."""
+    size = -(-len(layers) // max(1, -(-len(layers) // most)))
+    return [layers[i : i + size] for i in range(0, len(layers), max(1, size))]
+
+
+def _kernel(x: torch.Tensor, rows: Rows) -> Kernel | None:
+    """How all rows attend in one call; None where there is no such way."""
+    return _short if by_products(rows, x.device) else varlen(x)
 
 
 def require_known(config: Any) -> None:
@@ -125,55 +156,113 @@ def _norm(module: Any, x: torch.Tensor) -> torch.Tensor:
     return fused.rms_norm(x, module.weight, module.variance_epsilon)
 
 
-def _layer(layer: Any, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, rows: Rows, keep: Keep | None) -> torch.Tensor:
-    attention = layer.self_attn
-    h = _norm(layer.input_layernorm, x)
-    heads = (-1, attention.head_dim)
-    q, k = (
-        fused.norm_rotate(project(h).unflatten(-1, heads), norm.weight, norm.variance_epsilon, cos, sin)
-        for project, norm in ((attention.q_proj, attention.q_norm), (attention.k_proj, attention.k_norm))
+def _block(layers: list[Any], x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, rows: Rows) -> torch.Tensor:
+    """Whole layers, for all positions."""
+    kernel = _kernel(x, rows) if fused.compiling() else None
+    if kernel is None or not traceable(kernel):
+        for layer in layers:
+            x = _layer([layer], x, cos, sin, rows, None)
+        return x
+    weights = tuple((_entering(layer), _leaving(layer)) for layer in layers)
+    length = rows.longest if kernel is _short else None
+    found: torch.Tensor = fused.whole(
+        _piece, (x, cos, sin, rows.bounds, rows.ruler), (weights, layers[0].self_attn.scaling, kernel, length)
     )
-    v = attention.v_proj(h).unflatten(-1, heads)
-    attended = attend(q, k, v, rows, attention.scaling).flatten(-2)
+    return found
+
+
+def _piece(
+    x: torch.Tensor,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    bounds: torch.Tensor,
+    ruler: torch.Tensor,
+    layers: tuple[Any, ...],
+    scale: float,
+    kernel: Kernel,
+    length: int | None,
+) -> torch.Tensor:
+    """`_block` in terms of tensors alone. `length` is that of rows which have one, a number that never varies."""
+    for entering, leaving in layers:
+        q, k, v = _before(x, cos, sin, *entering)
+        attended = kernel(q, k, v, bounds, ruler.shape[0] if length is None else length, scale)
+        x = _after(x, attended.flatten(-2), *leaving)
+    return x
+
+
+def _layer(layers: list[Any], x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, rows: Rows, keep: Keep | None) -> torch.Tensor:
+    """One layer; after its attention only what is kept."""
+    (layer,) = layers
+    q, k, v = fused.whole(_before, (x, cos, sin), _entering(layer))
+    attended = attend(q, k, v, rows, layer.self_attn.scaling).flatten(-2)
     if keep is not None:
         x, attended = keep(x), keep(attended)
-    after = layer.post_attention_layernorm
-    x, h = fused.add_norm(x, attention.o_proj(attended), after.weight, after.variance_epsilon)
-    mlp = layer.mlp
-    gate, up = mlp.gate_proj(h), mlp.up_proj(h)
-    down: torch.Tensor = mlp.down_proj(fused.swiglu(gate, up) if mlp.config.hidden_act == "silu" else mlp.act_fn(gate) * up)
-    return x + down
+    found: torch.Tensor = fused.whole(_after, (x, attended), _leaving(layer))
+    return found
+
+
+def _entering(layer: Any) -> tuple[Any, ...]:
+    """What `_before` needs of a layer."""
+    attention = layer.self_attn
+    norms = (layer.input_layernorm, attention.q_norm, attention.k_norm)
+    return (*map(linear, (attention.q_proj, attention.k_proj, attention.v_proj)), *((m.weight, m.variance_epsilon) for m in norms))
+
+
+def _leaving(layer: Any) -> tuple[Any, ...]:
+    """What `_after` needs of it."""
+    mlp, norm = layer.mlp, layer.post_attention_layernorm
+    act = None if mlp.config.hidden_act == "silu" else mlp.act_fn
+    return (*map(linear, (layer.self_attn.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj)), (norm.weight, norm.variance_epsilon), act)
+
+
+Norm = tuple[torch.Tensor, float]
+
+
+def _before(
+    x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, q: Linear, k: Linear, v: Linear, norm: Norm, q_norm: Norm, k_norm: Norm
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Queries, keys and values of a layer, [n, heads, width] each, turned to their positions."""
+    h = fused.rms_norm(x, *norm)
+    heads = (len(x), -1, 2 * cos.shape[-1])
+    asked, known, told = (apply(project, h).view(heads) for project in (q, k, v))
+    asked, known = fused.rms_norm(asked, *q_norm), fused.rms_norm(known, *k_norm)
+    return fused.rotate(asked, cos, sin), fused.rotate(known, cos, sin), told
+
+
+def _after(
+    x: torch.Tensor, attended: torch.Tensor, o: Linear, gate: Linear, up: Linear, down: Linear, norm: Norm, act: Callable[..., Any] | None
+) -> torch.Tensor:
+    """What leaves a layer: `x` entered it, `attended` [n, heads x width] is what its heads read."""
+    x = x + apply(o, attended)
+    h = fused.rms_norm(x, *norm)
+    gated, width = apply(gate, h), apply(up, h)
+    return x + apply(down, fused.swiglu(gated, width) if act is None else act(gated) * width)
 
 
 def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rows: Rows, scale: float) -> torch.Tensor:
     """Causal attention within each row: [n, heads, width], twice [n, key heads, width] -> [n, heads, width]."""
-    on_gpu = q.device.type == "cuda"
+    kernel = _kernel(q, rows)
+    if kernel is not None:
+        return kernel(q, k, v, rows.bounds, rows.longest, scale)
     if rows.alike:
-        return _alike(q, k, v, rows, scale, by_products=on_gpu and rows.longest <= SHORT)
-    if on_gpu and (flash := _flash()) is not None:
-        bounds = {"cu_seqlens_q": rows.bounds, "cu_seqlens_k": rows.bounds, "max_seqlen_q": rows.longest, "max_seqlen_k": rows.longest}
-        found: torch.Tensor = flash(q, k, v, **bounds, softmax_scale=scale, causal=True)
-        return found
-    if on_gpu:
+        q, k, v = (t.view(-1, rows.longest, *t.shape[1:]) for t in (q, k, v))
+        return _sdpa(q, k, v, scale).flatten(0, 1)
+    if q.device.type == "cuda":
         return _padded(q, k, v, rows, scale)
     sizes = list(rows.lengths)
     parts = zip(torch.split(q, sizes), torch.split(k, sizes), torch.split(v, sizes), strict=True)
     return torch.cat([_sdpa(a.unsqueeze(0), b.unsqueeze(0), c.unsqueeze(0), scale).squeeze(0) for a, b, c in parts])
 
 
-@cache
-def _flash() -> Any:
-    """`flash_attn_varlen_func` where the package is installed: attention over rows end to end. None elsewhere."""
-    with suppress(ImportError), silence():
-        from flash_attn import flash_attn_varlen_func
-
-        return flash_attn_varlen_func
-    return None
+def by_products(rows: Rows, device: torch.device) -> bool:
+    """Whether rows attend by plain matrix products."""
+    return device.type == "cuda" and rows.alike and rows.longest <= SHORT
 
 
-def _alike(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rows: Rows, scale: float, by_products: bool) -> torch.Tensor:
-    q, k, v = (t.view(len(rows.lengths), rows.longest, *t.shape[1:]) for t in (q, k, v))
-    return (_products(q, k, v, scale) if by_products else _sdpa(q, k, v, scale)).flatten(0, 1)
+def _short(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bounds: torch.Tensor, length: int, scale: float) -> torch.Tensor:
+    """For rows of one length."""
+    q, k, v = (t.view(-1, length, *t.shape[1:]) for t in (q, k, v))
+    return _products(q, k, v, scale).flatten(0, 1)
 
 
 def _products(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:

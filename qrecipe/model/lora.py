@@ -5,8 +5,32 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from qrecipe.recipe.stage import Lora
+
+Linear = tuple[torch.Tensor | float | None, ...]
+"""A linear layer as numbers: weight, bias or None, and for every low-rank delta A, B and alpha / rank."""
+
+
+def linear(module: Any) -> Linear:
+    """What a stock linear layer, or one with low-rank deltas, computes with."""
+    base = module
+    deltas: list[torch.Tensor | float] = []
+    if hasattr(module, "lora_A"):
+        base = module.get_base_layer()
+        for name in module.active_adapters:
+            deltas += (module.lora_A[name].weight, module.lora_B[name].weight, module.scaling[name])
+    return (base.weight, base.bias, *deltas)
+
+
+def apply(layer: Linear, x: torch.Tensor) -> torch.Tensor:
+    """x W' + b, and alpha / rank x A' B' for every delta: [..., inputs] -> [..., outputs]."""
+    weight, bias, *deltas = layer
+    found: torch.Tensor = F.linear(x, weight, bias)  # type: ignore[arg-type]
+    for a, b, scale in zip(deltas[::3], deltas[1::3], deltas[2::3], strict=True):
+        found = found + scale * F.linear(F.linear(x, a), b)  # type: ignore[arg-type, operator]
+    return found
 
 
 class LowRank:

@@ -70,18 +70,27 @@ class Compute:
     weights: int
     """Bytes of the base's weights on the GPU."""
     trained: int
-    """Bytes of float32 masters and their gradients. What a step computes with is a bfloat16 copy in the place of the weight."""
+    """Bytes of float32 masters. What a step computes with is a bfloat16 copy in the place of the weight."""
+    gradients: int
+    """Bytes of their float32 gradients, which a backward pass makes in the place of what it has used up of the activations."""
     optimizer: int
     """Bytes of AdamW's moments."""
     activations: int
     """Bytes that one micro-batch keeps for its backward pass, logits included."""
+    accumulates: bool
+    """Whether a step has several micro-batches: then gradients wait beside the activations of the next."""
     operations: float | None
     """Floating-point operations of the stage; None while its data is not known."""
 
     @property
     def peak(self) -> int:
         """Bytes of GPU memory at most."""
-        return self.weights + self.trained + self.optimizer + self.activations + CUDA
+        return self.weights + self.trained + self.optimizer + self.passing + CUDA
+
+    @property
+    def passing(self) -> int:
+        """Bytes of activations and gradients at most: as the one goes the other comes, unless gradients are there from before."""
+        return self.activations + self.gradients if self.accumulates else max(self.activations, self.gradients)
 
     @property
     def seconds(self) -> float | None:
@@ -147,9 +156,11 @@ def compute(stage: Stage, trainable: Trainable, shapes: Shapes, volume: Volume |
         cached=model.cached,
         cache_bytes=_cache_bytes(stage, model, ratio, volume),
         weights=sum(math.prod(s) for s in shapes.values()) * BF16 + speech_tokenizer,
-        trained=learned * 2 * FP32,
+        trained=learned * FP32,
+        gradients=learned * FP32,
         optimizer=learned * MOMENTS,
         activations=round(batch * model.kept(ratio)),
+        accumulates=stage.batch.accumulate > 1,
         operations=_operations(stage, model, ratio, volume),
     )
 

@@ -106,7 +106,7 @@ def _computes(found: Compute | None) -> list[str]:
         room = f", at most {size(found.cache_bytes)} on the disk" if found.cache_bytes is not None else ""
         what += f"; {kept} computed once{room}"
     losses = " and ".join(found.terms) if found.terms else "none"
-    parts = {"weights": found.weights, "what trains": found.trained + found.optimizer, "activations": found.activations}
+    parts = {"weights": found.weights, "what trains": found.trained + found.optimizer, "activations and gradients": found.passing}
     memory = f"on a GPU about {size(found.peak)} (" + ", ".join(f"{k} {size(v)}" for k, v in parts.items()) + ")"
     if found.seconds is not None:
         memory += f", {duration(found.seconds)} on one H100 beside selection and gates"

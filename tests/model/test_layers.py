@@ -10,10 +10,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from qrecipe.errors import EngineError
-from qrecipe.model import forward, fused, layers, prompt
+from qrecipe.errors import EngineError, Place
+from qrecipe.model import flash, forward, fused, layers, prompt
 from qrecipe.model.opened import Opened
-from tests.support import reference
+from qrecipe.model.weights import Delta, Learner, parameters
+from qrecipe.plan import trainable
+from qrecipe.recipe.reader import Node
+from tests.support import reference, training
 
 WATCHED = (
     "model.text_embedding.weight",
@@ -95,8 +98,8 @@ def test_every_operation_can_be_compiled_whole(monkeypatch: pytest.MonkeyPatch) 
     x, y, angle = torch.randn(6, 3, 8), torch.randn(6, 3, 8), torch.randn(6, 1, 4)
     weight, labels = torch.randn(8), torch.randint(8, (6,))
     cases: list[tuple[Any, tuple[Any, ...]]] = [
-        (fused._norm_rotate, (x, weight, 1e-6, angle.cos(), angle.sin())),
-        (fused._add_norm, (x, y, weight, 1e-6)),
+        (fused._rms_norm, (x, weight, 1e-6)),
+        (fused._rotate, (x, angle.cos(), angle.sin())),
         (fused._swiglu, (x, y)),
         (fused._nll, (x[:, 0].clone(), labels)),
     ]
@@ -113,6 +116,53 @@ def test_every_operation_can_be_compiled_whole(monkeypatch: pytest.MonkeyPatch) 
             for a, b in zip(*results, strict=True):
                 assert torch.allclose(a, b, atol=1e-5)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == len(cases)
+
+
+def one_call(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bounds: torch.Tensor, longest: int, scale: float) -> torch.Tensor:
+    """Attention over rows end to end as a GPU's kernel has it: nothing of it is known but tensors."""
+    at = torch.arange(q.shape[0])
+    row = torch.bucketize(at, bounds[1:], right=True)
+    seen = (row.unsqueeze(1) == row) & (at.unsqueeze(1) >= at)
+    k, v = (t.repeat_interleave(q.shape[1] // t.shape[1], 1).transpose(0, 1) for t in (k, v))
+    return F.scaled_dot_product_attention(q.transpose(0, 1), k, v, attn_mask=seen, scale=scale).transpose(0, 1)
+
+
+@pytest.mark.slow
+def test_blocks_of_layers_are_compiled_once_for_any_number_of_rows(
+    fresh: Opened, rows: list[prompt.Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Low-rank deltas in the talker, whole weights in the predictor; three layers each, so a block of two and the last."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    for decoder in (fresh.talker.model, fresh.talker.code_predictor.model):
+        decoder.layers = decoder.layers[:3]
+    low_rank = {"match": "talker.model.layers", "lr": 1e-3, "lora": {"rank": 2, "alpha": 4}}
+    stage = training.speech_stage(low_rank, {"match": "talker.code_predictor.model.layers", "lr": 1e-3})
+    shapes = {k: tuple(v.shape) for k, v in parameters(fresh.net).items()}
+    resolved, _ = trainable.resolve(stage, Node({}, Place("r.yaml")), shapes, {"malay": training.ROW}, None)
+    learner = Learner(fresh.net, resolved, Delta())
+    learned = list(learner.parameters())
+    with torch.no_grad():
+        for parameter in learned:
+            parameter += 0.01 * torch.randn_like(parameter)
+
+    def found(examples: list[prompt.Example]) -> list[torch.Tensor]:
+        batch = prompt.collate(examples, prompt.ControlIds.of(fresh.config))
+        logits = forward.speech_logits(learner.tables, batch, torch.float32)
+        loss = forward.talker_nll(logits, batch).sum() + forward.predictor_nll(logits, batch).sum()
+        return [loss.detach(), *torch.autograd.grad(loss, learned)]
+
+    plain = [found(rows), found(rows[:2])]
+    monkeypatch.setattr(layers, "_kernel", lambda x, at: layers._short if at.alike else one_call)
+    fused._compile.cache_clear()
+    torch._dynamo.utils.counters.clear()
+    with fused.compiled(True):
+        compiled = [found(rows)]
+        graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+        compiled.append(found(rows[:2]))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs, "the second batch finds everything compiled"
+    for ours, theirs in zip(compiled, plain, strict=True):
+        for a, b in zip(ours, theirs, strict=True):
+            assert float((a - b).norm()) <= 1e-4 * float(b.norm()) + 1e-6
 
 
 def test_no_graph_is_kept_below_what_trains(opened: Opened, rows: list[prompt.Example]) -> None:
@@ -173,7 +223,7 @@ def test_every_way_of_attending_is_the_same(lengths: tuple[int, ...]) -> None:
     k, v = (torch.randn(sum(lengths), 2, 16, requires_grad=True) for _ in range(2))
     ways: list[Callable[..., torch.Tensor]] = [layers.attend, layers._padded]
     if rows.alike:
-        ways.append(lambda *a: layers._alike(*a, by_products=True))
+        ways.append(lambda q, k, v, rows, scale: layers._short(q, k, v, rows.bounds, rows.longest, scale))
     pull = torch.randn(sum(lengths), 4, 16)
     found = []
     for way in ways:
@@ -184,6 +234,13 @@ def test_every_way_of_attending_is_the_same(lengths: tuple[int, ...]) -> None:
     for other in found[1:]:
         for a, b in zip(found[0], other, strict=True):
             assert torch.allclose(a, b, atol=1e-5)
+
+
+def test_a_kernel_is_tried_on_rows_whose_result_is_known() -> None:
+    """One that lets rows see each other, or that cannot be run, is not taken."""
+    assert flash._right(one_call, device="cpu", dtype=torch.float32)
+    assert not flash._right(lambda q, k, v, bounds, *rest: one_call(q, k, v, bounds[[0, -1]], *rest), device="cpu", dtype=torch.float32)
+    assert flash.varlen(torch.zeros(1)) is None
 
 
 def test_a_sliding_window_is_refused(opened: Opened) -> None:

@@ -87,12 +87,23 @@ def test_memory_follows_what_trains() -> None:
     everything = computed({"match": "talker.model.layers"})
     top = computed({"match": "talker.model.layers.20-27"})
     low_rank = computed({"match": "talker.model.layers", "lora": {"rank": 16, "alpha": 32}})
-    assert (rows.optimizer, rows.trained) == (2048 * 8, 2048 * 8)
+    assert (rows.optimizer, rows.trained) == (2048 * 8, 2048 * 4)
     assert everything.optimizer == 1_409_408_000 * 8
     assert top.activations < rows.activations < everything.activations
     assert low_rank.optimizer < everything.optimizer / 50
     assert rows.peak < low_rank.peak < everything.peak
     assert all(c.weights == sum(math.prod(s) for s in shapes().values()) * 2 for c in (rows, everything))
+
+
+def test_gradients_come_as_activations_go() -> None:
+    """A backward pass holds the larger of the two; gradients of micro-batches before wait beside the next one's activations."""
+    once = computed({"match": "talker.model.layers"})
+    twice = computed({"match": "talker.model.layers"}, batch={"accumulate": 2})
+    assert once.gradients == once.trained == 1_409_408_000 * 4
+    assert (once.passing, twice.passing) == (once.activations, once.activations + once.gradients)
+    assert twice.peak - once.peak == once.gradients
+    few = computed({"match": "talker.model.layers"}, batch={"frames": 200})
+    assert few.passing == few.gradients
 
 
 def test_time_counts_what_is_computed() -> None:
