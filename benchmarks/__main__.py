@@ -4,7 +4,8 @@ A row that is there already is not measured again, so that the same command goes
 
     python -m benchmarks gpu --out measured --minutes 9           on one GPU; again until it says that all rows are there
     python -m benchmarks gpu --stock ~/Qwen3-TTS                  with the public script, from `git clone https://github.com/QwenLM/Qwen3-TTS`
-    OMP_NUM_THREADS=1 python -m benchmarks cpu --out measured     the demo's stages, encoding and speaking on a CPU
+    OMP_NUM_THREADS=1 python -m benchmarks cpu --out measured     the demo's stages, encoding and speaking on a CPU, and what a
+                                                                  host does for a GPU's steps
 """
 
 from __future__ import annotations
@@ -21,17 +22,22 @@ from pathlib import Path
 from typing import Any
 
 GPU = [
-    "rows", "predictor", "layers", "agreement", "rows-plain", "predictor-4096", "predictor-plain", "predictor-again",
-    "rows-both", "lora", "upper", "layers-plain", "everything", "encoding", "speaking", "stock", "stock-predictor",
+    "rows", "predictor", "layers", "stock", "stock-predictor", "agreement", "predictor-4096", "lora", "upper", "everything",
+    "speaking", "predictor-again", "rows-both", "rows-plain", "predictor-plain", "layers-plain", "encoding",
 ]  # fmt: skip
 """What decides first comes first."""
-CPU = ["demo-language", "demo-talker", "encoding", "speaking"]
+CPU = ["demo-language", "demo-talker", "encoding", "speaking", "host-rows", "host-predictor", "host-layers", "host-lora"]
 SHOWN = (
     "frames/s",
     "caching frames/s",
     "frames/s over 3 epochs with caching",
     "peak GB",
     "estimated GB",
+    "ms a step",
+    "GPU's own ms a step",
+    "processor ms a step",
+    "host ms a step",
+    "laying out ms",
     "first step s",
     "s a step",
     "s a look",
@@ -46,8 +52,8 @@ def main() -> int:
     parser.add_argument("--rows", help="names, by commas; default: all")
     parser.add_argument("--minutes", type=float, default=9.0, help="no row is begun after this long")
     parser.add_argument("--shape", choices=("1.7b", "0.6b", "mini"), default="1.7b", help="of the GPU's rows")
-    parser.add_argument("--steps", type=int, default=20, help="in each of three stretches")
-    parser.add_argument("--clips", type=int, default=1200)
+    parser.add_argument("--steps", type=int, default=10, help="in each of three stretches")
+    parser.add_argument("--clips", type=int, default=600)
     parser.add_argument("--stock", type=Path, help="a checkout of github.com/QwenLM/Qwen3-TTS; without it those rows are left out")
     parser.add_argument("--profile", action="store_true", help="also write rows/NAME.profile.txt: what two more steps spend their time on")
     parser.add_argument("--one", help=argparse.SUPPRESS)
@@ -90,13 +96,12 @@ def main() -> int:
 def _measure(name: str, given: argparse.Namespace) -> dict[str, Any]:
     import torch
 
-    from benchmarks import demo, speech, stock, training
+    from benchmarks import demo, host, speech, stock, training
 
     device = torch.device("cuda" if given.where == "gpu" and torch.cuda.is_available() else "cpu")
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = name != "agreement"
     began = time.perf_counter()
-    base = "builtin:mini" if given.where == "cpu" or given.shape == "mini" else str(_base(given))
     if name in training.CASES:
         profile = given.out / "rows" / f"{name}.profile.txt" if given.profile else None
         found = training.run(name, given.shape, device, given.steps, given.clips, profile)
@@ -104,10 +109,12 @@ def _measure(name: str, given: argparse.Namespace) -> dict[str, Any]:
         found = training.agreement(given.shape, device)
     elif name.startswith("demo-"):
         found = demo.run(name.removeprefix("demo-"), min(given.steps, 8))
+    elif name.startswith("host-"):
+        found = host.run(name.removeprefix("host-"), given.steps)
     elif name == "encoding":
-        found = speech.encoding(base, 30.0 if device.type == "cuda" else 2.0)
+        found = speech.encoding(_spoken(given), 15.0 if device.type == "cuda" else 2.0)
     elif name == "speaking":
-        found = speech.speaking(base, [8, 32] if device.type == "cuda" else [2, 8, 16], 60)
+        found = speech.speaking(_spoken(given), [8, 32] if device.type == "cuda" else [2, 8, 16], 60)
     else:
         only = "talker.code_predictor" if name == "stock-predictor" else None
         found = stock.run(given.stock, _base(given), given.out, given.steps, only)
@@ -115,6 +122,11 @@ def _measure(name: str, given: argparse.Namespace) -> dict[str, Any]:
     versions = {"python": platform.python_version(), **{p: version(p) for p in ("torch", "transformers", "qwen-tts")}}
     whole = {"seconds in all": round(time.perf_counter() - began, 1), "date": time.strftime("%Y-%m-%d")}
     return {"row": name, **found, **whole, "shape": given.shape if given.where == "gpu" else "mini", "machine": where, "versions": versions}
+
+
+def _spoken(given: argparse.Namespace) -> str:
+    """The base that encodes and speaks."""
+    return "builtin:mini" if given.where == "cpu" or given.shape == "mini" else str(_base(given))
 
 
 def _base(given: argparse.Namespace) -> Path:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +68,16 @@ CASES = {
 }
 
 
-def run(name: str, shape: str, device: torch.device, steps: int, clips: int, profile: Path | None = None) -> dict[str, Any]:
-    """Measures a case: frames a second as the median of `REPEATS` stretches of `steps`, peak memory, compile time.
+class Enough(Exception):
+    """All steps are measured: what was learned is nobody's."""
 
-    `profile` is a file for what the device spent its time on in `PROFILED` more steps.
+
+def run(name: str, shape: str, device: torch.device, steps: int, clips: int, profile: Path | None = None) -> dict[str, Any]:
+    """Measures a case: frames a second as the median of `REPEATS` stretches of `steps`, peak memory, compile time, and what
+    a step takes the processor in all its threads.
+
+    `profile` is a file for what device and host spent their time on in `PROFILED` more steps; with it the row also says how
+    long the device itself worked for a step.
     """
     case = CASES[name]
     opened = synthetic.model(shape, device)
@@ -104,18 +111,25 @@ def run(name: str, shape: str, device: torch.device, steps: int, clips: int, pro
             result["caching frames/s"] = round(own / (time.perf_counter() - began))
         marks = [time.perf_counter()]
         seconds: list[float] = []
+        processor = [time.process_time()]
+        losses: dict[str, float] = {}
 
         def note(report: StepReport) -> None:
+            if report.step == total and device.type == "cuda":
+                torch.cuda.synchronize()
             marks.append(time.perf_counter())
             seconds.append(marks[-1] - marks[-2])
+            processor.append(time.process_time())
+            losses.update(report.losses)
             if profile and report.step == measured:
                 profiler.start()
+            if report.step == total:
+                raise Enough
 
-        last = train_stage(stage, opened, learner, objective, sampler, on_step=note)
-    if profile:
-        profiler.stop()
-        by = "self_cuda_time_total" if device.type == "cuda" else "self_cpu_time_total"
-        profile.write_text(profiler.key_averages().table(sort_by=by, row_limit=40, max_name_column_width=70))
+        with suppress(Enough):
+            train_stage(stage, opened, learner, objective, sampler, on_step=note)
+        if profile:
+            profiler.stop()
     frames = [sum(i.length for m in step for i in m) for step in batches]
     stretches = [range(2 + r * steps, 2 + (r + 1) * steps) for r in range(REPEATS)]
     rates = [sum(frames[i] for i in s) / sum(seconds[i] for i in s) for s in stretches]
@@ -123,8 +137,12 @@ def run(name: str, shape: str, device: torch.device, steps: int, clips: int, pro
         "frames/s": round(statistics.median(rates)),
         "stretches": [round(r) for r in rates],
         "first step s": round(seconds[0], 2),
-        "loss": last.losses,
+        "loss": losses,
+        "ms a step": round(1e3 * statistics.median(seconds[2:measured]), 1),
+        "processor ms a step": round(1e3 * statistics.median(b - a for a, b in pairwise(processor[2 : measured + 1])), 1),
     }
+    if profile:
+        result |= _profiled(profiler, profile, device)
     if "caching frames/s" in result:
         result[f"frames/s over {EPOCHS} epochs with caching"] = round(
             EPOCHS / (1 / result["caching frames/s"] + EPOCHS / result["frames/s"])
@@ -138,6 +156,15 @@ def run(name: str, shape: str, device: torch.device, steps: int, clips: int, pro
         }
     learner.close()
     return result
+
+
+def _profiled(profiler: torch.profiler.profile, file: Path, device: torch.device) -> dict[str, float]:
+    """Writes what took most of the device's and of the host's time; gives what kernels and copies took of a step."""
+    found = profiler.key_averages()
+    ways = ["self_cuda_time_total", "self_cpu_time_total"] if device.type == "cuda" else ["self_cpu_time_total"]
+    file.write_text("\n\n".join(f"by {by}\n{found.table(sort_by=by, row_limit=40, max_name_column_width=70)}" for by in ways))
+    on_device = [e for e in found if e.device_type == torch.autograd.DeviceType.CUDA and not getattr(e, "is_user_annotation", False)]
+    return {"GPU's own ms a step": round(sum(e.self_device_time_total for e in on_device) / 1e3 / PROFILED, 1)} if on_device else {}
 
 
 def agreement(shape: str, device: torch.device, steps: int = 50) -> dict[str, Any]:

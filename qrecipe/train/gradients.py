@@ -28,6 +28,8 @@ class Gradients:
     """Loss term -> mean over the global batch's labels, nats."""
     bad: Micro = field(default_factory=list)
     """Rows of the micro-batches whose loss is not finite."""
+    norm: float = 0.0
+    """Of all gradients, before clipping."""
 
 
 class Memory:
@@ -66,15 +68,23 @@ def _total(micro: Micro) -> int:
 
 
 def gradients(
-    opened: Opened, objective: Objective, micro: list[Micro], step: int, world: World, memory: Memory, clear: Callable[[], None]
+    opened: Opened,
+    objective: Objective,
+    micro: list[Micro],
+    step: int,
+    world: World,
+    memory: Memory,
+    clear: Callable[[], None],
+    clip: Callable[[], torch.Tensor],
 ) -> Gradients:
-    """Computes a global batch. `clear` takes the gradients of a try that ran out of memory away.
+    """Computes a global batch. `clear` takes the gradients of a try that ran out of memory away, `clip` clips them all and
+    gives their norm.
 
     Raises `EngineError` if no loss term reaches what trains, `UserError` if a single row does not fit into memory.
     """
     while True:
         clear()
-        found, failed = _try(opened, objective, micro, step, world, memory)
+        found, failed = _try(opened, objective, micro, step, world, memory, clip)
         if found is not None:
             return found
         assert failed is not None
@@ -84,7 +94,13 @@ def gradients(
 
 
 def _try(
-    opened: Opened, objective: Objective, micro: list[Micro], step: int, world: World, memory: Memory
+    opened: Opened,
+    objective: Objective,
+    micro: list[Micro],
+    step: int,
+    world: World,
+    memory: Memory,
+    clip: Callable[[], torch.Tensor],
 ) -> tuple[Gradients | None, Micro | None]:
     """The gradients, or the piece that did not fit. Returns before anything is tried again, so that its tensors are free."""
     labels: dict[str, int] = {}
@@ -98,15 +114,19 @@ def _try(
             parts += ((piece, term, mean) for term, mean in _add(opened, objective, piece, step, labels).items())
         except torch.OutOfMemoryError:
             return None, piece
+    anchor: list[torch.Tensor] = []
     extra = objective.extra()
     if extra is not None and world.rank == 0:
         if extra.requires_grad:
             extra.backward()  # type: ignore[no-untyped-call]  # torch's own annotation is missing
-        found.means["anchor"] = float(extra.detach())
-    # Read after everything is on its way: a number that is read waits for the GPU.
-    for (piece, term, _), known in zip(parts, torch.stack([m for _, _, m in parts]).tolist() if parts else (), strict=True):
-        found.means[term] += known
-        if not math.isfinite(known):
+        anchor.append(extra.detach())
+    # Read once, after everything is on its way: a number that is read waits for the GPU, which then waits for the next launch.
+    *known, found.norm = torch.stack([m.float() for m in (*(m for _, _, m in parts), *anchor, clip())]).tolist()
+    if anchor:
+        found.means["anchor"] = known.pop()
+    for (piece, term, _), value in zip(parts, known, strict=True):
+        found.means[term] += value
+        if not math.isfinite(value):
             found.bad += [i for i in piece if i not in found.bad]
     return found, None
 

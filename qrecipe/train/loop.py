@@ -11,6 +11,7 @@ import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import fmean, pstdev
 
 import torch
@@ -122,6 +123,8 @@ def train_stage(
         if checkpoints is not None:
             checkpoints.save(at, learner, optimizer, objective, drawn)
     memory = Memory(at.fits, tell, opened.device)
+    clear = partial(optimizer.zero_grad, set_to_none=True)
+    clip = partial(torch.nn.utils.clip_grad_norm_, list(learner.parameters()), stage.clip)
     batches = sampler.batches(at.step)
     coming = next(batches)
     try:
@@ -140,13 +143,12 @@ def train_stage(
             micro, coming = coming, next(batches)
             for piece in (p for m in mine(coming, world) for p in memory.pieces(m) if step < total):
                 objective.expect(piece, step + 1)
-            found = gradients(opened, objective, micro, step, world, memory, lambda: optimizer.zero_grad(set_to_none=True))
+            found = gradients(opened, objective, micro, step, world, memory, clear, clip)
             at.fits = memory.fits
             silent = [i for i in at.silent if _without_gradient(learner.groups[i])]
             if silent and (step >= heard_by or any(p.grad is None for i in silent for p in learner.groups[i].parameters)):
                 raise EngineError(f"stage {stage.id}: `{learner.groups[silent[0]].label}` gets no gradient from this objective and data")
-            norm = float(torch.nn.utils.clip_grad_norm_(list(learner.parameters()), stage.clip))
-            if not math.isfinite(norm) or not all(math.isfinite(v) for v in found.means.values()):
+            if not math.isfinite(found.norm) or not all(math.isfinite(v) for v in found.means.values()):
                 if at.bad_row == 0:
                     good = replace(at, recent=at.recent.copy(), totals=at.totals.copy())
                 rows = [objective.name(i) for i in found.bad or [i for m in micro for i in m]]
@@ -164,7 +166,7 @@ def train_stage(
                 at.recent.append(found.means)
                 drawn = randomness(opened.device)
                 if on_step is not None:
-                    on_step(StepReport(step, total, found.means, norm, share))
+                    on_step(StepReport(step, total, found.means, found.norm, share))
             if checkpoints is not None and step < total and checkpoints.due(step):
                 checkpoints.save(at, learner, optimizer, objective, drawn)
     except KeyboardInterrupt:
