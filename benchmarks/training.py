@@ -53,15 +53,15 @@ class Case:
 
 
 CASES = {
-    "predictor": Case("predictor on kept states", [PREDICTOR], 2048),
+    "predictor": Case("predictor on kept states", [PREDICTOR], 2560),
     "predictor-4096": Case("the same, 4,096 frames a step", [PREDICTOR], 4096),
-    "predictor-plain": Case("the same, not compiled", [PREDICTOR], 2048, compile=False),
+    "predictor-plain": Case("the same, not compiled", [PREDICTOR], 2560, compile=False),
     "predictor-again": Case("predictor, the talker computed in every step", [PREDICTOR], 2048, remember=False),
-    "rows": Case("text rows and language row, the talker's loss", ROWS, 4096, {"predictor_weight": 0.0}),
-    "rows-plain": Case("the same, not compiled", ROWS, 4096, {"predictor_weight": 0.0}, compile=False),
+    "rows": Case("text rows and language row, the talker's loss", ROWS, 6144, {"predictor_weight": 0.0}),
+    "rows-plain": Case("the same, not compiled", ROWS, 6144, {"predictor_weight": 0.0}, compile=False),
     "rows-both": Case("text rows and language row, both losses", ROWS, 2048),
-    "layers": Case("all layers of the talker, both losses", [LAYERS], 2048),
-    "layers-plain": Case("the same, not compiled", [LAYERS], 2048, compile=False),
+    "layers": Case("all layers of the talker, both losses", [LAYERS], 4096),
+    "layers-plain": Case("the same, not compiled", [LAYERS], 4096, compile=False),
     "upper": Case("layers 20 to 27 on kept states", [{"match": "talker.model.layers.20-27", "lr": 1e-6}], 2048),
     "lora": Case("LoRA of rank 16 on all layers, both losses", [{**LAYERS, "lora": {"rank": 16, "alpha": 32}}], 2048),
     "everything": Case("everything", [{"match": "talker", "lr": 1e-6}], 2048),

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks import synthetic
-from qrecipe.model import forward, fused, layers, prompt
+from qrecipe.model import flash, forward, fused, layers, prompt
 from qrecipe.model.opened import Opened
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
@@ -48,6 +48,13 @@ def test_losses_and_gradients_are_those_of_float32(compiled: bool) -> None:
     for name, a, b in zip(WATCHED, ours, gradients, strict=True):
         assert torch.nn.functional.cosine_similarity(a, b, dim=0) > 0.99, name
         assert float(a.norm() / b.norm()) == pytest.approx(1.0, rel=0.05), name
+
+
+def test_a_kernel_attends_over_rows_end_to_end_and_is_compiled_with_its_layer() -> None:
+    """Without one everything still runs, padded and piece by piece, and the host takes several times as long."""
+    kernel = flash.varlen(torch.zeros(1, device="cuda", dtype=torch.bfloat16))
+    assert kernel is not None
+    assert flash.traceable(kernel)
 
 
 @pytest.mark.parametrize("lengths", [(16,) * 40, (70, 20, 133, 41)], ids=["predictor", "talker"])
