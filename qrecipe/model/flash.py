@@ -79,8 +79,9 @@ def _candidates() -> Iterator[Kernel]:
             return native(q, k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1), bounds, longest, scale)
 
         yield from (shared, repeated)
-    with suppress(ImportError), silence():
-        from flash_attn import flash_attn_varlen_func
+    with suppress(ImportError):
+        with silence():
+            from flash_attn import flash_attn_varlen_func
 
         def package(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bounds: torch.Tensor, longest: int, scale: float) -> torch.Tensor:
             found: torch.Tensor = flash_attn_varlen_func(q, k, v, bounds, bounds, longest, longest, softmax_scale=scale, causal=True)
@@ -90,7 +91,12 @@ def _candidates() -> Iterator[Kernel]:
 
 
 def _right(kernel: Kernel, lengths: tuple[int, ...] = (5, 70), device: str = "cuda", dtype: torch.dtype = torch.bfloat16) -> bool:
-    """Whether a kernel gives the attention of rows, and its derivative, with two query heads to a key head."""
+    """Whether a kernel gives the attention of rows, and its derivative, with two query heads to a key head; asked anywhere."""
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device, enabled=False):
+        return _agrees(kernel, lengths, device, dtype)
+
+
+def _agrees(kernel: Kernel, lengths: tuple[int, ...], device: str, dtype: torch.dtype) -> bool:
     scale = 0.125
     drawn = torch.Generator().manual_seed(0)
     given = [torch.randn(sum(lengths), heads, 64, generator=drawn).to(device, dtype).requires_grad_() for heads in (4, 2, 2)]

@@ -236,6 +236,8 @@ def test_every_way_of_attending_is_the_same(lengths: tuple[int, ...]) -> None:
 def test_a_kernel_is_tried_on_rows_whose_result_is_known() -> None:
     """One that lets rows see each other, or that cannot be run, is not taken."""
     assert flash._right(one_call, device="cpu", dtype=torch.float32)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        assert flash._right(one_call, device="cpu", dtype=torch.float32), "whoever asks first"
     assert not flash._right(lambda q, k, v, bounds, *rest: one_call(q, k, v, bounds[[0, -1]], *rest), device="cpu", dtype=torch.float32)
     assert flash.varlen(torch.zeros(1)) is None
 
