@@ -49,14 +49,15 @@ def verdict(demo: dict[str, Any], where: str, metric: str, data: str) -> dict[st
 def test_malay_is_expected_and_english_still(demo: dict[str, Any]) -> None:
     assert demo["status"] == "accepted"
     malay, english = (verdict(demo, "accept", "talker_nll", data) for data in ("dev", "keep"))
-    assert malay["high"] < -0.7  # measured -1.03, 95 % within -1.17 and -0.91
+    assert malay["high"] < -1.3  # measured -2.20, 95 % within -2.52 and -1.91
     assert english["value"] < 0.05
 
 
-def test_malay_is_understood_no_worse(demo: dict[str, Any]) -> None:
+def test_malay_is_understood(demo: dict[str, Any]) -> None:
     whisper.require()
     heard = verdict(demo, "talker", "cer", "dev")
-    assert heard["value"] < 0.1  # measured -.09; eight prompts leave -.27 to +.07
+    assert heard["outcome"] == "pass"
+    assert heard["high"] < 0.45  # measured .28; twelve prompts in two layouts
     assert heard["recordings"] < 0.15
 
 

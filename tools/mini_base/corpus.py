@@ -14,9 +14,10 @@ number of workers gives the same shards. A shard is an uncompressed .npz that ap
 
 `shard-*.npz` are what is trained on; those of Kokoro's voices, which speaks seventy times slower on a processor, are small
 ones of their own (`shard-kokoro-*.npz`), so that they can be made elsewhere or on a GPU. `held-*.npz` are the held-out sentences in every voice; `speaker-*.npz` hold `SPEAKERS` passing voices of which the
-speaker encoder learns (their `voice` counts from 0 in a numbering of its own). `babble-*.npz` are syllables without sense or
-language in Kokoro's voices, for the speech tokenizer alone: it shall carry sounds in places where neither English nor Spanish
-has them. Their `language` is -1 and their texts are phonemes.
+speaker encoder learns (their `voice` counts from 0 in a numbering of its own). `babble-*.npz` and
+`babble-kokoro-*.npz` are syllables without sense or language, each row in a passing voice of its own, for the speech tokenizer
+alone: it shall carry sounds in places where neither English nor Spanish has them, and voices that it never met. Their `voice`
+is `STRANGER`, their `language` -1, and their texts are phonemes.
 """
 
 from __future__ import annotations
@@ -50,8 +51,11 @@ ROWS: dict[str, tuple[int, int]] = {
 SHARD = {"hibari": 250, "kokoro": 50}
 """Rows of a shard by engine."""
 SPEAKERS, SPEAKER_CLIPS = 240, 12
-BABBLE = {"kumo": 3_000, "nezu": 1_000}
-KINDS = ["held", "shard-kokoro", "shard", "speaker", "babble"]
+BABBLE = {"hibari": 20_000, "kokoro": 6_000}
+"""Rows of syllables by engine."""
+STRANGER = 100
+"""The number that all passing voices of syllables share."""
+KINDS = ["held", "shard-kokoro", "shard", "speaker", "babble-kokoro", "babble"]
 """What the shards' names begin with."""
 
 
@@ -89,21 +93,27 @@ def held_rows() -> list[Row]:
     ]
 
 
-def babble_rows(scale: float) -> list[Row]:
-    """Rows of syllables, mixed."""
-    rows = [
-        Row(number, -1, voices.babble(number * 1_000_000 + k), k)
-        for number, voice in enumerate(voices.VOICES)
-        for k in range(round(BABBLE.get(voice.name, 0) * scale))
-    ]
-    random.Random("babble").shuffle(rows)
-    return rows
+def babble_rows(engine: str, scale: float) -> list[Row]:
+    """Rows of syllables; a row's seed is the number of its passing voice."""
+    first = 10_000_000 if engine == "kokoro" else 0
+    return [Row(STRANGER, -1, voices.babble(first + k), first + k) for k in range(round(BABBLE[engine] * scale))]
 
 
 def speaker(number: int) -> voices.Voice:
     """A passing voice: pitch and vocal tract drawn from the ranges of human speakers, spread evenly."""
     draw = random.Random(f"speaker {number}")
     return voices.Voice(f"speaker{number}", "hibari", pitch=2 ** draw.uniform(-1.0, 0.35), warp=draw.uniform(0.82, 1.14))
+
+
+def stranger(engine: str, number: int) -> voices.Voice:
+    """A passing voice of syllables: hibari's as `speaker`, Kokoro's a random blend of all its styles."""
+    if engine == "hibari":
+        return speaker(1_000_000 + number)
+    draw = random.Random(f"stranger {number}")
+    shares = [draw.gammavariate(0.6, 1.0) for _ in voices.STYLES]
+    return voices.Voice(
+        f"stranger{number}", "kokoro", blend=tuple((n, v / sum(shares)) for n, v in zip(voices.STYLES, shares, strict=True))
+    )
 
 
 class Studio:
@@ -117,7 +127,8 @@ class Studio:
     def say(self, row: Row, voice: voices.Voice) -> tuple[voices.Clip, str] | None:
         """Speaks a row; None if the front end cannot."""
         if row.language < 0:
-            return self.kokoro.say(row.text, voice, row.seed), row.text
+            spoken = voices.for_hibari(row.text) if voice.engine == "hibari" else row.text
+            return (self.hibari if voice.engine == "hibari" else self.kokoro).say(spoken, voice, row.seed), spoken
         spoken = voices.spanish(row.text) if row.language else self.hibari.english(row.text)
         if not spoken:
             return None
@@ -174,14 +185,22 @@ def _open(hibari: Path, kokoro: Path, device: str) -> None:
     _studio = Studio(hibari, kokoro, device)
 
 
+def _voice(kind: str, row: Row) -> voices.Voice:
+    if kind == "speaker":
+        return speaker(row.voice)
+    if kind.startswith("babble"):
+        return stranger("kokoro" if kind.endswith("kokoro") else "hibari", row.seed)
+    return voices.VOICES[row.voice]
+
+
 def make_shard(job: tuple[Path, list[Row]]) -> tuple[str, int, float]:
     """Speaks the rows of one shard and writes it: name, clips, seconds of speech."""
     path, rows = job
     assert _studio is not None
-    own = path.name.startswith("speaker")
+    kind = path.name.rsplit("-", 1)[0]
     kept: list[tuple[Row, voices.Clip, NDArray[np.int16], NDArray[np.uint8]]] = []
     for row in rows:
-        said = _studio.say(row, speaker(row.voice) if own else voices.VOICES[row.voice])
+        said = _studio.say(row, _voice(kind, row))
         if said is not None:
             kept.append((row, said[0], *_studio.features(*said, row.text)))
     content: dict[str, Any] = {
@@ -210,11 +229,10 @@ def jobs(out: Path, scale: float) -> list[tuple[Path, list[Row]]]:
         for k in range(SPEAKER_CLIPS)
     ]
     parts = [(f"held-{n:05d}.npz", held[k : k + 40]) for n, k in enumerate(range(0, len(held), 40))]
-    for engine, name in (("kokoro", "shard-kokoro"), ("hibari", "shard")):
-        rows, size = training_rows(engine, scale), SHARD[engine]
-        parts += [(f"{name}-{n:05d}.npz", rows[k : k + size]) for n, k in enumerate(range(0, len(rows), size))]
-    syllables = babble_rows(scale)
-    parts += [(f"babble-{n:05d}.npz", syllables[k : k + 50]) for n, k in enumerate(range(0, len(syllables), 50))]
+    for engine, suffix in (("kokoro", "-kokoro"), ("hibari", "")):
+        for name, rows in (("shard", training_rows(engine, scale)), ("babble", babble_rows(engine, scale))):
+            size = SHARD[engine]
+            parts += [(f"{name}{suffix}-{n:05d}.npz", rows[k : k + size]) for n, k in enumerate(range(0, len(rows), size))]
     # a third of the way in, when the tokenizer has something to begin with
     at = min(len(parts), len(held) // 40 + 60)
     parts[at:at] = [(f"speaker-{n:05d}.npz", passing[k : k + 240]) for n, k in enumerate(range(0, len(passing), 240))]

@@ -66,6 +66,9 @@ VOICES = (
 )
 """The training voices; a voice's number is its place here."""
 
+STYLES = ("jf_alpha", "jf_gongitsune", "jf_nezumi", "jf_tebukuro", "jm_kumo")
+"""All style vectors that the package of Kokoro's voices holds."""
+
 
 @dataclass(frozen=True)
 class Clip:
