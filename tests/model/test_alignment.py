@@ -189,8 +189,8 @@ def test_the_greedy_codes_are_worth_comparing(stock: Stock) -> None:
     codes = [stock.generate(case).codes for case in CASES]
     assert sum(len(c) for c in codes) > 6 * len(CASES)
     assert any(len(c) < CAP for c in codes), "some case ends by itself"
-    # a base that is sure of itself may say the same under two prefixes
-    assert len({tuple(c.flatten().tolist()) for c in codes}) >= len(CASES) * 3 // 4
+    # this base says the same in both layouts behind the longer English reference
+    assert len({tuple(c.flatten().tolist()) for c in codes}) >= len(CASES) - 1
 
 
 @every_case
