@@ -221,7 +221,8 @@ def test_draws_follow_the_root_of_hours_and_stay_inside_their_clip() -> None:
     picks = torch.searchsorted(buffer._cumulative, torch.rand(20000, dtype=torch.float64) * buffer._cumulative[-1], right=True)
     assert int(picks.max()) == 9
     assert float((picks == 9).double().mean()) == pytest.approx(1 / 4, abs=0.01)  # roots 3 and 1
-    crops, phonemes = buffer.draw(64, 12 * FRAME)
+    heard, crops, phonemes = buffer.draw(64, 12 * FRAME)
+    assert torch.equal(heard, crops)
     assert crops.shape == (64, 12 * FRAME)
     assert (phonemes.flatten(1) == torch.tensor([*range(1, 21), 0, 0, 0, 0])).all()
     assert not crops[:, 10 * FRAME :].any()
@@ -236,12 +237,55 @@ def test_phonemes_stay_with_the_audio_wherever_a_crop_begins() -> None:
     samples = np.array([3 * FRAME, 30 * FRAME, 20 * FRAME])
     audio = np.repeat(labels(samples).reshape(-1).astype(np.int16), FRAME // 2) * 100  # as loud as the label is high
     buffer.add(codec_data.Shard("x", audio, samples, np.zeros(3, np.int16), labels(samples)))
-    crops, phonemes = buffer.draw(64, 8 * FRAME)
+    _, crops, phonemes = buffer.draw(64, 8 * FRAME)
     loud = crops[:, FRAME // 4 :: FRAME // 2]
     heard = phonemes.flatten(1)
     assert ((loud > 0) == (heard > 0)).all()
     gain = loud.amax(1) / heard.amax(1)
     assert torch.allclose(loud, heard * gain[:, None], rtol=1e-4)
+
+
+def test_passing_voices_are_varied_and_labels_go_with_them() -> None:
+    torch.manual_seed(0)
+    buffer = codec_data.Buffer(0.1, torch.device("cpu"))
+    samples = np.array([40 * FRAME] * 2)
+    tone = 8000 * np.sin(2 * np.pi * 440 * np.arange(80 * FRAME) / RATE)
+    buffer.add(codec_data.Shard("x", tone.astype(np.int16), samples, np.array([codec_data.PASSING, 0], np.int16), labels(samples)))
+    heard, audio, phonemes = buffer.draw(200, 20 * FRAME)
+    spectrum = torch.fft.rfft(audio * torch.hann_window(20 * FRAME)).abs()
+    pitch = spectrum.argmax(1) * RATE / (20 * FRAME) / 440
+    plain = (pitch - 1).abs() < 0.01
+    assert 0.6 < float(plain.float().mean()) < 0.9  # half of one of two voices
+    assert 0.84 < float(pitch.min()) < 0.9
+    assert 1.1 < float(pitch.max()) < 1.18
+    noisy = (heard - audio).abs().amax(1) > 0
+    assert 0.15 < float(noisy.float().mean()) < 0.4
+    ratio = (audio.square().mean(1) / (heard - audio).square().mean(1))[noisy].log10() * 10
+    assert 14 < float(ratio.min()) < 25 < 35 < float(ratio.max()) < 46
+    pace = (phonemes.flatten(1)[:, -1] - phonemes.flatten(1)[:, 0]) / 39
+    assert torch.allclose(pace.double(), pitch.double(), atol=0.03)  # what plays faster names its sounds faster
+
+
+def test_filters_and_noise_keep_their_bounds() -> None:
+    from codec_vary import FILTER_DB, filtered, noise
+
+    torch.manual_seed(0)
+    audio = torch.randn(3, 8 * FRAME) * 0.1
+    ratio = (torch.fft.rfft(filtered(audio)).abs() / torch.fft.rfft(audio).abs()).log10() * 20
+    assert float(ratio.abs().max()) < FILTER_DB + 0.1
+    assert float(ratio.std()) > 1
+    assert torch.isfinite(noise(torch.zeros(2, FRAME))).all()
+    assert not noise(torch.zeros(2, FRAME)).any()
+
+
+def test_sounds_without_a_name_teach_no_names() -> None:
+    scores = torch.randn(2, 2 * codec_model.PHONEMES, 5, requires_grad=True)
+    phonemes = torch.full((2, 5, 2), codec_model.UNKNOWN)
+    codec_model.phoneme_loss(scores, phonemes).backward()
+    assert not scores.grad.any()
+    phonemes[0] = 3
+    alone = codec_model.phoneme_loss(scores[:1], phonemes[:1])
+    torch.testing.assert_close(codec_model.phoneme_loss(scores, phonemes), alone)
 
 
 def test_training_goes_on_from_an_exported_folder(folder: Path, shards: Path, tmp_path: Path, stock: Any) -> None:

@@ -2,8 +2,8 @@
 
 A shard is an uncompressed npz file that appears whole under its name: `audio` int16 (the samples of all clips, 24 kHz,
 mono), `samples` int64 and `voice` int16 (one value a clip), `phoneme` uint8 ``[frames of all clips, 2]`` (what sounds at a
-quarter and at three quarters of a frame). Every clip is a whole number of frames. Clips of files named
-`shard-*.npz` and `babble-*.npz` are trained on, those of `held-*.npz` are only measured on.
+quarter and at three quarters of a frame, or `voices.UNKNOWN`). Every clip is a whole number of frames. Clips of files named
+`shard-*.npz`, `babble-*.npz` and `people-*.npz` are trained on, those of `held-*.npz` and `heldpeople-*.npz` are only measured on.
 """
 
 from __future__ import annotations
@@ -15,15 +15,21 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from codec_vary import filtered, noise
 from numpy.typing import NDArray
 from torch import Tensor
 from voices import FRAME, RATE
 
 LABEL = FRAME // 2
 """Samples that a phoneme's label stands for."""
+PASSING = 100
+"""Voices from this number on pass by: nothing has to speak as they do, so they are varied further when they are drawn."""
+TRAINED, MEASURED = ("shard", "babble", "people"), ("held", "heldpeople")
+"""What the names of the two sorts of files begin with."""
 
 Log = Callable[[str], None]
 
@@ -74,7 +80,7 @@ class Reader(threading.Thread):
         """Runs until `stop`."""
         seen: set[Path] = set()
         while not self._stopped.is_set():
-            fresh = sorted({*self._folder.glob("shard-*.npz"), *self._folder.glob("babble-*.npz")} - seen)
+            fresh = sorted({path for kind in TRAINED for path in self._folder.glob(f"{kind}-*.npz")} - seen)
             if not fresh:
                 self._stopped.wait(0.5)
                 continue
@@ -97,6 +103,17 @@ class Reader(threading.Thread):
         self._stopped.set()
 
 
+class Crops(NamedTuple):
+    """What a step trains on: B clips, S samples, T frames."""
+
+    heard: Tensor
+    """What is encoded: `audio`, with noise where a passing voice has some. ``[B, S]``, fp32."""
+    audio: Tensor
+    """What shall be decoded, ``[B, S]``, fp32 within [-1, 1]."""
+    phonemes: Tensor
+    """``[B, T, 2]``, int64."""
+
+
 class Buffer:
     """Clips in one tensor on the device, drawn without a wait for the GPU.
 
@@ -115,6 +132,7 @@ class Buffer:
         self._offset = torch.zeros(room, dtype=torch.int64, device=device)
         self._length = torch.zeros(room, dtype=torch.int64, device=device)
         self._cumulative = torch.zeros(room, dtype=torch.float64, device=device)
+        self._passing = torch.zeros(room, dtype=torch.bool, device=device)
         self._lengths = np.zeros(room, dtype=np.int64)
         self._voices = np.zeros(room, dtype=np.int16)
 
@@ -143,6 +161,7 @@ class Buffer:
         self._phoneme[self.filled // LABEL : (self.filled + size) // LABEL].copy_(labels, non_blocking=True)
         self._offset[new].copy_(torch.from_numpy(self.filled + ends[:count] - shard.samples[:count]), non_blocking=True)
         self._length[new].copy_(torch.from_numpy(shard.samples[:count]), non_blocking=True)
+        self._passing[new].copy_(torch.from_numpy(shard.voice[:count] >= PASSING), non_blocking=True)
         self._lengths[new], self._voices[new] = shard.samples[:count], shard.voice[:count]
         self.clips, self.filled = self.clips + count, self.filled + size
         self._weigh()
@@ -158,28 +177,49 @@ class Buffer:
         cumulative[: self.clips] = np.cumsum(weight)
         self._cumulative.copy_(torch.from_numpy(cumulative), non_blocking=True)
 
-    def draw(self, clips: int, samples: int) -> tuple[Tensor, Tensor]:
+    def draw(self, clips: int, samples: int) -> Crops:
         """A random crop of each of several clips at a random level (-9 to +3 dB, never clipped).
 
-        A clip that is shorter than the crop is taken from its start and followed by silence.
-
-        Returns:
-            Audio ``[clips, samples]``, fp32 within [-1, 1], and phonemes ``[clips, frames, 2]``, int64.
+        A clip that is shorter than the crop is taken from its start and followed by silence. Half of the clips of passing
+        voices are played faster or slower (pitch and all, by up to a sixth), half through a random filter, half are heard with noise.
         """
         device = self._audio.device
         point = torch.rand(clips, dtype=torch.float64, device=device) * self._cumulative[-1]
         clip = torch.searchsorted(self._cumulative, point, right=True).clamp(max=len(self._cumulative) - 1)
-        length, offset = self._length[clip], self._offset[clip]
-        slack = (length - samples).clamp(min=0)
+        length, offset, passing = self._length[clip], self._offset[clip], self._passing[clip]
+        tempo = torch.exp((torch.rand(clips, dtype=torch.float64, device=device) * 2 - 1) * math.log(7 / 6))
+        tempo = torch.where(passing & self._half(clips), tempo, torch.ones_like(tempo))
+        slack = (length - (samples * tempo).long()).clamp(min=0)
         start = torch.minimum((torch.rand(clips, device=device) * (slack + 1)).long(), slack)
-        position = start[:, None] + torch.arange(samples, device=device)
-        audio = self._audio[(offset[:, None] + position).clamp(max=len(self._audio) - 1)].float() / 32768
-        audio = audio * (position < length[:, None])
+        audio = self._played(offset, start, length, tempo, samples)
+        audio = torch.where((passing & self._half(clips))[:, None], filtered(audio), audio)
         gain = torch.exp((torch.rand(clips, device=device) * 12 - 9) * (math.log(10) / 20))
         room = 0.99 / audio.abs().amax(dim=1).clamp(min=1e-4)
-        middle = start[:, None] + torch.arange(LABEL // 2, samples, LABEL, device=device)
+        audio = audio * torch.minimum(gain, room)[:, None]
+        heard = torch.where((passing & self._half(clips))[:, None], audio + noise(audio), audio)
+        middle = start[:, None] + (torch.arange(LABEL // 2, samples, LABEL, device=device) * tempo[:, None]).long()
         label = self._phoneme[((offset[:, None] + middle) // LABEL).clamp(max=len(self._phoneme) - 1)].long() * (middle < length[:, None])
-        return audio * torch.minimum(gain, room)[:, None], label.view(clips, -1, 2)
+        return Crops(heard, audio, label.view(clips, -1, 2))
+
+    def _half(self, clips: int) -> Tensor:
+        return torch.rand(clips, device=self._audio.device) < 0.5
+
+    def _played(self, offset: Tensor, start: Tensor, length: Tensor, tempo: Tensor, samples: int) -> Tensor:
+        """Samples `tempo` apart, by cubic interpolation; zeros beyond the end of a clip."""
+        position = torch.arange(samples, device=offset.device) * tempo[:, None]
+        whole = position.floor()
+        share = (position - whole).float()
+        place = start[:, None] + whole.long()
+        near = []
+        for step in (-1, 0, 1, 2):
+            at = (place + step).clamp(min=0)
+            sample = self._audio[(offset[:, None] + at).clamp(max=len(self._audio) - 1)].float() / 32768
+            near.append(sample * (at < length[:, None]))
+        before, one, two, after = near
+        slope = (two - before) / 2
+        bend = before - 2.5 * one + 2 * two - after / 2
+        turn = (after - before) / 2 + 1.5 * (one - two)
+        return one + share * (slope + share * (bend + share * turn))
 
 
 @dataclass(frozen=True)
@@ -194,13 +234,13 @@ def held_out(folder: Path, each: int, samples: int) -> Held | None:
     """The start of up to `each` held-out clips of every voice, ending in silence where they are shorter.
 
     Returns:
-        None while there is no `held-*.npz`.
+        None while there is no such file.
 
     Raises:
         ValueError: as `read_shard`.
     """
     rows: dict[int, list[NDArray[np.float32]]] = {}
-    for path in sorted(folder.glob("held-*.npz")):
+    for path in sorted(path for kind in MEASURED for path in folder.glob(f"{kind}-*.npz")):
         shard = read_shard(path)
         for end, size, voice in zip(np.cumsum(shard.samples), shard.samples, shard.voice, strict=True):
             mine = rows.setdefault(int(voice), [])

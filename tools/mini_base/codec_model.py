@@ -20,7 +20,7 @@ from qwen_tts.core.tokenizer_12hz import modeling_qwen3_tts_tokenizer_v2 as stoc
 from torch import Tensor, nn
 from transformers import EncodecFeatureExtractor
 from transformers.models.mimi import modeling_mimi as stock_encoder
-from voices import FRAME, PHONEMES, RATE
+from voices import FRAME, PHONEMES, RATE, UNKNOWN
 
 MELS_A_FRAME = 640
 """Targets of the auxiliary heads: 8 spectra of 80 bands a frame."""
@@ -348,9 +348,11 @@ def phoneme_head(width: int) -> nn.Sequential:
 
 
 def phoneme_loss(scores: Tensor, phonemes: Tensor) -> Tensor:
-    """Cross-entropy of a head's scores ``[B, 2 * PHONEMES, T]`` against ``[B, T, 2]``, nats."""
+    """Cross-entropy of a head's scores ``[B, 2 * PHONEMES, T]`` against ``[B, T, 2]``, nats a known phoneme."""
     clips, _, frames = scores.shape
-    return F.cross_entropy(scores.float().view(clips, 2, PHONEMES, frames).transpose(1, 2), phonemes.transpose(1, 2))
+    places = scores.float().view(clips, 2, PHONEMES, frames).transpose(1, 2)
+    total = F.cross_entropy(places, phonemes.transpose(1, 2), ignore_index=UNKNOWN, reduction="sum")
+    return total / (phonemes != UNKNOWN).sum().clamp(min=1)
 
 
 class Codec(nn.Module):

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from codec_data import Buffer, Held, Log, Reader, held_out
+from codec_data import PASSING, Buffer, Held, Log, Reader, held_out
 from codec_losses import Discriminator, FrameMel, MelLoss, adversarial_loss, discriminator_loss, feature_loss
 from codec_model import Codec, Forward, Sizes, Snake, phoneme_loss, snake, take
 from torch import Tensor
@@ -187,9 +187,9 @@ class Trainer:
     def _train_step(self, phase: Phase) -> None:
         """Everything from drawing clips to the optimizer's step; never waits for the GPU."""
         clips, samples = self.settings.batch, self.settings.frames * FRAME
-        real, phonemes = self.buffer.draw(clips, samples)
+        heard, real, phonemes = self.buffer.draw(clips, samples)
         with self._autocast():
-            semantic, acoustic = self.forward.project(self.forward.embed(real))
+            semantic, acoustic = self.forward.project(self.forward.embed(heard))
         commitment = real.new_zeros(())
         if phase != "continuous":
             semantic, one = self.codec.semantic(semantic)
@@ -294,7 +294,7 @@ class Trainer:
 
     def _arrange_discriminator(self) -> None:
         """Time the discriminator in both memory layouts and keep the faster: which one that is depends on GPU and library."""
-        audio, _ = self.buffer.draw(self.settings.batch, min(self.settings.adversarial_frames, self.settings.frames) * FRAME)
+        audio = self.buffer.draw(self.settings.batch, min(self.settings.adversarial_frames, self.settings.frames) * FRAME).audio
         taken: dict[torch.memory_format, float] = {}
         for layout in (torch.contiguous_format, torch.channels_last):
             self.discriminator.arrange(layout)
@@ -319,7 +319,7 @@ class Trainer:
         pairs: list[tuple[Tensor, Tensor]] = []
         for _ in range(KMEANS_BATCHES):
             with self._autocast():
-                pairs.append(self.forward.project(self.forward.embed(self.buffer.draw(clips, frames * FRAME)[0])))
+                pairs.append(self.forward.project(self.forward.embed(self.buffer.draw(clips, frames * FRAME).heard)))
         self.codec.semantic.start(torch.cat([pair[0] for pair in pairs]), clips * frames)
         self.codec.acoustic.start(torch.cat([pair[1] for pair in pairs]), clips * frames)
         self.quantised = True
@@ -409,8 +409,10 @@ class Trainer:
             if now - told > 10:
                 self.log(f"{self.buffer.hours:.2f} of {self.settings.first_hours} hours are there")
                 told = now
-        voices = ", ".join(f"{voice}: {hours:.2f} h" for voice, hours in self.buffer.hours_by_voice().items())
-        self.log(f"starting with {self.buffer.clips} clips, voices {voices}")
+        hours = self.buffer.hours_by_voice()
+        voices = ", ".join(f"{voice}: {hours[voice]:.2f} h" for voice in hours if voice < PASSING)
+        passing = sum(hours[voice] for voice in hours if voice >= PASSING)
+        self.log(f"starting with {self.buffer.clips} clips, voices {voices or 'none'}, passing ones {passing:.2f} h")
 
     def _take_shard(self) -> bool:
         if self.buffer.full or self.reader.ready.empty():
@@ -439,14 +441,14 @@ class Trainer:
             self.log("  " + self._held_text())
 
     def _held_text(self) -> str:
-        """Held-out mel distance by voice, all books in use."""
+        """Held-out mel distance by voice, all passing voices as one, all books in use."""
         if self.held is None:
             self.held = held_out(self.data, self.settings.held_clips, self.settings.frames * FRAME)
         if self.held is None:
             return "no held-out shard yet"
         distance = self._measure(self.held)
-        voices = self.held.voice.unique().tolist()
-        text = " ".join(f"{voice}: {float(distance[self.held.voice == voice].mean()):.4f}" for voice in voices)
+        voices = self.held.voice.clamp(max=PASSING)
+        text = " ".join(f"{voice}: {float(distance[voices == voice].mean()):.4f}" for voice in voices.unique().tolist())
         return f"held-out mel {float(distance.mean()):.4f}, voices {text}"
 
     @torch.no_grad()

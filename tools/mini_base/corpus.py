@@ -15,9 +15,9 @@ number of workers gives the same shards. A shard is an uncompressed .npz that ap
 `shard-*.npz` are what is trained on; those of Kokoro's voices, which speaks seventy times slower on a processor, are small
 ones of their own (`shard-kokoro-*.npz`), so that they can be made elsewhere or on a GPU. `held-*.npz` are the held-out sentences in every voice; `speaker-*.npz` hold `SPEAKERS` passing voices of which the
 speaker encoder learns (their `voice` counts from 0 in a numbering of its own). `babble-*.npz` and
-`babble-kokoro-*.npz` are syllables without sense or language, each row in a passing voice of its own, for the speech tokenizer
-alone: it shall carry sounds in places where neither English nor Spanish has them, and voices that it never met. Their `voice`
-is `STRANGER`, their `language` -1, and their texts are phonemes.
+`babble-kokoro-*.npz` are syllables without sense or language for the speech tokenizer alone, one row in three in one of the
+voices above, the others each in a passing voice of its own: it shall carry sounds in places where neither English nor
+Spanish has them, and voices that it never met. Their `voice` is `STRANGER`, their `language` -1, and their texts are phonemes.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ SPEAKERS, SPEAKER_CLIPS = 240, 12
 BABBLE = {"hibari": 20_000, "kokoro": 6_000}
 """Rows of syllables by engine."""
 STRANGER = 100
-"""The number that all passing voices of syllables share."""
+"""The number that all rows of syllables have for a voice."""
 KINDS = ["held", "shard-kokoro", "shard", "speaker", "babble-kokoro", "babble"]
 """What the shards' names begin with."""
 
@@ -106,7 +106,10 @@ def speaker(number: int) -> voices.Voice:
 
 
 def stranger(engine: str, number: int) -> voices.Voice:
-    """A passing voice of syllables: hibari's as `speaker`, Kokoro's a random blend of all its styles."""
+    """Who speaks a row of syllables: in turn one of the engine's own voices, and two passing ones, hibari's as `speaker`, Kokoro's a random blend."""
+    if number % 3 == 0:
+        own = [voice for voice in voices.VOICES if voice.engine == engine]
+        return own[number // 3 % len(own)]
     if engine == "hibari":
         return speaker(1_000_000 + number)
     draw = random.Random(f"stranger {number}")

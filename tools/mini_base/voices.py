@@ -30,6 +30,8 @@ FRAME = 1920
 """Samples of one frame of the speech tokenizer."""
 PHONEMES = 180
 """Ids of the phoneme alphabet, with room; 0 is silence."""
+UNKNOWN = 255
+"""In place of an id: nobody knows which phoneme sounds."""
 UNIT = 600
 """Samples of one of either engine's duration units."""
 FLOOR_DB = -50.0
