@@ -11,7 +11,7 @@ from qrecipe.plan.values import PlannedDataset, PlannedLanguage, PlannedTaught
 from qrecipe.recipe.recipe import Evaluation, Recipe
 from qrecipe.recipe.stage import Stage
 
-NUMERICS = 2
+NUMERICS = 3
 """Raised whenever the same plan would give other numbers."""
 
 

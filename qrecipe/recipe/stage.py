@@ -77,7 +77,7 @@ class Batch(Settings):
     """How much is learned from in one optimiser step."""
 
     frames: Annotated[int, Field(ge=1)] = 2000
-    """Codec frames, 12.5 a second, in one micro-batch at most, padding included (`text_lm`, `embedding_match`: text tokens). One row that is longer makes a micro-batch of its own. 2000 is 160 seconds of speech; what does not fit a GPU is split without changing the result."""
+    """Codec frames, 12.5 a second, in one micro-batch at most (`text_lm`, `embedding_match`: text tokens). One row that is longer makes a micro-batch of its own. 2000 is 160 seconds of speech; what does not fit a GPU is split without changing the result."""
     accumulate: Annotated[int, Field(ge=1)] = 1
     """Micro-batches to one optimiser step. Raise it for steadier steps where memory keeps `frames` low: losses are sums divided by the labels of all of them, so half of `frames` and twice of this is the same step."""
 

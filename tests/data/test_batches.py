@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from typing import Any
 
@@ -65,14 +66,26 @@ def test_a_small_share_goes_through_the_whole_dataset_over_epochs() -> None:
     seed=st.integers(0, 9),
 )
 @settings(max_examples=60, deadline=None)
-def test_the_budget_holds_with_padding(lengths: list[int], frames: int, accumulate: int, seed: int) -> None:
+def test_the_budget_holds_and_is_used(lengths: list[int], frames: int, accumulate: int, seed: int) -> None:
     epoch = Sampler({"d": lengths}, {}, Batch(frames=frames, accumulate=accumulate), seed).epoch(0)
     for step in epoch:
         assert 1 <= len(step) <= accumulate
         for micro in step:
             assert micro
-            assert len(micro) == 1 or len(micro) * max(i.length for i in micro) <= frames
+            assert len(micro) == 1 or sum(i.length for i in micro) <= frames
     assert sorted(i.index for i in items(epoch)) == list(range(len(lengths)))
+    # Each was closed by a row that it did not hold, so two that followed each other are more than one budget together.
+    assert sum(map(len, epoch)) <= 1 + 2 * sum(lengths) / frames
+
+
+def test_batches_are_full_and_their_rows_alike() -> None:
+    rng = random.Random(0)
+    lengths = [rng.randint(20, 250) for _ in range(500)]
+    micro = [m for step in Sampler({"d": lengths}, {}, Batch(frames=2000), 0).epoch(0) for m in step]
+    assert sum(lengths) / (2000 * len(micro)) > 0.93
+    spreads = sorted(max(i.length for i in m) - min(i.length for i in m) for m in micro)
+    assert spreads[len(spreads) // 2] < 60  # of 230
+
 
 
 def test_the_same_seed_gives_the_same_batches() -> None:
