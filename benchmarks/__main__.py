@@ -1,6 +1,7 @@
 """Measures rows of a table, each in a process of its own, and writes `OUT/rows/NAME.json`, `OUT/results.json` and `OUT/table.md`.
 
-A row that is there already is not measured again, so that the same command goes on where it was stopped:
+A row that is there already is not measured again, so that the same command goes on where it was stopped. A row that fails or
+takes longer than its share is written down in `OUT/rows/NAME.error.txt` and tried again after the others:
 
     python -m benchmarks gpu --out measured --minutes 9           on one GPU; again until it says that all rows are there
     python -m benchmarks gpu --stock ~/Qwen3-TTS                  with the public script, from `git clone https://github.com/QwenLM/Qwen3-TTS`
@@ -14,24 +15,31 @@ import argparse
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 GPU = [
-    "rows", "predictor", "layers", "stock", "stock-predictor", "agreement", "predictor-4096", "lora", "upper", "everything",
-    "speaking", "predictor-again", "rows-both", "rows-plain", "predictor-plain", "layers-plain", "encoding",
+    "predictor", "rows", "layers", "stock", "stock-predictor", "everything", "lora", "agreement", "encoding", "speaking",
+    "predictor-4096", "upper", "rows-both", "predictor-again", "rows-plain", "predictor-plain", "layers-plain",
 ]  # fmt: skip
 """What decides first comes first."""
 CPU = ["demo-language", "demo-talker", "encoding", "speaking", "host-rows", "host-predictor", "host-layers", "host-lora"]
+LEAST = 20.0
+"""Seconds that a row needs to be worth beginning."""
+SOFT = 0.75
+"""Of its share, after which a row finishes with the stretches that it has."""
 SHOWN = (
     "frames/s",
     "caching frames/s",
     "frames/s over 3 epochs with caching",
     "peak GB",
+    "reserved GB",
     "estimated GB",
     "ms a step",
     "GPU's own ms a step",
@@ -50,47 +58,67 @@ def main() -> int:
     parser.add_argument("where", choices=("gpu", "cpu"))
     parser.add_argument("--out", type=Path, default=Path("measured"))
     parser.add_argument("--rows", help="names, by commas; default: all")
-    parser.add_argument("--minutes", type=float, default=9.0, help="no row is begun after this long")
+    parser.add_argument("--minutes", type=float, default=9.0, help="no row goes on for longer than this")
+    parser.add_argument("--share", type=float, default=100.0, help="seconds that one row may take")
     parser.add_argument("--shape", choices=("1.7b", "0.6b", "mini"), default="1.7b", help="of the GPU's rows")
     parser.add_argument("--steps", type=int, default=10, help="in each of three stretches")
+    parser.add_argument("--frames", type=int, help="of a step, instead of each row's own")
     parser.add_argument("--clips", type=int, default=600)
     parser.add_argument("--stock", type=Path, help="a checkout of github.com/QwenLM/Qwen3-TTS; without it those rows are left out")
     parser.add_argument("--profile", action="store_true", help="also write rows/NAME.profile.txt: what two more steps spend their time on")
     parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--result", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
-        print(json.dumps(_measure(given.one, given)))
+        _replace(given.result, json.dumps(_measure(given.one, given)) + "\n")
         return 0
     names = given.rows.split(",") if given.rows else GPU if given.where == "gpu" else CPU
     if given.stock is None:
         names = [n for n in names if not n.startswith("stock")]
     (given.out / "rows").mkdir(parents=True, exist_ok=True)
-    began = time.monotonic()
-    for name in names:
-        file = given.out / "rows" / f"{name}.json"
-        left = given.minutes * 60 - (time.monotonic() - began)
-        if file.is_file():
-            continue
-        if left < 20:
+    ends = time.monotonic() + given.minutes * 60
+    command = [sys.executable, "-m", "benchmarks", *sys.argv[1:]]
+    for name in sorted(names, key=lambda n: (given.out / "rows" / f"{n}.error.txt").exists()):
+        left = ends - time.monotonic()
+        if left < LEAST:
             break
-        print(f"{name} ...", flush=True)
-        command = [sys.executable, "-m", "benchmarks", *sys.argv[1:], "--one", name]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=left, check=False)
-        except subprocess.TimeoutExpired:
-            print(f"  no time left for {name}")
-            break
-        lines = done.stdout.strip().splitlines()
-        if done.returncode:
-            (given.out / "rows" / f"{name}.error.txt").write_text(done.stdout + done.stderr)
-            print(f"  failed: {(done.stderr.strip().splitlines() or ['?'])[-1][:200]}; all of it is in rows/{name}.error.txt", flush=True)
-            continue
-        file.write_text(lines[-1] + "\n")
-        print("  " + lines[-1][:400], flush=True)
+        if not (given.out / "rows" / f"{name}.json").is_file():
+            print(f"{name}: {_row(command, name, given.out / 'rows', min(left, given.share))}", flush=True)
+            _write(given.out, names)
     missing = _write(given.out, names)
     print((given.out / "table.md").read_text())
     print(f"missing: {', '.join(missing)}; the same command goes on" if missing else "all rows are there")
     return 0
+
+
+def _row(command: list[str], name: str, rows: Path, seconds: float) -> str:
+    """Measures a row in a process of its own, which ends after so many seconds with all that it started; says in one line what came out."""
+    file, failed, log = rows / f"{name}.json", rows / f"{name}.error.txt", rows / f"{name}.log"
+    options = ["--one", name, "--result", str(file), "--share", str(SOFT * seconds)]
+    began = time.monotonic()
+    with open(log, "w") as said:  # no pipe: what a compiler starts would hold it open
+        process = subprocess.Popen([*command, *options], stdout=said, stderr=subprocess.STDOUT, start_new_session=True)
+        try:
+            code: int | None = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            code = None
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    took = time.monotonic() - began
+    if file.is_file():
+        failed.unlink(missing_ok=True)
+        log.unlink()
+        found = json.loads(file.read_text())
+        return (
+            "; ".join(f"{k} {_plain(found[k])}" for k in (*SHOWN, "hours a minute", "stretches", "note") if k in found) + f" ({took:.0f} s)"
+        )
+    os.replace(log, failed)
+    lines = failed.read_text().strip().splitlines()
+    if code is None:
+        return f"cut after {took:.0f} s, its share; what it said is in {failed}"
+    return f"failed after {took:.0f} s: {(lines or ['?'])[-1][:200]}; all of it is in {failed}"
 
 
 def _measure(name: str, given: argparse.Namespace) -> dict[str, Any]:
@@ -104,7 +132,7 @@ def _measure(name: str, given: argparse.Namespace) -> dict[str, Any]:
     began = time.perf_counter()
     if name in training.CASES:
         profile = given.out / "rows" / f"{name}.profile.txt" if given.profile else None
-        found = training.run(name, given.shape, device, given.steps, given.clips, profile)
+        found = training.run(name, given.shape, device, given.steps, given.clips, profile, given.frames, began + given.share)
     elif name == "agreement":
         found = training.agreement(given.shape, device)
     elif name.startswith("demo-"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import tempfile
 import time
@@ -53,9 +54,9 @@ class Case:
 
 
 CASES = {
-    "predictor": Case("predictor on kept states", [PREDICTOR], 2560),
+    "predictor": Case("predictor on kept states", [PREDICTOR], 2400),
     "predictor-4096": Case("the same, 4,096 frames a step", [PREDICTOR], 4096),
-    "predictor-plain": Case("the same, not compiled", [PREDICTOR], 2560, compile=False),
+    "predictor-plain": Case("the same, not compiled", [PREDICTOR], 2400, compile=False),
     "predictor-again": Case("predictor, the talker computed in every step", [PREDICTOR], 2048, remember=False),
     "rows": Case("text rows and language row, the talker's loss", ROWS, 6144, {"predictor_weight": 0.0}),
     "rows-plain": Case("the same, not compiled", ROWS, 6144, {"predictor_weight": 0.0}, compile=False),
@@ -72,12 +73,21 @@ class Enough(Exception):
     """All steps are measured: what was learned is nobody's."""
 
 
-def run(name: str, shape: str, device: torch.device, steps: int, clips: int, profile: Path | None = None) -> dict[str, Any]:
+def run(
+    name: str,
+    shape: str,
+    device: torch.device,
+    steps: int,
+    clips: int,
+    profile: Path | None = None,
+    frames_a_step: int | None = None,
+    until: float = math.inf,
+) -> dict[str, Any]:
     """Measures a case: frames a second as the median of `REPEATS` stretches of `steps`, peak memory, compile time, and what
     a step takes the processor in all its threads.
 
     `profile` is a file for what device and host spent their time on in `PROFILED` more steps; with it the row also says how
-    long the device itself worked for a step.
+    long the device itself worked for a step. At `until`, in seconds of `time.perf_counter`, it ends with the stretches that it has, one at least.
     """
     case = CASES[name]
     opened = synthetic.model(shape, device)
@@ -88,7 +98,7 @@ def run(name: str, shape: str, device: torch.device, steps: int, clips: int, pro
     profiler = torch.profiler.profile(activities=activities)
     train = [{**t, "match": t["match"].replace("20-27", "4-5")} if shape == "mini" else t for t in case.train]
     fields = {"id": "s", "objective": "speech", "data": ["speech"], "train": train, "steps": total, "layout": "streaming"}
-    stage = SpeechStage.model_validate({**fields, "batch": {"frames": case.frames}, **case.settings})
+    stage = SpeechStage.model_validate({**fields, "batch": {"frames": frames_a_step or case.frames}, **case.settings})
     shapes = synthetic.shapes_of(shape)
     seen = sorted({t for r in data.rows for t in r.body})
     resolved, problems = trainable.resolve(stage, Node({}, Place("benchmark")), shapes, {"malay": synthetic.LANGUAGE_ROW}, seen)
@@ -102,7 +112,12 @@ def run(name: str, shape: str, device: torch.device, steps: int, clips: int, pro
     objective = SpeechObjective(stage, opened, learner.tables, {"speech": data}, 0, found.terms)
     sampler = Sampler(objective.lengths(), {}, stage.batch, 0)
     batches = list(islice(sampler.batches(), total))
-    result: dict[str, Any] = {"what": case.what, "frames a step": case.frames, "trained": resolved.parameters, "losses": list(found.terms)}
+    result: dict[str, Any] = {
+        "what": case.what,
+        "frames a step": stage.batch.frames,
+        "trained": resolved.parameters,
+        "losses": list(found.terms),
+    }
     with tempfile.TemporaryDirectory() as cache, fused.compiled(case.compile and device.type == "cuda"):
         if case.remember and found.cached is not None:
             began = time.perf_counter()
@@ -113,36 +128,45 @@ def run(name: str, shape: str, device: torch.device, steps: int, clips: int, pro
         seconds: list[float] = []
         processor = [time.process_time()]
         losses: dict[str, float] = {}
+        notes: list[str] = []
 
         def note(report: StepReport) -> None:
-            if report.step == total and device.type == "cuda":
+            stretch, more = divmod(report.step - 2, steps)
+            if device.type == "cuda" and (more == 0 or report.step == total):
                 torch.cuda.synchronize()
             marks.append(time.perf_counter())
             seconds.append(marks[-1] - marks[-2])
             processor.append(time.process_time())
             losses.update(report.losses)
+            if report.step == total or (more == 0 and 0 < stretch < REPEATS and marks[-1] > until):
+                raise Enough
             if profile and report.step == measured:
                 profiler.start()
-            if report.step == total:
-                raise Enough
+
+        def say(event: str, **fields: Any) -> None:
+            notes.append(f"not compiled: {fields['trouble']}" if event == "compiling" else event)
 
         with suppress(Enough):
-            train_stage(stage, opened, learner, objective, sampler, on_step=note)
-        if profile:
+            train_stage(stage, opened, learner, objective, sampler, on_step=note, tell=say)
+        complete = min(REPEATS, (len(seconds) - 2) // steps)
+        if profile and len(seconds) > measured:
             profiler.stop()
+            result |= _profiled(profiler, profile, device)
+    if complete < REPEATS:
+        notes.append(f"{complete} of {REPEATS} stretches, no time for more")
+    if notes:
+        result["note"] = "; ".join(notes)
     frames = [sum(i.length for m in step for i in m) for step in batches]
-    stretches = [range(2 + r * steps, 2 + (r + 1) * steps) for r in range(REPEATS)]
+    stretches = [range(2 + r * steps, 2 + (r + 1) * steps) for r in range(complete)]
     rates = [sum(frames[i] for i in s) / sum(seconds[i] for i in s) for s in stretches]
     result |= {
         "frames/s": round(statistics.median(rates)),
         "stretches": [round(r) for r in rates],
         "first step s": round(seconds[0], 2),
         "loss": losses,
-        "ms a step": round(1e3 * statistics.median(seconds[2:measured]), 1),
-        "processor ms a step": round(1e3 * statistics.median(b - a for a, b in pairwise(processor[2 : measured + 1])), 1),
+        "ms a step": round(1e3 * statistics.median(seconds[2 : 2 + complete * steps]), 1),
+        "processor ms a step": round(1e3 * statistics.median(b - a for a, b in pairwise(processor[2 : 3 + complete * steps])), 1),
     }
-    if profile:
-        result |= _profiled(profiler, profile, device)
     if "caching frames/s" in result:
         result[f"frames/s over {EPOCHS} epochs with caching"] = round(
             EPOCHS / (1 / result["caching frames/s"] + EPOCHS / result["frames/s"])
@@ -151,6 +175,7 @@ def run(name: str, shape: str, device: torch.device, steps: int, clips: int, pro
         peak = torch.cuda.max_memory_allocated()
         result |= {
             "peak GB": round(peak / 1e9, 2),
+            "reserved GB": round(torch.cuda.max_memory_reserved() / 1e9, 2),
             "estimated GB": round(found.peak / 1e9, 2),
             "estimate / peak": round(found.peak / peak, 3),
         }

@@ -19,6 +19,7 @@ from torch.autograd.function import once_differentiable
 from qrecipe.model.stock import silence
 
 _compiling = False
+_refused: str | None = None
 
 
 @contextlib.contextmanager
@@ -37,6 +38,23 @@ def compiling() -> bool:
     return _compiling
 
 
+def refuse(why: Exception) -> None:
+    """Nothing is compiled for the rest of the block: the compiler could not do something of it."""
+    global _compiling, _refused
+    _compiling, _refused = False, _in_a_line(why)
+
+
+def refused() -> str | None:
+    """What the compiler could not do since this was asked last, in one line."""
+    global _refused
+    found, _refused = _refused, None
+    return found
+
+
+def _in_a_line(why: Exception) -> str:
+    return (str(why).strip().splitlines() or [type(why).__name__])[0][:200]
+
+
 def _either(formula: Callable[..., torch.Tensor], by_hand: type[torch.autograd.Function], *arguments: Any) -> torch.Tensor:
     if torch.compiler.is_compiling():
         return formula(*arguments)
@@ -51,7 +69,7 @@ def whole(formula: Callable[..., Any], rows: tuple[torch.Tensor, ...], settings:
     for tensor in rows:
         torch._dynamo.maybe_mark_dynamic(tensor, 0)
     kind = (torch.is_grad_enabled(), tuple((t.shape[1:], t.requires_grad) for t in rows), _kind(settings))
-    return _compile(formula, kind)(*rows, *settings)
+    return _call(_compile(formula, kind), formula, *rows, *settings)
 
 
 def _kind(settings: Any) -> Any:
@@ -67,7 +85,18 @@ def _compiled(formula: Callable[..., Any], *arguments: Any) -> Any:
     for tensor in tensors:
         if tensor.ndim > 1 or not tensor.is_floating_point():
             torch._dynamo.maybe_mark_dynamic(tensor, 0)
-    return _compile(formula, tuple(t.shape[1:] for t in tensors))(*arguments)
+    return _call(_compile(formula, tuple(t.shape[1:] for t in tensors)), formula, *arguments)
+
+
+def _call(made: Callable[..., Any], formula: Callable[..., Any], *arguments: Any) -> Any:
+    """Calls what was compiled, or the formula itself from the first time on that compiling it fails."""
+    try:
+        return made(*arguments)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as e:  # whatever a compiler makes of what it cannot do; the formula raises what is not its fault
+        refuse(e)
+    return formula(*arguments)
 
 
 @cache
@@ -85,11 +114,11 @@ def trouble(device: torch.device) -> str | None:
     """Why nothing can be compiled for a device, in one line; None where it can. The first call takes seconds."""
     x = torch.ones(2, 8, device=device, requires_grad=True)
     try:
-        with silence():
+        with silence(), compiled(True):
             _compiled(_rms_norm, x, torch.ones(8, device=device), 1e-6).sum().backward()
     except Exception as e:  # whatever a compiler that is not there makes of it
-        return (str(e).strip().splitlines() or [type(e).__name__])[0][:200]
-    return None
+        refuse(e)
+    return refused()
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:

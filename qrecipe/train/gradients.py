@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 import torch
 
 from qrecipe.data.batches import Micro, World, mine
-from qrecipe.errors import EngineError
+from qrecipe.errors import EngineError, UserError
+from qrecipe.model import fused
 from qrecipe.model.layers import ON_A_CPU
 from qrecipe.model.opened import Opened
 from qrecipe.model.room import no_room
@@ -78,13 +79,22 @@ def gradients(
     clip: Callable[[], torch.Tensor],
 ) -> Gradients:
     """Computes a global batch. `clear` takes the gradients of a try that ran out of memory away, `clip` clips them all and
-    gives their norm.
+    gives their norm. What the compiler cannot do is computed again without it.
 
     Raises `EngineError` if no loss term reaches what trains, `UserError` if a single row does not fit into memory.
     """
     while True:
         clear()
-        found, failed = _try(opened, objective, micro, step, world, memory, clip)
+        compiling = fused.compiling()
+        try:
+            found, failed = _try(opened, objective, micro, step, world, memory, clip)
+        except (EngineError, UserError):
+            raise
+        except Exception as e:  # a backward pass is compiled when it is first run: that way nothing else can be done instead
+            if not compiling:
+                raise
+            fused.refuse(e)
+            continue
         if found is not None:
             return found
         assert failed is not None

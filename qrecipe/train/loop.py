@@ -19,6 +19,7 @@ import torch
 from qrecipe.data.batches import Micro, Sampler, World, mine
 from qrecipe.errors import EngineError
 from qrecipe.interrupts import at_once, whole
+from qrecipe.model import fused
 from qrecipe.model.opened import Opened
 from qrecipe.model.weights import Delta, Learner, LearningGroup
 from qrecipe.recipe.stage import Stage
@@ -145,6 +146,8 @@ def train_stage(
                 objective.expect(piece, step + 1)
             found = gradients(opened, objective, micro, step, world, memory, clear, clip)
             at.fits = memory.fits
+            if (trouble := fused.refused()) is not None:
+                tell("compiling", trouble=trouble)
             silent = [i for i in at.silent if _without_gradient(learner.groups[i])]
             if silent and (step >= heard_by or any(p.grad is None for i in silent for p in learner.groups[i].parameters)):
                 raise EngineError(f"stage {stage.id}: `{learner.groups[silent[0]].label}` gets no gradient from this objective and data")

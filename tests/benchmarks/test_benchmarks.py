@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -30,3 +32,39 @@ def test_rows_that_are_there_are_shown_and_the_others_named(tmp_path: Path) -> N
     table = (tmp_path / "table.md").read_text()
     assert "| text rows | 26,000 | 15.25 | trained 4,096 |" in table
     assert json.loads((tmp_path / "results.json").read_text())[0]["row"] == "rows"
+
+
+WRITES = """
+import json, pathlib, sys
+print("noise")
+pathlib.Path(sys.argv[sys.argv.index("--result") + 1]).write_text(json.dumps({"frames/s": 50000, "what": "w"}))
+"""
+LINGERS = """
+import subprocess, sys, time
+subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+print("compiling", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "said", "left"),
+    [
+        (WRITES, "frames/s 50,000 (", ["r.json"]),
+        ("print('noise'); raise MemoryError('CUDA out of memory')", "MemoryError: CUDA out of memory; all of it is in", ["r.error.txt"]),
+        (LINGERS, "cut after", ["r.error.txt"]),
+    ],
+    ids=["measured", "failed", "cut"],
+)
+def test_a_row_that_fails_or_takes_too_long_keeps_nothing_waiting(tmp_path: Path, program: str, said: str, left: list[str]) -> None:
+    began = time.monotonic()
+    assert said in command._row([sys.executable, "-c", program], "r", tmp_path, 2.0 if "sleep" in program else 30.0)
+    assert time.monotonic() - began < 20
+    assert [f.name for f in tmp_path.iterdir()] == left
+
+
+def test_rows_stop_in_time_with_what_they_have() -> None:
+    found = training.run("rows", "mini", torch.device("cpu"), 1, 2, None, 100, until=0.0)
+    assert len(found["stretches"]) == 1
+    assert found["note"] == "1 of 3 stretches, no time for more"
+    assert found["frames a step"] == 100

@@ -87,7 +87,6 @@ def test_batches_are_full_and_their_rows_alike() -> None:
     assert spreads[len(spreads) // 2] < 60  # of 230
 
 
-
 def test_the_same_seed_gives_the_same_batches() -> None:
     assert sampler(0.2).epoch(3) == sampler(0.2).epoch(3)
     assert sampler(0.2).epoch(3) != sampler(0.2).epoch(4)

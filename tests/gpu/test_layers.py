@@ -44,6 +44,7 @@ def test_losses_and_gradients_are_those_of_float32(compiled: bool) -> None:
         cpu.net.get_parameter(name).data.copy_(parameter.data.float().cpu())
     expected, gradients = computed(cpu, False)
     found, ours = computed(gpu, compiled)
+    assert fused.refused() is None
     assert found == pytest.approx(expected, rel=5e-3)
     for name, a, b in zip(WATCHED, ours, gradients, strict=True):
         assert torch.nn.functional.cosine_similarity(a, b, dim=0) > 0.99, name

@@ -157,6 +157,7 @@ def test_blocks_of_layers_are_compiled_once_for_any_number_of_rows(fresh: Opened
         compiled.append(found(12, 2))
         assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs, "the second batch finds everything compiled"
         compiled.append(found(4, 4, 4))
+    assert fused.refused() is None
     for ours, theirs in zip(compiled, plain, strict=True):
         for a, b in zip(ours, theirs, strict=True):
             assert float((a - b).norm()) <= 1e-4 * float(b.norm()) + 1e-6

@@ -18,6 +18,7 @@ from qrecipe.data.batches import Sampler
 from qrecipe.data.speech import SpeechData
 from qrecipe.errors import EngineError, UserError
 from qrecipe.files import sealed, write_json
+from qrecipe.model import fused
 from qrecipe.model.opened import Opened
 from qrecipe.recipe.stage import TextLmStage
 from qrecipe.run.locking import lock_stage
@@ -348,6 +349,31 @@ def test_out_of_memory_splits_the_micro_batch_and_keeps_the_batch(train: Train, 
         assert mine.gradient_norm == pytest.approx(theirs.gradient_norm, rel=1e-3)
     for name, values in whole.delta.whole.items():
         assert torch.allclose(values, split.delta.whole[name], atol=2e-4)
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["forward", "backward"])
+def test_what_the_compiler_cannot_do_is_computed_without_it(train: Train, monkeypatch: pytest.MonkeyPatch, late: bool) -> None:
+    def compiler(formula: Any, kind: Any) -> Any:
+        def fail(gradient: Any = None) -> None:
+            raise RuntimeError("no such operation\nand much more")
+
+        def made(*arguments: Any) -> Any:
+            if not late:
+                fail()
+            found = formula(*arguments)
+            (found[0] if isinstance(found, tuple) else found).register_hook(fail)
+            return found
+
+        return made
+
+    plain, one = train(None, layout="streaming")
+    monkeypatch.setattr(fused, "_compile", compiler)
+    with fused.compiled(True):
+        found, told = train(None, layout="streaming")
+    assert told.of("compiling") == [{"event": "compiling", "trouble": "no such operation"}], "told once"
+    assert [s.losses for s in told.steps] == [pytest.approx(s.losses, rel=1e-4) for s in one.steps]
+    for name, values in plain.delta.whole.items():
+        assert torch.allclose(values, found.delta.whole[name], atol=2e-4)
 
 
 def test_what_fits_is_kept_for_the_next_start(train: Train) -> None:
