@@ -118,7 +118,7 @@ def predictor_logits(tables: Tables, hidden: torch.Tensor, codes: torch.Tensor) 
     read = layers.decode(
         predictor.model,
         x,
-        layers.Rows((groups,) * count, x.device),
+        layers.Rows((groups,) * count, x.device, fixed=True),
         lambda t: t.view(count, groups, -1)[:, 1:].flatten(0, 1),
         recompute=tables.recompute,
     ).view(count, groups - 1, -1)

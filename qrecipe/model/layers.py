@@ -27,7 +27,7 @@ Keep = Callable[[torch.Tensor], torch.Tensor]
 
 
 SHORT = 32
-"""Rows of one length up to this attend by plain matrix products on a GPU: a kernel made for long rows computes a tile of 128 for each."""
+"""Rows of a fixed length up to this attend by plain matrix products on a GPU: a kernel made for long rows computes a tile of 128 for each."""
 
 
 BLOCK = 4
@@ -48,6 +48,8 @@ class Rows:
 
     lengths: Sequence[int]
     device: torch.device
+    fixed: bool = False
+    """Whether all have one length, which never varies: then what is compiled is compiled for it."""
 
     @cached_property
     def alike(self) -> bool:
@@ -250,6 +252,9 @@ def _after(
 def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rows: Rows, scale: float) -> torch.Tensor:
     """Causal attention within each row: [n, heads, width], twice [n, key heads, width] -> [n, heads, width]."""
     kernel = _kernel(q, rows)
+    if kernel is _short:
+        found: torch.Tensor = fused.whole(_short, (q, k, v, rows.bounds), (rows.longest, scale))
+        return found
     if kernel is not None:
         return kernel(q, k, v, rows.bounds, rows.longest, scale)
     if rows.alike:
@@ -264,7 +269,7 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rows: Rows, scale:
 
 def by_products(rows: Rows, device: torch.device) -> bool:
     """Whether rows attend by plain matrix products."""
-    return device.type == "cuda" and rows.alike and rows.longest <= SHORT
+    return device.type == "cuda" and rows.fixed and rows.longest <= SHORT
 
 
 def _short(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bounds: torch.Tensor, length: int, scale: float) -> torch.Tensor:

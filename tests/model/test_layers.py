@@ -143,12 +143,12 @@ def test_blocks_of_layers_are_compiled_once_for_any_number_of_rows(fresh: Opened
     def found(*lengths: int) -> list[torch.Tensor]:
         drawn = torch.Generator().manual_seed(sum(lengths))
         x = torch.randn(sum(lengths), model.config.hidden_size, generator=drawn, requires_grad=True)
-        out = layers.decode(model, x, layers.Rows(lengths, x.device), lambda t: t[::2])
+        out = layers.decode(model, x, layers.Rows(lengths, x.device, len(set(lengths)) == 1), lambda t: t[::2])
         return [out.detach(), *torch.autograd.grad(out.square().sum(), [x, *learned])]
 
     plain = [found(3, 9, 5), found(12, 2), found(4, 4, 4)]
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
-    monkeypatch.setattr(layers, "_kernel", lambda x, at: layers._short if at.alike else one_call)
+    monkeypatch.setattr(layers, "_kernel", lambda x, at: layers._short if at.fixed else one_call)
     fused._compile.cache_clear()
     torch._dynamo.utils.counters.clear()
     with fused.compiled(True):
