@@ -50,6 +50,8 @@ SHOWN = (
     "s a step",
     "s a look",
 )
+TOLD = ("what", "row", "machine", "versions", "date", "shape", "losses", "steps", "seconds in all")
+"""What stands beside the table."""
 
 
 def main() -> int:
@@ -111,9 +113,7 @@ def _row(command: list[str], name: str, rows: Path, seconds: float) -> str:
         failed.unlink(missing_ok=True)
         log.unlink()
         found = json.loads(file.read_text())
-        return (
-            "; ".join(f"{k} {_plain(found[k])}" for k in (*SHOWN, "hours a minute", "stretches", "note") if k in found) + f" ({took:.0f} s)"
-        )
+        return "; ".join(f"{k} {_plain(v)}" for k, v in found.items() if k not in TOLD) + f" ({took:.0f} s)"
     os.replace(log, failed)
     lines = failed.read_text().strip().splitlines()
     if code is None:
@@ -173,9 +173,8 @@ def _write(out: Path, names: list[str]) -> list[str]:
     _replace(out / "results.json", json.dumps(rows, indent=1) + "\n")
     shown = [key for key in SHOWN if any(key in r for r in rows)]
     lines = ["| row | " + " | ".join(shown) + " | else |", "|" + "---|" * (len(shown) + 2)]
-    told = {*SHOWN, "what", "row", "machine", "versions", "date", "shape", "losses", "steps", "stretches", "seconds in all"}
     for r in rows:
-        rest = "; ".join(f"{k} {_plain(v)}" for k, v in r.items() if k not in told)
+        rest = "; ".join(f"{k} {_plain(v)}" for k, v in r.items() if k not in {*SHOWN, *TOLD, "stretches"})
         lines.append(f"| {r['what']} | " + " | ".join(_plain(r.get(k, "")) for k in shown) + f" | {rest} |")
     if rows:
         lines += ["", f"{rows[0]['machine']}, {rows[0]['shape']}, {rows[0]['date']}, {rows[0]['versions']}"]
