@@ -15,7 +15,7 @@ TOOLS = Path(__file__).resolve().parents[2] / "tools" / "mini_base"
 sys.path.insert(0, str(TOOLS))  # the tools are scripts, not a package
 try:
     import people
-    from voices import FRAME, PEAK, RATE
+    from voices import FRAME, PEAK, RATE, UNKNOWN
 finally:
     sys.path.remove(str(TOOLS))
 
@@ -98,10 +98,10 @@ def test_shards_are_what_the_trainer_reads(packs: Path, tmp_path: Path) -> None:
         sys.path.remove(str(TOOLS))
     hours = people.shards(packs, tmp_path, workers=1)
     assert sorted(hours) == ["high", "low"]
-    trained, held = (codec_data.read_shard(tmp_path / name) for name in ("people-00000.npz", "held-people-00000.npz"))
+    trained, held = (codec_data.read_shard(tmp_path / name) for name in ("people-00000.npz", "heldpeople-00000.npz"))
     assert (len(trained.samples), len(held.samples)) == (136, 4)  # one in sixty, of either voice
     assert {*trained.voice, *held.voice} == {people.FIRST, people.FIRST + 1}
-    assert (trained.phoneme == people.UNKNOWN).all()
+    assert (trained.phoneme == UNKNOWN).all()
     assert len(set(trained.voice[:20])) == 2  # in mixed order
     # every clip holds what was packed at its place: the pitch of its voice, from its first frame on
     for voice, end, size in zip(trained.voice, np.cumsum(trained.samples), trained.samples, strict=True):

@@ -33,9 +33,9 @@ is longer than 15 s at its pauses, leaves out what is clipped or silent, and joi
 holds Ogg Opus files of at most ten minutes of one voice and `people.json`: `sources` (licences and authors) and `packs`, in
 each of which a clip is ``[start, samples, speaker, source]`` at 24 kHz.
 
-`shards` writes what `codec_data.read_shard` reads: `people-*.npz` to train on and `held-people-00000.npz`, which is only measured
+`shards` writes what `codec_data.read_shard` reads: `people-*.npz` to train on and `heldpeople-00000.npz`, which is only measured
 on. `voice` is `FIRST` plus the number of the voice: a person, or a share of a crowd whose members said little each, so that
-drawing voices by the square root of their hours does not repeat those most of whom there is least. What sounds in a frame
+drawing voices by the square root of their hours repeats nobody too often. What sounds in a frame
 is `UNKNOWN`, `language` and `char` are -1, and the texts are empty.
 """
 
@@ -61,14 +61,12 @@ from typing import Any
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
-from voices import FRAME, PEAK, RATE, Samples
+from voices import FRAME, PEAK, RATE, UNKNOWN, Samples
 
 from qrecipe.data.audio import AudioProblem, load
 
 FIRST = 200
 """The number of the first voice; those of voices.py and corpus.py are below."""
-UNKNOWN = 255
-"""`phoneme` of a frame that nobody labelled."""
 SHARD = 250
 """Clips of a shard."""
 HELD_ONE_IN, HELD_MOST = 60, 6
@@ -546,7 +544,7 @@ def shards(folder: Path, out: Path, workers: int) -> dict[str, float]:
     jobs = [(folder / pack["file"], numbers[pack["voice"]], pack["clips"], held[pack["file"]]) for pack in packs]
     with mapping(workers) as over:
         clips = [clip for some in over(unpack, jobs) for clip in some]
-    write_shard(out / "held-people-00000.npz", [clip for clip in clips if clip.held])
+    write_shard(out / "heldpeople-00000.npz", [clip for clip in clips if clip.held])
     trained = [clip for clip in clips if not clip.held]
     random.Random("people").shuffle(trained)
     for number, start in enumerate(range(0, len(trained), SHARD)):
