@@ -148,7 +148,7 @@ class Listeners:
             if backend == "base":
                 self._encoder = self._opened.x_vector
             elif backend == "resemblyzer":
-                self._encoder = _resemblyzer()
+                self._encoder = open_resemblyzer()
             else:
                 try:
                     wavlm = WavLmSpeaker(materialise(self._find("speaker")[0], place), pick_device())
@@ -207,7 +207,7 @@ def resampled(audio: Audio) -> Audio:
     return out
 
 
-def _resemblyzer() -> Callable[[Audio], torch.Tensor]:
+def open_resemblyzer() -> Callable[[Audio], torch.Tensor]:
     """Resemblyzer's encoder as its authors use it: its own preprocessing, then the mean over windows."""
     if "pkg_resources" not in sys.modules:  # webrtcvad asks it for a version number, and newer setuptools have none
         shim = types.ModuleType("pkg_resources")

@@ -60,6 +60,7 @@ def claimed(pool: Path) -> Path:
             break
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.utime(lock)  # says when it was last of use
             return folder
         except OSError as e:
             os.close(lock)

@@ -6,8 +6,9 @@ import re
 from dataclasses import asdict, dataclass
 from importlib import resources
 
+import yaml
+
 from qrecipe.errors import CODES
-from qrecipe.recipe.reader import read_text
 from qrecipe.shipped import problems_page
 
 _ROW = re.compile(r"^\| (QR\d{3}) \| (.+?) \| (.+) \|$", flags=re.MULTILINE)
@@ -42,8 +43,7 @@ class Explanation:
 def explanations() -> dict[str, Explanation]:
     """Every code of `CODES`, explained."""
     remedies = {code: remedy for code, _, remedy in _ROW.findall(problems_page().read_text(encoding="utf-8"))}
-    examples = read_text((resources.files("qrecipe.report") / "examples.yaml").read_text(encoding="utf-8"), "examples.yaml").plain()
-    assert isinstance(examples, dict)
+    examples = yaml.safe_load((resources.files("qrecipe.report") / "examples.yaml").read_text(encoding="utf-8"))
     found = {}
     for code, meaning in CODES.items():
         example = examples.get(code, {})

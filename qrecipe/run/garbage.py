@@ -117,6 +117,10 @@ def _of_cache(cache: Path, unused: float) -> Iterator[Garbage]:
         for file in sorted((cache / kind).rglob("*")):
             if file.is_file() and not _TEMPORARY.match(file.name) and now - file.stat().st_mtime > unused:
                 yield _item(file, f"not used for {unused / DAY:g} days")
+    for held in sorted((cache / "numba").glob("*/.held")):
+        with _held(held.parent) as free:
+            if free and now - held.stat().st_mtime > unused:
+                yield _item(held.parent, f"functions compiled for a process, not used for {unused / DAY:g} days")
     yield from _temporary(cache, deep=True)
 
 

@@ -43,6 +43,9 @@ def folders(tmp_path: Path) -> dict[str, Path]:
     put(cache / "codes" / "enc" / "whole" / "new.sealed")
     put(cache / "codes" / "enc" / "whole" / "old.sealed", old=True)
     put(cache / "bases" / "mini-000000000000" / "model.safetensors", 50)
+    put(cache / "numba" / "0" / ".held", 0, old=True)
+    put(cache / "numba" / "0" / "resample.nbc", 50)
+    put(cache / "numba" / "1" / ".held", 0)
     put(tmp_path / "bundles" / "tiny-0.1.0" / "bundle.json")
     left = tmp_path / "bundles" / ".tiny-0.2.0.x.tmp"
     put(left / "model.safetensors", 30)
@@ -58,6 +61,7 @@ GARBAGE = {
     "bundles/.tiny-0.2.0.x.tmp",
     "cache/bases/mini-000000000000",
     "cache/codes/enc/whole/old.sealed",
+    "cache/numba/0",
 }
 
 
@@ -81,7 +85,7 @@ def test_lists_what_nothing_refers_to_and_deletes_nothing(
     assert {str(Path(g["path"]).relative_to(tmp_path)) for g in found["garbage"]} == GARBAGE
     assert files(tmp_path) == before
     gc(folders, monkeypatch)
-    assert "6 items" in (out := capfd.readouterr().out)
+    assert "7 items" in (out := capfd.readouterr().out)
     assert "would be deleted with --delete" in out
 
 
@@ -90,7 +94,7 @@ def test_deletes_what_it_listed(folders: dict[str, Path], tmp_path: Path, monkey
     gc(folders, monkeypatch, "--delete")
     gone = before - files(tmp_path)
     assert all(any(f == g or f.startswith(g + "/") for g in GARBAGE) for f in gone)
-    assert len(gone) == len(GARBAGE)
+    assert len(gone) == len(GARBAGE) + 1  # the folder of compiled functions has two files
     gc(folders, monkeypatch, "--delete")
 
 

@@ -35,8 +35,7 @@ from transformers.utils import logging as transformers_logging
 from qrecipe.builtin import mini
 from qrecipe.errors import Place
 from qrecipe.evaluate.asr import FasterWhisper
-from qrecipe.evaluate.listeners import _resemblyzer as resemblyzer
-from qrecipe.evaluate.listeners import resampled
+from qrecipe.evaluate.listeners import open_resemblyzer, resampled
 from qrecipe.evaluate.normalise import normalise
 from qrecipe.evaluate.wheels import materialise
 from qrecipe.files import FileHashes
@@ -173,7 +172,7 @@ class Bench:
 
     def cloning(self, model: Any) -> None:
         """How often speech is nearer to its reference's voice (other recordings of it) than to another training voice."""
-        encode = resemblyzer()
+        encode = open_resemblyzer()
         names = ("clara", "bruno", "kumo")
         own = {
             n: torch.stack([encode(soundfile.read(CLIPS / f"{n}-{k}.ogg", dtype="float32")[0]) for k in range(1, 6)]).mean(0) for n in names
