@@ -1,7 +1,9 @@
 """Measures rows of a table, each in a process of its own, and writes `OUT/rows/NAME.json`, `OUT/results.json` and `OUT/table.md`.
 
+Nothing large is written there: bases and kept states lie under `--work`.
+
 A row that is there already is not measured again, so that the same command goes on where it was stopped. A row that fails or
-takes longer than its share is written down in `OUT/rows/NAME.error.txt` and tried again after the others:
+takes longer than it may is written down in `OUT/rows/NAME.error.txt` and tried again after the others:
 
     python -m benchmarks gpu --out measured --minutes 9           on one GPU; again until it says that all rows are there
     python -m benchmarks gpu --stock ~/Qwen3-TTS                  with the public script, from `git clone https://github.com/QwenLM/Qwen3-TTS`
@@ -18,6 +20,7 @@ import platform
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import suppress
 from importlib.metadata import version
@@ -37,7 +40,6 @@ SOFT = 0.75
 SHOWN = (
     "frames/s",
     "caching frames/s",
-    "frames/s over 3 epochs with caching",
     "peak GB",
     "reserved GB",
     "estimated GB",
@@ -61,7 +63,11 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("measured"))
     parser.add_argument("--rows", help="names, by commas; default: all")
     parser.add_argument("--minutes", type=float, default=9.0, help="no row goes on for longer than this")
-    parser.add_argument("--share", type=float, default=100.0, help="seconds that one row may take")
+    parser.add_argument("--share", type=float, default=100.0, help="seconds that one row may take, beside --prepare")
+    parser.add_argument(
+        "--prepare", type=float, default=240.0, help="seconds more for what comes before: compiling, caching, a batch too large"
+    )
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "qrecipe-benchmarks", help="folder for what is large")
     parser.add_argument("--shape", choices=("1.7b", "0.6b", "mini"), default="1.7b", help="of the GPU's rows")
     parser.add_argument("--steps", type=int, default=10, help="in each of three stretches")
     parser.add_argument("--frames", type=int, help="of a step, instead of each row's own")
@@ -70,8 +76,10 @@ def main() -> int:
     parser.add_argument("--profile", action="store_true", help="also write rows/NAME.profile.txt: what two more steps spend their time on")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--result", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--ends", type=float, default=float("inf"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
+        given.work.mkdir(parents=True, exist_ok=True)
         _replace(given.result, json.dumps(_measure(given.one, given)) + "\n")
         return 0
     names = given.rows.split(",") if given.rows else GPU if given.where == "gpu" else CPU
@@ -85,7 +93,7 @@ def main() -> int:
         if left < LEAST:
             break
         if not (given.out / "rows" / f"{name}.json").is_file():
-            print(f"{name}: {_row(command, name, given.out / 'rows', min(left, given.share))}", flush=True)
+            print(f"{name}: {_row(command, name, given.out / 'rows', given.share, min(left, given.share + given.prepare))}", flush=True)
             _write(given.out, names)
     missing = _write(given.out, names)
     print((given.out / "table.md").read_text())
@@ -93,10 +101,13 @@ def main() -> int:
     return 0
 
 
-def _row(command: list[str], name: str, rows: Path, seconds: float) -> str:
-    """Measures a row in a process of its own, which ends after so many seconds with all that it started; says in one line what came out."""
+def _row(command: list[str], name: str, rows: Path, share: float, seconds: float) -> str:
+    """Measures a row in a process of its own, which ends after so many seconds with all that it started; says in one line what came out.
+
+    `share` are those after a first step.
+    """
     file, failed, log = rows / f"{name}.json", rows / f"{name}.error.txt", rows / f"{name}.log"
-    options = ["--one", name, "--result", str(file), "--share", str(SOFT * seconds)]
+    options = ["--one", name, "--result", str(file), "--share", str(SOFT * share), "--ends", str(SOFT * seconds)]
     began = time.monotonic()
     with open(log, "w") as said:  # no pipe: what a compiler starts would hold it open
         process = subprocess.Popen([*command, *options], stdout=said, stderr=subprocess.STDOUT, start_new_session=True)
@@ -117,7 +128,7 @@ def _row(command: list[str], name: str, rows: Path, seconds: float) -> str:
     os.replace(log, failed)
     lines = failed.read_text().strip().splitlines()
     if code is None:
-        return f"cut after {took:.0f} s, its share; what it said is in {failed}"
+        return f"cut after {took:.0f} s, all that it may take; what it said is in {failed}"
     return f"failed after {took:.0f} s: {(lines or ['?'])[-1][:200]}; all of it is in {failed}"
 
 
@@ -132,7 +143,7 @@ def _measure(name: str, given: argparse.Namespace) -> dict[str, Any]:
     began = time.perf_counter()
     if name in training.CASES:
         profile = given.out / "rows" / f"{name}.profile.txt" if given.profile else None
-        found = training.run(name, given.shape, device, given.steps, given.clips, profile, given.frames, began + given.share)
+        found = training.run(name, given.shape, device, given.steps, given.clips, profile, given.frames, given.share, began + given.ends)
     elif name == "agreement":
         found = training.agreement(given.shape, device)
     elif name.startswith("demo-"):
@@ -145,7 +156,7 @@ def _measure(name: str, given: argparse.Namespace) -> dict[str, Any]:
         found = speech.speaking(_spoken(given), [8, 32] if device.type == "cuda" else [2, 8, 16], 60)
     else:
         only = "talker.code_predictor" if name == "stock-predictor" else None
-        found = stock.run(given.stock, _base(given), given.out, given.steps, only)
+        found = stock.run(given.stock, _base(given), given.work, given.steps, only)
     where = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} thread(s)"
     versions = {"python": platform.python_version(), **{p: version(p) for p in ("torch", "transformers", "qwen-tts")}}
     whole = {"seconds in all": round(time.perf_counter() - began, 1), "date": time.strftime("%Y-%m-%d")}
@@ -161,7 +172,7 @@ def _base(given: argparse.Namespace) -> Path:
     """A base folder of the shape with random weights, for what opens one; made once."""
     from tests.gpu.random_base import write
 
-    folder: Path = given.out / f"base-{given.shape}"
+    folder: Path = given.work / f"base-{given.shape}"
     if not (folder / "model.safetensors").is_file() or not (folder / "speech_tokenizer" / "config.json").is_file():
         write(given.shape, folder)
     return folder.resolve()

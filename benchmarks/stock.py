@@ -2,6 +2,7 @@
 
 What is changed is said in the row: attention by sdpa where flash-attn is not installed, no tracker, and, with masks, what
 requires a gradient. The script is stopped after enough steps; its loss is its own (shifted once too often).
+It has the largest of `BATCHES` that fits, each tried in a process of its own: what one leaves in the GPU's memory goes with it.
 """
 
 from __future__ import annotations
@@ -12,14 +13,16 @@ import runpy
 import statistics
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from importlib.util import find_spec
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
 
-BATCH = 32
+BATCHES = (32, 24, 16, 8)
 WARM = 4
 """Steps before anything is measured; the script accumulates over 4."""
 
@@ -30,6 +33,20 @@ class Enough(Exception):
 
 def run(checkout: Path, base: Path, scratch: Path, steps: int, only: str | None) -> dict[str, Any]:
     """Measures the script on a base folder; `only` is the prefix of what requires a gradient, None for everything."""
+    too_large: list[int] = []
+    for batch in BATCHES:
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
+            try:
+                found = alone.submit(_run, checkout, base, scratch, steps, only, batch).result()
+            except torch.OutOfMemoryError as e:
+                too_large.append(batch)
+                error = e
+            else:
+                return found | ({"batches out of memory": too_large} if too_large else {})
+    raise error
+
+
+def _run(checkout: Path, base: Path, scratch: Path, steps: int, only: str | None, batch: int) -> dict[str, Any]:
     import accelerate
     import numpy as np
     import soundfile
@@ -40,7 +57,7 @@ def run(checkout: Path, base: Path, scratch: Path, steps: int, only: str | None)
     soundfile.write(scratch / "voice.wav", (0.1 * np.random.default_rng(0).standard_normal(48_000)).astype(np.float32), 24_000)
     rng = random.Random(0)
     with open(scratch / "train.jsonl", "w") as f:
-        for _ in range(BATCH * (3 * steps + WARM + 1)):
+        for _ in range(batch * (3 * steps + WARM + 1)):
             frames = round(min(250.0, max(20.0, rng.lognormvariate(4.3, 0.55))))
             codes = [[rng.randrange(2048) for _ in range(16)] for _ in range(frames)]
             row = {"audio": str(scratch / "voice.wav"), "ref_audio": str(scratch / "voice.wav"), "text": "saya " * (frames // 8 + 1)}
@@ -84,14 +101,16 @@ def run(checkout: Path, base: Path, scratch: Path, steps: int, only: str | None)
     Qwen3TTSModel.from_pretrained = classmethod(open_base)
     accelerate.Accelerator = Quiet
     sys.argv = [str(script), "--init_model_path", str(base), "--output_model_path", str(scratch / "out")]
-    sys.argv += ["--train_jsonl", str(scratch / "train.jsonl"), "--batch_size", str(BATCH)]
-    torch.cuda.reset_peak_memory_stats()
+    sys.argv += ["--train_jsonl", str(scratch / "train.jsonl"), "--batch_size", str(batch)]
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
     with suppress(Enough):
         runpy.run_path(str(script), run_name="__main__")
     stretches = [range(WARM + r * steps, WARM + (r + 1) * steps) for r in range(3)]
     rates = [sum(frames[i + 1] for i in s) / (marks[s[-1] + 1] - marks[s[0]]) for s in stretches]
     return {
-        "what": f"the public script, batch {BATCH}, " + ("everything trains" if only is None else f"only {only} requires a gradient"),
+        "what": f"the public script, batch {batch}, " + ("everything trains" if only is None else f"only {only} requires a gradient"),
+        "batch": batch,
         "changed": changed,
         "frames/s": round(statistics.median(rates)),
         "stretches": [round(r) for r in rates],

@@ -31,6 +31,9 @@ REPEATS = 3
 PROFILED = 2
 EPOCHS = 3
 """Over which the caching pass is spread."""
+HOURS = 10
+FRAMES = HOURS * 45_000
+"""Speech for which that is worked out from the rates, beside that of the clips themselves."""
 PREDICTOR = {"match": "talker.code_predictor", "except": ["talker.code_predictor.model.codec_embedding"], "lr": 1e-5}
 ROWS = [
     {"match": "talker.model.text_embedding", "rows": "seen", "lr": 1e-4},
@@ -81,19 +84,21 @@ def run(
     clips: int,
     profile: Path | None = None,
     frames_a_step: int | None = None,
+    share: float = math.inf,
     until: float = math.inf,
 ) -> dict[str, Any]:
     """Measures a case: frames a second as the median of `REPEATS` stretches of `steps`, peak memory, compile time, and what
     a step takes the processor in all its threads.
 
-    `profile` is a file for what device and host spent their time on in `PROFILED` more steps; with it the row also says how
-    long the device itself worked for a step. At `until`, in seconds of `time.perf_counter`, it ends with the stretches that it has, one at least.
+    `profile` is a file for what device and host spent their time on in `PROFILED` steps before the stretches; with it the row
+    also says how long the device itself worked for a step. `share` seconds after the first step, and at `until` in seconds
+    of `time.perf_counter`, it ends with the stretches that it has, one at least.
     """
     case = CASES[name]
     opened = synthetic.model(shape, device)
     data = synthetic.clips(opened, clips)
-    measured = 2 + REPEATS * steps
-    total = measured + (PROFILED if profile else 0)
+    warm = 2 + (PROFILED + 1 if profile else 0)
+    total = warm + REPEATS * steps
     activities = [torch.profiler.ProfilerActivity.CPU] + [torch.profiler.ProfilerActivity.CUDA] * (device.type == "cuda")
     profiler = torch.profiler.profile(activities=activities)
     train = [{**t, "match": t["match"].replace("20-27", "4-5")} if shape == "mini" else t for t in case.train]
@@ -120,10 +125,16 @@ def run(
     }
     with tempfile.TemporaryDirectory() as cache, fused.compiled(case.compile and device.type == "cuda"):
         if case.remember and found.cached is not None:
-            began = time.perf_counter()
-            states = States(Path(cache), opened, learner.tables, found.first_layer, "benchmark")
-            result["kept bytes"] = objective.remember(states, [*batches, *sampler.epoch(0), *sampler.epoch(1)])
-            result["caching frames/s"] = round(own / (time.perf_counter() - began))
+            every = [*batches, *sampler.epoch(0), *sampler.epoch(1)]
+            taken = []
+            for what, wanted in (("compiling", 2 * batches[:1]), ("all", every)):
+                began = time.perf_counter()
+                states = States(Path(cache), opened, learner.tables, found.first_layer, what)
+                result["kept bytes"] = objective.remember(states, wanted)
+                taken.append(time.perf_counter() - began)
+            once = sum(i.length for m in batches[0] for i in m)
+            result["caching frames/s"] = round(own / taken[1])
+            result["caching's compiling s"] = round(max(0.0, taken[0] - once * taken[1] / own), 2)
         marks = [time.perf_counter()]
         seconds: list[float] = []
         processor = [time.process_time()]
@@ -131,46 +142,50 @@ def run(
         notes: list[str] = []
 
         def note(report: StepReport) -> None:
-            stretch, more = divmod(report.step - 2, steps)
-            if device.type == "cuda" and (more == 0 or report.step == total):
+            nonlocal until
+            stretch, more = divmod(report.step - warm, steps)
+            if device.type == "cuda" and (more == 0 or report.step <= warm):
                 torch.cuda.synchronize()
             marks.append(time.perf_counter())
             seconds.append(marks[-1] - marks[-2])
             processor.append(time.process_time())
             losses.update(report.losses)
+            if report.step == 1:
+                until = min(until, marks[-1] + share)
             if report.step == total or (more == 0 and 0 < stretch < REPEATS and marks[-1] > until):
                 raise Enough
-            if profile and report.step == measured:
+            if profile and report.step == 2:
                 profiler.start()
+            elif profile and report.step == 2 + PROFILED:
+                profiler.stop()
+                result.update(_profiled(profiler, profile, device))
+            if report.step <= warm:
+                marks[-1], processor[-1] = time.perf_counter(), time.process_time()
 
         def say(event: str, **fields: Any) -> None:
             notes.append(f"not compiled: {fields['trouble']}" if event == "compiling" else event)
 
         with suppress(Enough):
             train_stage(stage, opened, learner, objective, sampler, on_step=note, tell=say)
-        complete = min(REPEATS, (len(seconds) - 2) // steps)
-        if profile and len(seconds) > measured:
-            profiler.stop()
-            result |= _profiled(profiler, profile, device)
+        complete = (len(seconds) - warm) // steps
     if complete < REPEATS:
         notes.append(f"{complete} of {REPEATS} stretches, no time for more")
     if notes:
         result["note"] = "; ".join(notes)
     frames = [sum(i.length for m in step for i in m) for step in batches]
-    stretches = [range(2 + r * steps, 2 + (r + 1) * steps) for r in range(complete)]
+    stretches = [range(warm + r * steps, warm + (r + 1) * steps) for r in range(complete)]
     rates = [sum(frames[i] for i in s) / sum(seconds[i] for i in s) for s in stretches]
     result |= {
         "frames/s": round(statistics.median(rates)),
         "stretches": [round(r) for r in rates],
         "first step s": round(seconds[0], 2),
         "loss": losses,
-        "ms a step": round(1e3 * statistics.median(seconds[2 : 2 + complete * steps]), 1),
-        "processor ms a step": round(1e3 * statistics.median(b - a for a, b in pairwise(processor[2 : 3 + complete * steps])), 1),
+        "ms a step": round(1e3 * statistics.median(seconds[warm : warm + complete * steps]), 1),
+        "processor ms a step": round(1e3 * statistics.median(b - a for a, b in pairwise(processor[warm : warm + 1 + complete * steps])), 1),
     }
     if "caching frames/s" in result:
-        result[f"frames/s over {EPOCHS} epochs with caching"] = round(
-            EPOCHS / (1 / result["caching frames/s"] + EPOCHS / result["frames/s"])
-        )
+        for frames_of, name_of in ((own, "these clips"), (FRAMES, f"{HOURS} h")):
+            result[f"frames/s, {EPOCHS} epochs of {name_of} with compiling and caching"] = round(over_epochs(frames_of, result))
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated()
         result |= {
@@ -181,6 +196,12 @@ def run(
         }
     learner.close()
     return result
+
+
+def over_epochs(frames: int, row: dict[str, Any]) -> float:
+    """Frames a second of `EPOCHS` epochs over `frames`, from the compiling, the caching and the training that a row measured apart."""
+    compiling = row["caching's compiling s"] + max(0.0, row["first step s"] - row["ms a step"] / 1e3)
+    return EPOCHS * frames / (compiling + frames / row["caching frames/s"] + EPOCHS * frames / row["frames/s"])
 
 
 def _profiled(profiler: torch.profiler.profile, file: Path, device: torch.device) -> dict[str, float]:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks import training
+from benchmarks import stock, training
 
 
 @pytest.mark.slow
@@ -58,13 +58,37 @@ time.sleep(60)
 )
 def test_a_row_that_fails_or_takes_too_long_keeps_nothing_waiting(tmp_path: Path, program: str, said: str, left: list[str]) -> None:
     began = time.monotonic()
-    assert said in command._row([sys.executable, "-c", program], "r", tmp_path, 2.0 if "sleep" in program else 30.0)
+    assert said in command._row([sys.executable, "-c", program], "r", tmp_path, 1.0, 2.0 if "sleep" in program else 30.0)
     assert time.monotonic() - began < 20
     assert [f.name for f in tmp_path.iterdir()] == left
 
 
 def test_rows_stop_in_time_with_what_they_have() -> None:
-    found = training.run("rows", "mini", torch.device("cpu"), 1, 2, None, 100, until=0.0)
+    found = training.run("rows", "mini", torch.device("cpu"), 1, 2, None, 100, share=0.0)
     assert len(found["stretches"]) == 1
     assert found["note"] == "1 of 3 stretches, no time for more"
     assert found["frames a step"] == 100
+
+
+def test_a_profile_is_there_before_the_stretches(tmp_path: Path) -> None:
+    found = training.run("rows", "mini", torch.device("cpu"), 1, 2, tmp_path / "p.txt", 100, until=0.0)
+    assert len(found["stretches"]) == 1
+    assert "aten::" in (tmp_path / "p.txt").read_text()
+
+
+def test_what_epochs_cost_is_told_from_its_parts() -> None:
+    row = {"caching's compiling s": 20.0, "first step s": 31.0, "ms a step": 1000.0, "caching frames/s": 10_000, "frames/s": 40_000}
+    assert training.over_epochs(400_000, row) == pytest.approx(1_200_000 / (20 + 30 + 40 + 30))
+
+
+def test_the_public_script_has_the_largest_batch_that_fits(tmp_path: Path) -> None:
+    """Here a script that keeps to the names that the public one uses, and has no room for more than 16."""
+    (tmp_path / "finetuning").mkdir()
+    (tmp_path / "finetuning" / "sft_12hz.py").write_text(
+        "import sys, torch\n"
+        "if int(sys.argv[sys.argv.index('--batch_size') + 1]) > 16: raise torch.OutOfMemoryError('CUDA out of memory')\n"
+        "raise MemoryError('fits')\n"
+    )
+    with pytest.raises(MemoryError, match="fits"):
+        stock.run(tmp_path, tmp_path, tmp_path, 1, None)
+    assert len((tmp_path / "train.jsonl").read_text().splitlines()) == 16 * (3 + stock.WARM + 1)
