@@ -161,9 +161,8 @@ def _read(text: str, name: str) -> tuple[Node, list[Problem]]:
     if strange is not None:  # PyYAML takes them for line ends, YAML 1.2 and editors do not
         help_ = f'in quotes, write "\\u{ord(strange[0]):04x}"'
         raise RecipeError(_not_yaml(text, strange.start(), "a line separator that YAML 1.2 does not know", name, help_))
-    builder = _Builder(text, name, found)
     try:
-        node = builder.document()
+        builder, node = _build(text, name, found)
     except yaml.MarkedYAMLError as e:
         raise RecipeError([*found, _marked(_plainer(text, e), text, name)]) from None
     except yaml.YAMLError as e:
@@ -178,6 +177,20 @@ def _read(text: str, name: str) -> tuple[Node, list[Problem]]:
 
 _LOADER: Any = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
 """libyaml reads twenty times faster than PyYAML's own parser. They differ in tabs, which are refused here for both, and in messages."""
+
+
+def _build(text: str, name: str, found: list[Problem]) -> tuple[_Builder, Node | None]:
+    """The tree. From 0.2.6 on libyaml refuses a thousand open brackets before it says where they begin: PyYAML's own parser does not."""
+    before = len(found)
+    for loader in (_LOADER, yaml.SafeLoader):
+        builder = _Builder(text, name, found, loader)
+        try:
+            return builder, builder.document()
+        except yaml.MarkedYAMLError as e:
+            if loader is yaml.SafeLoader or "nesting depth" not in str(e.problem):
+                raise
+            del found[before:]
+    raise AssertionError("the last parser either answers or raises")
 
 
 def _plainer(text: str, error: yaml.MarkedYAMLError) -> yaml.MarkedYAMLError:
@@ -217,11 +230,11 @@ def _at(mark: Any, name: str) -> Place:
 class _Builder:
     """Builds nodes from the parser's events, which still show what a finished tree would hide."""
 
-    def __init__(self, text: str, name: str, problems: list[Problem]) -> None:
+    def __init__(self, text: str, name: str, problems: list[Problem], loader: Any) -> None:
         self.text = text
         self.name = name
         self.problems = problems
-        self.events = yaml.parse(text, Loader=_LOADER)
+        self.events = yaml.parse(text, Loader=loader)
         self.values = 0
         self.quoted: list[tuple[int, int]] = []
         """Where quoted and block scalars stand: tabs in them are text."""

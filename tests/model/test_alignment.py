@@ -198,7 +198,7 @@ def test_inputs_are_what_stock_feeds_the_talker(case: Case, stock: Stock, batch_
     generated = stock.generate(case)
     ours = forward.input_embeddings(forward.Tables(opened.talker), batch_of(case, generated.codes), torch.float32)
     fed = len(generated.inputs)
-    assert ours[:fed].sub(generated.inputs).abs().max() < 1e-5
+    torch.testing.assert_close(ours[:fed], generated.inputs, rtol=1e-5, atol=1e-5)  # some exceed 128, where one digit of float32 is 1.5e-5
     assert fed >= len(ours) - 1
     positions = prompt.build(
         prompt.ControlIds.of(opened.config),
