@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -26,6 +27,10 @@ from qrecipe.recipe.recipe import Evaluation
 
 FRAMES_AT_ONCE = 4000
 """Frames of teacher-forced rows in one batch on a GPU."""
+NLL = ("talker_nll", "predictor_nll")
+"""What a package's own metric may read of a recording."""
+READ = {"talker_nll": ("talker_nll",), "predictor_nll": ("predictor_nll",), "text_gain": ("talker_nll", "other_text_nll")}
+"""What the built-in metrics read of it."""
 MEASURING = 1
 """Raised whenever a metric would give another number for the same sample."""
 
@@ -53,15 +58,15 @@ def teacher_forced(
     kind: PromptKind | None,
     language: str | None = None,
     rows: Sequence[SpeechRow] | None = None,
-    metrics: Collection[str] = ("talker_nll", "predictor_nll"),
+    metrics: Collection[str] = NLL,
 ) -> list[tuple[SpeechRow, TeacherForced]]:
     """Negative log-likelihoods of every row, in the dataset's order; those that none of `metrics` reads are NaN.
 
     `language` overrides the dataset's (`auto` for none); rows are computed several at once, which changes no result
     beyond rounding.
     """
-    others = not {"talker_nll", "predictor_nll"}.issuperset(metrics)  # a package's own metric may read both
-    ask = {"with_talker": others or "talker_nll" in metrics, "with_predictor": others or "predictor_nll" in metrics}
+    read = {name for metric in metrics for name in READ.get(metric, NLL)}
+    ask = {"with_talker": "talker_nll" in read, "with_predictor": "predictor_nll" in read}
     rows = data.rows if rows is None else rows
     row_of_language = opened.language_row(language or data.language)
     ids = prompt.ControlIds.of(opened.config)
@@ -89,7 +94,22 @@ def teacher_forced(
     room: Room[SpeechRow] = Room(at_once, lambda part: sum(r.frames for r in part), lambda r: f"{data.name}:{r.line}")
     by_length = sorted(rows, key=lambda r: (r.frames, r.line))
     results = {r.line: item for part, found in room.compute(by_length, compute) for r, item in zip(part, found, strict=True)}
+    if "other_text_nll" in read:
+        ask["with_predictor"] = False
+        exchanged = [r for r in map(partial(_with_another_text, data.rows), by_length) if r is not None]
+        for part, found in room.compute(exchanged, compute):
+            for row, item in zip(part, found, strict=True):
+                results[row.line] = replace(results[row.line], other_text_nll=item.talker_nll)
     return [(r, results[r.line]) for r in rows]
+
+
+def _with_another_text(rows: Sequence[SpeechRow], row: SpeechRow) -> SpeechRow | None:
+    """A row under the text of another one, the nearest in length, that says something else; None where all say the same."""
+    others = [r for r in rows if r.text != row.text]
+    if not others:
+        return None
+    other = min(others, key=lambda r: (abs(len(r.body) - len(row.body)), abs(r.frames - row.frames), r.line))
+    return replace(row, text=other.text, role=other.role, body=other.body)
 
 
 def measure_samples(

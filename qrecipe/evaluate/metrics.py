@@ -3,6 +3,7 @@ where the item has no value."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,8 @@ class TeacherForced:
     """Nats, mean per label of codebook 0, the end included."""
     predictor_nll: float
     """Nats, mean per frame and codebook."""
+    other_text_nll: float = math.nan
+    """`talker_nll` under the text of another recording."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,11 @@ Measured = float | Ratio | None
 def talker_nll(item: TeacherForced) -> float:
     """Negative log-likelihood of codebook 0."""
     return item.talker_nll
+
+
+def text_gain(item: TeacherForced) -> float:
+    """What the text is worth: nats a label that another recording's text costs."""
+    return item.other_text_nll - item.talker_nll
 
 
 def predictor_nll(item: TeacherForced) -> float:

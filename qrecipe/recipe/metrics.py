@@ -81,6 +81,14 @@ BUILTIN: dict[str, MetricSpec] = {
             "lower",
             "qrecipe.evaluate.metrics:predictor_nll",
         ),
+        MetricSpec(
+            "text_gain",
+            "what reading is worth: `talker_nll` under another recording's text less that under its own, the other text being the nearest in length",
+            "nat",
+            "teacher_forced",
+            "higher",
+            "qrecipe.evaluate.metrics:text_gain",
+        ),
         _error_rate("cer", "character"),
         _error_rate("wer", "word"),
         MetricSpec(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -14,7 +15,7 @@ from qrecipe.data.speech import SpeechData, SpeechRow
 from qrecipe.errors import UserError
 from qrecipe.evaluate import metrics
 from qrecipe.evaluate.listeners import Listeners
-from qrecipe.evaluate.measure import function_of, measure, teacher_forced
+from qrecipe.evaluate.measure import function_of, measure, number_of, teacher_forced
 from qrecipe.evaluate.memory import Memory
 from qrecipe.evaluate.metrics import TeacherForced
 from qrecipe.evaluate.samples import MIN_CAP, Sample, Task, batches, cap_of, generated
@@ -147,6 +148,26 @@ def test_rows_are_measured_in_order_whatever_their_length(opened: Opened, data: 
         ((_, alone),) = teacher_forced(opened, Tables(opened.talker), data, "streaming", None, rows=[row])
         assert item.talker_nll == pytest.approx(alone.talker_nll, abs=1e-5)
         assert item.predictor_nll == pytest.approx(alone.predictor_nll, abs=1e-5)
+
+
+def test_what_reading_is_worth(opened: Opened, data: SpeechData) -> None:
+    """The other text is the nearest in length that says something else; a stock-free second way: the rows written with it."""
+    first, second, third = data.rows
+    partner = {r.line: min((o for o in data.rows if o is not r), key=lambda o: abs(len(o.body) - len(r.body))) for r in data.rows}
+    assert partner[third.line] is first, "not the longest"
+    written = [replace(r, text=o.text, body=o.body) for r in data.rows for o in (partner[r.line],)]
+    for layout in ("streaming", "non_streaming"):
+        found = teacher_forced(opened, Tables(opened.talker), data, layout, None, metrics=["text_gain"])
+        own = teacher_forced(opened, Tables(opened.talker), data, layout, None)
+        wrong = teacher_forced(opened, Tables(opened.talker), data, layout, None, rows=written)
+        for (_, item), (_, right), (_, other) in zip(found, own, wrong, strict=True):
+            assert metrics.text_gain(item) == pytest.approx(other.talker_nll - right.talker_nll, abs=1e-5)
+            assert math.isnan(item.predictor_nll), "nobody asked"
+    alike = replace(data, rows=[first, replace(second, text=first.text, body=first.body)])
+    spec = find("text_gain")
+    assert spec is not None
+    for _, item in teacher_forced(opened, Tables(opened.talker), alike, "streaming", None, metrics=["text_gain"]):
+        assert number_of(spec, item) is None, "where all rows say the same, no text is another"
 
 
 def test_rows_that_do_not_fit_into_memory_are_measured_in_parts(opened: Opened, data: SpeechData, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from scipy import stats
@@ -165,6 +166,13 @@ def test_what_is_stopped_goes_on_and_no_row_is_made_twice(tiny_runs: Any, tmp_pa
     many = len(asked(tmp_path))
     assert tiny_runs() == 0
     assert len(asked(tmp_path)) == many, "nothing was left to do"
+    file = tmp_path / "results.csv"
+    (row,) = (r for r in report.read(file) if (r["run"], r["seed"]) == ("centre", "1"))
+    file.write_text(file.read_text().replace(row["plan"], "of other settings"))
+    assert tiny_runs() == 0
+    assert len(asked(tmp_path)) == many + 1, "a row of other settings is made again"
+    assert len(rows(tmp_path)) == 4, "and stands in the place of the old one"
+    assert "of other settings" not in file.read_text()
 
 
 def test_a_run_that_fails_leaves_the_others_alone(tiny_runs: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -216,14 +224,19 @@ def test_intervals_of_differences_are_students_over_seeds() -> None:
 
     centre = [row("centre", s, v) for s, v in enumerate((0.5, 0.6, 0.55))]
     other = [row("x", s, v) for s, v in enumerate((0.45, 0.5, 0.52))]
-    found = report.difference(other, centre, "m")
+    gaps = report.gaps(other, centre, "m")
+    found = report.difference(gaps, report.Spread.of([gaps]))
     expected = stats.ttest_rel([0.45, 0.5, 0.52], [0.5, 0.6, 0.55]).confidence_interval(0.95)
     assert found is not None
-    assert found.low == pytest.approx(expected.low, rel=1e-3)
-    assert found.high == pytest.approx(expected.high, rel=1e-3)
-    alone = report.difference(other[:1], centre, "m")
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    alone = report.difference(gaps[:1], report.Spread.of([gaps]))
     assert alone is not None
     assert (alone.low, alone.high) == (None, None), "one seed has no interval"
+    groups = [gaps, [0.1, 0.2, 0.3], [0.3, 0.1], [0.7]]
+    left_over = np.concatenate([np.subtract(g, np.mean(g)) for g in groups])
+    pooled = report.Spread.of(groups)
+    assert pooled.freedom == 5
+    assert pooled.variance == pytest.approx(float(np.square(left_over).sum()) / 5), "what a model of one mean a run leaves over"
     value = report.value(centre, "m")
     assert value is not None
     assert (value.value, value.low, value.high) == pytest.approx((0.55, 0.45, 0.75))
@@ -249,7 +262,7 @@ def test_rows_become_a_table_and_a_plot(tmp_path: Path) -> None:
     assert text.startswith("3 of 4 runs have been carried out.")
     assert "| centre | 2 | 0.550 (0.450 to 0.650) |" in text
     assert "| steps=more | 1 | 0.400 (0.300 to 0.500) |" in text
-    assert text.split("![")[0].rstrip().endswith("| -0.100 |")
+    assert text.split("![")[0].rstrip().endswith("| -0.100 | - |")
     assert picture is not None
     assert picture.count("<circle") == 2
 

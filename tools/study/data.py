@@ -10,7 +10,7 @@ Writes ``studies/data/LANGUAGE``: ``text-N.jsonl`` (100, 300, 1,000 sentences), 
 the beginning of the next), ``audio/``, and for a language that the demo has no data of ``dev.jsonl`` and ``ref.ogg``; and
 ``studies/data/english/text.jsonl``, what the base says of itself in self-replay.
 
-Where sentences come from: Malay, first those of ``recipes/data/malay/text.jsonl``, then ``sentences.py``; Turkish,
+Where sentences come from: Malay, first those of ``recipes/data/malay/text.jsonl``, with the demo's clips of them, then ``sentences.py``; Turkish,
 ``sentences.py``, with held-out sentences in ``studies/turkish``; English, the generator of the embedded base's corpus, in a split
 of its own. The voice, and the packages that it needs, are those of ``tools/demo_data/make.py``.
 """
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -54,6 +55,14 @@ def texts(language: str, count: int) -> list[str]:
     return [*kept, *sentences(language, max(0, count - len(kept)), frozenset([*kept, *held(language)]))][:count]
 
 
+def recorded(language: str) -> dict[str, Path]:
+    """The demo's own clips by their text: the same voice says the same, so nothing is said twice."""
+    shipped = ROOT / "recipes" / "data" / language
+    manifest = shipped / "train.jsonl"
+    rows = [json.loads(line) for line in manifest.read_text("utf-8").splitlines()] if manifest.is_file() else []
+    return {r["text"]: shipped / r["audio"] for r in rows}
+
+
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Writes a manifest."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -82,6 +91,7 @@ class Speech:
         known.setdefault("turkish", make.Language("tr", "tr", make.AFFRICATES | {"r": "ɾ", "ɫ": "l"}))
         self._make, self._language, self._device = make, known[language], device
         self._speaker: Any = None
+        self._recorded = recorded(language)
         self._file = DATA / language / "phonemes.json"
         self._phonemes: dict[str, str] = json.loads(self._file.read_text("utf-8")) if self._file.is_file() else {}
 
@@ -105,7 +115,10 @@ class Speech:
         """Seconds of a sentence in its file."""
         import soundfile
 
-        if not path.is_file():
+        if not path.is_file() and text in self._recorded:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(self._recorded[text], path)
+        elif not path.is_file():
             self._make.write(path, self._make.trim(self.speaker.say_phonemes(self._phonemes[text])))
         return float(soundfile.info(str(path)).duration)
 

@@ -3,7 +3,8 @@
     python tools/study/report.py studies/malay.yaml studies/turkish.yaml
 
 A value is the mean over seeds; its interval is over prompts (the mean of the runs' intervals). A difference to the
-centre is paired by seed and has Student's interval over seeds, at 95 %: it holds for these prompts and this data.
+centre is paired by seed and has Student's interval at 95 %. How far seeds scatter is taken from all runs of the study
+together, as in an analysis of variance: three seeds alone say little about it. It holds for these prompts and this data.
 """
 
 from __future__ import annotations
@@ -13,18 +14,19 @@ import csv
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean, variance
 
 import study as studies
+from scipy.special import stdtrit
 
 from qrecipe.files import write_text
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "method.md"
 PLOTTED = ("cer(dev)", "cer(keep)")
-T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
-"""Student's t, two-sided 95 %, by number of seeds."""
 SHOWN = ("cer(dev)", "talker_nll(dev)", "predictor_nll(dev)", "speaker_similarity(dev)", "runaway_rate(dev)", "cer(keep)")
+COMPARED = ("cer(dev)", "cer(keep)")
+"""What is compared with the centre."""
 OVER_BASE = ("cer(dev) over base", "cer(keep) over base")
 """Differences to the base, paired by prompt, where a study measures them."""
 
@@ -65,34 +67,54 @@ def value(found: Rows, metric: str) -> Cell | None:
     return Cell(*numbers)
 
 
-def difference(found: Rows, centre: Rows, metric: str) -> Cell | None:
-    """Mean difference to the centre of the same seed, with Student's interval over seeds."""
+def gaps(found: Rows, centre: Rows, metric: str) -> list[float]:
+    """Differences to the centre of the same seed."""
     name = f"{metric} value"
     base = {r["seed"]: float(r[name]) for r in centre if r.get(name)}
-    gaps = [float(r[name]) - base[r["seed"]] for r in found if r.get(name) and r["seed"] in base]
-    if not gaps:
+    return [float(r[name]) - base[r["seed"]] for r in found if r.get(name) and r["seed"] in base]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How far differences to the centre scatter from seed to seed."""
+
+    variance: float
+    freedom: int
+    """Degrees of freedom; 0 where no run has two seeds."""
+
+    @classmethod
+    def of(cls, groups: list[list[float]]) -> Spread:
+        """Pooled over the differences of every run."""
+        several = [g for g in groups if len(g) > 1]
+        freedom = sum(len(g) - 1 for g in several)
+        return cls(sum(variance(g) * (len(g) - 1) for g in several) / freedom if freedom else 0.0, freedom)
+
+
+def difference(found: list[float], spread: Spread) -> Cell | None:
+    """Mean of differences to the centre with Student's interval; without one where a single seed has been run."""
+    if not found:
         return None
-    if len(gaps) not in T95:
-        return Cell(mean(gaps), None, None)
-    half = T95[len(gaps)] * stdev(gaps) / math.sqrt(len(gaps))
-    return Cell(mean(gaps), mean(gaps) - half, mean(gaps) + half)
+    if len(found) < 2 or not spread.freedom:
+        return Cell(mean(found), None, None)
+    half = float(stdtrit(spread.freedom, 0.975)) * math.sqrt(spread.variance / len(found))
+    return Cell(mean(found), mean(found) - half, mean(found) + half)
 
 
 def table(study: studies.Study, found: Rows) -> str:
     """The study's results as a table, in the study's order; what has not been run is said to be missing."""
     shown = [*SHOWN, *(m for m in OVER_BASE if any(r.get(f"{m} value") for r in found))]
     by_run = {_id(p): [r for r in found if r["run"] == _id(p)] for p in study.points}
-    centre = by_run["centre"]
-    lines = [
-        "| run | seeds | " + " | ".join(f"`{m}`" for m in shown) + " | `cer(dev)` less the centre's |",
-        "|---" * (len(shown) + 3) + "|",
-    ]
+    apart = {m: {run: gaps(r, by_run["centre"], m) for run, r in by_run.items() if run != "centre"} for m in COMPARED}
+    spreads = {m: Spread.of(list(groups.values())) for m, groups in apart.items()}
+    heads = [*(f"`{m}`" for m in shown), *(f"`{m}` less the centre's" for m in COMPARED)]
+    lines = ["| run | seeds | " + " | ".join(heads) + " |", "|---" * (len(heads) + 2) + "|"]
     missing = [run for run, r in by_run.items() if not r]
     for run, r in by_run.items():
         if r:
-            cells = [c.text(signed=m in OVER_BASE) if (c := value(r, m)) is not None else "-" for m in shown]
-            gap = difference(r, centre, "cer(dev)") if run != "centre" else None
-            lines.append(f"| {run} | {len(r)} | " + " | ".join(cells) + f" | {gap.text(signed=True) if gap is not None else '-'} |")
+            cells = [(value(r, m), m in OVER_BASE) for m in shown]
+            cells += [(difference(apart[m].get(run, []), spreads[m]), True) for m in COMPARED]
+            texts = [cell.text(signed) if cell is not None else "-" for cell, signed in cells]
+            lines.append(f"| {run} | {len(r)} | " + " | ".join(texts) + " |")
     total, have = len(study.points) * len(study.seeds), sum(len(r) for r in by_run.values())
     said = f"{have} of {total} runs have been carried out."
     if not have:

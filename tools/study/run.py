@@ -76,10 +76,12 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 def append(path: Path, fields: list[str], row: Row) -> None:
-    """Adds a row; the file is replaced as a whole, so that it is never half written."""
+    """Adds a row, in place of an older one of the same run and seed; the file is replaced as a whole, so that it is never half written."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = path.read_text("utf-8") if path.is_file() and path.stat().st_size else ",".join(fields) + "\n"
-    write_text(path, lines + ",".join(_cell(row.get(name, "")) for name in fields) + "\n")
+    this = (str(row["run"]), str(row["seed"]))
+    kept = [r for r in rows(path) if (r["run"], r["seed"]) != this]
+    lines = [fields, *([r[name] for name in fields] for r in kept), [row.get(name, "") for name in fields]]
+    write_text(path, "".join(",".join(map(_cell, line)) + "\n" for line in lines))
 
 
 def _cell(value: object) -> str:
