@@ -94,6 +94,8 @@ def pick_device() -> torch.device:
     return torch.device("cuda") if torch.cuda.is_available() else torch.device("cpu")
 
 
+ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+"""Settings of torch's allocator, by the newer name and the older one; what a person sets stands."""
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
@@ -223,6 +225,9 @@ def open_model(info: BaseInfo, device: torch.device | None = None) -> Opened:
     device = device or pick_device()
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    if device.type == "cuda" and not any(os.environ.get(name) for name in ALLOCATOR):
+        # Batches differ in size, and what lies between blocks of fixed size is lost: two fifths of what a stage of rows reserved.
+        os.environ[ALLOCATOR[0]] = "expandable_segments:True"  # read when the GPU's memory is first asked for
     classes = stock()
     require_fit(info)
     try:

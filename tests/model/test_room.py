@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
-from qrecipe.errors import UserError
+from qrecipe.errors import BaseModelError, UserError
+from qrecipe.model import opened
 from qrecipe.model.room import Room
+from qrecipe.plan.bases import BaseInfo
 
 
 class Gpu:
@@ -52,3 +57,24 @@ def test_an_item_that_does_not_fit_alone_is_named_after_what_came_before_it() ->
             done += results
     assert [p.code for p in caught.value.problems] == ["QR074"]
     assert done == [8, 10]
+
+
+@pytest.mark.parametrize("given", [None, "max_split_size_mb:512"])
+def test_memory_of_a_gpu_grows_in_one_piece_unless_a_person_says_otherwise(
+    mini: BaseInfo, given: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in opened.ALLOCATOR:
+        monkeypatch.setenv(name, "")
+    if given is not None:
+        monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", given)
+    asked = []
+
+    def from_pretrained(folder: str, **settings: Any) -> None:
+        asked.append((settings["device_map"], os.environ.get("PYTORCH_ALLOC_CONF")))
+        raise RuntimeError("there is no GPU here")
+
+    monkeypatch.setattr(opened, "stock", lambda: SimpleNamespace(Model=SimpleNamespace(from_pretrained=from_pretrained)))
+    for device in ("cpu", "cuda"):
+        with pytest.raises(BaseModelError, match="there is no GPU here"):
+            opened.open_model(mini, torch.device(device))
+    assert asked == [("cpu", ""), ("cuda", "" if given else "expandable_segments:True")]
