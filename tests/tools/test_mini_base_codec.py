@@ -309,7 +309,7 @@ def test_training_goes_on_from_an_exported_folder(folder: Path, shards: Path, tm
 def test_a_decoder_that_learns_alone_keeps_all_codes(folder: Path, shards: Path, tmp_path: Path, stock: Any, capsys: Any) -> None:
     from qwen_tts import Qwen3TTSTokenizer
 
-    data = [f"--data={shards}", "--decoder-only", "--steps=2", "--total-steps=2", "--batch=2", "--frames=8", "--adversarial-frames=2"]
+    data = [f"--data={shards}", "--only=decoder", "--steps=2", "--total-steps=2", "--batch=2", "--frames=8", "--adversarial-frames=2"]
     sizes = [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items()]
     rest = ["--first-hours=0.0001", "--buffer-hours=0.01", *sizes]
     assert codec.main(["train", *data, f"--out={tmp_path / 'run'}", f"--start={folder}", *rest]) == 0
@@ -323,6 +323,35 @@ def test_a_decoder_that_learns_alone_keeps_all_codes(folder: Path, shards: Path,
     capsys.readouterr()
     assert codec.main(["train", *data, f"--out={tmp_path / 'none'}", *rest]) == 1
     assert "give it as start" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("larger", [False, True])
+def test_an_encoder_that_learns_alone_keeps_what_codes_sound_like(
+    larger: bool, folder: Path, shards: Path, tmp_path: Path, stock: Any, capsys: Any
+) -> None:
+    """One of other sizes begins from nothing, without quantising; the books are never made again."""
+    from qwen_tts import Qwen3TTSTokenizer
+
+    data = [f"--data={shards}", "--only=encoder", "--steps=3", "--total-steps=3", "--batch=2", "--frames=8", "--adversarial-share=0"]
+    chosen = {**SMALL, "filters": 2 * SMALL["filters"], "encoder_layers": 2} if larger else SMALL
+    sizes = [f"--{name.replace('_', '-')}={value}" for name, value in chosen.items()]
+    rest = ["--first-hours=0.0001", "--buffer-hours=0.01", "--warmup-steps=2", "--report-every=1", *sizes]
+    assert codec.main(["train", *data, f"--out={tmp_path / 'run'}", f"--start={folder}", *rest]) == 0
+    said = (tmp_path / "run" / "train.log").read_text()
+    assert [phase in said for phase in (" continuous ", " quantised ", "k-means")] == [larger, True, False]
+    assert codec.main(["export", f"--run={tmp_path / 'run'}", f"--out={tmp_path / 'out'}"]) == 0
+    with np.load(shards / "held-00000.npz") as content:
+        audio = content["audio"][: 14 * FRAME].astype(np.float32) / 32768
+    other = Qwen3TTSTokenizer.from_pretrained(str(tmp_path / "out"), dtype=torch.float32)
+    codes = stock.encode([audio], sr=RATE)
+    np.testing.assert_array_equal(stock.decode(codes)[0][0], other.decode(codes)[0][0])
+    encoded = [t.model.encoder.encoder(torch.from_numpy(audio)[None, None]) for t in (stock, other)]
+    assert (encoded[0] - encoded[1]).abs().max() > 1e-5, "it did learn"
+    capsys.readouterr()
+    assert codec.main(["train", *data, f"--out={tmp_path / 'none'}", *rest]) == 1
+    assert "give it as start" in capsys.readouterr().err
+    assert codec.main(["train", f"--data={shards}", "--only=half", f"--out={tmp_path / 'half'}", *rest]) == 1
+    assert "neither `encoder` nor `decoder`" in capsys.readouterr().err
 
 
 def test_a_full_buffer_takes_what_fits() -> None:

@@ -5,7 +5,8 @@ codec_data.py) may still be appearing while it trains. A GPU is assumed; without
 
     python tools/mini_base/codec.py train --data shards --out codec --seconds 480 --total-seconds 730
     python tools/mini_base/codec.py train --data shards --out codec --seconds 250 --total-seconds 730
-    python tools/mini_base/codec.py train --data shards --out decoder --start speech_tokenizer --decoder-only
+    python tools/mini_base/codec.py train --data shards --out decoder --start speech_tokenizer --only decoder
+    python tools/mini_base/codec.py train --data shards --out encoder --start speech_tokenizer --only encoder --filters 32
     python tools/mini_base/codec.py export --run codec --out speech_tokenizer
     python tools/mini_base/codec.py encode --shards shards --model speech_tokenizer --out codes
 
@@ -73,8 +74,8 @@ def write(arguments: argparse.Namespace) -> None:
         raise ValueError(f"{arguments.run / CHECKPOINT}: step {state['step']} has no books yet; train on")
     codec = Codec(Sizes(**state["sizes"]))
     codec.load_state_dict(state["codec"])
-    if state["decoder_only"]:
-        codec.keep_codes()
+    if state["only"]:
+        codec.hold(state["only"])
     export(codec, state["average"] or [parameter.detach().clone() for parameter in codec.trained()], arguments.out)
     stock = Qwen3TTSTokenizer.from_pretrained(str(arguments.out), dtype=torch.float32)
     noise = np.random.default_rng(0).normal(0, 0.1, 25 * FRAME).astype(np.float32)

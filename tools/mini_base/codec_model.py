@@ -373,9 +373,14 @@ class Codec(nn.Module):
         self.semantic_head = nn.Sequential(nn.Linear(sizes.code_dim, 256), nn.GELU(), nn.Linear(256, MELS_A_FRAME))
         self.latent_phonemes, self.semantic_phonemes = (phoneme_head(width) for width in (2 * sizes.code_dim, sizes.code_dim))
 
-    def keep_codes(self) -> None:
-        """From now on only what follows the books learns, so that all audio keeps its codes."""
-        for part in (self.stock.encoder, self.semantic_head, self.semantic_phonemes):
+    def hold(self, learns: str) -> None:
+        """From now on the books stand still and only one side of them learns.
+
+        Args:
+            learns: `decoder`, so that all audio keeps its codes; or `encoder`, so that all codes keep their sound.
+        """
+        decoding, encoding = [self.stock.decoder], [self.stock.encoder, self.semantic_head, self.semantic_phonemes]
+        for part in encoding if learns == "decoder" else decoding:
             part.requires_grad_(False)
         self.semantic.fixed = self.acoustic.fixed = True
 
@@ -389,25 +394,40 @@ class Codec(nn.Module):
 
 
 @torch.no_grad()
-def take(codec: Codec, folder: Path, step_vectors: int) -> None:
+def take(codec: Codec, folder: Path, step_vectors: int, new_encoder: bool = False) -> bool:
     """Take the weights and books over from an exported folder; the heads stay as they are.
 
     Args:
         codec: whose sizes are those of the folder.
         step_vectors: vectors that a training step quantises, the scale of the books' `use`.
+        new_encoder: the encoder may be of other sizes; then it stays as it is.
+
+    Returns:
+        Whether the encoder was taken over.
 
     Raises:
         ValueError: the folder's model is of other sizes.
     """
     stock = Qwen3TTSTokenizerV2Model.from_pretrained(folder, dtype=torch.float32)
+    found, own = stock.state_dict(), codec.stock.state_dict()
+    other = new_encoder and any(value.shape != own[name].shape for name, value in found.items() if name in own and _encodes(name))
+    if other:
+        found |= {name: value for name, value in own.items() if _encodes(name)}
+        found = {name: value for name, value in found.items() if name in own or not _encodes(name)}
     try:
-        codec.stock.load_state_dict(stock.state_dict())
+        codec.stock.load_state_dict(found)
     except RuntimeError as error:
         raise ValueError(f"{folder}: {str(error).splitlines()[1].strip()}") from error
     quantizer = stock.encoder.quantizer
     for books, name in ((codec.semantic, "semantic"), (codec.acoustic, "acoustic")):
         layers = getattr(quantizer, f"{name}_residual_vector_quantizer").layers
         books.set(torch.stack([layer.codebook.embed for layer in layers]), step_vectors)
+    return not other
+
+
+def _encodes(name: str) -> bool:
+    """Whether a tensor belongs to what comes before the books."""
+    return name.startswith("encoder.") and ".codebook." not in name
 
 
 @torch.no_grad()

@@ -82,8 +82,10 @@ class Settings:
     """Weight of either phoneme head's cross-entropy."""
     start: str = ""
     """Begin with the weights and books of this exported folder; default: from nothing."""
-    decoder_only: bool = False
-    """Only what follows the books learns: codes stay what they are in `start`, and so does what was trained on them."""
+    only: str = ""
+    """`decoder`: only what follows the books of `start` learns, so that all audio keeps its codes, and what was trained on them stays
+    true. `encoder`: only what comes before them, which may be of other sizes (`filters`, `encoder_layers`) and then begins from
+    nothing: all codes keep their sound, and audio finds better ones."""
     seed: int = 0
     graph: bool = True
     """Capture steps in CUDA graphs (on a GPU)."""
@@ -142,8 +144,10 @@ class Trainer:
             torch.backends.cudnn.allow_tf32 = True
             torch.backends.cudnn.benchmark = settings.cudnn_benchmark
         self.codec = Codec(sizes).to(self.device).train()
-        if settings.decoder_only:
-            self.codec.keep_codes()
+        if settings.only not in ("", "encoder", "decoder"):
+            raise ValueError(f"only: `{settings.only}` is neither `encoder` nor `decoder`")
+        if settings.only:
+            self.codec.hold(settings.only)
         self.discriminator = Discriminator().to(self.device)
         self.mel, self.frame_mel = MelLoss().to(self.device), FrameMel().to(self.device)
         activation = compiled_snake(self.device, log) if self.gpu and settings.compile else snake
@@ -193,9 +197,11 @@ class Trainer:
         commitment = real.new_zeros(())
         if phase != "continuous":
             semantic, one = self.codec.semantic(semantic)
-            keep = None if self.settings.decoder_only else self._kept_books(clips).repeat_interleave(self.settings.frames)
+            keep = None if self.settings.only else self._kept_books(clips).repeat_interleave(self.settings.frames)
             acoustic, rest = self.codec.acoustic(acoustic, keep)
             commitment = one + rest
+        elif self.settings.only:  # a new encoder finds to the books that are there
+            commitment = self.codec.semantic(semantic)[1] + self.codec.acoustic(acoustic)[1]
         with self._autocast():
             latent = self.forward.latent(semantic, acoustic, clips)
             made = self.forward.decode(latent)
@@ -260,7 +266,9 @@ class Trainer:
     def _enter(self, phase: Phase) -> Callable[[], None]:
         """What runs a step of a phase."""
         if phase != "continuous" and not self.quantised:
-            self._start_books()
+            if not self.settings.only:
+                self._start_books()
+            self.quantised = True
         if not (self.gpu and self.settings.graph):
             return lambda: self._train_step(phase)
         if self.step:
@@ -322,7 +330,6 @@ class Trainer:
                 pairs.append(self.forward.project(self.forward.embed(self.buffer.draw(clips, frames * FRAME).heard)))
         self.codec.semantic.start(torch.cat([pair[0] for pair in pairs]), clips * frames)
         self.codec.acoustic.start(torch.cat([pair[1] for pair in pairs]), clips * frames)
-        self.quantised = True
         self.log(f"books set by k-means at step {self.step}")
 
     def _schedule(self, progress: float) -> None:
@@ -491,7 +498,7 @@ class Trainer:
             "step": self.step,
             "elapsed": self.elapsed(),
             "quantised": self.quantised,
-            "decoder_only": self.settings.decoder_only,
+            "only": self.settings.only,
             "codec": self.codec.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "discriminator": self.discriminator.state_dict(),
@@ -508,14 +515,14 @@ class Trainer:
         state = read_checkpoint(self.out, self.device)
         if state is None:
             if self.settings.start:
-                take(self.codec, Path(self.settings.start), self.settings.batch * self.settings.frames)
-                self.quantised = True
-            elif self.settings.decoder_only:
-                raise ValueError("a decoder learns alone behind the encoder and books of an exported folder: give it as start")
+                vectors = self.settings.batch * self.settings.frames
+                self.quantised = take(self.codec, Path(self.settings.start), vectors, self.settings.only == "encoder")
+            elif self.settings.only:
+                raise ValueError("one side learns alone with the books and the other side of an exported folder: give it as start")
             return
         if state["sizes"] != self.codec.sizes.record():
             raise ValueError(f"{self.out / CHECKPOINT}: is of other sizes: {state['sizes']}")
-        if state["decoder_only"] != self.settings.decoder_only:
+        if state["only"] != self.settings.only:
             raise ValueError(f"{self.out / CHECKPOINT}: goes on with the same parts only; take another folder")
         self.codec.load_state_dict(state["codec"])
         self.discriminator.load_state_dict(state["discriminator"])
