@@ -83,6 +83,7 @@ CODES: dict[str, str] = {
     "QR081": "an evaluator's model cannot be found or used",
     "QR082": "an optional gate that cannot be judged on this machine",
     "QR083": "a gate that cannot tell good recordings from spoilt ones",
+    "QR084": "gates that a model can pass without reading the language",
 }
 
 

@@ -43,6 +43,7 @@ def check(recipe: Recipe, node: Node, root: Path, written: Node | None = None) -
                 _stages(recipe, node),
                 _accept(recipe, node),
                 _finish(recipe, node),
+                _likelihood_alone(recipe, node),
                 teaching.check(recipe, node),
             ),
             MOST,
@@ -276,6 +277,26 @@ def _finish(recipe: Recipe, node: Node) -> Iterator[Problem]:
                 n,
                 f"add a gate on {what} to this stage, or `on_pass: continue`",
                 severity="warning",
+            )
+
+
+LIKELIHOOD = ("talker_nll", "predictor_nll")
+
+
+def _likelihood_alone(recipe: Recipe, node: Node) -> Iterator[Problem]:
+    """Likelihood falls as a voice is learned, whether the language is read or not: docs/method.md has what the studies found."""
+    judging = [g for g, _ in gates_with_nodes(recipe, node) if g.severity == "error"]
+    for key in recipe.languages:
+        own = [g for g in judging if getattr(recipe.datasets.get(g.data), "language", None) == key]
+        if all(g.metric in LIKELIHOOD for g in own) and any(g in own for g in recipe.accept):
+            n = at(node, "accept")
+            yield Problem(
+                "QR084",
+                f"every gate on `{key}` that counts measures likelihood, which also falls where a model learns the voice and reads no better",
+                n.key_place or n.place,
+                f"add `cer` on `{own[-1].data}`, or `text_gain` where no recogniser knows the language",
+                severity="warning",
+                length=n.key_length,
             )
 
 

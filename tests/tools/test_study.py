@@ -262,7 +262,7 @@ def test_rows_become_a_table_and_a_plot(tmp_path: Path) -> None:
     assert text.startswith("3 of 4 runs have been carried out.")
     assert "| centre | 2 | 0.550 (0.450 to 0.650) |" in text
     assert "| steps=more | 1 | 0.400 (0.300 to 0.500) |" in text
-    assert text.split("![")[0].rstrip().endswith("| -0.100 | - |")
+    assert text.split("![")[0].rstrip().endswith("| -0.100 |")
     assert picture is not None
     assert picture.count("<circle") == 2
 

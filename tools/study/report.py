@@ -3,7 +3,7 @@
     python tools/study/report.py studies/malay.yaml studies/turkish.yaml
 
 A value is the mean over seeds; its interval is over prompts (the mean of the runs' intervals). A difference to the
-centre is paired by seed and has Student's interval at 95 %. How far seeds scatter is taken from all runs of the study
+centre, or to the base, is paired by seed and has Student's interval at 95 %. How far seeds scatter is taken from all runs of the study
 together, as in an analysis of variance: three seeds alone say little about it. It holds for these prompts and this data.
 """
 
@@ -25,8 +25,10 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "method.md"
 PLOTTED = ("cer(dev)", "cer(keep)")
 SHOWN = ("cer(dev)", "talker_nll(dev)", "predictor_nll(dev)", "speaker_similarity(dev)", "runaway_rate(dev)", "cer(keep)")
-COMPARED = ("cer(dev)", "cer(keep)")
-"""What is compared with the centre."""
+BASE = "trains=nothing"
+"""The run that leaves the base as it is, under the new language's row."""
+COMPARED = (("cer(dev)", "centre"), ("cer(dev)", BASE), ("cer(keep)", BASE))
+"""What is compared with which run."""
 OVER_BASE = ("cer(dev) over base", "cer(keep) over base")
 """Differences to the base, paired by prompt, where a study measures them."""
 
@@ -67,16 +69,16 @@ def value(found: Rows, metric: str) -> Cell | None:
     return Cell(*numbers)
 
 
-def gaps(found: Rows, centre: Rows, metric: str) -> list[float]:
-    """Differences to the centre of the same seed."""
+def gaps(found: Rows, other: Rows, metric: str) -> list[float]:
+    """Differences to another run of the same seed."""
     name = f"{metric} value"
-    base = {r["seed"]: float(r[name]) for r in centre if r.get(name)}
+    base = {r["seed"]: float(r[name]) for r in other if r.get(name)}
     return [float(r[name]) - base[r["seed"]] for r in found if r.get(name) and r["seed"] in base]
 
 
 @dataclass(frozen=True)
 class Spread:
-    """How far differences to the centre scatter from seed to seed."""
+    """How far differences to another run scatter from seed to seed."""
 
     variance: float
     freedom: int
@@ -91,7 +93,7 @@ class Spread:
 
 
 def difference(found: list[float], spread: Spread) -> Cell | None:
-    """Mean of differences to the centre with Student's interval; without one where a single seed has been run."""
+    """Mean of differences to another run with Student's interval; without one where a single seed has been run."""
     if not found:
         return None
     if len(found) < 2 or not spread.freedom:
@@ -104,15 +106,16 @@ def table(study: studies.Study, found: Rows) -> str:
     """The study's results as a table, in the study's order; what has not been run is said to be missing."""
     shown = [*SHOWN, *(m for m in OVER_BASE if any(r.get(f"{m} value") for r in found))]
     by_run = {_id(p): [r for r in found if r["run"] == _id(p)] for p in study.points}
-    apart = {m: {run: gaps(r, by_run["centre"], m) for run, r in by_run.items() if run != "centre"} for m in COMPARED}
-    spreads = {m: Spread.of(list(groups.values())) for m, groups in apart.items()}
-    heads = [*(f"`{m}`" for m in shown), *(f"`{m}` less the centre's" for m in COMPARED)]
+    compared = [(m, other) for m, other in COMPARED if by_run.get(other)]
+    apart = [{run: gaps(r, by_run[other], m) for run, r in by_run.items() if run != other} for m, other in compared]
+    spreads = [Spread.of(list(groups.values())) for groups in apart]
+    heads = [*(f"`{m}`" for m in shown), *(f"`{m}` less the {'base' if o == BASE else 'centre'}'s" for m, o in compared)]
     lines = ["| run | seeds | " + " | ".join(heads) + " |", "|---" * (len(heads) + 2) + "|"]
     missing = [run for run, r in by_run.items() if not r]
     for run, r in by_run.items():
         if r:
             cells = [(value(r, m), m in OVER_BASE) for m in shown]
-            cells += [(difference(apart[m].get(run, []), spreads[m]), True) for m in COMPARED]
+            cells += [(difference(groups.get(run, []), spread), True) for groups, spread in zip(apart, spreads, strict=True)]
             texts = [cell.text(signed) if cell is not None else "-" for cell, signed in cells]
             lines.append(f"| {run} | {len(r)} | " + " | ".join(texts) + " |")
     total, have = len(study.points) * len(study.seeds), sum(len(r) for r in by_run.values())
