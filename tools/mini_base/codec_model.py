@@ -394,7 +394,7 @@ class Codec(nn.Module):
 
 
 @torch.no_grad()
-def take(codec: Codec, folder: Path, step_vectors: int, new_encoder: bool = False) -> bool:
+def take(codec: Codec, folder: Path, step_vectors: int, new_encoder: bool = False) -> Qwen3TTSTokenizerV2Model | None:
     """Take the weights and books over from an exported folder; the heads stay as they are.
 
     Args:
@@ -403,7 +403,7 @@ def take(codec: Codec, folder: Path, step_vectors: int, new_encoder: bool = Fals
         new_encoder: the encoder may be of other sizes; then it stays as it is.
 
     Returns:
-        Whether the encoder was taken over.
+        Where it does, the folder's model, from whose encoder it can learn.
 
     Raises:
         ValueError: the folder's model is of other sizes.
@@ -422,7 +422,7 @@ def take(codec: Codec, folder: Path, step_vectors: int, new_encoder: bool = Fals
     for books, name in ((codec.semantic, "semantic"), (codec.acoustic, "acoustic")):
         layers = getattr(quantizer, f"{name}_residual_vector_quantizer").layers
         books.set(torch.stack([layer.codebook.embed for layer in layers]), step_vectors)
-    return not other
+    return stock if other else None
 
 
 def _encodes(name: str) -> bool:

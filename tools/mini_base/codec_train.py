@@ -22,16 +22,19 @@ import torch
 from codec_data import PASSING, Buffer, Held, Log, Reader, held_out
 from codec_losses import Discriminator, FrameMel, MelLoss, adversarial_loss, discriminator_loss, feature_loss
 from codec_model import Codec, Forward, Sizes, Snake, phoneme_loss, snake, take
+from qwen_tts.core import Qwen3TTSTokenizerV2Model
 from torch import Tensor
 from voices import FRAME
 
 Phase = Literal["continuous", "quantised", "adversarial"]
 
 CHECKPOINT = "checkpoint.pt"
-ACCUMULATED = ("mel", "latent", "semantic", "phonemes", "commitment", "adversarial", "features", "discriminator", "gradient")
+ACCUMULATED = ("mel", "latent", "semantic", "phonemes", "commitment", "copied", "adversarial", "features", "discriminator", "gradient")
 QUEUED = 4
 """Steps that the CPU may be ahead of the GPU, so that the clock means something."""
 AVERAGE_EVERY, AVERAGE_DECAY = 4, 0.99
+COPYING = 10.0
+"""Weight of the distance to what the encoder of `start` says, for a new one that has said nothing yet."""
 KMEANS_BATCHES = 24
 
 
@@ -84,8 +87,8 @@ class Settings:
     """Begin with the weights and books of this exported folder; default: from nothing."""
     only: str = ""
     """`decoder`: only what follows the books of `start` learns, so that all audio keeps its codes, and what was trained on them stays
-    true. `encoder`: only what comes before them, which may be of other sizes (`filters`, `encoder_layers`) and then begins from
-    nothing: all codes keep their sound, and audio finds better ones."""
+    true. `encoder`: only what comes before them, so that all codes keep their sound and audio finds better ones. It may be of other
+    sizes (`filters`, `encoder_layers`): then it begins from nothing, and copies the one of `start` in the continuous phase."""
     seed: int = 0
     graph: bool = True
     """Capture steps in CUDA graphs (on a GPU)."""
@@ -159,6 +162,7 @@ class Trainer:
         self.discriminator_optimizer = self._adam(list(self.discriminator.parameters()), self.discriminator_rate, 0.0)
         self.head_weight, self.adversarial_weight = (torch.zeros((), device=self.device) for _ in range(2))
         self.sums = torch.zeros(len(ACCUMULATED) + 1, device=self.device)
+        self.teacher: Forward | None = None
         self._load()
         if self.gpu:
             torch.cuda.manual_seed(settings.seed + self.step)
@@ -200,8 +204,11 @@ class Trainer:
             keep = None if self.settings.only else self._kept_books(clips).repeat_interleave(self.settings.frames)
             acoustic, rest = self.codec.acoustic(acoustic, keep)
             commitment = one + rest
-        elif self.settings.only:  # a new encoder finds to the books that are there
-            commitment = self.codec.semantic(semantic)[1] + self.codec.acoustic(acoustic)[1]
+        copied = real.new_zeros(())
+        if phase == "continuous" and self.teacher is not None:
+            with torch.no_grad(), self._autocast():
+                told = self.teacher.project(self.teacher.embed(heard))
+            copied = sum(((z - t).square().mean() / t.var() for z, t in zip((semantic, acoustic), told, strict=True)), copied)
         with self._autocast():
             latent = self.forward.latent(semantic, acoustic, clips)
             made = self.forward.decode(latent)
@@ -216,7 +223,7 @@ class Trainer:
         semantic_loss = (semantic_mel.float() - target).abs().mean()
         phoneme = phoneme_loss(named[0], phonemes) + phoneme_loss(named[1], phonemes)
         loss = 15 * mel + self.head_weight * (2 * latent_loss + 1.5 * semantic_loss) + 0.5 * commitment
-        loss = loss + self.settings.phoneme_weight * phoneme
+        loss = loss + self.settings.phoneme_weight * phoneme + COPYING * copied
         fooled = features = judging = real.new_zeros(())
         if phase == "adversarial":
             fooled, features, judging = self._judge(made, real)
@@ -226,7 +233,7 @@ class Trainer:
         loss.backward()
         gradient = torch.nn.utils.clip_grad_norm_(self.parameters, 5.0)
         self.optimizer.step()
-        values = (mel, latent_loss, semantic_loss, phoneme, commitment, fooled, features, judging, gradient, torch.ones_like(mel))
+        values = (mel, latent_loss, semantic_loss, phoneme, commitment, copied, fooled, features, judging, gradient, torch.ones_like(mel))
         self.sums.add_(torch.stack([value.detach() for value in values]))
 
     def _kept_books(self, clips: int) -> Tensor:
@@ -516,7 +523,8 @@ class Trainer:
         if state is None:
             if self.settings.start:
                 vectors = self.settings.batch * self.settings.frames
-                self.quantised = take(self.codec, Path(self.settings.start), vectors, self.settings.only == "encoder")
+                self._copy(take(self.codec, Path(self.settings.start), vectors, self.settings.only == "encoder"))
+                self.quantised = self.teacher is None
             elif self.settings.only:
                 raise ValueError("one side learns alone with the books and the other side of an exported folder: give it as start")
             return
@@ -534,7 +542,14 @@ class Trainer:
             for group in optimizer.param_groups:
                 group["lr"] = rate  # loading puts a copy here, which the schedule would not reach
         self.step, self.before, self.quantised = state["step"], state["elapsed"], state["quantised"]
+        if self.settings.only == "encoder" and not self.quantised:
+            self._copy(Qwen3TTSTokenizerV2Model.from_pretrained(self.settings.start, dtype=torch.float32))
         self.average, self.averaged = state["average"], state["averaged"]
+
+    def _copy(self, other: Qwen3TTSTokenizerV2Model | None) -> None:
+        """Lets a new encoder learn what another one says, as long as nothing is quantised."""
+        if other is not None:
+            self.teacher = Forward(other.to(self.device).eval().requires_grad_(False))
 
 
 def read_checkpoint(folder: Path, device: torch.device) -> dict[str, Any] | None:
