@@ -134,7 +134,7 @@ def require_data(planned: Planned) -> None:
         raise RecipeError(errors)
 
 
-_ALWAYS_WARNINGS = {"QR016", "QR028", "QR029", "QR034", "QR035", "QR044", "QR047", "QR082"}
+_ALWAYS_WARNINGS = {"QR016", "QR028", "QR029", "QR034", "QR035", "QR044", "QR047", "QR082", "QR084"}
 
 
 def _strict(problem: Problem) -> Problem:

@@ -113,7 +113,7 @@ def inspect(path: Path | str, sets: Iterable[str] = ()) -> tuple[LoadedRecipe | 
     return LoadedRecipe(sound.recipe, file.resolve(), sound.node, warnings, sets), problems
 
 
-KNOCK_ON = {"QR011", "QR023", "QR025", "QR027", "QR028", "QR029", "QR034", "QR035", "QR045", "QR047"}
+KNOCK_ON = {"QR011", "QR023", "QR025", "QR027", "QR028", "QR029", "QR034", "QR035", "QR045", "QR047", "QR084"}
 """Problems that the faulty parts of a recipe may cause by being left out."""
 
 
