@@ -221,6 +221,7 @@ def main() -> int:
     parser.add_argument("--bundle", type=Path, help="the base adapted to Malay")
     parser.add_argument("--corpus", type=Path, help="folder with the held-*.npz of corpus.py, for the round trips of all voices")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--prefix", default="Auto", help="what the base is told that Malay is, such as Spanish (default: nothing)")
     parser.add_argument("--sentences", type=int, default=40)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--batch", type=int, default=8)
@@ -232,7 +233,7 @@ def main() -> int:
     base = Qwen3TTSModel.from_pretrained(str(args.base), dtype=torch.float32)
     parts: dict[str, Callable[[], None]] = {
         "english": lambda: bench.english("base", base),
-        "malay": lambda: bench.malay("base", base, "Auto"),
+        "malay": lambda: bench.malay("base", base, args.prefix),
         "trip": lambda: bench.trip(base, args.corpus),
         "cloning": lambda: bench.cloning(base),
         "speed": lambda: bench.speed(base),
