@@ -22,15 +22,13 @@ from qrecipe.model.layers import ON_A_CPU
 from qrecipe.model.opened import Opened
 from qrecipe.model.room import Room
 from qrecipe.recipe.gate import Layout, PromptKind
-from qrecipe.recipe.metrics import MetricSpec, find
+from qrecipe.recipe.metrics import LIKELIHOOD, MetricSpec, find
 from qrecipe.recipe.recipe import Evaluation
 
 FRAMES_AT_ONCE = 4000
 """Frames of teacher-forced rows in one batch on a GPU."""
-NLL = ("talker_nll", "predictor_nll")
-"""What a package's own metric may read of a recording."""
 READ = {"talker_nll": ("talker_nll",), "predictor_nll": ("predictor_nll",), "text_gain": ("talker_nll", "other_text_nll")}
-"""What the built-in metrics read of it."""
+"""What the built-in metrics read of a recording; a package's own may read both likelihoods."""
 MEASURING = 1
 """Raised whenever a metric would give another number for the same sample."""
 
@@ -58,14 +56,14 @@ def teacher_forced(
     kind: PromptKind | None,
     language: str | None = None,
     rows: Sequence[SpeechRow] | None = None,
-    metrics: Collection[str] = NLL,
+    metrics: Collection[str] = LIKELIHOOD,
 ) -> list[tuple[SpeechRow, TeacherForced]]:
     """Negative log-likelihoods of every row, in the dataset's order; those that none of `metrics` reads are NaN.
 
     `language` overrides the dataset's (`auto` for none); rows are computed several at once, which changes no result
     beyond rounding.
     """
-    read = {name for metric in metrics for name in READ.get(metric, NLL)}
+    read = {name for metric in metrics for name in READ.get(metric, LIKELIHOOD)}
     ask = {"with_talker": "talker_nll" in read, "with_predictor": "predictor_nll" in read}
     rows = data.rows if rows is None else rows
     row_of_language = opened.language_row(language or data.language)

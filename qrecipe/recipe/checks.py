@@ -280,15 +280,12 @@ def _finish(recipe: Recipe, node: Node) -> Iterator[Problem]:
             )
 
 
-LIKELIHOOD = ("talker_nll", "predictor_nll")
-
-
 def _likelihood_alone(recipe: Recipe, node: Node) -> Iterator[Problem]:
     """Likelihood falls as a voice is learned, whether the language is read or not: docs/method.md has what the studies found."""
     judging = [g for g, _ in gates_with_nodes(recipe, node) if g.severity == "error"]
     for key in recipe.languages:
         own = [g for g in judging if getattr(recipe.datasets.get(g.data), "language", None) == key]
-        if all(g.metric in LIKELIHOOD for g in own) and any(g in own for g in recipe.accept):
+        if all(g.metric in metrics.LIKELIHOOD for g in own) and any(g in own for g in recipe.accept):
             n = at(node, "accept")
             yield Problem(
                 "QR084",

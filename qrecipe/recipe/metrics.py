@@ -12,6 +12,8 @@ from typing import Literal
 from qrecipe.recipe.evaluator import Need
 
 ENTRY_POINTS = "qrecipe.metrics"
+LIKELIHOOD = ("talker_nll", "predictor_nll")
+"""Metrics of how likely recordings are."""
 
 
 @dataclass(frozen=True)

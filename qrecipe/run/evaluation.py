@@ -29,12 +29,13 @@ from qrecipe.recipe.checks import at
 from qrecipe.recipe.dataset import SpeechDataset
 from qrecipe.recipe.evaluator import Evaluators
 from qrecipe.recipe.gate import Gate
+from qrecipe.recipe.metrics import LIKELIHOOD
 from qrecipe.recipe.recipe import Evaluation
 from qrecipe.report.page import Column, write_page
 from qrecipe.run.events import Events, Listener, tell_progress
 from qrecipe.run.models import language_of, open_argument
 
-SHORT = {"nll": ("talker_nll", "predictor_nll")}
+SHORT = {"nll": LIKELIHOOD}
 """Names that stand for several metrics."""
 PAGE = "report.html"
 RESULT = "evaluation.json"

@@ -412,8 +412,10 @@ def take(codec: Codec, folder: Path, step_vectors: int, new_encoder: bool = Fals
     found, own = stock.state_dict(), codec.stock.state_dict()
     other = new_encoder and any(value.shape != own[name].shape for name, value in found.items() if name in own and _encodes(name))
     if other:
-        found |= {name: value for name, value in own.items() if _encodes(name)}
-        found = {name: value for name, value in found.items() if name in own or not _encodes(name)}
+        found = {
+            **{name: value for name, value in found.items() if not _encodes(name)},
+            **{name: value for name, value in own.items() if _encodes(name)},
+        }
     try:
         codec.stock.load_state_dict(found)
     except RuntimeError as error:
