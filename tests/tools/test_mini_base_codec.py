@@ -208,7 +208,9 @@ def test_the_shipped_sizes_fit(tmp_path: Path) -> None:
     sizes = codec_model.Sizes()
     trained = codec_model.Codec(sizes)
     codec_model.export(trained, [parameter.detach().clone() for parameter in trained.trained()], tmp_path)
-    assert (tmp_path / "model.safetensors").stat().st_size <= 13_000_000
+    weights = [path.stat().st_size for path in tmp_path.glob("*.safetensors")]
+    assert max(weights) <= 15 * 2**20
+    assert sum(weights) <= 19_000_000
 
 
 def test_draws_follow_the_root_of_hours_and_stay_inside_their_clip() -> None:
@@ -323,6 +325,22 @@ def test_a_decoder_that_learns_alone_keeps_all_codes(folder: Path, shards: Path,
     capsys.readouterr()
     assert codec.main(["train", *data, f"--out={tmp_path / 'none'}", *rest]) == 1
     assert "give it as start" in capsys.readouterr().err
+
+
+def test_a_larger_encoder_begins_as_a_copy_and_then_everything_learns(folder: Path, shards: Path, tmp_path: Path, stock: Any) -> None:
+    chosen = {**SMALL, "filters": 2 * SMALL["filters"], "encoder_layers": 2}
+    sizes = [f"--{name.replace('_', '-')}={value}" for name, value in chosen.items()]
+    data = [f"--data={shards}", f"--out={tmp_path / 'run'}", f"--start={folder}", "--batch=2", "--frames=8", "--adversarial-share=0"]
+    rest = ["--first-hours=0.0001", "--buffer-hours=0.01", "--warmup-steps=2", "--report-every=1", *sizes]
+    for _ in range(2):
+        assert codec.main(["train", *data, "--steps=2", "--total-steps=4", *rest]) == 0
+    said = (tmp_path / "run" / "train.log").read_text()
+    assert [float(value) > 0 for value in re.findall(r"copied ([\d.]+)", said)] == [True, True, False, False]
+    assert "k-means" not in said, "the books are the folder's, and move from there"
+    before = torch.stack([layer.codebook.embed for layer in stock.model.encoder.quantizer.acoustic_residual_vector_quantizer.layers])
+    state = codec_train.read_checkpoint(tmp_path / "run", torch.device("cpu"))
+    moved = (state["codec"]["acoustic.table"] - before).abs().max()
+    assert 0 < moved < before.abs().max()
 
 
 @pytest.mark.parametrize("larger", [False, True])

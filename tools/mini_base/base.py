@@ -85,7 +85,7 @@ def publish(base: Path, out: Path) -> None:
     for path in sorted(base.glob("model*.safetensors")):
         tensors.update({name: value.to(torch.bfloat16).contiguous() for name, value in load_file(path).items()})
     out.mkdir(parents=True, exist_ok=True)
-    for old in out.glob("model*.safetensors*"):
+    for old in out.rglob("model*.safetensors*"):
         old.unlink()
     parts = shards(tensors)
     names = [f"model-{k:05d}-of-{len(parts):05d}.safetensors" for k in range(1, len(parts) + 1)]

@@ -66,7 +66,7 @@ def encode_folder(shards: Path, model: Path, out: Path, log: Log) -> None:
     paths = sorted([*shards.glob("shard-*.npz"), *shards.glob("held-*.npz")])
     if not paths:
         raise ValueError(f"{shards}: no shard-*.npz or held-*.npz")
-    version = hashlib.sha256((model / "model.safetensors").read_bytes()).hexdigest()
+    version = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(model.glob("*.safetensors")))).hexdigest()
     out.mkdir(parents=True, exist_ok=True)
     todo = deque(path for path in paths if not _is_done(out / f"codes-{path.name}", version))
     log(f"{len(paths)} shards, {len(todo)} to encode on {device}")

@@ -22,22 +22,24 @@ from transformers import EncodecFeatureExtractor
 from transformers.models.mimi import modeling_mimi as stock_encoder
 from voices import FRAME, PHONEMES, RATE, UNKNOWN
 
+SHARD = 14 * 2**20
+"""Bytes of the largest file of exported weights."""
 MELS_A_FRAME = 640
 """Targets of the auxiliary heads: 8 spectra of 80 bands a frame."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes of the tokenizer; the defaults are those of the embedded base (6.2M parameters, 13 MB in fp16)."""
+    """Sizes of the tokenizer; the defaults are those of the embedded base (9.4M parameters, 19 MB in fp16)."""
 
     hidden: int = 192
     """Width of both transformers and of the decoder's latent."""
     heads: int = 3
     head_dim: int = 64
     intermediate: int = 512
-    encoder_layers: int = 2
+    encoder_layers: int = 4
     decoder_layers: int = 4
-    filters: int = 16
+    filters: int = 32
     """Channels of the encoder's first convolution; each of the four strides doubles them."""
     decoder_dim: int = 256
     """Channels of the decoder's first convolution; each of its four strides halves them."""
@@ -455,5 +457,5 @@ def export(codec: Codec, weights: Iterable[Tensor], folder: Path) -> None:
         one.codebook._embed = None
         other._codebook.embedding_sum.copy_(table)
         other._codebook.cluster_usage.fill_(1)
-    codec.stock.half().cpu().save_pretrained(folder)
+    codec.stock.half().cpu().save_pretrained(folder, max_shard_size=SHARD)
     EncodecFeatureExtractor(feature_size=1, sampling_rate=RATE).save_pretrained(folder)

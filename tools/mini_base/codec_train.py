@@ -84,11 +84,11 @@ class Settings:
     phoneme_weight: float = 0.5
     """Weight of either phoneme head's cross-entropy."""
     start: str = ""
-    """Begin with the weights and books of this exported folder; default: from nothing."""
+    """Begin with the weights and books of this exported folder; default: from nothing. The encoder may be of other sizes (`filters`,
+    `encoder_layers`): then it begins from nothing, and copies the one of the folder in the continuous phase."""
     only: str = ""
     """`decoder`: only what follows the books of `start` learns, so that all audio keeps its codes, and what was trained on them stays
-    true. `encoder`: only what comes before them, so that all codes keep their sound and audio finds better ones. It may be of other
-    sizes (`filters`, `encoder_layers`): then it begins from nothing, and copies the one of `start` in the continuous phase."""
+    true. `encoder`: only what comes before them, so that all codes keep their sound and audio finds better ones."""
     seed: int = 0
     graph: bool = True
     """Capture steps in CUDA graphs (on a GPU)."""
@@ -273,7 +273,7 @@ class Trainer:
     def _enter(self, phase: Phase) -> Callable[[], None]:
         """What runs a step of a phase."""
         if phase != "continuous" and not self.quantised:
-            if not self.settings.only:
+            if not self.settings.start:
                 self._start_books()
             self.quantised = True
         if not (self.gpu and self.settings.graph):
@@ -523,7 +523,7 @@ class Trainer:
         if state is None:
             if self.settings.start:
                 vectors = self.settings.batch * self.settings.frames
-                self._copy(take(self.codec, Path(self.settings.start), vectors, self.settings.only == "encoder"))
+                self._copy(take(self.codec, Path(self.settings.start), vectors, self.settings.only != "decoder"))
                 self.quantised = self.teacher is None
             elif self.settings.only:
                 raise ValueError("one side learns alone with the books and the other side of an exported folder: give it as start")
@@ -542,7 +542,7 @@ class Trainer:
             for group in optimizer.param_groups:
                 group["lr"] = rate  # loading puts a copy here, which the schedule would not reach
         self.step, self.before, self.quantised = state["step"], state["elapsed"], state["quantised"]
-        if self.settings.only == "encoder" and not self.quantised:
+        if self.settings.start and not self.quantised:
             self._copy(Qwen3TTSTokenizerV2Model.from_pretrained(self.settings.start, dtype=torch.float32))
         self.average, self.averaged = state["average"], state["averaged"]
 
