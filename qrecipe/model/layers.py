@@ -82,6 +82,8 @@ class Rows:
     @cached_property
     def bounds(self) -> torch.Tensor:
         """[rows + 1] int32: where rows begin and end."""
+        if self.alike:
+            return torch.arange(len(self.lengths) + 1, dtype=torch.int32, device=self.device) * self.longest
         return F.pad(torch.tensor(self.lengths).cumsum(0), (1, 0)).to(torch.int32).to(self.device, non_blocking=True)
 
     @cached_property

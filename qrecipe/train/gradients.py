@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
@@ -21,16 +21,50 @@ from qrecipe.model.room import no_room
 from qrecipe.train.objective import Objective
 
 
-@dataclass
-class Gradients:
-    """What a step's losses were. The gradients themselves are on the parameters."""
+@dataclass(frozen=True)
+class Numbers:
+    """What came of a step's gradients."""
 
     means: dict[str, float]
     """Loss term -> mean over the global batch's labels, nats."""
-    bad: Micro = field(default_factory=list)
+    bad: Micro
     """Rows of the micro-batches whose loss is not finite."""
-    norm: float = 0.0
+    norm: float
     """Of all gradients, before clipping."""
+
+    @property
+    def finite(self) -> bool:
+        """Whether a step may be taken by them."""
+        return math.isfinite(self.norm) and all(map(math.isfinite, self.means.values()))
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """The gradients of a step are on the parameters, or will be as soon as the device has come so far. So with their numbers."""
+
+    terms: list[str]
+    """All loss terms of the global batch."""
+    parts: list[tuple[Micro, str]]
+    """Rows and loss term of every number but the last, the norm; a number without rows belongs to the whole step."""
+    found: torch.Tensor
+    """[parts + 1] on the CPU."""
+    there: torch.cuda.Event | None
+    """When `found` holds them; None: it does."""
+    spoiled: torch.Tensor
+    """[] float32 on the device: 1 where a number is not finite, so that no step may be taken, else 0."""
+
+    def read(self) -> Numbers:
+        """Waits for the numbers."""
+        if self.there is not None:
+            self.there.synchronize()
+        *values, norm = self.found.tolist()
+        means = dict.fromkeys(self.terms, 0.0)
+        bad: Micro = []
+        for (rows, term), value in zip(self.parts, values, strict=True):
+            means[term] = means.get(term, 0.0) + value
+            if not math.isfinite(value):
+                bad += [i for i in rows if i not in bad]
+        return Numbers(means, bad, norm)
 
 
 class Memory:
@@ -117,28 +151,33 @@ def _try(
     for m in micro:
         for term, n in objective.labels(m, step).items():
             labels[term] = labels.get(term, 0) + n
-    found = Gradients(dict.fromkeys(labels, 0.0))
-    parts: list[tuple[Micro, str, torch.Tensor]] = []
+    parts: list[tuple[Micro, str]] = []
+    values: list[torch.Tensor] = []
     for piece in (p for m in mine(micro, world) for p in memory.pieces(m)):
         try:
-            parts += ((piece, term, mean) for term, mean in _add(opened, objective, piece, step, labels).items())
+            means = _add(opened, objective, piece, step, labels)
         except torch.OutOfMemoryError:
             return None, piece
-    anchor: list[torch.Tensor] = []
+        parts += ((piece, term) for term in means)
+        values += means.values()
     extra = objective.extra()
     if extra is not None and world.rank == 0:
         if extra.requires_grad:
             extra.backward()  # type: ignore[no-untyped-call]  # torch's own annotation is missing
-        anchor.append(extra.detach())
-    # Read once, after everything is on its way: a number that is read waits for the GPU, which then waits for the next launch.
-    *known, found.norm = torch.stack([m.float() for m in (*(m for _, _, m in parts), *anchor, clip())]).tolist()
-    if anchor:
-        found.means["anchor"] = known.pop()
-    for (piece, term, _), value in zip(parts, known, strict=True):
-        found.means[term] += value
-        if not math.isfinite(value):
-            found.bad += [i for i in piece if i not in found.bad]
-    return found, None
+        parts.append(([], "anchor"))
+        values.append(extra.detach())
+    return _on_their_way(list(labels), parts, torch.stack([v.float() for v in (*values, clip())])), None
+
+
+def _on_their_way(terms: list[str], parts: list[tuple[Micro, str]], found: torch.Tensor) -> Gradients:
+    """Nothing here waits for the device: who reads a number at once does, and then the device waits for the next launch."""
+    spoiled = (~found.isfinite()).any().float()
+    there = None
+    numbers = found.to("cpu", non_blocking=True)
+    if found.device.type == "cuda":
+        there = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call, unused-ignore]
+        there.record()
+    return Gradients(terms, parts, numbers, there, spoiled)
 
 
 def _add(opened: Opened, objective: Objective, piece: Micro, step: int, labels: dict[str, int]) -> dict[str, torch.Tensor]:

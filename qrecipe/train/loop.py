@@ -3,6 +3,8 @@
 Every loss is a sum over labels divided by the labels of the whole global batch, so that splitting a batch into
 micro-batches or over ranks changes nothing but the order of summation. A stage that was stopped goes on from its newest
 checkpoint and gives, on the CPU, the bytes that it would have given undisturbed.
+
+A GPU is given a step before the numbers of the one before are read, and leaves out by itself what must not be taken.
 """
 
 from __future__ import annotations
@@ -23,8 +25,8 @@ from qrecipe.model import fused
 from qrecipe.model.opened import Opened
 from qrecipe.model.weights import Delta, Learner, LearningGroup
 from qrecipe.recipe.stage import Stage
-from qrecipe.train.checkpoints import Checkpoints, Progress, Selection, randomness
-from qrecipe.train.gradients import Memory, gradients
+from qrecipe.train.checkpoints import Checkpoints, Progress, Randomness, Selection, randomness
+from qrecipe.train.gradients import Gradients, Memory, Numbers, gradients
 from qrecipe.train.objective import Objective
 
 
@@ -41,6 +43,21 @@ class StepReport:
     """Before clipping."""
     rate: float
     """Share of the peak learning rate."""
+
+
+@dataclass(frozen=True)
+class _Given:
+    """A step that the device was given, and of which nothing is known yet."""
+
+    step: int
+    share: float
+    """Of the peak learning rate."""
+    micro: list[Micro]
+    silent: list[int]
+    """Groups of parameters that have had no gradient up to it."""
+    gradients: Gradients
+    drawn: Randomness
+    """The generators after it."""
 
 
 @dataclass
@@ -111,7 +128,7 @@ def train_stage(
     tell = tell or _silence
     total = sampler.steps(stage.epochs, stage.steps)
     groups = [{"params": g.parameters, "lr": g.lr, "weight_decay": g.weight_decay} for g in learner.groups]
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-8, fused=opened.device.type == "cuda")
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-8, fused=_by_one_kernel(opened.device))
     peaks = [g.lr for g in learner.groups]
     heard_by = min(total, len(sampler.epoch(0)))
     # Groups without a gradient yet: a batch of replay alone gives none to a language's row.
@@ -128,6 +145,32 @@ def train_stage(
     clip = partial(torch.nn.utils.clip_grad_norm_, list(learner.parameters()), stage.clip)
     batches = sampler.batches(at.step)
     coming = next(batches)
+    silent = at.silent
+    given: deque[_Given] = deque()
+
+    def settle(leave: int = 0) -> None:
+        """Takes note of what became of steps that the device was given, but for the last few."""
+        nonlocal good, drawn
+        while len(given) > leave:
+            with whole():
+                one = given.popleft()
+                found = one.gradients.read()
+                if found.finite:
+                    drawn = one.drawn
+                    _taken(at, one, found, objective, tell)
+                    if on_step is not None:
+                        on_step(StepReport(one.step, total, found.means, found.norm, one.share))
+                    continue
+                if at.bad_row == 0:
+                    good = replace(at, recent=at.recent.copy(), totals=at.totals.copy())
+                rows = [objective.name(i) for i in found.bad or [i for m in one.micro for i in m]]
+                tell("step_skipped", step=one.step, why="loss" if found.bad else "gradient", rows=rows)
+                at.step, at.silent, at.bad_row, at.bad = one.step, one.silent, at.bad_row + 1, at.bad + 1
+                if at.bad_row >= MAX_BAD_STEPS or at.bad > MAX_BAD_IN_ALL:
+                    if checkpoints is not None:
+                        checkpoints.save(good, learner, optimizer, objective, drawn)
+                    raise EngineError(_given_up(stage, at, good.step, rows))
+
     try:
         while True:
             if evaluate is not None and _selects(stage, at, total):
@@ -137,7 +180,7 @@ def train_stage(
                     drawn = randomness(opened.device)
             if at.step >= total or _patience_is_over(stage, at.selection):
                 break
-            step = at.step + 1
+            step = (given[-1].step if given else at.step) + 1
             share = rate_at(step, total, stage.warmup, stage.schedule)
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * share
@@ -148,32 +191,22 @@ def train_stage(
             at.fits = memory.fits
             if (trouble := fused.refused()) is not None:
                 tell("compiling", trouble=trouble)
-            silent = [i for i in at.silent if _without_gradient(learner.groups[i])]
+            silent = [i for i in silent if _without_gradient(learner.groups[i])]
             if silent and (step >= heard_by or any(p.grad is None for i in silent for p in learner.groups[i].parameters)):
                 raise EngineError(f"stage {stage.id}: `{learner.groups[silent[0]].label}` gets no gradient from this objective and data")
-            if not math.isfinite(found.norm) or not all(math.isfinite(v) for v in found.means.values()):
-                if at.bad_row == 0:
-                    good = replace(at, recent=at.recent.copy(), totals=at.totals.copy())
-                rows = [objective.name(i) for i in found.bad or [i for m in micro for i in m]]
-                tell("step_skipped", step=step, why="loss" if found.bad else "gradient", rows=rows)
-                at.step, at.silent, at.bad_row, at.bad = step, silent, at.bad_row + 1, at.bad + 1
-                if at.bad_row >= MAX_BAD_STEPS or at.bad > MAX_BAD_IN_ALL:
-                    if checkpoints is not None:
-                        checkpoints.save(good, learner, optimizer, objective, drawn)
-                    raise EngineError(_given_up(stage, at, good.step, rows))
-                continue
-            _watch(at, sum(objective.weights.get(k, 1.0) * v for k, v in found.means.items()), step, micro, objective, tell)
             with whole():
-                optimizer.step()
-                at.step, at.silent, at.bad_row, at.taken = step, silent, 0, at.taken + 1
-                at.recent.append(found.means)
-                drawn = randomness(opened.device)
-                if on_step is not None:
-                    on_step(StepReport(step, total, found.means, found.norm, share))
+                _update(optimizer, found)
+                given.append(_Given(step, share, micro, silent, found, randomness(opened.device)))
+            settle(1 if _by_one_kernel(opened.device) and not silent and not _looked_at(stage, step, total) else 0)
+            if at.bad_row or at.bad >= MAX_BAD_IN_ALL:
+                settle()  # the next one may end the stage: nothing comes after it before that is known
             if checkpoints is not None and step < total and checkpoints.due(step):
-                checkpoints.save(at, learner, optimizer, objective, drawn)
+                settle()
+                if not at.bad_row:
+                    checkpoints.save(at, learner, optimizer, objective, drawn)
     except KeyboardInterrupt:
         if checkpoints is not None and not at_once():
+            settle()
             checkpoints.save(at, learner, optimizer, objective, drawn)
         raise
     if not at.taken:
@@ -186,12 +219,38 @@ def train_stage(
     return StageResult(learner.snapshot(), at.step, at.step, [], last)
 
 
+def _by_one_kernel(device: torch.device) -> bool:
+    """Whether AdamW is one kernel, which itself leaves an update out: then the device has its next step before the last one is read."""
+    return device.type == "cuda"
+
+
+def _update(optimizer: torch.optim.Optimizer, found: Gradients) -> None:
+    """Moves the weights, unless a loss or a gradient is not finite."""
+    if optimizer.defaults["fused"]:
+        optimizer.found_inf = found.spoiled  # type: ignore[attr-defined]  # what torch's gradient scaler tells the kernel by
+    elif found.spoiled:
+        return
+    optimizer.step()
+
+
+def _taken(at: Progress, one: _Given, found: Numbers, objective: Objective, tell: Callable[..., None]) -> None:
+    """Takes note of a step that moved the weights."""
+    _watch(at, sum(objective.weights.get(k, 1.0) * v for k, v in found.means.items()), one.step, one.micro, objective, tell)
+    at.step, at.silent, at.bad_row, at.taken = one.step, one.silent, 0, at.taken + 1
+    at.recent.append(found.means)
+
+
+def _looked_at(stage: Stage, step: int, total: int) -> bool:
+    """Whether the weights after a step are judged, or are the result."""
+    return step == total or (stage.select is not None and step % stage.select.every == 0)
+
+
 def _selects(stage: Stage, at: Progress, total: int) -> bool:
     """Whether the held-out value is due at this step and not known yet. A step that was skipped has changed nothing."""
     history = at.selection.history
     if stage.select is None or at.bad_row or (history and history[-1][0] == at.step):
         return False
-    return at.step % stage.select.every == 0 or at.step == total
+    return _looked_at(stage, at.step, total)
 
 
 def _patience_is_over(stage: Stage, selection: Selection) -> bool:

@@ -22,8 +22,9 @@ from qrecipe.model import fused
 from qrecipe.model.opened import Opened
 from qrecipe.recipe.stage import TextLmStage
 from qrecipe.run.locking import lock_stage
+from qrecipe.train import loop
 from qrecipe.train.checkpoints import Checkpoints, Every, newest_first, randomness, set_randomness
-from qrecipe.train.loop import StageResult, train_stage
+from qrecipe.train.loop import StageResult, StepReport, train_stage
 from qrecipe.train.objective import Losses
 from qrecipe.train.speech import SpeechObjective
 from qrecipe.train.text_lm import TextData, TextLmObjective
@@ -306,6 +307,81 @@ def test_stopped_among_skipped_steps(train: Train) -> None:
             train("parts", stop=stop, wrap=lambda o: Sick(o, {3, 5}), select=SELECT)
     parts, _ = train("parts", wrap=lambda o: Sick(o, {3, 5}), select=SELECT)
     assert same(parts, whole)
+
+
+@pytest.fixture
+def ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU: AdamW is one kernel, and a step is given before the numbers of the one before are read."""
+    monkeypatch.setattr(loop, "_by_one_kernel", lambda device: True)
+
+
+class Watched(Sick):
+    """Notes in which order steps are computed."""
+
+    def __init__(self, objective: Any, steps: set[int], order: list[str]) -> None:
+        super().__init__(objective, steps)
+        self._order = order
+
+    def losses(self, micro: Any, step: int) -> Losses:
+        self._order.append(f"given {step}")
+        return super().losses(micro, step)
+
+
+def test_a_step_is_given_before_the_last_one_is_read(train: Train, ahead: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless the weights are kept after it, or the one before it was left out: then it is waited for."""
+    order: list[str] = []
+
+    def report(*fields: Any) -> StepReport:
+        order.append(f"read {fields[0]}")
+        return StepReport(*fields)
+
+    monkeypatch.setattr(loop, "StepReport", report)
+    _, told = train("ahead", wrap=lambda o: Watched(o, {6}, order), every=3, steps=9, batch={"frames": 1000})
+    first = ["given 1", "given 2", "read 1", "given 3", "read 2", "read 3"]
+    second = ["given 4", "given 5", "read 4", "given 6", "read 5"]  # step 6 is left out, so that nothing is kept there
+    assert order == [*first, *second, "given 7", "read 7", "given 8", "given 9", "read 8", "read 9"]
+    assert [e["step"] for e in told.of("step_skipped")] == [6]
+    assert [e["step"] for e in told.of("checkpoint")] == [3, 7]
+
+
+def test_a_step_ahead_changes_nothing(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps that are left out, a selection, a schedule: the kernel rounds differently, and that is all."""
+    expected, one = train(None, wrap=lambda o: Sick(o, {1, 4}), select=SELECT)
+    monkeypatch.setattr(loop, "_by_one_kernel", lambda device: True)
+    found, other = train(None, wrap=lambda o: Sick(o, {1, 4}), select=SELECT)
+    assert other.events == one.events
+    assert [(s.step, s.rate) for s in other.steps] == [(s.step, s.rate) for s in one.steps]
+    assert [s.losses for s in other.steps] == [pytest.approx(s.losses, abs=1e-4) for s in one.steps]
+    assert [step for step, _ in found.history] == [step for step, _ in expected.history]
+    assert found.chosen_step == expected.chosen_step
+    for name, values in expected.delta.whole.items():
+        assert torch.allclose(values, found.delta.whole[name], atol=1e-5)
+
+
+def test_stopped_with_a_step_ahead(train: Train, ahead: None, tmp_path: Path) -> None:
+    """What the device was given is finished and kept."""
+    whole, _ = train(None, wrap=lambda o: Sick(o, {3}))
+    for stop in (2, 5):
+        with pytest.raises(KeyboardInterrupt):
+            train("parts", stop=stop, every=100, wrap=lambda o: Sick(o, {3}))
+        assert newest_first(tmp_path / "parts")[0].name == f"step-{stop + 1:08d}"
+    parts, told = train("parts", every=100, wrap=lambda o: Sick(o, {3}))
+    assert [s.step for s in told.steps] == [7]
+    assert same(parts, whole)
+
+
+def test_given_up_with_a_step_ahead(train: Train, ahead: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No step after the last that may be left out is taken before it is read, in a row or in all."""
+    with pytest.raises(EngineError, match=r"5 steps in a row \(step 7, rows malay:.*those of step 2"):
+        train("row", wrap=lambda o: Sick(o, set(range(3, 20))), every=100, steps=9)
+    monkeypatch.setattr(loop, "MAX_BAD_IN_ALL", 1)
+    with pytest.raises(EngineError, match=r"2 steps in all \(step 5, rows malay:.*those of step 4"):
+        train("all", wrap=lambda o: Sick(o, {2, 5}), every=100, steps=9)
+    for name, sick, step in (("row", set(), 2), ("all", {2}, 4)):
+        with pytest.raises(KeyboardInterrupt):
+            train(f"{name} as far", wrap=lambda o: Sick(o, sick), every=step, stop=step, steps=9)  # noqa: B023
+        kept, wanted = (load_file(tmp_path / f / f"step-{step:08d}" / "learned.safetensors") for f in (name, f"{name} as far"))
+        assert all(torch.equal(kept[k], v) for k, v in wanted.items())
 
 
 def test_a_leap_of_the_loss_is_reported(train: Train) -> None:
