@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from qrecipe.errors import EngineError
 from qrecipe.model import fused
 from qrecipe.model.flash import Kernel, traceable, varlen
-from qrecipe.model.lora import Linear, apply, linear
+from qrecipe.model.lora import Linear, apply, apply_all, linear
 
 Keep = Callable[[torch.Tensor], torch.Tensor]
 """[n, width] -> [kept, width]: the positions whose result is read."""
@@ -236,7 +236,7 @@ def _before(
     """Queries, keys and values of a layer, [n, heads, width] each, turned to their positions."""
     h = fused.rms_norm(x, *norm)
     heads = (len(x), -1, 2 * cos.shape[-1])
-    asked, known, told = (apply(project, h).view(heads) for project in (q, k, v))
+    asked, known, told = (part.view(heads) for part in apply_all((q, k, v), h))
     asked, known = fused.rms_norm(asked, *q_norm), fused.rms_norm(known, *k_norm)
     return fused.rotate(asked, cos, sin), fused.rotate(known, cos, sin), told
 
@@ -247,7 +247,7 @@ def _after(
     """What leaves a layer: `x` entered it, `attended` [n, heads x width] is what its heads read."""
     x = x + apply(o, attended)
     h = fused.rms_norm(x, *norm)
-    gated, width = apply(gate, h), apply(up, h)
+    gated, width = apply_all((gate, up), h)
     return x + apply(down, fused.swiglu(gated, width) if act is None else act(gated) * width)
 
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from qrecipe.errors import EngineError, Place
-from qrecipe.model import flash, forward, fused, layers, prompt
+from qrecipe.model import flash, forward, fused, layers, lora, prompt
 from qrecipe.model.opened import Opened
 from qrecipe.model.weights import Delta, Learner, parameters
 from qrecipe.plan import trainable
@@ -161,6 +161,35 @@ def test_blocks_of_layers_are_compiled_once_for_any_number_of_rows(fresh: Opened
     for ours, theirs in zip(compiled, plain, strict=True):
         for a, b in zip(ours, theirs, strict=True):
             assert float((a - b).norm()) <= 1e-4 * float(b.norm()) + 1e-6
+
+
+@pytest.mark.slow
+def test_what_learns_side_by_side_is_one_product_where_it_is_compiled() -> None:
+    """Masters under autocast give what each gives alone; with a frozen layer or low-rank deltas among them all stand alone."""
+    torch.manual_seed(0)
+    x = torch.randn(6, 16, dtype=torch.bfloat16, requires_grad=True)
+    masters = [torch.randn(n, 16, requires_grad=True) for n in (8, 4, 4)]
+    a, b = torch.randn(2, 16, requires_grad=True), torch.randn(4, 2, requires_grad=True)
+    products: list[int] = []
+
+    def count(graph: Any, inputs: Any) -> Any:
+        products.append(sum("linear" in str(node.target) for node in graph.graph.nodes))
+        return graph
+
+    def applied(given: torch.Tensor, side_by_side: tuple[Any, ...]) -> torch.Tensor:
+        return torch.cat([t.sin() for t in lora.apply_all(side_by_side, given)], -1).float()
+
+    for last in ((masters[2], None), (masters[2].detach().bfloat16(), None), (masters[2], None, a, b, 2.0)):
+        side_by_side = ((masters[0], None), (masters[1], None), last)
+        learned = [x, *(t for one in side_by_side for t in one if isinstance(t, torch.Tensor) and t.requires_grad)]
+        found = []
+        for made in (applied, torch.compile(applied, backend=count, fullgraph=True)):
+            with torch.autocast("cpu", torch.bfloat16):
+                out = made(x, side_by_side)
+            found.append((out.detach(), *torch.autograd.grad(out.square().sum(), learned)))
+        for ours, theirs in zip(*found, strict=True):
+            assert float((ours - theirs).norm()) < 2e-2 * float(theirs.norm())
+    assert products == [1, 3, 5]
 
 
 def test_no_graph_is_kept_below_what_trains(opened: Opened, rows: list[prompt.Example]) -> None:
