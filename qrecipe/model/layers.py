@@ -7,9 +7,9 @@ are called. `tests/model/test_layers.py` holds them to the stock forward pass.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -20,7 +20,8 @@ from torch.utils.checkpoint import checkpoint
 from qrecipe.errors import EngineError
 from qrecipe.model import fused
 from qrecipe.model.flash import Kernel, traceable, varlen
-from qrecipe.model.lora import Linear, apply, apply_all, linear
+from qrecipe.model.lora import Linear, apply, apply_all, joint, linear
+from qrecipe.model.stock import silence
 
 Keep = Callable[[torch.Tensor], torch.Tensor]
 """[n, width] -> [kept, width]: the positions whose result is read."""
@@ -92,6 +93,12 @@ class Rows:
         return torch.empty(self.longest, device=self.device)
 
 
+Norm = tuple[torch.Tensor, float]
+"""Weight and epsilon."""
+AllInOne = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Norm, Norm, int, int, float], torch.Tensor]
+"""`short.attend`: what stands between the projections of a layer, for rows of one short length."""
+
+
 def decode(
     model: Any,
     x: torch.Tensor,
@@ -146,6 +153,49 @@ def _kernel(x: torch.Tensor, rows: Rows) -> Kernel | None:
     return _short if by_products(rows, x.device) else varlen(x)
 
 
+def _all_in_one(rows: Rows, x: torch.Tensor, width: int) -> AllInOne | None:
+    """What does all between the projections for rows of one short length, heads of this width; None where there is no such kernel."""
+    return _tried(width, rows.longest) if by_products(rows, x.device) and x.dtype == torch.bfloat16 else None
+
+
+@cache
+def _tried(width: int, length: int) -> AllInOne | None:
+    """The kernel, if it gives here what separate operations give, and their derivative."""
+    with suppress(Exception), silence():  # whatever a GPU, or a triton that is not there, makes of it
+        from qrecipe.model import short
+
+        with torch.inference_mode(False), torch.enable_grad(), torch.autocast("cuda", enabled=False), fused.compiled(False):
+            if agrees(short.attend, width, length, torch.device("cuda"), torch.bfloat16):
+                return short.attend
+    return None
+
+
+def agrees(all_in_one: AllInOne, width: int, length: int, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether a kernel gives what separate operations give in float32, with two query heads to a key head."""
+    drawn = torch.Generator().manual_seed(0)
+    side_by_side = torch.randn(3 * length, 8 * width, generator=drawn).to(device, dtype).requires_grad_()
+    angle = torch.randn(length, 1, width // 2, generator=drawn).to(device).repeat(3, 1, 1)
+    weights = [(0.5 + torch.rand(width, generator=drawn)).to(device).requires_grad_() for _ in range(2)]
+    pull = torch.randn(3 * length, 4 * width, generator=drawn).to(device)
+    found = []
+    for attended, given in ((all_in_one, side_by_side), (_one_by_one, side_by_side.detach().float().requires_grad_())):
+        out = attended(given, angle.cos(), angle.sin(), (weights[0], 1e-6), (weights[1], 1e-6), 4, length, width**-0.5)
+        found.append((out, *torch.autograd.grad(out, (given, *weights), pull.to(out.dtype))))
+    return all(bool((a.float() - b).norm() < 0.03 * b.norm()) for a, b in zip(*found, strict=True))
+
+
+def _one_by_one(
+    side_by_side: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, q_norm: Norm, k_norm: Norm, heads: int, length: int, scale: float
+) -> torch.Tensor:
+    """`AllInOne` as separate operations."""
+    parts = side_by_side.view(len(side_by_side), -1, len(q_norm[0]))
+    shared = (parts.shape[1] - heads) // 2
+    q, k, v = torch.split(parts, [heads, shared, shared], 1)
+    q, k = (fused.rotate(fused.rms_norm(t, *norm), cos, sin) for t, norm in ((q, q_norm), (k, k_norm)))
+    q, k, v = (t.reshape(-1, length, *t.shape[1:]) for t in (q, k, v))
+    return _products(q, k, v, scale).flatten(0, 1).flatten(-2)
+
+
 def require_known(config: Any) -> None:
     """Raises `EngineError` for attention that is not computed here."""
     sliding = "sliding_attention" in (getattr(config, "layer_types", None) or ())
@@ -177,9 +227,8 @@ def _block(layers: list[Any], x: torch.Tensor, cos: torch.Tensor, sin: torch.Ten
         return x
     weights = tuple((_entering(layer), _leaving(layer)) for layer in layers)
     length = rows.longest if kernel is _short else None
-    found: torch.Tensor = fused.whole(
-        _piece, (x, cos, sin, rows.bounds, rows.ruler), (weights, layers[0].self_attn.scaling, kernel, length)
-    )
+    settings = (weights, layers[0].self_attn.scaling, kernel, length, _all_in_one(rows, x, 2 * cos.shape[-1]))
+    found: torch.Tensor = fused.whole(_piece, (x, cos, sin, rows.bounds, rows.ruler), settings)
     return found
 
 
@@ -193,20 +242,45 @@ def _piece(
     scale: float,
     kernel: Kernel,
     length: int | None,
+    all_in_one: AllInOne | None,
 ) -> torch.Tensor:
     """`_block` in terms of tensors alone. `length` is that of rows which have one, a number that never varies."""
     for entering, leaving in layers:
-        q, k, v = _before(x, cos, sin, *entering)
-        attended = kernel(q, k, v, bounds, ruler.shape[0] if length is None else length, scale)
-        x = _after(x, attended.flatten(-2), *leaving)
+        attended = _attended(x, cos, sin, bounds, entering, scale, kernel, ruler.shape[0] if length is None else length, all_in_one)
+        x = _after(x, attended, *leaving)
     return x
+
+
+def _attended(
+    x: torch.Tensor,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    bounds: torch.Tensor,
+    entering: tuple[Any, ...],
+    scale: float,
+    kernel: Kernel,
+    length: int,
+    all_in_one: AllInOne | None,
+) -> torch.Tensor:
+    """What the heads of a layer read, [n, heads x width]."""
+    q, k, v, norm, q_norm, k_norm = entering
+    weight = joint((q, k, v), x) if all_in_one is not None else None
+    if all_in_one is None or weight is None:
+        return kernel(*_before(x, cos, sin, *entering), bounds, length, scale).flatten(-2)
+    side_by_side = F.linear(fused.rms_norm(x, *norm), weight)
+    return all_in_one(side_by_side, cos, sin, q_norm, k_norm, len(q[0]) // len(q_norm[0]), length, scale)
 
 
 def _layer(layers: list[Any], x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, rows: Rows, keep: Keep | None) -> torch.Tensor:
     """One layer; after its attention only what is kept."""
     (layer,) = layers
-    q, k, v = fused.whole(_before, (x, cos, sin), _entering(layer))
-    attended = attend(q, k, v, rows, layer.self_attn.scaling).flatten(-2)
+    scale = layer.self_attn.scaling
+    all_in_one = _all_in_one(rows, x, 2 * cos.shape[-1]) if fused.compiling() else None
+    if all_in_one is not None:
+        attended = fused.whole(_attended, (x, cos, sin, rows.bounds), (_entering(layer), scale, _short, rows.longest, all_in_one))
+    else:
+        q, k, v = fused.whole(_before, (x, cos, sin), _entering(layer))
+        attended = attend(q, k, v, rows, scale).flatten(-2)
     if keep is not None:
         x, attended = keep(x), keep(attended)
     found: torch.Tensor = fused.whole(_after, (x, attended), _leaving(layer))
@@ -225,9 +299,6 @@ def _leaving(layer: Any) -> tuple[Any, ...]:
     mlp, norm = layer.mlp, layer.post_attention_layernorm
     act = None if mlp.config.hidden_act == "silu" else mlp.act_fn
     return (*map(linear, (layer.self_attn.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj)), (norm.weight, norm.variance_epsilon), act)
-
-
-Norm = tuple[torch.Tensor, float]
 
 
 def _before(

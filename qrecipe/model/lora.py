@@ -34,17 +34,24 @@ def apply(layer: Linear, x: torch.Tensor) -> torch.Tensor:
     return found
 
 
-def apply_all(layers: Sequence[Linear], x: torch.Tensor) -> Sequence[torch.Tensor]:
-    """`apply` of several layers to one input, in a compiled function as one product where all learn.
+def joint(layers: Sequence[Linear], x: torch.Tensor) -> torch.Tensor | None:
+    """The weights of layers that read `x` as one, in a compiled function where all of them learn; else None.
 
-    Their weights are copied into `x`'s number format in any case: into one, that is no more. A gradient of a narrow weight alone
-    leaves most of a GPU idle, and what comes back to `x` is one sum instead of several that are added.
+    They are copied into `x`'s number format in any case: into one, that is no more. A gradient of a narrow weight alone leaves
+    most of a GPU idle, and what comes back to `x` is one sum instead of several that are added.
     """
     whole = [one[0] for one in layers if len(one) == 2 and one[1] is None and isinstance(one[0], torch.Tensor) and one[0].dtype != x.dtype]
     if not torch.compiler.is_compiling() or len(whole) < len(layers):
+        return None
+    return torch.cat([w.to(x.dtype) for w in whole])
+
+
+def apply_all(layers: Sequence[Linear], x: torch.Tensor) -> Sequence[torch.Tensor]:
+    """`apply` of several layers to one input, as one product where they have a joint weight."""
+    weight = joint(layers, x)
+    if weight is None:
         return [apply(one, x) for one in layers]
-    weight = torch.cat([w.to(x.dtype) for w in whole])
-    return torch.split(F.linear(x, weight), [len(w) for w in whole], -1)
+    return torch.split(F.linear(x, weight), [len(one[0]) for one in layers], -1)  # type: ignore[arg-type]  # no weight is a number
 
 
 class LowRank:

@@ -20,11 +20,23 @@ WATCHED = (
 )
 
 
-def computed(opened: Opened, compiled: bool) -> tuple[list[float], list[torch.Tensor]]:
+LEARNED = (
+    "code_predictor.model.layers.0.self_attn.q_proj.weight",
+    "code_predictor.model.layers.0.self_attn.k_proj.weight",
+    "code_predictor.model.layers.0.self_attn.v_proj.weight",
+    "code_predictor.model.layers.0.self_attn.q_norm.weight",
+    "code_predictor.model.layers.0.self_attn.k_norm.weight",
+    "code_predictor.model.layers.0.mlp.gate_proj.weight",
+    "code_predictor.model.layers.1.mlp.down_proj.weight",
+)
+"""Of a predictor whose layers are float32 masters, as in a stage that trains it."""
+
+
+def computed(opened: Opened, compiled: bool, names: tuple[str, ...] = WATCHED) -> tuple[list[float], list[torch.Tensor]]:
     data = synthetic.clips(opened, 6)
     examples = [data.example(r, synthetic.LANGUAGE_ROW, "streaming", "x_vector", opened.tokenizer) for r in data.rows]
     batch = prompt.collate(examples, prompt.ControlIds.of(opened.config)).to(opened.device)
-    watched: list[Any] = [opened.talker.get_parameter(name) for name in WATCHED]
+    watched: list[Any] = [opened.talker.get_parameter(name) for name in names]
     for parameter in watched:
         parameter.requires_grad_(True)
     with fused.compiled(compiled), opened.autocast():
@@ -34,19 +46,22 @@ def computed(opened: Opened, compiled: bool) -> tuple[list[float], list[torch.Te
     return [talker.item(), predictor.item()], [g.float().cpu().flatten() for g in gradients]
 
 
+@pytest.mark.parametrize("names", [WATCHED, LEARNED], ids=["weights", "masters"])
 @pytest.mark.parametrize("compiled", [False, True], ids=["plain", "compiled"])
-def test_losses_and_gradients_are_those_of_float32(compiled: bool) -> None:
+def test_losses_and_gradients_are_those_of_float32(compiled: bool, names: tuple[str, ...]) -> None:
     if compiled:
         assert fused.trouble(torch.device("cuda")) is None
     cpu = synthetic.model("mini", torch.device("cpu"), torch.float32)
     gpu = synthetic.model("mini", torch.device("cuda"))
     for name, parameter in gpu.net.named_parameters():  # the generators of the two devices differ
         cpu.net.get_parameter(name).data.copy_(parameter.data.float().cpu())
-    expected, gradients = computed(cpu, False)
-    found, ours = computed(gpu, compiled)
+    if names is LEARNED:
+        gpu.talker.code_predictor.model.layers.float().requires_grad_(True)
+    expected, gradients = computed(cpu, False, names)
+    found, ours = computed(gpu, compiled, names)
     assert fused.refused() is None
     assert found == pytest.approx(expected, rel=5e-3)
-    for name, a, b in zip(WATCHED, ours, gradients, strict=True):
+    for name, a, b in zip(names, ours, gradients, strict=True):
         assert torch.nn.functional.cosine_similarity(a, b, dim=0) > 0.99, name
         assert float(a.norm() / b.norm()) == pytest.approx(1.0, rel=0.05), name
 
@@ -56,6 +71,12 @@ def test_a_kernel_attends_over_rows_end_to_end_and_is_compiled_with_its_layer() 
     kernel = flash.varlen(torch.zeros(1, device="cuda", dtype=torch.bfloat16))
     assert kernel is not None
     assert flash.traceable(kernel)
+
+
+def test_one_kernel_does_all_between_the_projections_of_the_predictor() -> None:
+    """Of the published shapes, and of the embedded base's. Without it everything still runs, in a dozen kernels."""
+    assert layers._tried(128, 16) is not None
+    assert layers._tried(64, 8) is not None
 
 
 @pytest.mark.parametrize("lengths", [(16,) * 40, (70, 20, 133, 41)], ids=["predictor", "talker"])

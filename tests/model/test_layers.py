@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -190,6 +193,57 @@ def test_what_learns_side_by_side_is_one_product_where_it_is_compiled() -> None:
         for ours, theirs in zip(*found, strict=True):
             assert float((ours - theirs).norm()) < 2e-2 * float(theirs.norm())
     assert products == [1, 3, 5]
+
+
+@pytest.mark.slow
+def test_one_kernel_takes_the_place_of_all_between_the_projections(fresh: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In every layer of a predictor that learns under autocast, the last included; here separate operations stand for it."""
+    model = fresh.talker.code_predictor.model.requires_grad_(True)
+    learned = list(model.layers.parameters())
+    rows = layers.Rows((16,) * 3, torch.device("cpu"), fixed=True)
+    x = torch.randn(48, model.config.hidden_size).bfloat16()
+
+    def found() -> list[torch.Tensor]:
+        with torch.autocast("cpu", torch.bfloat16):
+            out = layers.decode(model, x, rows, lambda t: t[::2])
+        return [out.detach(), *torch.autograd.grad(out.float().square().sum(), learned)]
+
+    def never(*given: Any) -> torch.Tensor:
+        raise AssertionError("one kernel does this")
+
+    plain = found()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    monkeypatch.setattr(layers, "_short", never)
+    monkeypatch.setattr(layers, "_kernel", lambda x, at: never)
+    monkeypatch.setattr(layers, "_all_in_one", lambda rows, x, width: layers._one_by_one)
+    fused._compile.cache_clear()
+    with fused.compiled(True):
+        compiled = found()
+    assert fused.refused() is None
+    for ours, theirs in zip(compiled, plain, strict=True):
+        assert float((ours - theirs).float().norm()) < 0.05 * float(theirs.float().norm())
+
+
+KERNEL = """
+import torch
+from qrecipe.model import layers, short
+
+def wrong(*given):
+    return short.attend(*given[:-1], 2 * given[-1])
+
+for length in (8, 16, 20):
+    for dtype in (torch.float32, torch.float16):
+        assert layers.agrees(short.attend, 32, length, torch.device("cpu"), dtype), (length, dtype)
+assert not layers.agrees(wrong, 32, 16, torch.device("cpu"), torch.float32)
+"""
+
+
+@pytest.mark.slow
+def test_the_kernel_between_the_projections_computes_what_separate_operations_do() -> None:
+    """Number by number as triton's interpreter runs it, which needs no GPU; a process of its own, since triton asks once."""
+    pytest.importorskip("triton")
+    done = subprocess.run([sys.executable, "-c", KERNEL], env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_no_graph_is_kept_below_what_trains(opened: Opened, rows: list[prompt.Example]) -> None:
