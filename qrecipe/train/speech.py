@@ -88,7 +88,7 @@ class SpeechObjective:
 
     def losses(self, micro: Micro, step: int) -> Losses:
         """Sums of the cross-entropies and of the divergence over a micro-batch."""
-        batch = self._ahead.take((step, *micro), lambda: self._batch(micro, step)).to(self.opened.device)
+        batch = self._ahead.take(step, tuple(micro), lambda: self._batch(micro, step)).to(self.opened.device)
         if isinstance(batch, Heard):
             logits = forward.predictor_logits(self.tables, batch.hidden, batch.codes)
             return Losses({"predictor": forward.codes_nll(logits, batch.codes).sum()})
@@ -108,7 +108,7 @@ class SpeechObjective:
     def expect(self, micro: Micro, step: int) -> None:
         """Lays the micro-batch out meanwhile, where a GPU would wait for it."""
         if self.opened.device.type == "cuda":
-            self._ahead.start((step, *micro), lambda: self._batch(micro, step).pinned())
+            self._ahead.start(step, tuple(micro), lambda: self._batch(micro, step).pinned())
 
     def remember(self, states: States, batches: Iterable[list[Micro]], progress: Progress | None = None) -> int | None:
         """Takes what the talker makes of every row from `states` from now on, and computes there what is missing.

@@ -10,16 +10,18 @@ from qrecipe.train.ahead import Ahead
 def test_what_was_begun_is_taken_and_made_once() -> None:
     ahead: Ahead[str] = Ahead()
     made: list[str] = []
-    ahead.start("a", lambda: made.append(threading.current_thread().name) or "early")  # type: ignore[func-returns-value]
-    ahead.start("a", lambda: "twice")
-    assert ahead.take("a", lambda: "late") == "early"
+    ahead.start(1, "a", lambda: made.append(threading.current_thread().name) or "early")  # type: ignore[func-returns-value]
+    ahead.start(1, "a", lambda: "twice")
+    assert ahead.take(1, "a", lambda: "late") == "early"
     assert made[0].startswith("ahead")
-    assert ahead.take("a", lambda: "late") == "late", "it is there once"
+    assert ahead.take(1, "a", lambda: "late") == "late", "it is there once"
 
 
-def test_another_batch_than_the_expected_is_made_now() -> None:
-    """A micro-batch that had to be split is another one."""
+def test_another_batch_than_the_expected_is_made_now_and_the_next_is_still_there() -> None:
+    """A micro-batch that had to be split is another one, and so is the first of all: nobody expected it."""
     ahead: Ahead[str] = Ahead()
-    ahead.start("whole", lambda: "whole")
-    assert ahead.take("half", lambda: "half") == "half"
-    assert ahead.take("whole", lambda: "made again") == "made again"
+    ahead.start(2, "whole", lambda: "whole")
+    ahead.start(3, "next", lambda: "next")
+    assert ahead.take(2, "half", lambda: "half") == "half"
+    assert ahead.take(3, "next", lambda: "made again") == "next"
+    assert ahead.take(2, "whole", lambda: "made again") == "made again", "steps that are over are dropped"
