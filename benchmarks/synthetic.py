@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from qrecipe.data.speech import SpeechData, SpeechRow
-from qrecipe.model.opened import Opened
+from qrecipe.model.opened import Opened, grow_one_segment
 from qrecipe.model.stock import silence, stock
 from qrecipe.plan.bases import catalogue
 
@@ -35,6 +35,7 @@ def model(shape: str, device: torch.device, dtype: torch.dtype | None = None, se
     assert shipped is not None
     config = {k: v for k, v in copy.deepcopy(shipped["config"]).items() if k != "architectures"}
     config["talker_config"]["codec_language_id"]["malay"] = LANGUAGE_ROW
+    grow_one_segment(device)
     torch.manual_seed(seed)
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
     before = torch.get_default_dtype()

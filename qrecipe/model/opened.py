@@ -225,9 +225,7 @@ def open_model(info: BaseInfo, device: torch.device | None = None) -> Opened:
     device = device or pick_device()
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    if device.type == "cuda" and not any(os.environ.get(name) for name in ALLOCATOR):
-        # Batches differ in size, and what lies between blocks of fixed size is lost: two fifths of what a stage of rows reserved.
-        os.environ[ALLOCATOR[0]] = "expandable_segments:True"  # read when the GPU's memory is first asked for
+    grow_one_segment(device)
     classes = stock()
     require_fit(info)
     try:
@@ -245,6 +243,15 @@ def open_model(info: BaseInfo, device: torch.device | None = None) -> Opened:
     _use_qwen_pattern(wrapper, info.folder)
     opened = Opened(info.folder, wrapper, info.tokenizer, device, DTYPES[info.dtype])
     return opened
+
+
+def grow_one_segment(device: torch.device) -> None:
+    """On a GPU, before its memory is first asked for: torch's allocator shall grow one segment, unless the environment says how it works.
+
+    Batches differ in size, and what lies between blocks of fixed size is lost: two fifths of what a stage of rows reserved.
+    """
+    if device.type == "cuda" and not any(os.environ.get(name) for name in ALLOCATOR):
+        os.environ[ALLOCATOR[0]] = "expandable_segments:True"
 
 
 def _use_qwen_pattern(wrapper: Any, folder: Path) -> None:
