@@ -3,7 +3,7 @@ r"""Chooses, out of the Malay clips of the demo, the half that the embedded base
 A talker learns to say what the speech tokenizer made of its recordings. This one garbles some clips beyond what Whisper
 understands, though it understands the recordings; who learns from those learns to garble. So every clip of ``train.jsonl`` goes
 through the speech tokenizer and back, Whisper base listens, and the half with the lowest character error rate is written,
-in the order of ``train.jsonl``, to ``clear.jsonl``, which the demo's recipe trains on. It takes a quarter of an hour on one core.
+in the order of ``train.jsonl``, to ``clear.jsonl``, which the demo's recipe trains on.
 
     OMP_NUM_THREADS=1 python tools/demo_data/clear.py                # needs qrecipe[asr,asr-model]
     OMP_NUM_THREADS=1 python tools/demo_data/clear.py --first 20     # says the rates of the first clips, writes nothing
@@ -24,6 +24,7 @@ import torch
 from qwen_tts import Qwen3TTSTokenizer
 
 from qrecipe.builtin import mini
+from qrecipe.data.audio import RATE
 from qrecipe.errors import Place
 from qrecipe.evaluate.asr import FasterWhisper
 from qrecipe.evaluate.listeners import resampled
@@ -35,7 +36,6 @@ from qrecipe.recipe.evaluator import Asr, Evaluators
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "recipes" / "data" / "malay"
-RATE = 24_000
 
 
 def whisper() -> FasterWhisper:
