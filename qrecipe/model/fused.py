@@ -105,8 +105,21 @@ def _compile(formula: Callable[..., Any], kind: tuple[Any, ...]) -> Callable[...
     limit = "recompile_limit" if hasattr(torch._dynamo.config, "recompile_limit") else "cache_size_limit"
     setattr(torch._dynamo.config, limit, 64)  # what requires a gradient differs by stage, and each way is a compilation
     alone = FunctionType(formula.__code__.replace(), formula.__globals__, formula.__name__)
-    made: Callable[..., Any] = torch.compile(alone, fullgraph=True)
+    made: Callable[..., Any] = torch.compile(alone, fullgraph=True, options=_options())
     return made
+
+
+@cache
+def _options() -> dict[str, Any]:
+    """Whether a norm's two sums, along rows and across them, become one kernel must not depend on how many rows the first batch had.
+
+    By default torch 2.11 decides by thresholds (among them 4,096 rows, and twice as many rows as columns) and compiles for one side of
+    them: batches that fall now on this side and now on that make it compile everything twice, in mid-stage.
+    """
+    from torch._inductor import config
+
+    ways = {"mix_order_reduction_non_strict_mode": True, "mix_order_reduction": False}  # one kernel, or else, in older versions, two
+    return next(({f"triton.{name}": value} for name, value in ways.items() if hasattr(config.triton, name)), {})
 
 
 @cache

@@ -59,6 +59,29 @@ def _shares(qa, qb, ka, kb, scale, side: tl.constexpr):
 
 
 @triton.jit
+def _opened(
+    joint, cos, sin, k_weight, k_eps, row, key,
+    length: tl.constexpr, side: tl.constexpr, heads: tl.constexpr, shared: tl.constexpr, half: tl.constexpr,
+):  # fmt: skip
+    """What all query heads of one row and key head have in common: places and which of them exist, cosines and sines, the key before and
+    after its norm's weight and rotation, with the inverse of its root mean square and that weight, and the value."""
+    kind = joint.dtype.element_ty
+    width: tl.constexpr = 2 * half
+    total: tl.constexpr = (heads + 2 * shared) * width
+    at, lane, wide = tl.arange(0, side), tl.arange(0, half), tl.arange(0, width)
+    there = (at < length)[:, None]
+    place = (row * length + at)[:, None]
+    c = tl.load(cos + at[:, None] * half + lane[None, :], mask=there, other=0.0)
+    s = tl.load(sin + at[:, None] * half + lane[None, :], mask=there, other=0.0)
+    wa, wb = tl.load(k_weight + lane).to(tl.float32), tl.load(k_weight + half + lane).to(tl.float32)
+    a, b = _read(joint, place, (heads + key) * width, there, total, half)
+    a, b, inverse = _normed(a, b, k_eps, half)
+    ka, kb = _turned(a, b, wa, wb, c, s, kind)
+    v = tl.load(joint + place * total + (heads + shared + key) * width + wide[None, :], mask=there, other=0.0)
+    return place, there, c, s, a, b, inverse, wa, wb, ka, kb, v
+
+
+@triton.jit
 def _forward(
     joint, cos, sin, q_weight, k_weight, out, q_eps, k_eps, scale,
     length: tl.constexpr, side: tl.constexpr, heads: tl.constexpr, shared: tl.constexpr, half: tl.constexpr,
@@ -69,16 +92,8 @@ def _forward(
     width: tl.constexpr = 2 * half
     total: tl.constexpr = (heads + 2 * shared) * width
     groups: tl.constexpr = heads // shared
-    at, lane, wide = tl.arange(0, side), tl.arange(0, half), tl.arange(0, width)
-    there = (at < length)[:, None]
-    place = (row * length + at)[:, None]
-    c = tl.load(cos + at[:, None] * half + lane[None, :], mask=there, other=0.0)
-    s = tl.load(sin + at[:, None] * half + lane[None, :], mask=there, other=0.0)
-    wa, wb = tl.load(k_weight + lane).to(tl.float32), tl.load(k_weight + half + lane).to(tl.float32)
-    a, b = _read(joint, place, (heads + key) * width, there, total, half)
-    a, b, _ = _normed(a, b, k_eps, half)
-    ka, kb = _turned(a, b, wa, wb, c, s, kind)
-    v = tl.load(joint + place * total + (heads + shared + key) * width + wide[None, :], mask=there, other=0.0)
+    lane, wide = tl.arange(0, half), tl.arange(0, width)
+    place, there, c, s, _, _, _, _, _, ka, kb, v = _opened(joint, cos, sin, k_weight, k_eps, row, key, length, side, heads, shared, half)
     wa, wb = tl.load(q_weight + lane).to(tl.float32), tl.load(q_weight + half + lane).to(tl.float32)
     for group in tl.static_range(groups):
         head = key * groups + group
@@ -101,16 +116,10 @@ def _backward(
     width: tl.constexpr = 2 * half
     total: tl.constexpr = (heads + 2 * shared) * width
     groups: tl.constexpr = heads // shared
-    at, lane, wide = tl.arange(0, side), tl.arange(0, half), tl.arange(0, width)
-    there = (at < length)[:, None]
-    place = (row * length + at)[:, None]
-    c = tl.load(cos + at[:, None] * half + lane[None, :], mask=there, other=0.0)
-    s = tl.load(sin + at[:, None] * half + lane[None, :], mask=there, other=0.0)
-    k_wa, k_wb = tl.load(k_weight + lane).to(tl.float32), tl.load(k_weight + half + lane).to(tl.float32)
-    a, b = _read(joint, place, (heads + key) * width, there, total, half)
-    k_a, k_b, k_inverse = _normed(a, b, k_eps, half)
-    ka, kb = _turned(k_a, k_b, k_wa, k_wb, c, s, kind)
-    v = tl.load(joint + place * total + (heads + shared + key) * width + wide[None, :], mask=there, other=0.0)
+    lane, wide = tl.arange(0, half), tl.arange(0, width)
+    place, there, c, s, k_a, k_b, k_inverse, k_wa, k_wb, ka, kb, v = _opened(
+        joint, cos, sin, k_weight, k_eps, row, key, length, side, heads, shared, half
+    )
     wa, wb = tl.load(q_weight + lane).to(tl.float32), tl.load(q_weight + half + lane).to(tl.float32)
     for_ka, for_kb = tl.zeros((side, half), tl.float32), tl.zeros((side, half), tl.float32)
     for_v = tl.zeros((side, width), tl.float32)

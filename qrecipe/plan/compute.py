@@ -126,11 +126,17 @@ class _Decoder:
         """Of one layer."""
         return self.hidden * (2 * self.heads + 2 * self.keys + 3 * self.inner)
 
-    def kept(self, trains: bool) -> int:
-        """Bytes that one layer keeps of one position. Inputs of linear layers are kept only for those that train."""
+    def kept(self, trains: bool, turned_again: bool = False) -> int:
+        """Bytes that one layer keeps of one position. Inputs of linear layers are kept only for those that train.
+
+        `turned_again`: queries and keys after norm and rotation are not kept but computed again, by the kernel that does all between the
+        projections.
+        """
         numbers = 2 * self.hidden + 3 * self.heads + 3 * self.keys + 2 * self.inner
         if trains:
             numbers += 2 * self.hidden + self.heads + self.inner
+        if turned_again:
+            numbers -= 2 * self.heads + self.keys
         return numbers * BF16
 
 
@@ -145,7 +151,8 @@ def compute(stage: Stage, trainable: Trainable, shapes: Shapes, volume: Volume |
     if isinstance(stage, EmbeddingMatchStage):
         return None
     names = {n for g in trainable.groups for n in g.tensors}
-    model = _Model(shapes, names, isinstance(stage, TextLmStage), float(getattr(stage, "predictor_weight", 0.0)))
+    joint = {n for g in trainable.groups if g.whole and g.train.lora is None for n in g.tensors} if stage.compile == "auto" else set()
+    model = _Model(shapes, names, joint, isinstance(stage, TextLmStage), float(getattr(stage, "predictor_weight", 0.0)))
     learned = trainable.parameters if trainable.parameters is not None else trainable.parameters_max
     ratio = _positions_a_frame(stage, volume)
     batch = stage.batch.frames if volume is None else min(stage.batch.frames, math.ceil(volume.frames))
@@ -168,8 +175,9 @@ def compute(stage: Stage, trainable: Trainable, shapes: Shapes, volume: Volume |
 class _Model:
     """A base and what trains of it."""
 
-    def __init__(self, shapes: Shapes, names: set[str], text: bool, predictor_weight: float) -> None:
-        self.shapes, self._names = shapes, names
+    def __init__(self, shapes: Shapes, names: set[str], joint: set[str], text: bool, predictor_weight: float) -> None:
+        """`names` are the tensors that train; `joint` those of them that do so themselves, in compiled layers."""
+        self.shapes, self._names, self._joint = shapes, names, joint
         self.talker, self.predictor = _Decoder.of(shapes, "talker.model"), _Decoder.of(shapes, "talker.code_predictor.model")
         self.groups = 1 + sum(n.startswith("talker.code_predictor.lm_head.") for n in shapes)
         self.first = _first_layer(names, self.talker.layers)
@@ -195,7 +203,9 @@ class _Model:
             total += logits * BF16
         if "predictor" in self.terms:
             for i in range(self.predictor.layers):
-                total += self.groups * self.predictor.kept(self.trains(f"talker.code_predictor.model.layers.{i}."))
+                prefix = f"talker.code_predictor.model.layers.{i}."
+                joint = all(f"{prefix}self_attn.{n}_proj.weight" in self._joint for n in "qkv")
+                total += self.groups * self.predictor.kept(self.trains(prefix), turned_again=joint)
             heard = self.groups * (self.talker.hidden + self.predictor.hidden) + (self.groups - 1) * self.predictor.hidden
             count = (self.groups - 1) * self.shapes["talker.code_predictor.lm_head.0.weight"][0]
             total += (heard + count) * BF16

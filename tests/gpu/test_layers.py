@@ -79,6 +79,20 @@ def test_one_kernel_does_all_between_the_projections_of_the_predictor() -> None:
     assert layers._tried(64, 8) is not None
 
 
+def test_many_rows_and_few_are_compiled_once() -> None:
+    """How many rows the first batch had decides nothing that another batch would be compiled anew for."""
+
+    def gradients(count: int) -> None:
+        x, weight = (torch.ones(*size, 1024, device="cuda", requires_grad=True) for size in ((count,), ()))
+        torch.autograd.grad(fused.rms_norm(x, weight, 1e-6).sum(), (x, weight))
+
+    with fused.compiled(True):
+        gradients(20_000)
+        with torch._dynamo.config.patch(error_on_recompile=True):
+            gradients(1_000)
+    assert fused.refused() is None
+
+
 @pytest.mark.parametrize("lengths", [(16,) * 40, (70, 20, 133, 41)], ids=["predictor", "talker"])
 def test_attention_is_that_of_the_cpu(lengths: tuple[int, ...]) -> None:
     torch.manual_seed(0)

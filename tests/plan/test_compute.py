@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.training import CASES
 from qrecipe.errors import Place
 from qrecipe.plan import trainable
 from qrecipe.plan.bases import catalogue
@@ -104,6 +105,22 @@ def test_gradients_come_as_activations_go() -> None:
     assert twice.peak - once.peak == once.gradients
     few = computed({"match": "talker.model.layers"}, batch={"frames": 200})
     assert few.passing == few.gradients
+
+
+@pytest.mark.parametrize(
+    ("name", "measured"), [("predictor", 13.44), ("rows", 15.21), ("layers", 42.88), ("lora", 15.11), ("everything", 38.39)]
+)
+def test_memory_is_what_was_measured_on_a_gpu(name: str, measured: float) -> None:
+    """Gigabytes that tensors held at most: one H100, torch 2.11, clips of 84 frames in the mean (docs/benchmarks.md)."""
+    case = CASES[name]
+    batch = {"frames": case.frames}
+    fields = {"id": "s", "objective": "speech", "data": ["d"], "train": case.train, "steps": 35, "layout": "streaming", "batch": batch}
+    stage = SpeechStage.model_validate({**fields, **case.settings})
+    found, problems = trainable.resolve(stage, Node({}, Place("r.yaml")), shapes(), {"malay": 2072}, list(range(3774)))
+    assert not problems
+    made = compute(stage, found, shapes(), Volume(rows=600, frames=50_225, tokens=12_335))
+    assert made is not None
+    assert made.peak / 1e9 == pytest.approx(measured, rel=0.1)
 
 
 def test_time_counts_what_is_computed() -> None:
