@@ -20,7 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from qrecipe.files import digest, replacing, sha256
-from qrecipe.model import forward, layers, prompt
+from qrecipe.model import forward, fused, layers, prompt
 from qrecipe.model.layers import ON_A_CPU
 from qrecipe.model.opened import Opened
 
@@ -127,7 +127,7 @@ class States:
     def _compute(self, examples: list[prompt.Example]) -> list[torch.Tensor]:
         opened = self._opened
         batch = prompt.collate(examples, prompt.ControlIds.of(opened.config)).to(opened.device)
-        with torch.no_grad(), opened.autocast():
+        with torch.no_grad(), opened.autocast(), fused.compiled(False):  # compiling takes longer than dozens of hours of speech
             if self.first_layer is None:
                 states = forward.label_hidden(self._tables, batch, opened.compute_dtype)[batch.frame_label]
                 sizes = [len(e.codes) for e in examples]

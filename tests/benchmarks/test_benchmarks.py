@@ -77,8 +77,8 @@ def test_a_profile_is_there_before_the_stretches(tmp_path: Path) -> None:
 
 
 def test_what_epochs_cost_is_told_from_its_parts() -> None:
-    row = {"caching's compiling s": 20.0, "first step s": 31.0, "ms a step": 1000.0, "caching frames/s": 10_000, "frames/s": 40_000}
-    assert training.over_epochs(400_000, row) == pytest.approx(1_200_000 / (20 + 30 + 40 + 30))
+    row = {"first step s": 31.0, "ms a step": 1000.0, "caching frames/s": 10_000, "frames/s": 40_000}
+    assert training.over_epochs(400_000, row) == pytest.approx(1_200_000 / (30 + 40 + 30))
 
 
 def test_the_public_script_has_the_largest_batch_that_fits(tmp_path: Path) -> None:
