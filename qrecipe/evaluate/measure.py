@@ -94,20 +94,30 @@ def teacher_forced(
     results = {r.line: item for part, found in room.compute(by_length, compute) for r, item in zip(part, found, strict=True)}
     if "other_text_nll" in read:
         ask["with_predictor"] = False
-        exchanged = [r for r in map(partial(_with_another_text, data.rows), by_length) if r is not None]
+        exchanged = [r for r in map(_OtherTexts(data.rows).under, by_length) if r is not None]
         for part, found in room.compute(exchanged, compute):
             for row, item in zip(part, found, strict=True):
                 results[row.line] = replace(results[row.line], other_text_nll=item.talker_nll)
     return [(r, results[r.line]) for r in rows]
 
 
-def _with_another_text(rows: Sequence[SpeechRow], row: SpeechRow) -> SpeechRow | None:
-    """A row under the text of another one, the nearest in length, that says something else; None where all say the same."""
-    others = [r for r in rows if r.text != row.text]
-    if not others:
+class _OtherTexts:
+    """Rows by the length of their text, so that none is compared with all others."""
+
+    def __init__(self, rows: Sequence[SpeechRow]) -> None:
+        self._rows: dict[int, list[SpeechRow]] = {}
+        for row in rows:
+            self._rows.setdefault(len(row.body), []).append(row)
+
+    def under(self, row: SpeechRow) -> SpeechRow | None:
+        """A row under the text of another one, the nearest in length, that says something else; None where all say the same."""
+        length = len(row.body)
+        for apart in range(max(abs(length - other) for other in self._rows) + 1):
+            others = [r for at in {length - apart, length + apart} for r in self._rows.get(at, ()) if r.text != row.text]
+            if others:
+                other = min(others, key=lambda r: (abs(r.frames - row.frames), r.line))
+                return replace(row, text=other.text, role=other.role, body=other.body)
         return None
-    other = min(others, key=lambda r: (abs(len(r.body) - len(row.body)), abs(r.frames - row.frames), r.line))
-    return replace(row, text=other.text, role=other.role, body=other.body)
 
 
 def measure_samples(

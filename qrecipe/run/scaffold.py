@@ -15,7 +15,7 @@ from qrecipe.errors import Place, Problem, RecipeError, suggest
 from qrecipe.files import write_json, write_text
 from qrecipe.plan.schemas import schemas
 from qrecipe.recipe.evaluator import WHISPER_LANGUAGES
-from qrecipe.recipe.language import BCP47, language_key_problem
+from qrecipe.recipe.language import BCP47, TAGS, language_key_problem
 from qrecipe.recipe.paths import repository
 from qrecipe.recipe.reader import Node, read_file
 from qrecipe.shipped import GATES, gates, templates
@@ -39,7 +39,7 @@ languages:
     bcp47: $bcp47
     token_id: auto            # the lowest row that is free
     init: {mean_of: [$init]}  # languages of the base that sound most alike: the row starts between them
-datasets:                     # paths are relative to this file; data/$name/README.md says what goes into them
+${respelling}datasets:                     # paths are relative to this file; data/$name/README.md says what goes into them
 $datasets$evaluators
 # What is stated here replaces what the templates say. A stage is changed under its `id`:
 # stages:
@@ -50,6 +50,24 @@ $datasets$evaluators
 _EVALUATORS = """\
 evaluators:                   # Whisper does not know this language; MMS knows a thousand, by codes of three letters
   asr: {backend: transformers, model: facebook/mms-1b-all, languages: {$name: $code}}
+"""
+_RESPELLING = """\
+    respelling: {language: $reader, table: $table}  # how the base is told to read it; see docs/respelling.md
+teacher: {voices: [data/$name/ref.wav]}  # recordings of a few seconds, in any language, in whose voices the base reads
+"""
+_TABLE = """\
+# How $title is spelled for a reader of $reader_title, so that reading it aloud gives the sounds of $title. Of the rules that fit the one with the
+# longest left side counts, and every rule needs a word below that it changes. Replace these by your own; `qrecipe validate` tries them.
+respelling: 1
+from: $bcp47
+into: $into
+alphabet: abcdefghijlmnopqrstuvwxyz
+rules:
+  - k -> qu / _ [ei]           # before e and i
+  - k -> c
+tests:
+  kilo: quilo
+  kala: cala
 """
 _DATASETS = {
     "text": ("text", "{kind: text, language: $name, path: data/$name/text.jsonl}", "100 sentences at least, thousands are better"),
@@ -116,7 +134,11 @@ def new_recipe(language: str, bcp47: str, template: str, folder: Path, model: st
     stages = extended.get("stages")
     last = stages.elements()[-1].get("id") if stages is not None else None
     assert last is not None, "a template of stages"
-    files = {path: _text(language, bcp47, template, model, revision, like, named, str(last.value), os.path.relpath(schema, folder))}
+    table = f"respellings/{language}-{like[0]}.yaml" if _respells(extended) else None
+    files = {path: _text(language, bcp47, template, model, revision, like, named, str(last.value), os.path.relpath(schema, folder), table)}
+    if table is not None:
+        names = {"title": _title(language), "reader_title": _title(like[0]), "bcp47": bcp47, "into": TAGS.get(like[0], "und")}
+        files[folder / table] = Template(_TABLE).substitute(names)
     for source in (known[template], gates()):
         target = folder / "templates" / source.name
         line = f"$schema={os.path.relpath(schema, target.parent)}"
@@ -182,15 +204,34 @@ def _uses(template: Node) -> list[str]:
     return [n for n in _DATASETS if n in found]
 
 
+def _respells(template: Node) -> bool:
+    """Whether a stage learns from respelled sentences."""
+    objectives = [stage.get("objective") for stage in (template.get("stages") or template).elements()]
+    return any(o is not None and o.value in ("respell", "embedding_match") for o in objectives)
+
+
+def _title(name: str) -> str:
+    return name.replace("_", " ").capitalize()
+
+
 def _text(
-    language: str, bcp47: str, template: str, model: str, revision: str | None, like: list[str], named: list[str], stage: str, schema: str
+    language: str,
+    bcp47: str,
+    template: str,
+    model: str,
+    revision: str | None,
+    like: list[str],
+    named: list[str],
+    stage: str,
+    schema: str,
+    table: str | None,
 ) -> str:
     code = bcp47.split("-")[0]
     lines = {n: f"  {n}: " + Template(_DATASETS[n][1]).substitute(name=language) for n in named}
     width = max(map(len, lines.values()))
     return Template(_RECIPE).substitute(
         schema=schema,
-        title=language.replace("_", " ").capitalize(),
+        title=_title(language),
         template=template,
         name=language,
         evaluators="" if code in WHISPER_LANGUAGES else Template(_EVALUATORS).substitute(name=language, code=code),
@@ -200,6 +241,7 @@ def _text(
         revision=f"\n  revision: {revision}" if revision else "",
         bcp47=bcp47,
         init=", ".join(like),
+        respelling="" if table is None else Template(_RESPELLING).substitute(name=language, reader=like[0], table=table),
         datasets="".join(f"{line:<{width}}  # {_DATASETS[n][2]}\n" for n, line in lines.items()),
     )
 

@@ -34,6 +34,7 @@ def test_it_validates_but_for_the_missing_data(template: str, tmp_path: Path, mo
     assert {p.severity for p in found} == {"warning"}
     assert {p.code for p in found} - {"QR028"} == {"QR040", "QR052", "QR082"}
     assert ("QR028" in {p.code for p in found}) == (template == "two-stage")
+    assert (tmp_path / "respellings" / "hausa-english.yaml").is_file() == (template == "respell")
     schema = json.loads((tmp_path / "schemas" / "recipe.schema.json").read_text())
     jsonschema.Draft202012Validator(schema).validate(read_file(written.recipe).plain())
 
