@@ -81,6 +81,7 @@ def test_what_epochs_cost_is_told_from_its_parts() -> None:
     assert training.over_epochs(400_000, row) == pytest.approx(1_200_000 / (30 + 40 + 30))
 
 
+@pytest.mark.slow
 def test_the_public_script_has_the_largest_batch_that_fits(tmp_path: Path) -> None:
     """Here a script that keeps to the names that the public one uses, and has no room for more than 16."""
     (tmp_path / "finetuning").mkdir()
