@@ -16,6 +16,7 @@ from qrecipe.files import write_json, write_text
 from qrecipe.plan.schemas import schemas
 from qrecipe.recipe.evaluator import WHISPER_LANGUAGES
 from qrecipe.recipe.language import BCP47, TAGS, language_key_problem
+from qrecipe.recipe.objectives import OBJECTIVES
 from qrecipe.recipe.paths import repository
 from qrecipe.recipe.reader import Node, read_file
 from qrecipe.shipped import GATES, gates, templates
@@ -207,7 +208,7 @@ def _uses(template: Node) -> list[str]:
 def _respells(template: Node) -> bool:
     """Whether a stage learns from respelled sentences."""
     objectives = [stage.get("objective") for stage in (template.get("stages") or template).elements()]
-    return any(o is not None and o.value in ("respell", "embedding_match") for o in objectives)
+    return any(o is not None and OBJECTIVES[str(o.value)].respells for o in objectives)
 
 
 def _title(name: str) -> str:
