@@ -136,7 +136,7 @@ def test_going_on_keeps_weights_optimizer_books_and_the_link_to_the_rate(shards:
     assert trainer.quantised
     assert all(torch.equal(value, state["codec"][name]) for name, value in trainer.codec.state_dict().items())
     trainer._schedule(0.5)
-    for optimizer in (trainer.optimizer, trainer.discriminator_optimizer):
+    for optimizer in (trainer.optimizer, trainer.discriminator_optimizer, trainer.recogniser_optimizer):
         assert float(optimizer.param_groups[0]["lr"]) > 0
     moments = trainer.optimizer.state[trainer.parameters[0]]["exp_avg"]
     assert torch.equal(moments, state["optimizer"]["state"][0]["exp_avg"])
@@ -161,7 +161,7 @@ def test_a_step_never_waits_for_the_gpu(shards: Path, tmp_path: Path, phase: Any
     trainer = codec_train.Trainer(settings, codec_model.Sizes(**SMALL), shards, tmp_path, lambda line: None, 0.0)
     trainer.buffer.add(codec_data.read_shard(shards / "shard-00000.npz"))
     trainer._start_books()
-    for optimizer in (trainer.optimizer, trainer.discriminator_optimizer):  # on a GPU these are capturable
+    for optimizer in (trainer.optimizer, trainer.discriminator_optimizer, trainer.recogniser_optimizer):  # on a GPU these are capturable
         monkeypatch.setattr(optimizer, "step", lambda: None)
     trainer._train_step(phase)  # makes the tables
     with NeverWaits():
@@ -422,6 +422,60 @@ def test_losses_are_zero_where_nothing_differs() -> None:
     with torch.no_grad():
         judged = codec_losses.Discriminator(8)(audio)
     assert float(codec_losses.feature_loss(judged, judged)) == 0
+    spectra = codec_losses.FrameMel()(audio)
+    with torch.no_grad():
+        heard, other = (codec_losses.Recogniser(16)(x) for x in (spectra, spectra + 1))
+    assert heard[0].shape == (2, codec_model.PHONEMES, 16)
+    assert float(codec_losses.hearing_loss(heard, heard)) == pytest.approx(0, abs=1e-6)
+    assert float(codec_losses.hearing_loss(heard, other)) > 0.1
+
+
+def test_a_recogniser_learns_names_and_tells_what_no_longer_sounds_like_them() -> None:
+    """Four sounds, each a band of the spectrum: named after sixty steps; a sound in place of another is heard, one that only got louder hardly."""
+    torch.manual_seed(0)
+    recogniser = codec_losses.Recogniser(32)
+    optimizer = torch.optim.AdamW(recogniser.parameters(), lr=3e-3)
+    names = torch.randint(0, 4, (8, 6, 2))
+
+    def spectra(sounds: Any) -> Any:
+        bands = torch.nn.functional.one_hot(sounds, 4).float().repeat_interleave(20, -1)
+        return bands.repeat_interleave(4, 2).reshape(8, 6, codec_model.MELS_A_FRAME)
+
+    for _ in range(60):
+        loss = codec_losses.naming_loss(recogniser(spectra(names)), names)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    unknown = names.clone()
+    unknown[4:] = codec_model.UNKNOWN
+    assert float(loss.detach()) < 0.1
+    with torch.no_grad():
+        assert float(codec_losses.naming_loss(recogniser(spectra(names)), unknown)) < 0.1
+    others, louder = spectra((names + 1) % 4), (spectra(names) * 1.2).requires_grad_()
+    recogniser.zero_grad()
+    recogniser.requires_grad_(False)
+    real = recogniser(spectra(names))
+    near, far = (codec_losses.hearing_loss(real, recogniser(x)) for x in (louder, others))
+    assert float(far) > 5 * float(near.detach())
+    near.backward()
+    assert louder.grad is not None
+    assert float(louder.grad.norm()) > 0
+    assert all(parameter.grad is None for parameter in recogniser.parameters())
+
+
+def test_a_recogniser_of_no_weight_is_not_trained(shards: Path, tmp_path: Path) -> None:
+    found = []
+    for weight in (0.0, 1.0):
+        settings = codec_train.Settings(batch=2, frames=4, buffer_hours=0.01, hearing_weight=weight)
+        trainer = codec_train.Trainer(settings, codec_model.Sizes(**SMALL), shards, tmp_path, lambda line: None, 0.0)
+        trainer.buffer.add(codec_data.read_shard(shards / "shard-00000.npz"))
+        before = trainer.recogniser.names.weight.detach().clone()
+        trainer.step = 500
+        trainer._schedule(0.5)
+        trainer._train_step("continuous")
+        found.append(not torch.equal(before, trainer.recogniser.names.weight))
+        assert float(trainer.hearing_weight) == weight / 2
+    assert found == [False, True]
 
 
 @pytest.mark.parametrize(

@@ -123,3 +123,10 @@ def test_an_unknown_operator_is_refused(kokoro_torch: Any, tmp_path: Path) -> No
     write(tmp_path / "one.onnx", "Erf", [floats(3)], {}, 1)
     with pytest.raises(ValueError, match="not known here: Erf"):
         kokoro_torch.Graph(tmp_path / "one.onnx", torch.device("cpu"))
+
+
+def test_workers_take_all_gpus_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus = importlib.import_module("corpus")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    assert corpus.devices("cuda") == ["cuda:0", "cuda:1", "cuda:2"]
+    assert corpus.devices("cpu") == ["cpu"]

@@ -20,7 +20,17 @@ from typing import Any, Literal
 
 import torch
 from codec_data import PASSING, Buffer, Held, Log, Reader, held_out
-from codec_losses import Discriminator, FrameMel, MelLoss, adversarial_loss, discriminator_loss, feature_loss
+from codec_losses import (
+    Discriminator,
+    FrameMel,
+    MelLoss,
+    Recogniser,
+    adversarial_loss,
+    discriminator_loss,
+    feature_loss,
+    hearing_loss,
+    naming_loss,
+)
 from codec_model import Codec, Forward, Sizes, Snake, phoneme_loss, snake, take
 from qwen_tts.core import Qwen3TTSTokenizerV2Model
 from torch import Tensor
@@ -29,10 +39,25 @@ from voices import FRAME
 Phase = Literal["continuous", "quantised", "adversarial"]
 
 CHECKPOINT = "checkpoint.pt"
-ACCUMULATED = ("mel", "latent", "semantic", "phonemes", "commitment", "copied", "adversarial", "features", "discriminator", "gradient")
+ACCUMULATED = (
+    "mel",
+    "latent",
+    "semantic",
+    "phonemes",
+    "commitment",
+    "copied",
+    "named",
+    "hearing",
+    "adversarial",
+    "features",
+    "discriminator",
+    "gradient",
+)
 QUEUED = 4
 """Steps that the CPU may be ahead of the GPU, so that the clock means something."""
 AVERAGE_EVERY, AVERAGE_DECAY = 4, 0.99
+HEARING_STEPS = 1000
+"""Steps until what the recogniser hears counts in full: it begins with nothing."""
 COPYING = 10.0
 """Weight of the distance to what the encoder of `start` says, for a new one that has said nothing yet."""
 KMEANS_BATCHES = 24
@@ -83,6 +108,9 @@ class Settings:
     """Held-out clips of each voice that a report measures."""
     phoneme_weight: float = 0.5
     """Weight of either phoneme head's cross-entropy."""
+    hearing_weight: float = 1.5
+    """Weight of the distance between what a recogniser hears in a recording and in what became of it; 0: there is no recogniser."""
+    recogniser_lr: float = 1e-3
     start: str = ""
     """Begin with the weights and books of this exported folder; default: from nothing. The encoder may be of other sizes (`filters`,
     `encoder_layers`): then it begins from nothing, and copies the one of the folder in the continuous phase."""
@@ -152,15 +180,17 @@ class Trainer:
         if settings.only:
             self.codec.hold(settings.only)
         self.discriminator = Discriminator().to(self.device)
+        self.recogniser = Recogniser().to(self.device)
         self.mel, self.frame_mel = MelLoss().to(self.device), FrameMel().to(self.device)
         activation = compiled_snake(self.device, log) if self.gpu and settings.compile else snake
         self.forward = Forward(self.codec.stock, activation)
         self.measuring = Forward(self.codec.stock)
         self.parameters = self.codec.trained()
-        self.rate, self.discriminator_rate = (torch.zeros((), device=self.device) for _ in range(2))
+        self.rate, self.discriminator_rate, self.recogniser_rate = (torch.zeros((), device=self.device) for _ in range(3))
         self.optimizer = self._adam(self.parameters, self.rate, 1e-3)
         self.discriminator_optimizer = self._adam(list(self.discriminator.parameters()), self.discriminator_rate, 0.0)
-        self.head_weight, self.adversarial_weight = (torch.zeros((), device=self.device) for _ in range(2))
+        self.recogniser_optimizer = self._adam(list(self.recogniser.parameters()), self.recogniser_rate, 1e-2)
+        self.head_weight, self.hearing_weight, self.adversarial_weight = (torch.zeros((), device=self.device) for _ in range(3))
         self.sums = torch.zeros(len(ACCUMULATED) + 1, device=self.device)
         self.teacher: Forward | None = None
         self._load()
@@ -224,7 +254,10 @@ class Trainer:
         phoneme = phoneme_loss(named[0], phonemes) + phoneme_loss(named[1], phonemes)
         loss = 15 * mel + self.head_weight * (2 * latent_loss + 1.5 * semantic_loss) + 0.5 * commitment
         loss = loss + self.settings.phoneme_weight * phoneme + COPYING * copied
-        fooled = features = judging = real.new_zeros(())
+        fooled = features = judging = named_loss = hearing = real.new_zeros(())
+        if self.settings.hearing_weight:
+            hearing, named_loss = self._listen(self.frame_mel(made), target, phonemes)
+            loss = loss + self.hearing_weight * hearing
         if phase == "adversarial":
             fooled, features, judging = self._judge(made, real)
             loss = loss + self.adversarial_weight * (fooled + 2 * features)
@@ -233,8 +266,28 @@ class Trainer:
         loss.backward()
         gradient = torch.nn.utils.clip_grad_norm_(self.parameters, 5.0)
         self.optimizer.step()
-        values = (mel, latent_loss, semantic_loss, phoneme, commitment, copied, fooled, features, judging, gradient, torch.ones_like(mel))
+        if self.settings.hearing_weight:
+            self.recogniser_optimizer.step()  # not before: the way back above goes through what it was
+        codec = (mel, latent_loss, semantic_loss, phoneme, commitment, copied)
+        values = (*codec, named_loss, hearing, fooled, features, judging, gradient, torch.ones_like(mel))
         self.sums.add_(torch.stack([value.detach() for value in values]))
+
+    def _listen(self, made: Tensor, real: Tensor, phonemes: Tensor) -> tuple[Tensor, Tensor]:
+        """A step of the recogniser on recordings, then how differently it hears what became of them: that, and its own loss."""
+        parameters = list(self.recogniser.parameters())
+        with self._autocast():
+            of_real = self.recogniser(real)
+        naming = naming_loss(of_real, phonemes)
+        for parameter in parameters:
+            parameter.grad = None
+        naming.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 5.0)
+        self.recogniser.requires_grad_(False)
+        with self._autocast():
+            of_made = self.recogniser(made)
+        hearing = hearing_loss(of_real, of_made)
+        self.recogniser.requires_grad_(True)
+        return hearing, naming
 
     def _kept_books(self, clips: int) -> Tensor:
         """How many acoustic books count for each clip: all for 70 %, a random number for the others, so that books are ordered."""
@@ -343,7 +396,9 @@ class Trainer:
         settings = self.settings
         self.rate.fill_(settings.lr * min(1.0, (self.step + 1) / 100) * (1 - 0.98 * progress))
         self.discriminator_rate.fill_(settings.discriminator_lr * (1 - 0.8 * progress))
+        self.recogniser_rate.fill_(settings.recogniser_lr * min(1.0, (self.step + 1) / 100) * (1 - 0.9 * progress))
         self.head_weight.fill_(max(0.3, 1 - progress / 0.6))
+        self.hearing_weight.fill_(settings.hearing_weight * min(1.0, self.step / HEARING_STEPS))
         since = progress - (1 - settings.adversarial_share)
         self.adversarial_weight.fill_(min(1.0, max(0.0, since / 0.05)))
 
@@ -510,6 +565,8 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "discriminator": self.discriminator.state_dict(),
             "discriminator_optimizer": self.discriminator_optimizer.state_dict(),
+            "recogniser": self.recogniser.state_dict(),
+            "recogniser_optimizer": self.recogniser_optimizer.state_dict(),
             "average": self.average,
             "averaged": self.averaged,
         }
@@ -534,9 +591,11 @@ class Trainer:
             raise ValueError(f"{self.out / CHECKPOINT}: goes on with the same parts only; take another folder")
         self.codec.load_state_dict(state["codec"])
         self.discriminator.load_state_dict(state["discriminator"])
+        self.recogniser.load_state_dict(state["recogniser"])
         for optimizer, name, rate in (
             (self.optimizer, "optimizer", self.rate),
             (self.discriminator_optimizer, "discriminator_optimizer", self.discriminator_rate),
+            (self.recogniser_optimizer, "recogniser_optimizer", self.recogniser_rate),
         ):
             optimizer.load_state_dict(state[name])
             for group in optimizer.param_groups:

