@@ -106,6 +106,7 @@ _FILES = {
     "text.jsonl": "sentences alone; 100 at least, thousands are better",
     "train.jsonl": "recordings to learn from, with what is said in them; 30 minutes at least, hours are better",
     "dev.jsonl": "recordings to judge on: 35 or more, sentences that stand nowhere else",
+    "ref.wav": "a few seconds of one voice, in any language: in this voice the base reads what it shall learn to read",
 }
 
 
@@ -144,8 +145,11 @@ def new_recipe(language: str, bcp47: str, template: str, folder: Path, model: st
         target = folder / "templates" / source.name
         line = f"$schema={os.path.relpath(schema, target.parent)}"
         files[target] = _SCHEMA_LINE.sub(line, source.read_text(encoding="utf-8"))
-    files[folder / "data" / language / "README.md"] = _readme(language, {"text"} & set(named))
-    files[folder / "data" / REPLAY / "README.md"] = _readme(REPLAY, set())
+    holds = {"text": "text.jsonl", "speech": "train.jsonl", "dev": "dev.jsonl"}
+    own = [holds[n] for n in named if n in holds] + ([] if table is None else ["ref.wav"])
+    files[folder / "data" / language / "README.md"] = _readme(language, own)
+    holds = {"replay": "train.jsonl", "keep": "dev.jsonl"}
+    files[folder / "data" / REPLAY / "README.md"] = _readme(REPLAY, [holds[n] for n in named if n in holds])
     for file, text in files.items():
         if not file.exists():
             write_text(file, text)
@@ -247,7 +251,7 @@ def _text(
     )
 
 
-def _readme(name: str, text: set[str]) -> str:
-    rows = "\n".join(f"| `{file}` | {what} |" for file, what in _FILES.items() if file != "text.jsonl" or text)
-    example = '{"audio": "audio/0001.wav", "text": "..."}' + ('\n{"text": "..."}' if text else "")
+def _readme(name: str, holds: list[str]) -> str:
+    rows = "\n".join(f"| `{file}` | {what} |" for file, what in _FILES.items() if file in holds)
+    example = '{"audio": "audio/0001.wav", "text": "..."}' + ('\n{"text": "..."}' if "text.jsonl" in holds else "")
     return Template(_README).substitute(name=name, rows=rows, example=example)

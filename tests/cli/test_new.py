@@ -61,6 +61,16 @@ def test_data_folders_say_what_goes_in(tmp_path: Path) -> None:
     assert "text.jsonl" not in (tmp_path / "data" / "english" / "README.md").read_text()
 
 
+def test_data_folders_name_what_the_recipe_names_and_nothing_else(tmp_path: Path) -> None:
+    for template in ("full", "respell", "two-stage"):
+        written = new(tmp_path / template, template=template)
+        recipe = written.recipe.read_text()
+        for folder in ("hausa", "english"):
+            said = (tmp_path / template / "data" / folder / "README.md").read_text()
+            for file in ("text.jsonl", "train.jsonl", "dev.jsonl", "ref.wav"):
+                assert (f"data/{folder}/{file}" in recipe) == (f"| `{file}` |" in said), (template, folder, file)
+
+
 def test_nothing_that_is_there_is_changed(tmp_path: Path) -> None:
     new(tmp_path)
     (tmp_path / "templates" / "two-stage.yaml").write_text("qrecipe: 1\ntemplate: true\n")
