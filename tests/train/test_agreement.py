@@ -72,7 +72,7 @@ def _plain(opened: Opened, own: SpeechData, stage: SpeechStage, sampler: Sampler
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * rate_at(step, STEPS, 0.1, "cosine")
             optimizer.step()
-            losses.append({"talker": float(talker), "predictor": float(predictor)})
+            losses.append({"talker": float(talker.detach()), "predictor": float(predictor.detach())})
     finally:
         learner.close()
     return losses, norms
