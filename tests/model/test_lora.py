@@ -79,7 +79,7 @@ def test_it_begins_at_the_model_and_leaves_it_as_it_was(fresh: Opened, rows: lis
     modules = {k: type(m) for k, m in fresh.net.named_modules()}
     at_base = float(loss_of(fresh, forward.Tables(fresh.talker), rows))
     learned, found = learner(fresh, LAYERS)
-    assert float(loss_of(fresh, learned.tables, rows)) == pytest.approx(at_base, rel=1e-6)
+    assert loss_of(fresh, learned.tables, rows).item() == pytest.approx(at_base, rel=1e-6)
     marked = [p for p in fresh.net.parameters() if p.requires_grad]
     assert {id(p) for p in marked} == {id(p) for p in learned.parameters()}
     assert all(p.dtype == torch.float32 for p in marked)
