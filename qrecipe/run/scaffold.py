@@ -145,11 +145,8 @@ def new_recipe(language: str, bcp47: str, template: str, folder: Path, model: st
         target = folder / "templates" / source.name
         line = f"$schema={os.path.relpath(schema, target.parent)}"
         files[target] = _SCHEMA_LINE.sub(line, source.read_text(encoding="utf-8"))
-    holds = {"text": "text.jsonl", "speech": "train.jsonl", "dev": "dev.jsonl"}
-    own = [holds[n] for n in named if n in holds] + ([] if table is None else ["ref.wav"])
-    files[folder / "data" / language / "README.md"] = _readme(language, own)
-    holds = {"replay": "train.jsonl", "keep": "dev.jsonl"}
-    files[folder / "data" / REPLAY / "README.md"] = _readme(REPLAY, [holds[n] for n in named if n in holds])
+    for name in (language, REPLAY):
+        files[folder / "data" / name / "README.md"] = _readme(name, [f for f in _FILES if f"data/{name}/{f}" in files[path]])
     for file, text in files.items():
         if not file.exists():
             write_text(file, text)
@@ -252,6 +249,6 @@ def _text(
 
 
 def _readme(name: str, holds: list[str]) -> str:
-    rows = "\n".join(f"| `{file}` | {what} |" for file, what in _FILES.items() if file in holds)
+    rows = "\n".join(f"| `{file}` | {_FILES[file]} |" for file in holds)
     example = '{"audio": "audio/0001.wav", "text": "..."}' + ('\n{"text": "..."}' if "text.jsonl" in holds else "")
     return Template(_README).substitute(name=name, rows=rows, example=example)

@@ -130,3 +130,12 @@ def test_workers_take_all_gpus_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     assert corpus.devices("cuda") == ["cuda:0", "cuda:1", "cuda:2"]
     assert corpus.devices("cpu") == ["cpu"]
+
+
+def test_no_gpu_is_said_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    corpus = importlib.import_module("corpus")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr("sys.argv", ["corpus.py", f"--out={tmp_path}", "--kinds=shard", "--device=cuda"])
+    with pytest.raises(SystemExit):
+        corpus.main()
+    assert "there is no GPU" in capsys.readouterr().err

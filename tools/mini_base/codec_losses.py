@@ -10,10 +10,10 @@ from collections.abc import Iterator
 import librosa
 import torch
 import torch.nn.functional as F
-from codec_model import MELS_A_FRAME
+from codec_model import MELS_A_FRAME, known_loss
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
-from voices import FRAME, PHONEMES, RATE, UNKNOWN
+from voices import FRAME, PHONEMES, RATE
 
 
 def mel_filters(window: int, bands: int) -> Tensor:
@@ -116,9 +116,7 @@ Heard = tuple[Tensor, list[Tensor]]
 
 def naming_loss(heard: Heard, phonemes: Tensor) -> Tensor:
     """Cross-entropy of a recogniser's scores against ``[B, T, 2]``, nats a known phoneme."""
-    names = phonemes.flatten(1)
-    total = F.cross_entropy(heard[0].float(), names, ignore_index=UNKNOWN, reduction="sum")
-    return total / (names != UNKNOWN).sum().clamp(min=1)
+    return known_loss(heard[0], phonemes.flatten(1))
 
 
 def hearing_loss(real: Heard, made: Heard) -> Tensor:

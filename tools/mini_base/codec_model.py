@@ -352,8 +352,12 @@ def phoneme_head(width: int) -> nn.Sequential:
 def phoneme_loss(scores: Tensor, phonemes: Tensor) -> Tensor:
     """Cross-entropy of a head's scores ``[B, 2 * PHONEMES, T]`` against ``[B, T, 2]``, nats a known phoneme."""
     clips, _, frames = scores.shape
-    places = scores.float().view(clips, 2, PHONEMES, frames).transpose(1, 2)
-    total = F.cross_entropy(places, phonemes.transpose(1, 2), ignore_index=UNKNOWN, reduction="sum")
+    return known_loss(scores.view(clips, 2, PHONEMES, frames).transpose(1, 2), phonemes.transpose(1, 2))
+
+
+def known_loss(scores: Tensor, phonemes: Tensor) -> Tensor:
+    """Cross-entropy of scores ``[B, PHONEMES, ...]`` against ``[B, ...]``, nats a known phoneme."""
+    total = F.cross_entropy(scores.float(), phonemes, ignore_index=UNKNOWN, reduction="sum")
     return total / (phonemes != UNKNOWN).sum().clamp(min=1)
 
 

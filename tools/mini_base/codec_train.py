@@ -149,6 +149,14 @@ def compiled_snake(device: torch.device, log: Log) -> Snake:
     return fused
 
 
+def _backward(loss: Tensor, parameters: list[torch.nn.Parameter], most: float) -> Tensor:
+    """Fresh gradients of a loss, cut to a norm of `most`; returns the norm that they had."""
+    for parameter in parameters:
+        parameter.grad = None
+    loss.backward()
+    return torch.nn.utils.clip_grad_norm_(parameters, most)
+
+
 class Trainer:
     """One call of the training.
 
@@ -261,10 +269,7 @@ class Trainer:
         if phase == "adversarial":
             fooled, features, judging = self._judge(made, real)
             loss = loss + self.adversarial_weight * (fooled + 2 * features)
-        for parameter in self.parameters:
-            parameter.grad = None
-        loss.backward()
-        gradient = torch.nn.utils.clip_grad_norm_(self.parameters, 5.0)
+        gradient = _backward(loss, self.parameters, 5.0)
         self.optimizer.step()
         if self.settings.hearing_weight:
             self.recogniser_optimizer.step()  # not before: the way back above goes through what it was
@@ -274,14 +279,10 @@ class Trainer:
 
     def _listen(self, made: Tensor, real: Tensor, phonemes: Tensor) -> tuple[Tensor, Tensor]:
         """A step of the recogniser on recordings, then how differently it hears what became of them: that, and its own loss."""
-        parameters = list(self.recogniser.parameters())
         with self._autocast():
             of_real = self.recogniser(real)
         naming = naming_loss(of_real, phonemes)
-        for parameter in parameters:
-            parameter.grad = None
-        naming.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 5.0)
+        _backward(naming, list(self.recogniser.parameters()), 5.0)
         self.recogniser.requires_grad_(False)
         with self._autocast():
             of_made = self.recogniser(made)
@@ -301,14 +302,10 @@ class Trainer:
         start = (torch.rand(len(real), 1, device=self.device) * (real.shape[1] - size)).long()
         window = start + torch.arange(size, device=self.device)
         made, real = made.gather(1, window), real.gather(1, window)
-        parameters = list(self.discriminator.parameters())
         with self._autocast():
             of_real, of_made = self.discriminator(real), self.discriminator(made.detach())
         judging = discriminator_loss(of_real, of_made)
-        for parameter in parameters:
-            parameter.grad = None
-        judging.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 10.0)
+        _backward(judging, list(self.discriminator.parameters()), 10.0)
         self.discriminator_optimizer.step()
         self.discriminator.requires_grad_(False)
         with self._autocast():

@@ -278,6 +278,9 @@ def main() -> int:
     speaks = any(kind == "held" or kind.endswith("-kokoro") for kind in args.kinds)
     if speaks and args.kokoro is None:
         parser.error("--kokoro: Kokoro's voices speak in these kinds")
+    places = devices(args.device)
+    if not places:
+        parser.error("--device cuda: there is no GPU")
     args.out.mkdir(parents=True, exist_ok=True)
     hibari, kokoro = args.out / "hibari.onnx", args.out / "kokoro.onnx"
     if not hibari.exists():
@@ -289,7 +292,7 @@ def main() -> int:
     print(f"{len(todo)} shards to make", flush=True)
     context = multiprocessing.get_context("spawn")
     turns = context.SimpleQueue()
-    for device in devices(args.device):
+    for device in places:
         turns.put(device)
     with context.Pool(args.workers, _open, (hibari, kokoro, turns)) as pool:
         for number, (name, clips, length) in enumerate(pool.imap_unordered(make_shard, todo), 1):
