@@ -1,4 +1,4 @@
-"""The embedded base ``builtin:mini``: Qwen3-TTS Base in miniature, trained from scratch, 33 MB, shipped with the package.
+"""The embedded base ``builtin:mini``: Qwen3-TTS Base in miniature, trained from scratch, 38 MB, shipped with the package.
 
 A folder in the layout of the stock checkpoints that stock qwen_tts loads where it lies. It speaks English and, with an
 accent, Spanish in six synthetic voices, so that a recipe can be planned, trained, judged and heard on a laptop, in tests
