@@ -18,25 +18,20 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # eight minutes of o
 ROOT = Path(__file__).parents[2]
 
 
+def qrecipe(*arguments: str) -> dict[str, Any]:
+    """Calls qrecipe in the checkout, on one thread; returns its result."""
+    command = [sys.executable, "-m", "qrecipe", *arguments]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    said: dict[str, Any] = json.loads(done.stdout)
+    return said
+
+
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the run said at its end."""
     folder = tmp_path_factory.mktemp("demo")
-    command = [
-        sys.executable,
-        "-m",
-        "qrecipe",
-        "run",
-        "recipes/malay.yaml",
-        "--runs",
-        str(folder / "runs"),
-        "--bundles",
-        str(folder / "bundles"),
-    ]
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    said: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return said
+    return qrecipe("run", "recipes/malay.yaml", "--runs", str(folder / "runs"), "--bundles", str(folder / "bundles"))
 
 
 def verdict(demo: dict[str, Any], where: str, metric: str, data: str) -> dict[str, Any]:
@@ -59,13 +54,10 @@ def before(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     whisper.require()
     out = tmp_path_factory.mktemp("before")
     data = "recipes/data/malay"
-    asked = ["evaluate", "builtin:mini", "--data", f"{data}/dev.jsonl", "--reference", f"{data}/ref.ogg", "--metrics", "cer"]
-    settings = ["--bcp47", "ms", "--asr", "wheel:whisper-base", "--seeds", "0", "--layout", "both", "--prompt", "x_vector", "--batch", "12"]
-    command = [sys.executable, "-m", "qrecipe", *asked, *settings, "--out", str(out), "--format", "json"]
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    said: dict[str, Any] = json.loads(done.stdout)
-    return said
+    asked = ["--data", f"{data}/dev.jsonl", "--reference", f"{data}/ref.ogg", "--metrics", "cer", "--out", str(out)]
+    hears = ["--asr", "wheel:whisper-base", "--bcp47", "ms", "--format", "json"]
+    settings = ["--seeds", "0", "--layout", "both", "--prompt", "x_vector", "--batch", "12"]
+    return qrecipe("evaluate", "builtin:mini", *asked, *hears, *settings)
 
 
 def test_malay_is_understood(demo: dict[str, Any], before: dict[str, Any]) -> None:
