@@ -13,7 +13,7 @@ import pytest
 
 from tests.support import whisper
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # eight minutes of one core, twice that on a slow one
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # nine minutes of one core, twice that on a slow one
 
 ROOT = Path(__file__).parents[2]
 
