@@ -11,6 +11,10 @@ from qrecipe.plan.documents import BundleManifest, check
 
 MANIFEST = "bundle.json"
 LOCK = "recipe.lock"
+CARD = "README.md"
+HUB_FILE = ".gitattributes"
+HUB_FOLDER = ".cache/huggingface/"
+"""Written beside a model by the Hugging Face hub: the first in every repository, the second by a download."""
 
 
 def read_manifest(folder: Path) -> BundleManifest:
@@ -32,7 +36,11 @@ def read_manifest(folder: Path) -> BundleManifest:
 
 
 def verify(folder: Path) -> list[Problem]:
-    """Every changed, missing or extra file of a bundle. Raises `BundleError` if it has no readable manifest."""
+    """Every changed, missing or extra file of a bundle. Raises `BundleError` if it has no readable manifest.
+
+    The hub's own files may stand beside the bundle's. A model card that somebody edited, to add a licence for
+    example, is a warning; everything else is an error.
+    """
     manifest = read_manifest(folder)
     problems = []
     for name, expected in sorted(manifest.files.items()):
@@ -44,13 +52,24 @@ def verify(folder: Path) -> list[Problem]:
             problems.append(Problem("QR060", f"{name} is a link or lies behind one; a bundle holds its files", place))
         elif not is_file(file):
             problems.append(Problem("QR060", f"{name} is missing", place))
+        elif sha256(file) != expected and name == CARD:
+            message = "the model card was changed; the model is as it was written"
+            problems.append(Problem("QR060", message, place, severity="warning"))
         elif sha256(file) != expected:
             problems.append(Problem("QR060", f"{name} was changed", place))
     for file in sorted(folder.rglob("*")):
-        name = str(file.relative_to(folder))
-        if (file.is_symlink() or not file.is_dir()) and name != MANIFEST and name not in manifest.files:
+        name = file.relative_to(folder).as_posix()
+        belongs = name == MANIFEST or name in manifest.files or (not file.is_symlink() and _from_the_hub(name))
+        if (file.is_symlink() or not file.is_dir()) and not belongs:
             problems.append(Problem("QR060", f"{name} does not belong to the bundle", Place(str(file))))
-    return problems or _lock_problems(folder / LOCK)
+    if any(p.severity == "error" for p in problems):
+        return problems
+    return problems + _lock_problems(folder / LOCK)
+
+
+def _from_the_hub(name: str) -> bool:
+    """Whether a file is one that the hub's own programs put beside a model. Nothing that loads a model reads it."""
+    return name == HUB_FILE or name.startswith(HUB_FOLDER)
 
 
 def _plain(name: str) -> bool:

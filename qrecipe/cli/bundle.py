@@ -23,15 +23,20 @@ def verify_command(folder: Path, format_: str) -> int:
     from qrecipe.bundle.verify import read_manifest, verify
     from qrecipe.cli.app import print_json
     from qrecipe.errors import BundleError
+    from qrecipe.report.problems import as_text
 
     problems = verify(folder)
+    wrong = any(p.severity == "error" for p in problems)
     if format_ == "json":
-        print_json({"bundle": str(folder), "verified": not problems, "problems": [p.as_json() for p in problems]})
-        return 2 if problems else 0
-    if problems:
+        print_json({"bundle": str(folder), "verified": not wrong, "problems": [p.as_json() for p in problems]})
+        return 2 if wrong else 0
+    if wrong:
         raise BundleError(problems)
+    if problems:
+        click.echo(as_text(problems), err=True)
     manifest = read_manifest(folder)
-    click.echo(f"{folder}: {manifest.name} {manifest.version}, {len(manifest.files)} files, all as they were written")
+    which = "all but the card" if problems else "all"
+    click.echo(f"{folder}: {manifest.name} {manifest.version}, {len(manifest.files)} files, {which} as they were written")
     return 0
 
 

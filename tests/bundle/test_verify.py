@@ -58,6 +58,10 @@ def linked_folder(bundle: Path) -> None:
     (bundle / "speech_tokenizer").symlink_to(bundle.parent / "elsewhere")
 
 
+def hub_link(bundle: Path) -> None:
+    (bundle / ".gitattributes").symlink_to("config.json")
+
+
 CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a changed bit of the weights": (one_bit, f"{WEIGHTS} was changed"),
     "a changed text": (lambda b: (b / "recipe.yaml").write_text("x: 1\n"), "recipe.yaml was changed"),
@@ -71,6 +75,12 @@ CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a dangling link": (lambda b: (b / "extra").symlink_to("nowhere"), "extra does not belong"),
     "a link in place of a file": (linked, "config.json is a link"),
     "a link in place of a folder": (linked_folder, "speech_tokenizer"),
+    "a link among the hub's files": (hub_link, ".gitattributes does not belong"),
+    "the hub's file in another folder": (
+        lambda b: (b / "speech_tokenizer" / ".gitattributes").write_text(""),
+        "speech_tokenizer/.gitattributes does not belong",
+    ),
+    "a missing card": (lambda b: (b / "README.md").unlink(), "README.md is missing"),
 }
 
 
@@ -81,6 +91,23 @@ def test_every_change_is_found(what: str, bundle: Path) -> None:
     problems = verify(bundle)
     assert any(message in p.message for p in problems), problems
     assert {p.code for p in problems} == {"QR060"}
+
+
+def test_files_of_the_hub_may_stand_beside_the_bundle(bundle: Path) -> None:
+    (bundle / ".gitattributes").write_text("*.safetensors filter=lfs\n")
+    metadata = bundle / ".cache" / "huggingface" / "download" / "config.json.metadata"
+    metadata.parent.mkdir(parents=True)
+    metadata.write_text("0\n")
+    assert verify(bundle) == []
+
+
+def test_an_edited_card_is_a_warning_and_hides_nothing(bundle: Path) -> None:
+    card = bundle / "README.md"
+    card.write_text(card.read_text().replace("---", "---\nlicense: cc0-1.0", 1))
+    (warning,) = verify(bundle)
+    assert (warning.severity, warning.place.file) == ("warning", str(card))
+    (bundle / "recipe.lock").write_text("{}")
+    assert "recipe.lock was changed" in [p.message for p in verify(bundle)]
 
 
 @pytest.mark.parametrize("name", ["../outside.json", "/etc/passwd", "speech_tokenizer/../../outside.json"])

@@ -7,6 +7,7 @@ bundle's config.json therefore says `SAFE_TRANSFORMERS`.
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,8 @@ def patched(folder: Path) -> Any:
 
 def test_the_files_are_those_of_qwen3(folder: Path) -> None:
     assert qwen_vocabulary.hashes(folder) == (qwen_vocabulary.VOCAB_SHA256, qwen_vocabulary.MERGES_SHA256)
+    _, merges = (folder / "merges.txt").read_bytes().split(b"\n", 1)
+    assert hashlib.sha256(merges).hexdigest().startswith(qwen_vocabulary.BASE_MERGES_SHA256)
 
 
 def test_special_ids(ours: TextTokenizer, stock: Any) -> None:

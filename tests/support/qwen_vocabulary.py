@@ -19,6 +19,8 @@ import pytest
 VOCAB_SHA256 = "ca10d7e9fb3ed185"
 MERGES_SHA256 = "8831e4f1a0444713"
 """First digits of the hashes of Qwen3's own files."""
+BASE_MERGES_SHA256 = "599bab5407508877"
+"""The published Qwen3-TTS bases carry merges.txt without its `#version` line."""
 
 SPECIAL = {
     151643: "<|endoftext|>",
