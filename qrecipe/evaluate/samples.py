@@ -215,7 +215,8 @@ def _rounded(audio: Audio) -> Audio:
     """Sound as a file of 16 bits holds it, a tenth of a second at least: encoders need a few frames."""
     if len(audio) < RATE // 10:
         audio = np.pad(audio, (0, RATE // 10 - len(audio)))
-    return np.round(np.clip(audio, -1.0, 1.0 - 2**-15) * 2**15).astype(np.float32) / np.float32(2**15)
+    rounded = np.round(np.clip(audio, -1.0, 1.0 - 2**-15) * 2**15).astype(np.float32) / np.float32(2**15)
+    return rounded + np.float32(0.0)  # -0.0 becomes 0.0, as a file gives it back: the sample's key hashes the bytes
 
 
 def _keep(folder: Path, batch: Batch, said: Said, language: str) -> None:

@@ -12,15 +12,17 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from qrecipe.data.audio import load, read
 from qrecipe.data.speech import SpeechRow
 from qrecipe.evaluate import metrics
 from qrecipe.evaluate.listeners import Listeners, resampled
-from qrecipe.evaluate.samples import Sample
+from qrecipe.evaluate.samples import Sample, _rounded
 from qrecipe.recipe import metrics as registry
 from qrecipe.recipe.evaluator import Evaluators
+from qrecipe.report.page import Column, write_page
 
 MALAY = Path(__file__).parents[2] / "recipes" / "data" / "malay"
 
@@ -30,6 +32,22 @@ def sample(**evaluators: Any) -> Sample:
     ears = Listeners(cast(Any, None), None, Evaluators.model_validate(evaluators), Path.cwd(), {"malay": "ms"})
     row = SpeechRow(1, entry["text"], [], [], torch.zeros((10, 1)), 1.0, 0.0, "", MALAY / "ref.ogg", None, False, MALAY / entry["audio"])
     return Sample(row, load(MALAY / entry["audio"], 30.0).samples, torch.zeros((10, 1)), 30, "malay", ears)
+
+
+def test_a_transcript_is_known_by_its_sound_before_and_after_the_file(tmp_path: Path) -> None:
+    """A sound rounded to 16 bits may hold -0.0; FLAC gives 0.0 back. The page asks by the sound as it was read."""
+    wave = np.random.default_rng(0).normal(0, 2e-5, 24_000).astype(np.float32)
+    rounded = _rounded(wave)
+    assert (np.round(wave * 2**15) == 0).any()
+    soundfile.write(str(tmp_path / "x.flac"), rounded, 24_000, subtype="PCM_16")
+    read_back, _ = soundfile.read(str(tmp_path / "x.flac"), dtype="float32")
+    spoken = sample(asr={"backend": "faster_whisper", "model": "wheel:whisper-base"})
+    before, after = replace(spoken, audio=rounded), replace(spoken, audio=read_back)
+    assert before.key == after.key
+    about = spoken.listeners._describe("asr", "malay")
+    spoken.listeners.memory.get(["heard", about, before.key], lambda: "selamat pagi")
+    assert spoken.listeners.heard(after) == "selamat pagi"
+    assert "selamat" in write_page("page", [Column("model", [after], True)])
 
 
 @pytest.mark.slow
