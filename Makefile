@@ -54,16 +54,16 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/lint-imports
 
 crash: $(VENV)/.installed-dev
-	$(BIN)/python tools/crash.py --kills 500
+	$(BIN)/python -m tests.crash --kills 500
 
 fuzz: $(VENV)/.installed-dev
-	$(BIN)/python tools/fuzz.py
+	$(BIN)/python -m tests.fuzz
 
 schemas: $(VENV)/.installed
 	$(BIN)/qrecipe schema --write schemas
 
 docs: $(VENV)/.installed
-	$(BIN)/python tools/recipe_docs.py
+	$(BIN)/python docs/recipe.py
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "no Python 3.11 or newer that can make a virtual environment was found;" \
@@ -82,4 +82,4 @@ $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
-	find qrecipe tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
+	find qrecipe tests benchmarks research -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -2,7 +2,7 @@
 
 A folder in the layout of the stock checkpoints that stock qwen_tts loads where it lies. It speaks English and, with an
 accent, Spanish in six synthetic voices, so that a recipe can be planned, trained, judged and heard on a laptop, in tests
-and without a network. ``mini/README.md`` is its model card; ``tools/mini_base`` of the source tree trains it.
+and without a network. ``mini/README.md`` is its model card; ``research/mini_base`` of the source tree trains it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 NAME = "builtin:mini"
 
 MANIFEST = "builtin.json"
-"""SHA-256 of every file of the base; written last by tools/mini_base/base.py."""
+"""SHA-256 of every file of the base; written last by research/mini_base/base.py."""
 
 
 def folder() -> Path:

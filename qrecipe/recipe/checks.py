@@ -281,7 +281,7 @@ def _finish(recipe: Recipe, node: Node) -> Iterator[Problem]:
 
 
 def _likelihood_alone(recipe: Recipe, node: Node) -> Iterator[Problem]:
-    """Likelihood falls as a voice is learned, whether the language is read or not: docs/method.md has what the studies found."""
+    """Likelihood falls as a voice is learned, whether the language is read or not: research/studies/README.md has what the studies found."""
     judging = [g for g, _ in gates_with_nodes(recipe, node) if g.severity == "error"]
     for key in recipe.languages:
         own = [g for g in judging if getattr(recipe.datasets.get(g.data), "language", None) == key]

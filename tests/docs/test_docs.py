@@ -14,7 +14,8 @@ from qrecipe.errors import CODES
 from qrecipe.recipe.docs import field_docs, settings_models
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("recipes/**/*.md")])
+FOLDERS = ("*", "docs/*", "recipes/**/*", "research/**/*", "qrecipe/builtin/**/*")
+PAGES = sorted(page for folder in FOLDERS for page in ROOT.glob(f"{folder}.md"))
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 COMMAND = re.compile(r"qrecipe ([a-z]+)\b")
 
@@ -32,7 +33,7 @@ def links(page: Path) -> list[str]:
 
 
 def test_the_field_reference_is_what_the_tool_writes() -> None:
-    tool = runpy.run_path(str(ROOT / "tools" / "recipe_docs.py"))
+    tool = runpy.run_path(str(ROOT / "docs" / "recipe.py"))
     assert (ROOT / "docs" / "recipe.md").read_text(encoding="utf-8") == tool["page"](), "run `make docs`"
 
 

@@ -1,4 +1,4 @@
-"""The shipped parameter catalogues: their counts, and that they are what tools/catalogues.py writes."""
+"""The shipped parameter catalogues: their counts, and that they are what research/catalogues.py writes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-TOOL = Path(__file__).resolve().parents[2] / "tools" / "catalogues.py"
+TOOL = Path(__file__).resolve().parents[2] / "research" / "catalogues.py"
 LARGE, SMALL = "qwen3-tts-12hz-1.7b-base", "qwen3-tts-12hz-0.6b-base"
 
 COUNTS = {
