@@ -11,6 +11,9 @@ import pytest
 
 from qrecipe.cli.app import VERBS
 from qrecipe.errors import CODES
+from qrecipe.files import FileHashes
+from qrecipe.plan import make_plan
+from qrecipe.recipe import load
 from qrecipe.recipe.docs import field_docs, settings_models
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -72,9 +75,20 @@ def test_verbs_exist(page: Path) -> None:
     assert used <= VERBS.keys(), f"no such verb: {used - VERBS.keys()}"
 
 
-def test_the_recipe_of_the_readme_is_the_file_that_it_names() -> None:
+def test_the_recipe_of_the_readme_is_the_file_that_it_names_and_validates() -> None:
     blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
-    assert blocks == [(ROOT / "recipes" / "turkish.yaml").read_text(encoding="utf-8")]
+    first = ROOT / "recipes" / "first.yaml"
+    assert blocks == [first.read_text(encoding="utf-8")]
+    assert len(blocks[0].splitlines()) <= 30
+    planned = make_plan(load(first), FileHashes())
+    assert planned.errors == []
+    assert [stage.id for stage in planned.plan.stages] == ["language", "talker"]
+
+
+def test_every_page_of_the_manual_is_in_its_index() -> None:
+    listed = {(ROOT / "docs" / link.partition("#")[0]).resolve() for link in links(ROOT / "docs" / "index.md")}
+    pages = {page for page in ROOT.glob("docs/*.md") if page.name not in ("index.md", "recipe.head.md")}
+    assert pages <= listed, f"not in docs/index.md: {sorted(p.name for p in pages - listed)}"
 
 
 def test_tests_that_are_named_exist() -> None:
