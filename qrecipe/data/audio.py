@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
+import struct
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +14,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from qrecipe.data import containers
 from qrecipe.model.dsp import librosa
+from qrecipe.plan.wav import read_wav
 
 RATE = 24_000
 """Hz."""
@@ -24,14 +28,25 @@ MARGIN = 0.1
 """Seconds of silence that stay at most on both sides."""
 SILENT_PEAK = 1e-3
 """Full scale is 1; a recording that never exceeds this is silent (-60 dBFS)."""
+CANCELLED = 0.02
+"""A mean of channels below this share of the loudest one is what is left of two that are each other's opposite."""
+MISSING_SECONDS = 0.05
+"""A file that holds so much less than its header says broke off."""
+MAX_STREAM = 1 << 30
+"""Bytes of a stream's file that is read whole, to give its header a size."""
 CLIPPED_LEVEL = 0.999
 CLIPPED_SHARE = 0.002
-"""A recording with a larger share of samples at full scale is clipped."""
+"""A recording with a larger share of samples in cut-off tops is clipped."""
+FLAT = 1e-4
+FLAT_RUN = 4
+"""A top is cut off if this many samples in a row lie this near to the peak; a voice's own tops are round."""
 MIN_SECONDS = 0.3
 MAX_SAMPLES = 1 << 26
 """Of all channels, 256 MiB in memory: what a header promises is checked before memory is taken."""
-CHARACTERS_PER_SECOND = (2.0, 45.0)
-"""Text outside this rate does not belong to its recording; the slowest and fastest readers lie well within."""
+MAX_CHARACTERS_PER_SECOND = 45.0
+"""A faster text does not belong to its recording; the fastest readers lie well below."""
+SLOW_START, SLOW_RATE = 2.0, 2.0
+"""A text may take these seconds and a second for each two characters: one word or one logograph is said slowly."""
 
 Audio = NDArray[np.float32]
 
@@ -55,10 +70,27 @@ class Clip:
 def read(path: Path, max_seconds: float | None = None) -> Audio:
     """Reads any file that libsndfile reads as mono at 24 kHz, the way stock qwen_tts does: mean of the channels, then
     librosa's default resampler. Raises `AudioProblem`."""
+    sound = _decode(path, max_seconds)
+    return resample(_mono(sound.samples), sound.rate)
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """A file's samples as they are."""
+
+    samples: Audio
+    """[samples, channels] float32."""
+    rate: int
+    """Hz."""
+    floating: bool
+    """Whether the file may hold samples beyond full scale."""
+
+
+def _decode(path: Path, max_seconds: float | None) -> _Decoded:
     import soundfile
 
     try:
-        with _quiet(), soundfile.SoundFile(str(path)) as f:
+        with _quiet(), soundfile.SoundFile(_source(path)) as f:
             rate, frames = int(f.samplerate), int(f.frames)
             if rate < 1000 or rate > 768_000:
                 raise AudioProblem(f"a sampling rate of {rate} Hz")
@@ -67,14 +99,49 @@ def read(path: Path, max_seconds: float | None = None) -> Audio:
             if frames * f.channels > MAX_SAMPLES:
                 raise AudioProblem(f"{frames:,} samples of {f.channels} channels; at most {MAX_SAMPLES:,} are read")
             samples = f.read(frames, dtype="float32", always_2d=True)
+            floating = f.subtype in ("FLOAT", "DOUBLE")
     except (soundfile.SoundFileError, RuntimeError, OSError, ValueError) as e:
         raise AudioProblem(f"cannot be read as audio: {_reason(e)}") from None
     if samples.shape[0] == 0:
         raise AudioProblem("holds no samples")
+    if frames - samples.shape[0] > MISSING_SECONDS * rate:
+        raise _broken_off(frames / rate, samples.shape[0] / rate)
     if not np.isfinite(samples).all():
         raise AudioProblem("holds samples that are not numbers")
-    mono = samples.mean(axis=1, dtype=np.float32) if samples.shape[1] > 1 else samples[:, 0]
-    return resample(np.ascontiguousarray(mono), rate)
+    return _Decoded(samples, rate, floating)
+
+
+def _source(path: Path) -> str | io.BytesIO:
+    """A file for libsndfile, which believes headers: one that broke off is refused, a stream's is given its size.
+
+    Raises `AudioProblem` and `OSError`.
+    """
+    if (wav := read_wav(path)) is not None:
+        if wav.missing_seconds > MISSING_SECONDS:
+            raise _broken_off(wav.seconds + wav.missing_seconds, wav.seconds)
+        if wav.streamed and wav.start + wav.present <= MAX_STREAM:
+            content = bytearray(path.read_bytes())
+            content[wav.start - 4 : wav.start] = struct.pack("<I", wav.present)
+            content[4:8] = struct.pack("<I", len(content) - 8)
+            return io.BytesIO(content)
+    elif (missing := containers.missing_bytes(path)) > 0:
+        raise AudioProblem(f"incomplete: its last part lacks {missing:,} bytes; copy or fetch the file again")
+    return str(path)
+
+
+def _broken_off(promised: float, present: float) -> AudioProblem:
+    return AudioProblem(f"incomplete: {promised:.2f} s by its header, {present:.2f} s in the file; copy or fetch it again")
+
+
+def _mono(samples: Audio) -> Audio:
+    """[samples, channels] -> their mean. Raises `AudioProblem` if the channels cancel each other out."""
+    if samples.shape[1] == 1:
+        return np.ascontiguousarray(samples[:, 0])
+    mono: Audio = np.ascontiguousarray(samples.mean(axis=1, dtype=np.float32))
+    loudest = float(np.abs(samples).max())
+    if loudest >= SILENT_PEAK and float(np.abs(mono).max()) < CANCELLED * loudest:
+        raise AudioProblem("the channels cancel each other out: one is the other turned over; keep one of them")
+    return mono
 
 
 @contextlib.contextmanager
@@ -101,14 +168,15 @@ def resample(samples: Audio, rate: int) -> Audio:
 
 def load(path: Path, max_seconds: float) -> Clip:
     """Reads, checks and trims a recording. Raises `AudioProblem`."""
-    samples = read(path, max_seconds)
+    sound = _decode(path, max_seconds)
+    samples = resample(_mono(sound.samples), sound.rate)
     seconds = len(samples) / RATE
     peak = float(np.abs(samples).max())
     if peak < SILENT_PEAK:
         raise AudioProblem("silent")
-    clipped = float((np.abs(samples) >= CLIPPED_LEVEL).mean())
+    clipped = max(_clipped(channel, sound.floating) for channel in sound.samples.T)
     if clipped > CLIPPED_SHARE:
-        raise AudioProblem(f"clipped: {clipped:.1%} of the samples are at full scale")
+        raise AudioProblem(f"clipped: {clipped:.1%} of the samples are cut off at the loudest level")
     _, (start, end) = librosa().effects.trim(samples, top_db=TRIM_DB, frame_length=1024, hop_length=256)
     margin = int(MARGIN * RATE)
     first, last = max(0, int(start) - margin), min(len(samples), int(end) + margin)
@@ -123,13 +191,26 @@ def load(path: Path, max_seconds: float) -> Clip:
     return Clip(np.ascontiguousarray(kept), seconds, seconds - len(kept) / RATE)
 
 
+def _clipped(samples: Audio, floating: bool) -> float:
+    """Share of samples [samples] whose tops were cut off: flat runs at the peak, wherever it lies.
+
+    A file of whole numbers that reaches full scale needs no runs, since a lossy codec bends what was flat.
+    """
+    level = np.abs(samples)
+    peak = float(level.max())
+    if peak >= CLIPPED_LEVEL and not floating:
+        return float((level >= CLIPPED_LEVEL).mean())
+    flat = level >= peak * (1 - FLAT)
+    edges = np.flatnonzero(np.diff(np.concatenate(([False], flat, [False])).astype(np.int8)))
+    runs = edges[1::2] - edges[::2]
+    return float(runs[runs >= FLAT_RUN].sum() / len(samples))
+
+
 def rate_problem(text: str, seconds: float) -> str | None:
     """Why a text and a recording of this many seconds do not belong together, or None."""
-    rate = len(text) / seconds
-    low, high = CHARACTERS_PER_SECOND
-    if rate > high:
+    if len(text) / seconds > MAX_CHARACTERS_PER_SECOND:
         return f"{len(text)} characters in {seconds:.1f} s: the text is far too long for its recording"
-    if rate < low and len(text) < 400:
+    if seconds > SLOW_START + len(text) / SLOW_RATE and len(text) < 400:
         return f"{len(text)} characters in {seconds:.1f} s: the text is far too short for its recording"
     return None
 

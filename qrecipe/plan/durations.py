@@ -6,6 +6,7 @@ from pathlib import Path
 
 from qrecipe.files import FileHashes
 from qrecipe.plan.manifest import Row
+from qrecipe.plan.wav import read_wav
 
 FRAMES_PER_SECOND = 12.5
 """Codec frames."""
@@ -23,6 +24,8 @@ def _by_header(audio: Path) -> float | None:
     from tinytag import TinyTag, TinyTagException
 
     try:
+        if (wav := read_wav(audio)) is not None:  # a stream's header holds no size; what the file holds counts
+            return wav.seconds
         return TinyTag.get(audio, tags=False).duration
     except (TinyTagException, OSError, ValueError):
         return None
