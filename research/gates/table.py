@@ -1,6 +1,6 @@
 """Which gate catches which fault: real recordings, and the same ones spoilt, under the recommended gates.
 
-Writes the table of docs/method.md to standard output, as Markdown. A column is a kind of recording, a cell what the gate
+Writes the table of research/gates/README.md to standard output, as Markdown. A column is a kind of recording, a cell what the gate
 measured and decided. Nothing is generated, so no model is needed::
 
     pip install '.[asr,asr-model,mos,speaker]'
@@ -50,7 +50,7 @@ GATES: list[dict[str, Any]] = [
     {"metric": "mos", "max_decrease": 0.3, "baseline": "recordings"},
     {"metric": "f0_correlation", "min": 0.6},
 ]
-"""The gates that docs/method.md recommends."""
+"""The gates that docs/gates.md recommends."""
 COLUMNS = ("transcripts", "cut", "stub", "doubled", "endless", "gaps", "reversed", "noise", "voice", "flat")
 MARK = {"pass": "pass", "fail": "**fail**", "undecided": "undecided"}
 

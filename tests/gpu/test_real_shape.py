@@ -1,6 +1,6 @@
 """The whole path on a GPU with the real 1.7B shape and random weights. Run by hand: `pytest -m gpu tests/gpu -s`.
 
-Prints what goes into docs/benchmarks.md: seconds, frames per second and peak memory of every stage.
+Prints what goes into research/measurements.md: seconds, frames per second and peak memory of every stage.
 """
 
 from __future__ import annotations
