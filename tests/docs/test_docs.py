@@ -97,6 +97,20 @@ def test_tests_that_are_named_exist() -> None:
     assert [t for t in sorted(named) if not (ROOT / t).is_file()] == []
 
 
+def test_files_and_names_of_the_architecture_exist() -> None:
+    """`path`, `folder/` or `path::name` in backticks, from the root or below `qrecipe/`."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([\w./-]+(?:\.(?:py|md|toml|yaml)|/))(?:::(\w+))?`", text)
+    assert len(named) > 50
+    for path, name in (n for n in named if n[0] != "cli/VERB.py"):
+        files = [f for f in (ROOT / "qrecipe" / path, ROOT / path) if f.exists()]
+        assert files, f"docs/architecture.md names {path}, which does not exist: correct the page"
+        if name:
+            assert re.search(rf"^(?:async )?(?:def|class) {name}\b|^{name}\b.* = ", files[0].read_text("utf-8"), re.MULTILINE), (
+                f"docs/architecture.md names {path}::{name}, which does not exist: correct the page"
+            )
+
+
 def test_what_the_makefile_promises_is_a_target() -> None:
     text = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z]+):", text, flags=re.MULTILINE))
