@@ -1,5 +1,5 @@
 """Going on after a stop, and running out of memory, on a GPU. Run by hand, with no network; either prints the figures of
-docs/reliability.md:
+research/measurements.md:
 
     python -m tests.gpu.test_resume
     pytest -m gpu tests/gpu/test_resume.py -s
