@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: they stop any loop at once, except for the moments that must be whole.
+"""Ctrl-C, SIGTERM, SIGHUP and SIGQUIT: they stop any loop at once, except for the moments that must be whole.
 
 The first signal raises `KeyboardInterrupt` where the program is, or at the end of a `whole()` block; everything that
 was finished is on disk by then. A second signal raises it even inside such a block. Never ends the process itself.
@@ -20,11 +20,15 @@ class _State:
 
 
 def install() -> None:
-    """Listens to both signals. Only the main thread of a process may."""
+    """Listens to these signals. Only the main thread of a process may.
+
+    SIGHUP comes when a connection or a terminal goes away; where it was ignored before (`nohup`) it stays ignored.
+    """
     _State.count = _State.depth = 0
     _State.late = False
-    signal.signal(signal.SIGTERM, _stop)
-    signal.signal(signal.SIGINT, _stop)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _stop)
 
 
 def _stop(signum: int, frame: object) -> None:

@@ -19,7 +19,7 @@ from qrecipe.cli.options import FILE, format_option
     "--layout", type=click.Choice(["streaming", "non_streaming"]), default="streaming", show_default=True, help="How text meets frames."
 )
 @click.option("--seed", default=0, show_default=True, help="Seed of sampling.")
-@click.option("--out", required=True, type=FILE, help="The WAV file to write.")
+@click.option("--out", required=True, type=FILE, help="The file to write: .wav, .flac, .mp3, .ogg or .opus.")
 @format_option()
 def command(
     model: str,

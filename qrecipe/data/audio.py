@@ -158,6 +158,15 @@ def _quiet() -> Iterator[None]:
         os.close(nowhere)
 
 
+def encoded(samples: Audio, rate: int, format: str, subtype: str) -> bytes:  # soundfile's own words
+    """A sound file of [samples] at `rate` Hz. In memory, so that a full disk is an error of the operating system."""
+    import soundfile
+
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, rate, format=format, subtype=subtype)
+    return buffer.getvalue()
+
+
 def resample(samples: Audio, rate: int) -> Audio:
     """[samples] at `rate` -> [samples] at 24 kHz (librosa, soxr_hq)."""
     if rate == RATE:

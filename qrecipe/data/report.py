@@ -10,6 +10,7 @@ import torch
 from qrecipe.data.speech import SpeechData
 from qrecipe.plan.checks import MIN_MINUTES, MIN_SENTENCES
 from qrecipe.plan.manifest import Manifest
+from qrecipe.plan.texts import oddities
 from qrecipe.plan.tokenizer import TextTokenizer
 
 SPREAD = 0.6
@@ -91,7 +92,7 @@ def _report(
     else:
         unseen = sorted(c for c in counts if not c.isspace() and c not in elsewhere)
     seconds = data.seconds if data else None
-    warnings = []
+    warnings = oddities(texts)
     if digits:
         warnings.append("digits are read as they are written: spell numbers out, or their reading is learned from few examples")
     if elsewhere is not None and unseen:

@@ -12,6 +12,7 @@ from qrecipe.errors import Place, Problem
 from qrecipe.files import is_file
 from qrecipe.plan import boundaries
 from qrecipe.plan.rows import fits
+from qrecipe.plan.texts import unsayable
 from qrecipe.plan.tokenizer import TextTokenizer, clean_text
 from qrecipe.recipe.reader import NO_CHARACTER
 
@@ -119,7 +120,7 @@ def _row(
         return [Problem("QR041", "an escape that is no character (NUL, or half of a surrogate pair)", place)]
     text = clean_text(value["text"])
     if kind == "text":
-        why = tokenizer.text_problem(text) if tokenizer else (None if text else "the text is empty")
+        why = tokenizer.text_problem(text) if tokenizer else unsayable(text)
         return [Problem("QR042", why, place)] if why else Row(place.line, text)
     return _speech_row(value, text, path, place, tokenizer, roots)
 
@@ -134,7 +135,7 @@ def _speech_row(
     for what, t in (("the text", text), ("the reference's text", reference_text)):
         if t is None:
             continue
-        why = tokenizer.text_problem(t) if tokenizer else (None if t else "the text is empty")
+        why = tokenizer.text_problem(t) if tokenizer else unsayable(t)
         if why:
             problems.append(Problem("QR042", why.replace("the text", what, 1), place))
     if value.get("audio") is None and value.get("audio_codes") is None:

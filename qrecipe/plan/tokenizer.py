@@ -15,6 +15,7 @@ from typing import Any
 
 from qrecipe.errors import BaseModelError, Place, Problem
 from qrecipe.files import read_json
+from qrecipe.plan.texts import unsayable
 
 QWEN_PATTERN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 """Pre-tokenizer pattern of the Qwen2 tokenizer (transformers, tokenization_qwen2.py, `PRETOKENIZE_REGEX`)."""
@@ -147,10 +148,10 @@ class TextTokenizer:
 
     def text_problem(self, text: str) -> str | None:
         """Why a clean text cannot be used, or None."""
-        if not text:
-            return "the text is empty"
         if text != text.strip():
             return "the text has white space around it"
+        if (why := unsayable(text)) is not None:
+            return why
         for token in self.special:
             if token in text:
                 return f"the text holds the special token `{token}`"

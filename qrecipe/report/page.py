@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import soundfile
 
-from qrecipe.data.audio import RATE, Audio
+from qrecipe.data.audio import RATE, Audio, encoded
 from qrecipe.evaluate.metrics import said_and_heard
 from qrecipe.evaluate.samples import Sample
 from qrecipe.plan.documents import Statistic, Verdict
@@ -134,12 +133,11 @@ def marked(said: str, heard: str) -> str:
 def sound(audio: Audio) -> str:
     """A sound as the content of a data URL: MP3, which every browser plays, or WAV where libsndfile cannot write it."""
     for kind, subtype, name in (("MP3", "MPEG_LAYER_III", "audio/mpeg"), ("WAV", "PCM_16", "audio/wav")):
-        buffer = io.BytesIO()
         try:
-            soundfile.write(buffer, audio, RATE, format=kind, subtype=subtype)
+            content = encoded(audio, RATE, kind, subtype)
         except (soundfile.SoundFileError, ValueError):
             continue
-        return f"{name};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+        return f"{name};base64,{base64.b64encode(content).decode()}"
     raise AssertionError("libsndfile writes WAV")
 
 

@@ -1,14 +1,12 @@
-"""`say`: one text in one voice, written as a WAV file."""
+"""`say`: one text in one voice, written as a sound file."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import soundfile
-
-from qrecipe.data.audio import AudioProblem, read
-from qrecipe.errors import DataError, Place, Problem
+from qrecipe.data.audio import AudioProblem, encoded, read
+from qrecipe.errors import DataError, Place, Problem, RecipeError
 from qrecipe.files import FileHashes, replacing
 from qrecipe.model.speak import Utterance, speak
 from qrecipe.plan.tokenizer import clean_text
@@ -19,6 +17,7 @@ def say(
     model: str, text: str, language: str, reference: Path, reference_text: str | None, layout: str, seed: int, out: Path
 ) -> dict[str, Any]:
     """Speaks a text through stock `generate_voice_clone` with the checkpoint's own sampling. Raises `UserError`."""
+    how = _format(out)
     try:
         voice = read(reference)
     except AudioProblem as e:
@@ -38,5 +37,26 @@ def say(
     )
     spoken = speak(opened, [utterance], layout=cast(Literal["streaming", "non_streaming"], layout), seed=seed)[0]
     with replacing(out) as temporary:
-        soundfile.write(str(temporary), spoken.audio, spoken.rate, format="WAV", subtype="PCM_16")
+        temporary.write_bytes(encoded(spoken.audio, spoken.rate, **how))
     return {"out": str(out), "seconds": round(len(spoken.audio) / spoken.rate, 3), "frames": int(spoken.codes.shape[0])}
+
+
+FORMATS = {
+    "": {"format": "WAV", "subtype": "PCM_16"},
+    ".wav": {"format": "WAV", "subtype": "PCM_16"},
+    ".flac": {"format": "FLAC", "subtype": "PCM_16"},
+    ".mp3": {"format": "MP3", "subtype": "MPEG_LAYER_III"},
+    ".ogg": {"format": "OGG", "subtype": "VORBIS"},
+    ".opus": {"format": "OGG", "subtype": "OPUS"},
+}
+"""By the ending of the name: soundfile's format and subtype."""
+
+
+def _format(out: Path) -> dict[str, str]:
+    """How a file of this name is written. Raises `RecipeError` for an ending that is none of sound."""
+    try:
+        return FORMATS[out.suffix.lower()]
+    except KeyError:
+        known = ", ".join(f"`{ending}`" for ending in FORMATS if ending)
+        problem = Problem("QR070", f"{out.name}: no kind of sound ends in `{out.suffix}`", Place("--out"), f"known: {known}")
+        raise RecipeError(problem) from None

@@ -86,7 +86,7 @@ def test_killed_at_random_times(lasting: Lasting, place: Path) -> None:
     lasting.finish(place)
 
 
-@pytest.mark.parametrize("action", ["term", "int"])
+@pytest.mark.parametrize("action", ["term", "int", "hup", "quit"])
 def test_a_signal_saves_and_ends_with_130(lasting: Lasting, place: Path, action: str) -> None:
     """In encoding, in a step, in an evaluation, in bundling; and the temporary files are taken away."""
     for point in ("event:encoding:1", "event:step:2", "event:select:1", "event:speaking:1", "sync:model-00001-of-00002.safetensors:1"):

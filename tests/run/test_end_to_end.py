@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import soundfile
 import torch
 
 from qrecipe.cli import main
@@ -323,6 +324,11 @@ def test_a_bundle_speaks(finished: Finished, cli: Callable[..., Done], tmp_path:
     assert cli(*arguments, "--out", "b.wav").code == 0
     assert Path("a.wav").read_bytes() == Path("b.wav").read_bytes()
     assert Path("a.wav").stat().st_size > 1000
+    assert cli(*arguments, "--out", "a.mp3").code == 0
+    assert soundfile.info("a.mp3").format == "MP3"
+    unknown = cli(*arguments, "--out", "a.m4a")
+    assert (unknown.code, Path("a.m4a").exists()) == (2, False)
+    assert "no kind of sound ends in `.m4a`" in unknown.err
     wrong = cli("say", finished.outcome.bundle, "Hai.", "--language", "maley", "--reference", reference, "--out", "c.wav")
     assert wrong.code == 2
     assert "did you mean `malay`" in wrong.err

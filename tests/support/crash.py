@@ -10,7 +10,7 @@ A fault is `POINT ACTION`. Points count from 1:
     after:PATTERN:N     right after it
     sync:PATTERN:N      when the Nth file of such a name is synced
 
-Actions: `kill` (SIGKILL), `term`, `int`, `twice` (two SIGTERM), `full` (ENOSPC).
+Actions: `kill` (SIGKILL), `term`, `int`, `hup`, `quit`, `twice` (two SIGTERM), `full` (ENOSPC).
 """
 
 from __future__ import annotations
@@ -98,13 +98,14 @@ class Nursery:
         self._process.wait(timeout=60)
 
 
+SIGNALS = {"term": signal.SIGTERM, "int": signal.SIGINT, "hup": signal.SIGHUP, "quit": signal.SIGQUIT}
+
+
 def _act(action: str) -> None:
     if action == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
-    elif action == "term":
-        os.kill(os.getpid(), signal.SIGTERM)
-    elif action == "int":
-        os.kill(os.getpid(), signal.SIGINT)
+    elif action in SIGNALS:
+        os.kill(os.getpid(), SIGNALS[action])
     elif action == "twice":
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)

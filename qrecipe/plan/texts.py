@@ -1,0 +1,67 @@
+"""Texts that nobody could say as they are written: nothing but signs, markup, letters of two scripts, invisible characters."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+
+SHOWN = 3
+"""Examples of a warning."""
+SCRIPTS = ("LATIN", "CYRILLIC", "GREEK", "ARMENIAN")
+"""Scripts whose letters look alike, by the first word of their characters' names."""
+WORD = re.compile(r"[^\W\d_]+")
+ANNOTATION = r"laugh\w*|cough\w*|sigh\w*|breath\w*|applause|music|noise|silence|inaudible|unintelligible|crosstalk"
+MARKUP = re.compile(
+    r"</?[A-Za-z][^<>]*>|&(?:[A-Za-z]+|#\d+|#x[0-9A-Fa-f]+);|\[[^\[\]]*\]|\{[^{}]*\}"
+    rf"|\((?:{ANNOTATION})\)|\b[A-Z]{{2,}}_?\d+\s*:",
+)
+"""Tags, entities, notes in brackets or braces, sounds in parentheses, and names of speakers as annotators write them."""
+INVISIBLE = re.compile(r"[\u00ad\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff]")
+"""Soft hyphens, zero-width spaces, marks of direction. Joiners (U+200C, U+200D) belong to the spelling of several scripts."""
+
+
+def unsayable(text: str) -> str | None:
+    """Why nothing of a text can be said, or None."""
+    if not text:
+        return "the text is empty"
+    if not any(c.isalnum() for c in text):
+        return "the text has no letter and no digit"
+    return None
+
+
+def oddities(texts: Sequence[str]) -> list[str]:
+    """A sentence for each kind of thing in texts that is written and not said, with counts and examples."""
+    kinds: tuple[tuple[str, Callable[[str], list[str]]], ...] = (
+        ("markup, which would be learned as if it were said", MARKUP.findall),
+        ("words with letters of two scripts, which look alike and are other tokens", mixed_words),
+        ("invisible characters, which are tokens too", lambda text: [f"U+{ord(c):04X}" for c in INVISIBLE.findall(text)]),
+    )
+    sentences = []
+    for what, occurrences in kinds:
+        per_text = [hits for text in texts if (hits := occurrences(text))]
+        if per_text:
+            examples = list(dict.fromkeys(hit for hits in per_text for hit in hits))[:SHOWN]
+            sentences.append(f"{len(per_text)} of {len(texts)} texts hold {what}: " + ", ".join(f"`{e}`" for e in examples))
+    return sentences
+
+
+def mixed_words(text: str) -> list[str]:
+    """The words of a text whose letters are of two scripts that look alike, with the rarer script's letters named."""
+    return [f"{word} ({_rarer(word)})" for word in WORD.findall(text) if not word.isascii() and len(_scripts(word)) > 1]
+
+
+def _scripts(letters: Iterable[str]) -> set[str]:
+    return {script for c in letters if (script := _script(c)) is not None}
+
+
+def _script(letter: str) -> str | None:
+    script = unicodedata.name(letter, "").split(" ", 1)[0]
+    return script if script in SCRIPTS else None
+
+
+def _rarer(word: str) -> str:
+    scripts = [script for c in word if (script := _script(c)) is not None]
+    rarest = min(sorted(set(scripts)), key=scripts.count)
+    letters = dict.fromkeys(c for c in word if _script(c) == rarest)
+    return f"{rarest.capitalize()} {', '.join(letters)}"
