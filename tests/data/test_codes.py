@@ -15,7 +15,7 @@ from qrecipe.errors import UserError
 from qrecipe.files import FileHashes
 from qrecipe.model.opened import Opened
 from qrecipe.plan.bases import BaseInfo
-from tests.support import audio
+from tests.support import audio, ties
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*slated for removal:DeprecationWarning")
 """Modules that audioread imports, which librosa.load asks for."""
@@ -123,8 +123,7 @@ def test_a_batch_is_what_single_recordings_are(encoder: Encoder, opened: Opened,
     clips.append(audio.write(clips[0].with_name("longer.wav"), audio.speech(9, 14 * 0.08)))
     together = codes_of(encoder.codes([Request(p, False) for p in clips]))
     for path, codes in zip(clips, together, strict=True):
-        alone = opened.net.speech_tokenizer.encode(str(path)).audio_codes[0]
-        assert torch.equal(codes, alone.to(torch.int64))
+        ties.assert_encoded(codes, opened.net.speech_tokenizer, str(path))
     assert [len(c) for c in together] == [7, 10, 13, 10, 14]
 
 

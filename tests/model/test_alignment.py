@@ -15,7 +15,7 @@ from qrecipe.data.speech import SpeechData, SpeechRow
 from qrecipe.evaluate.measure import teacher_forced
 from qrecipe.model import forward, prompt
 from qrecipe.model.opened import Opened
-from tests.support import recipes
+from tests.support import recipes, ties
 
 TEXT = "Kucing itu tidur di atas kerusi."
 LONG_TEXT = "Pada suatu hari, seekor kucing tidur di atas kerusi lama itu."
@@ -52,6 +52,10 @@ class Generated:
     """[frames, codebooks]."""
     hidden: torch.Tensor
     """[frames, hidden], the state that predicted each frame, as stock returns it."""
+    talker: torch.Tensor
+    """[frames + 1, codec vocabulary]: logits of each frame's first code, and of what followed the last frame."""
+    predictor: torch.Tensor
+    """[frames, codebooks - 1, codebook size]: logits of the other codes, each behind those that stock chose before."""
     inputs: torch.Tensor
     """[positions, hidden]: everything that entered the talker, prompt and frames."""
     prompt: int
@@ -87,18 +91,32 @@ class Stock:
         if case in self._done:
             return self._done[case]
         self.opened.reset()
-        seen: list[torch.Tensor] = []
-        hook = self.opened.talker.model.register_forward_pre_hook(
-            lambda module, args, kwargs: seen.append(kwargs["inputs_embeds"][0].clone()), with_kwargs=True
-        )
+        inputs: list[torch.Tensor] = []
+        first: list[torch.Tensor] = []
+        others: list[torch.Tensor] = []
+        talker = self.opened.talker
+        hooks = [
+            talker.model.register_forward_pre_hook(
+                lambda module, args, kwargs: inputs.append(kwargs["inputs_embeds"][0].clone()), with_kwargs=True
+            ),
+            talker.codec_head.register_forward_hook(lambda module, args, out: first.append(out[0, -1].clone())),
+            *(
+                head.register_forward_hook(lambda module, args, out: others.append(out[0, -1].clone()))
+                for head in talker.code_predictor.lm_head
+            ),
+        ]
         try:
-            codes, hidden = self.opened.net.generate(
+            generated, hidden = self.opened.net.generate(
                 **self.arguments(case), max_new_tokens=CAP + 1, do_sample=False, subtalker_dosample=False, repetition_penalty=1.0
             )
         finally:
-            hook.remove()
+            for hook in hooks:
+                hook.remove()
             self.opened.reset()
-        self._done[case] = Generated(codes[0], hidden[0], torch.cat(seen), len(seen[0]))
+        codes = generated[0]
+        predictor = torch.stack(others).view(-1, len(talker.code_predictor.lm_head), others[0].shape[-1])
+        logits = torch.stack(first)[: len(codes) + 1], predictor[: len(codes)]
+        self._done[case] = Generated(codes, hidden[0], *logits, torch.cat(inputs), len(inputs[0]))
         return self._done[case]
 
     def prompt(self, case: Case, text: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
@@ -173,16 +191,20 @@ def test_the_cases_cover_both_branches_of_in_context_prompts(opened: Opened, voi
 
 @every_case
 def test_greedy_codes_are_reproduced(case: Case, stock: Stock, batch_of: Any, opened: Opened) -> None:
-    codes = stock.generate(case).codes
+    """Every choice behind the codes that stock chose before it, so that one at a tie changes none after it."""
+    generated = stock.generate(case)
+    codes, theirs = generated.codes, as_stock_masks(generated.talker, opened.config)
     batch = batch_of(case, codes)
     with torch.no_grad():
         logits = forward.speech_logits(forward.Tables(opened.talker), batch, torch.float32)
-    said = as_stock_masks(logits.talker, opened.config).argmax(-1)
     assert logits.predictor is not None
-    assert said[: len(codes)].tolist() == codes[:, 0].tolist()
-    assert torch.equal(logits.predictor.argmax(-1), codes[:, 1:])
+    assert torch.equal(theirs.argmax(-1)[: len(codes)], codes[:, 0]), "the logits are those by which stock chose"
+    assert torch.equal(generated.predictor.argmax(-1), codes[:, 1:])
     if len(codes) < CAP:
-        assert int(said[len(codes)]) == opened.config.talker_config.codec_eos_token_id
+        assert int(theirs[-1].argmax()) == opened.config.talker_config.codec_eos_token_id
+    ours = as_stock_masks(logits.talker, opened.config)
+    ties.assert_best(ours.argmax(-1)[: len(theirs)], theirs)
+    ties.assert_best(logits.predictor.argmax(-1), generated.predictor)
 
 
 def test_the_greedy_codes_are_worth_comparing(stock: Stock) -> None:
@@ -229,7 +251,7 @@ def test_states_one_frame_late_give_other_codes(stock: Stock, batch_of: Any, ope
         hidden = forward.label_hidden(tables, batch_of(Case("english", "streaming", "x_vector"), generated.codes), torch.float32)
         right = forward.predictor_logits(tables, hidden[:-1], generated.codes).argmax(-1)
         late = forward.predictor_logits(tables, hidden[1:], generated.codes).argmax(-1)
-    assert torch.equal(right, generated.codes[:, 1:])
+    ties.assert_best(right, generated.predictor)
     assert late.eq(generated.codes[:, 1:]).float().mean() < 0.5
 
 
