@@ -21,11 +21,27 @@ from qrecipe.evaluate.normalise import normalise, words
         ("hi", "नमस्ते, दुनिया!", "नमस्ते दुनिया"),
         ("xx", "7 \u00bfque?", "7 que"),
         ("ms-Arab", "", ""),
+        ("ar", "كِتَابٌ", "كتاب"),
+        ("ar", "كـتاب", "كتاب"),
+        ("he", "שָׁלוֹם", "שלום"),
+        ("fa", "علي كتاب", "علی کتاب"),
+        ("fa", "می\u200cروم", "میروم"),
+        ("ar", "علي", "علي"),
+        ("yi", "אַ", "אַ"),
+        ("de", "Schiff\u00adfahrt", "schifffahrt"),
+        ("km", "ខ្ញុំ\u200bទៅ", "ខ្ញុំទៅ"),
+        ("xx", "á:re: 7:30", "áre 7 30"),
     ],
 )
 def test_rules(tag: str, text: str, expected: str) -> None:
     assert normalise(text, tag) == expected
     assert normalise(expected, tag) == expected
+
+
+@pytest.mark.parametrize(("tag", "word"), [("uz", "o{}zbek"), ("haw", "pa{}u"), ("ha", "{}yaya"), ("mi", "a{}a")])
+def test_a_word_is_one_word_however_its_turned_comma_is_typed(tag: str, word: str) -> None:
+    signs = ["\u02bb", "\u02bc", "'", "\u2018", "\u2019", "\u02bf", "\ua78c", "`", "\u00b4", "\uff07"]
+    assert len({normalise(word.format(c), tag) for c in signs}) == 1
 
 
 def test_words_of_languages_without_spaces_are_characters() -> None:
