@@ -11,6 +11,7 @@ import pytest
 
 from qrecipe.model import dsp
 from tests.support import audio, recipes
+from tests.support.running import run_recipe
 from tests.support.shared import Finished, Voice
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from qrecipe.model.opened import Opened
     from qrecipe.model.prompt import Example
-    from qrecipe.plan.bases import BaseInfo
+    from qrecipe.plan.bases import LocalBase
 
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -46,18 +47,18 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def mini(cache: Path) -> BaseInfo:
+def mini(cache: Path) -> LocalBase:
     """The embedded base."""
     from qrecipe.errors import Place
     from qrecipe.files import FileHashes
-    from qrecipe.model.opened import resolve
+    from qrecipe.plan.fetch import resolve
     from qrecipe.recipe.base import Base
 
     return resolve(Base(model="builtin:mini"), cache, Place("test"), FileHashes())
 
 
 @pytest.fixture(scope="session")
-def opened(mini: BaseInfo) -> Opened:
+def opened(mini: LocalBase) -> Opened:
     """The embedded base in memory. A test that changes it puts it back."""
     from qrecipe.model.opened import open_model
 
@@ -65,7 +66,7 @@ def opened(mini: BaseInfo) -> Opened:
 
 
 @pytest.fixture
-def fresh(mini: BaseInfo) -> Opened:
+def fresh(mini: LocalBase) -> Opened:
     """The embedded base in memory for one test alone, which may change it."""
     from qrecipe.model.opened import open_model
 
@@ -123,15 +124,12 @@ def tiny(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def finished(mini: BaseInfo, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+def finished(mini: LocalBase, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """The tiny recipe with one gate, run once. Tests read what it left; those that change it copy it first."""
-    from qrecipe.recipe import load
-    from qrecipe.run.engine import run
-
     folder = tmp_path_factory.mktemp("finished")
     accept = [{"metric": "talker_nll", "data": "dev", "max": 100.0}]
     file = recipes.write(folder, recipes.recipe(accept=accept))
-    outcome = run(load(file, []), runs=folder / "runs", bundles=folder / "bundles")
+    outcome = run_recipe(file, folder)
     return Finished(file, folder / "runs", folder / "bundles", outcome)
 
 

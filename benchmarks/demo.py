@@ -13,8 +13,10 @@ from typing import Any
 import torch
 import yaml
 
+from qrecipe.plan import complete_plan
 from qrecipe.recipe import load
-from qrecipe.run.engine import run as run_recipe
+from qrecipe.run.engine import RunOptions
+from qrecipe.run.engine import run as run_plan
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
@@ -26,12 +28,8 @@ def run(stage: str, steps: int) -> dict[str, Any]:
         shutil.copytree(RECIPES, folder / "recipes")
         recipe = _alone(folder / "recipes", stage, steps)
         marks: list[tuple[str, float, dict[str, Any]]] = []
-        run_recipe(
-            load(recipe),
-            runs=folder / "runs",
-            bundles=folder / "bundles",
-            listener=lambda e: marks.append((e["event"], time.process_time(), e)),
-        )
+        options = RunOptions(folder / "runs", folder / "bundles")
+        run_plan(complete_plan(load(recipe)), options, lambda e: marks.append((e["event"], time.process_time(), e)))
     timed = [m for m in marks if m[0] in ("stage_started", "step", "select")]
     spent: dict[str, list[float]] = {"step": [], "select": []}
     for before, after in pairwise(timed):

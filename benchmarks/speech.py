@@ -12,7 +12,8 @@ import torch
 from qrecipe.errors import Place
 from qrecipe.files import FileHashes
 from qrecipe.model import speak
-from qrecipe.model.opened import SAMPLE_RATE, Opened, open_model, resolve
+from qrecipe.model.opened import SAMPLE_RATE, Opened, open_model
+from qrecipe.plan.fetch import resolve
 from qrecipe.recipe.base import Base
 
 ENCODED_AT_ONCE = 60

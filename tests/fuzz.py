@@ -17,11 +17,10 @@ from pathlib import Path
 
 from qrecipe.errors import Place
 from qrecipe.files import FileHashes
-from qrecipe.model.opened import resolve
-from qrecipe.recipe import load
+from qrecipe.plan.fetch import resolve
 from qrecipe.recipe.base import Base
-from qrecipe.run.engine import run
 from tests.support import fuzz, recipes
+from tests.support.running import run_recipe
 
 
 def main() -> int:
@@ -34,11 +33,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="qrecipe-fuzz-") as name:
         folder = Path(name)
         mini = resolve(Base(model="builtin:mini"), folder, Place("fuzz"), FileHashes())
-        assert mini.folder is not None
         weights = mini.folder
         (folder / "run").mkdir()
         recipe = recipes.write(folder / "run", recipes.recipe(stages=[recipes.stage(steps=1)]))
-        outcome = run(load(recipe), runs=folder / "runs", bundles=folder / "bundles")
+        outcome = run_recipe(recipe, folder)
         assert outcome.bundle is not None
         bundle = outcome.bundle
         kinds: dict[str, tuple[int, Callable[[Path], fuzz.Target]]] = {

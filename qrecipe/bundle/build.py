@@ -16,7 +16,7 @@ from qrecipe.bundle.verify import LOCK, MANIFEST, read_manifest, verify
 from qrecipe.errors import BundleError, Place, Problem
 from qrecipe.files import new_folder, sha256, write_json, write_text
 from qrecipe.model.weights import Delta
-from qrecipe.plan.bases import BaseInfo
+from qrecipe.plan.bases import LocalBase
 from qrecipe.plan.documents import BundleLanguage, BundleManifest, BundleStage, Lock, Verdict
 from qrecipe.plan.values import Plan
 from qrecipe.recipe.writer import write_yaml
@@ -27,14 +27,14 @@ class Content:
     """Everything that a bundle is made of."""
 
     plan: Plan
-    base: BaseInfo
+    base: LocalBase
     delta: Delta
     """Rows at their init and every kept stage, merged."""
     lock: Lock
     recipe: dict[str, Any]
     """The resolved recipe as plain data."""
-    stages: list[dict[str, Any]]
-    """`id`, `status`, `fingerprint`, `parameters` of every stage."""
+    stages: list[BundleStage]
+    """Every stage of the plan, in order."""
     verdicts: dict[str, list[Verdict]]
     """By stage, and `accept`."""
     survival: dict[str, float]
@@ -82,7 +82,7 @@ def build(content: Content, bundles: Path) -> Path:
             plan=plan.hash,
             base=content.lock.base,
             languages={k: BundleLanguage(bcp47=v.bcp47, token_id=rows[k]) for k, v in plan.languages.items()},
-            stages=[BundleStage(**s) for s in content.stages],
+            stages=content.stages,
             accepted=content.accepted,
             qrecipe=__version__,
             files={str(f.relative_to(folder)): sha256(f) for f in sorted(folder.rglob("*")) if f.is_file()},

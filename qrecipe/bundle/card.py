@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from qrecipe.plan.bases import BUILTIN
-from qrecipe.plan.documents import Verdict
+from qrecipe.plan.documents import BundleStage, Verdict
 from qrecipe.plan.values import Plan
 
 
@@ -21,7 +21,7 @@ def escape(text: str) -> str:
     return " ".join(plain.split())
 
 
-def model_card(plan: Plan, stages: list[dict[str, Any]], verdicts: dict[str, list[Verdict]]) -> str:
+def model_card(plan: Plan, stages: list[BundleStage], verdicts: dict[str, list[Verdict]]) -> str:
     """The card of a bundle. Holds no clock, host or path."""
     languages = {k: v.bcp47 for k, v in plan.languages.items()}
     front: dict[str, Any] = {
@@ -74,8 +74,8 @@ def model_card(plan: Plan, stages: list[dict[str, Any]], verdicts: dict[str, lis
     for planned, went in zip(plan.stages, stages, strict=True):
         said = [f"{t.dataset} {'spoken' if t.frames else 'respelled'} by the base as {t.spoken_as}" for t in planned.taught]
         data = escape("; ".join([", ".join(f"{d.dataset} ({d.language})" for d in planned.data), *said]))
-        count = f"{went['parameters']:,}" if went["parameters"] is not None else "-"
-        lines.append(f"| {escape(planned.id)} | {planned.objective} | {went['status']} | {count} | {data} |")
+        count = f"{went.parameters:,}" if went.parameters is not None else "-"
+        lines.append(f"| {escape(planned.id)} | {planned.objective} | {went.status} | {count} | {data} |")
     lines += ["", "## Evaluation", ""]
     judged = [(where, v) for where, vs in verdicts.items() for v in vs]
     if judged:

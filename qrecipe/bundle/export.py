@@ -16,7 +16,7 @@ import torch
 from qrecipe.errors import EngineError, Place
 from qrecipe.files import copy_file
 from qrecipe.model.weights import Delta
-from qrecipe.plan.bases import BaseInfo, base_files, read_header, weight_files
+from qrecipe.plan.bases import LocalBase, base_files, read_header, weight_files
 
 SAFE_TRANSFORMERS = "4.57.2"
 """A config of 4.57.3 makes transformers swap the tokenizer's pattern when stock asks for `fix_mistral_regex`."""
@@ -24,17 +24,15 @@ SAFE_TRANSFORMERS = "4.57.2"
 _TORCH = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 
 
-def write_model(base: BaseInfo, folder: Path, delta: Delta, languages: dict[str, int]) -> None:
+def write_model(base: LocalBase, folder: Path, delta: Delta, languages: dict[str, int]) -> None:
     """Writes a Base folder that stock qwen_tts loads: the base's files, the delta's weights, the languages' rows."""
-    assert base.folder is not None
     for file in base_files(base.folder):
         copy_file(file, folder / file.relative_to(base.folder))
     _write_weights(base, folder, delta)
     _write_config(folder / "config.json", languages)
 
 
-def _write_weights(base: BaseInfo, folder: Path, delta: Delta) -> None:
-    assert base.folder is not None
+def _write_weights(base: LocalBase, folder: Path, delta: Delta) -> None:
     left = {*delta.whole, *delta.rows}
     for original in weight_files(base.folder):
         target = folder / original.name

@@ -48,9 +48,14 @@ def verify_command(folder: Path, format_: str) -> int:
 def build_command(run_folder: Path, stages: str | None, bundles: Path, format_: str) -> int:
     """Build a bundle from a run's stages, without training. Its gates are not judged again, and its manifest says so."""
     from qrecipe.cli.app import print_json
+    from qrecipe.plan import complete_plan
+    from qrecipe.recipe import load
     from qrecipe.run.rebuild import rebuild
+    from qrecipe.run.record import require_record
 
-    target = rebuild(run_folder, stages.split(",") if stages else None, bundles)
+    record = require_record(run_folder)
+    plan = complete_plan(load(Path(record.file), record.sets))
+    target = rebuild(plan, run_folder, record, stages.split(",") if stages else None, bundles)
     if format_ == "json":
         print_json({"bundle": str(target)}, indent=None)
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 from collections.abc import Iterator
@@ -106,11 +105,13 @@ def _words() -> list[str]:
 def _stage_ids(context: click.Context) -> list[str]:
     from qrecipe.errors import QRecipeError
     from qrecipe.recipe import inspect
+    from qrecipe.run.record import RECORD, read_record
 
-    folder = next((w for w in _words() if (Path(w) / "run.json").is_file()), None)
+    folder = next((w for w in _words() if (Path(w) / RECORD).is_file()), None)
     try:
         if folder is not None:
-            return [s["id"] for s in json.loads((Path(folder) / "run.json").read_text(encoding="utf-8"))["stages"]]
+            record = read_record(Path(folder))
+            return [s.id for s in record.stages] if record is not None else []
         loaded, _ = inspect(_named(context))
     except (QRecipeError, OSError, ValueError, KeyError, StopIteration):
         return []

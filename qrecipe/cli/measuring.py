@@ -85,11 +85,12 @@ def request_of(
     """What the options ask for. Raises `UserError`."""
     from qrecipe.files import FileHashes
     from qrecipe.plan import make_plan
+    from qrecipe.plan.complete import with_identity
     from qrecipe.recipe import load
     from qrecipe.recipe.evaluator import Evaluators
     from qrecipe.recipe.recipe import Evaluation
     from qrecipe.run.evaluation import Request, from_recipe
-    from qrecipe.run.locking import require, with_identity
+    from qrecipe.run.locking import require_lock
 
     try:
         numbers = [int(s) for s in seeds.split(",")]
@@ -128,6 +129,5 @@ def request_of(
     loaded = load(recipe)
     if locked:
         hashes = FileHashes()
-        planned = with_identity(make_plan(loaded, hashes), hashes)
-        require(planned, planned.base)
+        require_lock(with_identity(make_plan(loaded, hashes), hashes))
     return from_recipe(loaded, str(data), request, probe_gates)

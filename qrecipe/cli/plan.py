@@ -56,7 +56,7 @@ def command(file: Path, runs: Path, strict: bool, sets: tuple[str, ...], format_
         click.echo(as_text(planned.warnings), err=True)
     Console(width=None, highlight=False).print(plan_table(planned.plan, {k: str(v) for k, v in found.items()}, computes))
     finished = [k for k, v in found.items() if v.state == "done"]
-    needed = disk.needs(planned, planned.base, runs / planned.plan.recipe, Path("bundles"), finished, hashes)
+    needed = disk.needs(planned, runs / planned.plan.recipe, Path("bundles"), finished, hashes)
     click.echo("disk, at most: " + ", ".join(f"{n.what} {size(n.bytes)}" for n in needed))
     state = "complete" if planned.plan.complete else "incomplete: `run` needs what the warnings name"
     click.echo(f"plan {planned.plan.hash[:16]} ({state})")

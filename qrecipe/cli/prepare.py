@@ -19,13 +19,19 @@ from qrecipe.cli.options import FILE, allow_option, format_option, locked_option
 def command(file: Path, locked: bool, sets: tuple[str, ...], format_: str) -> int:
     """Check and encode a recipe's data without training, and say what the data is like."""
     from qrecipe.cli.app import print_json
+    from qrecipe.plan import complete_plan
     from qrecipe.recipe import load
     from qrecipe.report.console import RunConsole
     from qrecipe.report.tables import data_table
+    from qrecipe.run.locking import require_lock
+
+    plan = complete_plan(load(file, sets))
+    if locked:
+        require_lock(plan)
     from qrecipe.run.prepare import prepare
 
     with RunConsole() as console:
-        reports = prepare(load(file, sets), console, locked)
+        reports = prepare(plan, console)
     if format_ == "json":
         print_json({"datasets": [r.as_json() for r in reports]})
         return 0

@@ -42,7 +42,7 @@ def command(
     """
     from qrecipe.cli.app import print_json
     from qrecipe.errors import Place, Problem, RecipeError, suggest
-    from qrecipe.plan import make_plan, require_data
+    from qrecipe.plan import complete_plan
     from qrecipe.recipe import load
     from qrecipe.report.console import RunConsole
     from qrecipe.report.problems import as_text
@@ -52,18 +52,17 @@ def command(
     ids = [s.id for s in loaded.recipe.stages]
     if until is not None and until not in ids:
         raise RecipeError(Problem("QR020", f"no stage is called `{until}`", Place("--until"), suggest(until, ids)))
-    planned = make_plan(loaded)
     with RunConsole() as console:
-        require_data(planned)
-        if planned.warnings:
-            console.console.print(as_text(planned.warnings), markup=False, soft_wrap=True)
-        console.console.print(plan_table(planned.plan))
+        plan = complete_plan(loaded, tell=console.say)
+        if plan.warnings:
+            console.console.print(as_text(plan.warnings), markup=False, soft_wrap=True)
+        console.console.print(plan_table(plan.plan))
         console.say("loading torch and the base")
-        from qrecipe.run.engine import run
+        from qrecipe.run.engine import RunOptions, run
         from qrecipe.train.checkpoints import Every
 
-        every = Every(checkpoint_minutes, checkpoint_steps)
-        outcome = run(loaded, runs=runs, bundles=bundles, until=until, every=every, locked=locked, fresh=fresh, listener=console)
+        options = RunOptions(runs, bundles, until, Every(checkpoint_minutes, checkpoint_steps), locked, fresh)
+        outcome = run(plan, options, console)
         _closing(console, outcome, loaded)
     print_json(outcome.as_json(), indent=None)
     return outcome.exit_code

@@ -50,10 +50,11 @@ def check(file: Path, sets: tuple[str, ...], strict: bool, hashes: FileHashes, l
     try:
         planned = make_plan(loaded, hashes, strict)
         if locked and not planned.errors and not faulty:
-            from qrecipe.run.locking import drift, with_identity
+            from qrecipe.plan.complete import with_identity
+            from qrecipe.run.locking import drift
 
             planned = with_identity(planned, hashes, strict)
-            return [*planned.problems, *drift(planned, planned.base)]
+            return [*planned.problems, *drift(planned)]
         found = planned.problems
     except UserError as e:
         return with_more(problems, e.problems)

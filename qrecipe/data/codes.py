@@ -17,7 +17,7 @@ from qrecipe.data.audio import RATE, Audio, AudioProblem, read
 from qrecipe.files import FileHashes, cache_dir, digest
 from qrecipe.model.opened import Opened
 from qrecipe.model.room import Room, no_room
-from qrecipe.plan.bases import BaseInfo
+from qrecipe.plan.bases import LocalBase
 
 PREPARATION = 3
 """Raised whenever the same recording would be prepared in another way."""
@@ -54,7 +54,7 @@ _Waiting = tuple[int, Path, Audio, float]
 class Encoder:
     """Encodes recordings through a base, remembering results in the user's cache."""
 
-    def __init__(self, opened: Opened, info: BaseInfo, hashes: FileHashes, cache: Path | None = None) -> None:
+    def __init__(self, opened: Opened, info: LocalBase, hashes: FileHashes, cache: Path | None = None) -> None:
         self.opened = opened
         self.hashes = hashes
         self._cache = cache or cache_dir()

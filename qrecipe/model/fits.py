@@ -14,14 +14,11 @@ import torch
 from qrecipe.errors import BaseModelError, Place, Problem
 from qrecipe.files import read_json
 from qrecipe.model.stock import silence, stock
-from qrecipe.plan.bases import BaseInfo, header_shapes, weight_files
+from qrecipe.plan.bases import LocalBase, header_shapes, weight_files
 
 
-def require_fit(info: BaseInfo) -> None:
+def require_fit(info: LocalBase) -> None:
     """Raises `BaseModelError` if the stock classes would not find exactly the weights that the config asks for."""
-    assert info.folder is not None
-    assert info.config is not None
-    assert info.tensors is not None
     place = Place(str(info.model))
     parts: list[tuple[str, Any, dict[str, tuple[int, ...]]]] = [("config.json", _talker, info.tensors)]
     speech = info.folder / "speech_tokenizer"
@@ -43,12 +40,12 @@ def require_fit(info: BaseInfo) -> None:
             raise BaseModelError(Problem("QR051", message, place))
 
 
-def _talker(info: BaseInfo, speech: Path) -> torch.nn.Module:
-    config = {k: v for k, v in (info.config or {}).items() if k != "architectures"}
+def _talker(info: LocalBase, speech: Path) -> torch.nn.Module:
+    config = {k: v for k, v in info.config.items() if k != "architectures"}
     net: torch.nn.Module = stock().Net(stock().Config(**config))
     return net
 
 
-def _speech(info: BaseInfo, speech: Path) -> torch.nn.Module:
+def _speech(info: LocalBase, speech: Path) -> torch.nn.Module:
     net: torch.nn.Module = stock().SpeechNet(stock().SpeechConfig(**read_json(speech / "config.json")))
     return net

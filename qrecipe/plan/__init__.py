@@ -1,6 +1,7 @@
-"""What will happen: recipe and base in, a `Plan` out. Pure, and never imports torch."""
+"""What will happen: recipe and base in, a `Plan` out. Never imports torch."""
 
+from qrecipe.plan.complete import RunPlan, complete_plan
 from qrecipe.plan.plan import Planned, make_plan, require_complete, require_data
 from qrecipe.plan.values import Plan
 
-__all__ = ["Plan", "Planned", "make_plan", "require_complete", "require_data"]
+__all__ = ["Plan", "Planned", "RunPlan", "complete_plan", "make_plan", "require_complete", "require_data"]

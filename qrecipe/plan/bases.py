@@ -62,6 +62,10 @@ class BaseInfo:
         """Languages that the base lists, with their rows."""
         return dict(self.talker.get("codec_language_id", {}))
 
+    def local(self, model: str, identity: str) -> LocalBase:
+        """This base, which has a folder, with its name and its content."""
+        return LocalBase(**{**vars(self), "model": model, "identity": identity})
+
     def listed_rows(self) -> set[int]:
         """Rows of the codec embedding that some map of the config names."""
         speakers = self.talker.get("spk_id", {}) or {}
@@ -70,6 +74,17 @@ class BaseInfo:
             taken.update(value if isinstance(value, list) else [value])
         controls = {v for k, v in self.talker.items() if k.startswith("codec_") and k.endswith("_id") and isinstance(v, int)}
         return taken | controls
+
+
+@dataclass(frozen=True)
+class LocalBase(BaseInfo):
+    """A base that is on this machine and whose content is known: what a run, a bundle and every opened model need."""
+
+    folder: Path
+    identity: str
+    config: dict[str, Any]
+    tensors: dict[str, tuple[int, ...]]
+    tokenizer: TextTokenizer
 
 
 @lru_cache(maxsize=8)
@@ -140,17 +155,17 @@ def cached_snapshot(base: Base) -> Path | None:
         return None
 
 
-def _builtin(base: Base, place: Place) -> BaseInfo:
+def _builtin(base: Base, place: Place) -> LocalBase:
     if base.model != mini.NAME:
         raise BaseModelError(
             Problem("QR050", f"`{base.model}` is not an embedded base", place, suggest(base.model, [mini.NAME]), length=len(base.model))
         )
     shipped = catalogue(base.model)
     assert shipped is not None
-    return BaseInfo(
+    return LocalBase(
         model=base.model,
         revision=None,
-        folder=None,
+        folder=mini.folder(),
         identity=f"{mini.NAME}@{mini.digest()}",
         dtype=shipped["dtype"],
         config=shipped["config"],
@@ -234,17 +249,19 @@ def describe_folder(folder: Path, base: Base, place: Place, hashes: FileHashes) 
     if main not in DTYPES:
         raise wrong(f"weights of {main}; " + " or ".join(DTYPES) + " are trained")
     revision = folder.name if base.revision is not None and re.fullmatch(r"[0-9a-f]{40}", folder.name) else base.revision
-    known = not base.model.startswith((".", "/", "~"))
-    return BaseInfo(
-        model=base.model if known else folder.name,
+    name = folder.name if base.model.startswith((".", "/", "~")) else base.model
+    described = BaseInfo(
+        model=name,
         revision=revision,
         folder=folder,
-        identity=folder_identity(folder, hashes, HASH_NOW),
+        identity=None,
         dtype=DTYPES[main],
         config=config,
         tensors=tensors,
         tokenizer=TextTokenizer.of_folder(folder),
     )
+    identity = quick_identity(folder, hashes)
+    return described if identity is None else described.local(name, identity)
 
 
 def _talker_problem(config: dict[str, Any]) -> str | None:
@@ -295,13 +312,15 @@ def base_files(folder: Path) -> list[Path]:
     return [f for f in kept if f.name not in {"bundle.json", "verdicts.json", mini.MANIFEST}]
 
 
-def folder_identity(folder: Path, hashes: FileHashes, read_up_to: int | None = None) -> str | None:
-    """Content of a base folder as one hash; None if that would read more than `read_up_to` bytes not hashed before."""
-    files = base_files(folder)
-    unread = sum(f.stat().st_size for f in files if hashes.known(f) is None)
-    if read_up_to is not None and unread > read_up_to:
-        return None
-    content = {str(f.relative_to(folder)): hashes.sha256(f) for f in files}
+def quick_identity(folder: Path, hashes: FileHashes) -> str | None:
+    """Like `folder_identity`; None if more than `HASH_NOW` bytes would have to be read that were not hashed before."""
+    unread = sum(f.stat().st_size for f in base_files(folder) if hashes.known(f) is None)
+    return folder_identity(folder, hashes) if unread <= HASH_NOW else None
+
+
+def folder_identity(folder: Path, hashes: FileHashes) -> str:
+    """Content of a base folder as one hash."""
+    content = {str(f.relative_to(folder)): hashes.sha256(f) for f in base_files(folder)}
     return f"sha256:{digest(content)}"
 
 

@@ -1,4 +1,4 @@
-"""What changed in meaning between two recipes: what trains, at which rates, on which data, under which gates.
+"""Changes in meaning between two recipes: what trains, at which rates, on which data, under which gates.
 
 Compares plans, so that formatting, comments, the order of fields and the way in which a recipe is put together from
 templates change nothing.
@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from qrecipe.files import is_file, sha256
-from qrecipe.plan.fingerprints import stand_ins
+from qrecipe.plan.changes import changes, in_words
 from qrecipe.plan.plan import Planned
 from qrecipe.plan.values import PlannedStage, PlannedTrain
 from qrecipe.recipe.gate import Gate
@@ -27,12 +27,12 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Again:
-    """Whether a stage of the second recipe would have to be trained again after a run of the first."""
+class Reuse:
+    """Whether a stage of the second recipe can be reused after a run of the first."""
 
     stage: str
     reason: str | None
-    """Why, or None if its result can be reused."""
+    """Why it would have to be trained again; None if it can be reused."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Difference:
     """Everything that changed."""
 
     changes: list[Change]
-    stages: list[Again]
+    stages: list[Reuse]
 
     def as_json(self) -> dict[str, Any]:
         """The object of the command line's JSON output."""
@@ -48,16 +48,9 @@ class Difference:
 
 
 def compare(old: Planned, new: Planned) -> Difference:
-    """What changed from one plan to another."""
-    changes = [
-        *_base(old, new),
-        *_languages(old, new),
-        *_data(old, new),
-        *_stages(old, new),
-        *_gates("accept", old.loaded.recipe.accept, new.loaded.recipe.accept),
-    ]
-    changes += _settings(old, new)
-    return Difference(changes, _again(old, new))
+    """Everything that changed from one plan to another."""
+    parts = (_base, _languages, _data, _stages, _accept, _settings)
+    return Difference([change for part in parts for change in part(old, new)], _reuse(old, new))
 
 
 def _base(old: Planned, new: Planned) -> Iterator[Change]:
@@ -81,9 +74,14 @@ def _languages(old: Planned, new: Planned) -> Iterator[Change]:
         elif key not in a:
             yield Change("languages", f"`{key}` ({b[key].bcp47}) is added, from {', '.join(b[key].init)}")
         else:
-            yield from (Change("languages", f"`{key}`: {text}") for text in _fields(a[key].model_dump(), b[key].model_dump()))
-            spelled = [{"respelling": s.model_dump() if (s := p.loaded.recipe.languages[key].respelling) else None} for p in (old, new)]
-            yield from (Change("languages", f"`{key}`: {text}") for text in _fields(spelled[0], spelled[1]))
+            before, after = (
+                {
+                    **p.plan.languages[key].model_dump(),
+                    "respelling": r.model_dump() if (r := p.loaded.recipe.languages[key].respelling) else None,
+                }
+                for p in (old, new)
+            )
+            yield from (Change("languages", f"`{key}`: {c}") for c in changes(before, after))
 
 
 def _data(old: Planned, new: Planned) -> Iterator[Change]:
@@ -94,7 +92,7 @@ def _data(old: Planned, new: Planned) -> Iterator[Change]:
         elif name not in a:
             yield Change("data", f"`{name}` is new: {b[name].kind} in {b[name].language}, {b[name].path}")
         else:
-            yield from (Change("data", f"`{name}`: {t}") for t in _fields(a[name].model_dump(), b[name].model_dump()))
+            yield from (Change("data", f"`{name}`: {c}") for c in changes(a[name].model_dump(), b[name].model_dump()))
             before, after = _contents(old, new, name)
             if before != after and a[name].path == b[name].path:
                 rows = old.plan.datasets[name].rows, new.plan.datasets[name].rows
@@ -115,7 +113,8 @@ def _stages(old: Planned, new: Planned) -> Iterator[Change]:
         yield Change("recipe", "order of the stages: " + ", ".join(a) + " -> " + ", ".join(b))
     for name in both:
         yield from (Change(f"stage {name}", text) for text in _stage(a[name], b[name]))
-        yield from (Change(f"stage {name}", text) for text in _stage_settings(old, new, name))
+        settings = [{k: v for k, v in s[name].inputs.settings.items() if k not in _SHOWN_OTHERWISE} for s in (a, b)]
+        yield from (Change(f"stage {name}", str(c)) for c in changes(settings[0], settings[1]))
         gates = [next(s for s in p.loaded.recipe.stages if s.id == name).gates for p in (old, new)]
         yield from _gates(f"stage {name}", gates[0], gates[1])
 
@@ -176,15 +175,11 @@ def _target(train: PlannedTrain) -> object:
     return (tuple(train.tensors), rows, lora) if train.tensors else (tuple(train.match), tuple(train.except_), rows, lora)
 
 
-_SHOWN_OTHERWISE = {"id", "objective", "train", "data", "gates", "on_pass", "on_fail"}
+_SHOWN_OTHERWISE = {"id", "objective", "train", "data"}
 
 
-def _stage_settings(old: Planned, new: Planned, name: str) -> Iterator[str]:
-    found = [
-        next(s for s in p.loaded.recipe.stages if s.id == name).model_dump(mode="json", by_alias=True, exclude=_SHOWN_OTHERWISE)
-        for p in (old, new)
-    ]
-    return _fields(found[0], found[1])
+def _accept(old: Planned, new: Planned) -> Iterator[Change]:
+    return _gates("accept", old.loaded.recipe.accept, new.loaded.recipe.accept)
 
 
 def _gates(where: str, before: Sequence[Gate], after: Sequence[Gate]) -> Iterator[Change]:
@@ -193,8 +188,8 @@ def _gates(where: str, before: Sequence[Gate], after: Sequence[Gate]) -> Iterato
         if label not in b:
             yield Change(where, f"gate removed: {label}")
             continue
-        for text in _fields(gate.model_dump(mode="json"), b[label].model_dump(mode="json")):
-            yield Change(where, f"gate {label}: {text}")
+        for change in changes(gate.model_dump(mode="json"), b[label].model_dump(mode="json")):
+            yield Change(where, f"gate {label}: {change}")
     for label in b:
         if label not in a:
             yield Change(where, f"gate added: {label}")
@@ -207,63 +202,38 @@ def _settings(old: Planned, new: Planned) -> Iterator[Change]:
     a, b = (p.loaded.recipe.model_dump(mode="json", by_alias=True) for p in (old, new))
     for key in _TOP:
         if isinstance(a.get(key), dict) and isinstance(b.get(key), dict):
-            yield from (Change(key, text) for text in _fields(a[key], b[key]))
+            yield from (Change(key, str(c)) for c in changes(a[key], b[key]))
         elif a.get(key) != b.get(key):
-            yield Change("recipe", f"{key}: {_word(a.get(key))} -> {_word(b.get(key))}")
+            yield Change("recipe", f"{key}: {in_words(a.get(key))} -> {in_words(b.get(key))}")
 
 
-def _fields(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    """Fields whose values differ, as `path: before -> after`."""
-    for key in [*a, *(k for k in b if k not in a)]:
-        before, after = a.get(key), b.get(key)
-        if isinstance(before, dict) and isinstance(after, dict):
-            yield from _fields(before, after, f"{prefix}{key}.")
-        elif before != after:
-            yield f"{prefix}{key}: {_word(before)} -> {_word(after)}"
-
-
-def _word(value: Any) -> str:
-    if value is None:
-        return "none"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{k}: {_word(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_word, value)) + "]"
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _again(old: Planned, new: Planned) -> list[Again]:
-    """Compares fingerprints of stages, with stand-ins for what only one of the plans knows."""
-    a, b = _fingerprints(old, new, old), _fingerprints(old, new, new)
-    own = {s.id: s for s in old.loaded.recipe.stages}
-    found: list[Again] = []
-    for stage in new.loaded.recipe.stages:
-        if a.get(stage.id) == b[stage.id]:
-            found.append(Again(stage.id, None))
-        elif stage.id not in own:
-            found.append(Again(stage.id, "it is new"))
-        elif earlier := next((s.stage for s in found if s.reason is not None), None):
-            found.append(Again(stage.id, f"it follows `{earlier}`"))
-        elif old.plan.languages != new.plan.languages or [*_base(old, new)] or old.plan.seed != new.plan.seed:
-            found.append(Again(stage.id, "the base, a language or the seed changed"))
+def _reuse(old: Planned, new: Planned) -> list[Reuse]:
+    """Stages in order. A plan may not know all of the inputs, so they are compared as well as both plans know them."""
+    earlier = [s.id for s in old.plan.stages]
+    start_changed = old.plan.languages != new.plan.languages or any(_base(old, new)) or old.plan.seed != new.plan.seed
+    result: list[Reuse] = []
+    for place, stage in enumerate(new.plan.stages):
+        retrained = next((r.stage for r in result if r.reason is not None), None)
+        if stage.id not in earlier:
+            reason = "it is new"
+        elif retrained is not None:
+            reason = f"it follows `{retrained}`"
+        elif start_changed:
+            reason = "the base, a language or the seed changed"
+        elif [s.id for s in new.plan.stages[:place]] != earlier[: earlier.index(stage.id)] or not _same_inputs(old, new, stage.id):
+            reason = "what it learns from or how it learns changed"
         else:
-            found.append(Again(stage.id, "what it learns from or how it learns changed"))
-    return found
+            reason = None
+        result.append(Reuse(stage.id, reason))
+    return result
 
 
-def _fingerprints(old: Planned, new: Planned, of: Planned) -> dict[str, str]:
-    identities = old.plan.base.identity, new.plan.base.identity
-    base = of.plan.base
-    name = str(base.identity) if None not in identities else f"{base.model}@{base.revision}"
-    contents = {}
-    for dataset in of.loaded.recipe.datasets:
-        pair = _contents(old, new, dataset)
-        contents[dataset] = pair[0] if of is old else pair[1]
-    trainables = of.trainables
-    taught = {s.id: [t.model_dump(mode="json") for t in s.taught] for s in of.plan.stages}
-    return stand_ins(of.loaded.recipe, of.plan.languages, name, contents, trainables, taught)
+def _same_inputs(old: Planned, new: Planned, name: str) -> bool:
+    """Whether a stage of both plans learns the same; what comes before it is compared elsewhere."""
+    a, b = (next(s for s in p.plan.stages if s.id == name) for p in (old, new))
+    known = [(i.settings, i.measured, i.datasets, i.trained) for i in (a.inputs, b.inputs)]
+    contents = [_contents(old, new, d) for d in b.inputs.datasets]
+    return known[0] == known[1] and a.taught == b.taught and all(before == after for before, after in contents)
 
 
 def _contents(old: Planned, new: Planned, name: str) -> tuple[str, str]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from qrecipe.builtin import mini
 from qrecipe.files import FileHashes
-from qrecipe.plan.bases import BUILTIN, weight_files
+from qrecipe.plan.bases import weight_files
 from qrecipe.plan.compute import Compute, Volume, compute
 from qrecipe.plan.durations import FRAMES_PER_SECOND, seconds
 from qrecipe.plan.manifest import Manifest
@@ -22,10 +21,9 @@ def estimates(planned: Planned, hashes: FileHashes) -> dict[str, Compute]:
     base = planned.base
     if base.tensors is None:
         return {}
-    folder = mini.folder() if base.model.startswith(BUILTIN) else base.folder
     tokenizer = SPEECH_TOKENIZER
-    if folder is not None:
-        tokenizer = sum(f.stat().st_size for f in weight_files(folder / "speech_tokenizer"))
+    if base.folder is not None:
+        tokenizer = sum(f.stat().st_size for f in weight_files(base.folder / "speech_tokenizer"))
     found = {}
     for stage, resolved in zip(planned.loaded.recipe.stages, planned.plan.stages, strict=True):
         volume = _volume(stage, resolved, planned, hashes)

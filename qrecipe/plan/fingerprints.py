@@ -1,76 +1,81 @@
-"""Names of what training gives: equal fingerprints mean that a stage need not be trained again."""
+"""Inputs of what training gives, in plain data, and their fingerprints: equal ones mean that a stage need not be trained again."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from qrecipe.files import digest
 from qrecipe.plan.trainable import Trainable
-from qrecipe.plan.values import PlannedDataset, PlannedLanguage, PlannedTaught
-from qrecipe.recipe.recipe import Evaluation, Recipe
+from qrecipe.recipe.recipe import Evaluation
 from qrecipe.recipe.stage import Stage
 
 NUMERICS = 3
 """Raised whenever the same plan would give other numbers."""
+NOT_TRAINED = {"gates", "on_pass", "on_fail"}
+"""Settings of a stage that decide what happens with its result and change no number of it."""
 
 
-def start_fingerprint(identity: str | None, languages: dict[str, PlannedLanguage], seed: int) -> str | None:
-    """Names the base with the new rows at their init; None while the base's content is not known."""
-    if identity is None:
-        return None
-    return digest(["start", NUMERICS, identity, {k: v.model_dump() for k, v in languages.items()}, seed])
+class StartInputs(NamedTuple):
+    """The base with the new rows at their init. The order of the fields is part of the fingerprint."""
+
+    kind: str
+    numerics: int
+    base: str | None
+    """Content of the base; None while it is not known."""
+    languages: dict[str, Any]
+    seed: int
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Hash of the inputs; None while the base's content is not known."""
+        return None if self.base is None else digest(self)
 
 
-def stage_fingerprint(
+class StageInputs(NamedTuple):
+    """Everything that a stage's result depends on. The order of the fields is part of the fingerprint."""
+
+    before: str | None
+    """Fingerprint of what the stage starts from."""
+    settings: dict[str, Any]
+    """The stage's settings less those of `NOT_TRAINED`."""
+    measured: list[Any] | None
+    """Layouts and prompt of the recipe's evaluation, where `select` measures in the same way."""
+    datasets: list[str]
+    """Names of the datasets that it reads, in order."""
+    contents: list[str | None]
+    """Hashes of these datasets, then of what the base speaks or respells for it."""
+    trained: list[Any] | None
+    """Tensors and rows of every entry of `train`; None while some rows are not known."""
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Hash of the inputs; None while one of them is not known."""
+        unknown = self.before is None or self.trained is None or None in self.contents
+        return None if unknown else digest(self)
+
+
+def start_inputs(identity: str | None, languages: Mapping[str, Any], seed: int) -> StartInputs:
+    """Inputs of the first state of a run. `languages` are models of the plan."""
+    return StartInputs("start", NUMERICS, identity, {k: v.model_dump() for k, v in languages.items()}, seed)
+
+
+def stage_inputs(
     stage: Stage,
     evaluation: Evaluation,
-    datasets: dict[str, PlannedDataset],
+    hashes: Mapping[str, str | None],
+    taught: Sequence[str | None],
     resolved: Trainable,
     before: str | None,
-    taught: Sequence[PlannedTaught] = (),
-) -> str | None:
-    """Names what a stage learns: its settings less the gates, its data, what the base says, what trains, and what came before.
-
-    None while a part is not known. How gates are measured counts only where `select` measures in the same way.
-    """
+) -> StageInputs:
+    """Inputs of a stage. `hashes` are those of the datasets, `taught` name what the base speaks or respells for it."""
     names = [u.dataset for u in stage.uses] + ([stage.select.data] if stage.select else [])
-    hashes = [*(datasets[n].sha256 for n in names), *(t.digest for t in taught)]
-    unknown = any(not g.whole and g.rows is None for g in resolved.groups)
-    if before is None or unknown or any(h is None for h in hashes):
-        return None
-    return _learned(stage, evaluation, names, hashes, resolved, before)
-
-
-def _learned(
-    stage: Stage, evaluation: Evaluation, names: list[str], contents: Sequence[str | None], resolved: Trainable, before: str
-) -> str:
-    settings = stage.model_dump(mode="json", by_alias=True, exclude={"gates", "on_pass", "on_fail"})
-    selected = [evaluation.layouts, evaluation.prompt] if stage.select else None
-    trained = [[g.tensors, g.rows] for g in resolved.groups]
-    return digest([before, settings, selected, names, contents, trained])
-
-
-def stand_ins(
-    recipe: Recipe,
-    languages: dict[str, PlannedLanguage],
-    base: str,
-    contents: dict[str, str],
-    trainables: dict[str, Trainable],
-    taught: dict[str, list[Any]],
-) -> dict[str, str]:
-    """Fingerprints by stage for a comparison of two plans of which not everything is known.
-
-    `base` and `contents` name the base and every dataset's content as well as both plans know them; `taught` is what the
-    base says, by stage. Equal fingerprints
-    mean the same as those of complete plans as far as that goes.
-    """
-    before = digest(["start", NUMERICS, base, {k: v.model_dump() for k, v in languages.items()}, recipe.seed])
-    found = {}
-    for stage in recipe.stages:
-        names = [u.dataset for u in stage.uses] + ([stage.select.data] if stage.select else [])
-        before = _learned(
-            stage, recipe.evaluation, names, [*(contents[n] for n in names), *map(digest, taught[stage.id])], trainables[stage.id], before
-        )
-        found[stage.id] = before
-    return found
+    unknown_rows = any(not g.whole and g.rows is None for g in resolved.groups)
+    return StageInputs(
+        before,
+        stage.model_dump(mode="json", by_alias=True, exclude=NOT_TRAINED),
+        [evaluation.layouts, evaluation.prompt] if stage.select else None,
+        names,
+        [*(hashes[n] for n in names), *taught],
+        None if unknown_rows else [[g.tensors, g.rows] for g in resolved.groups],
+    )

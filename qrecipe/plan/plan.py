@@ -12,10 +12,10 @@ from functools import partial
 from qrecipe.errors import BaseModelError, Problem, RecipeError, suggest
 from qrecipe.files import FileHashes, digest, is_file
 from qrecipe.plan import boundaries, checks, trainable
-from qrecipe.plan.bases import BaseInfo, folder_of, locate, names_folder
+from qrecipe.plan.bases import BUILTIN, BaseInfo, folder_of, locate, names_folder
 from qrecipe.plan.contents import dataset_hash
 from qrecipe.plan.evaluators import find, packages_problem
-from qrecipe.plan.fingerprints import NUMERICS, stage_fingerprint, start_fingerprint
+from qrecipe.plan.fingerprints import NUMERICS, StageInputs, stage_inputs, start_inputs
 from qrecipe.plan.manifest import Manifest, read_manifest
 from qrecipe.plan.teaching import Teaching, make_teaching
 from qrecipe.plan.values import (
@@ -84,7 +84,9 @@ def make_plan(loaded: LoadedRecipe, hashes: FileHashes | None = None, strict: bo
     lessons = make_teaching(loaded, base, manifests, hashes, problems)
     stages: list[PlannedStage] = []
     trainables: dict[str, trainable.Trainable] = {}
-    before = start_fingerprint(base.identity, languages, recipe.seed)
+    start = start_inputs(base.identity, languages, recipe.seed)
+    before = start.fingerprint
+    contents = {name: d.sha256 for name, d in datasets.items()}
     rows = {k: v.token_id for k, v in languages.items() if v.token_id is not None}
     known_rows = rows if len(rows) == len(languages) else None
     for i, stage in enumerate(recipe.stages):
@@ -96,8 +98,9 @@ def make_plan(loaded: LoadedRecipe, hashes: FileHashes | None = None, strict: bo
             resolved = trainable.Trainable()
         trainables[stage.id] = resolved
         taught = lessons.of(loaded, stage)
-        before = stage_fingerprint(stage, recipe.evaluation, datasets, resolved, before, taught)
-        stages.append(_stage(stage, datasets, resolved, base.tensors is not None, before, taught))
+        inputs = stage_inputs(stage, recipe.evaluation, contents, [t.digest for t in taught], resolved, before)
+        before = inputs.fingerprint
+        stages.append(_stage(stage, datasets, resolved, base.tensors is not None, inputs, taught))
     evaluators = _evaluators(loaded, hashes, problems)
     problems.extend(checks.check(checks.Context(loaded, base, rows, manifests, trainables, hashes)))
     hashes.save()
@@ -109,13 +112,16 @@ def make_plan(loaded: LoadedRecipe, hashes: FileHashes | None = None, strict: bo
         version=recipe.version,
         numerics=NUMERICS,
         seed=recipe.seed,
+        start=start,
         base=PlannedBase(model=base.model, revision=base.revision, identity=base.identity, dtype=base.dtype),
         languages=languages,
         datasets=datasets,
         evaluators=evaluators,
         stages=stages,
         accept=[g.label() for g in recipe.accept],
-        settings=recipe.model_dump(mode="json", by_alias=True, exclude={"base": {"model"}} if base.folder else None),
+        settings=recipe.model_dump(
+            mode="json", by_alias=True, exclude={"base": {"model"}} if base.folder and not base.model.startswith(BUILTIN) else None
+        ),
     )
     return Planned(loaded, plan, base, manifests, trainables, lessons, problems)
 
@@ -310,7 +316,7 @@ def _stage(
     datasets: dict[str, PlannedDataset],
     resolved: trainable.Trainable,
     known: bool,
-    fingerprint: str | None,
+    inputs: StageInputs,
     taught: list[PlannedTaught],
 ) -> PlannedStage:
     groups = [
@@ -346,5 +352,6 @@ def _stage(
         gates=[g.label() for g in stage.gates],
         on_pass=stage.on_pass,
         on_fail=stage.on_fail,
-        fingerprint=fingerprint,
+        fingerprint=inputs.fingerprint,
+        inputs=inputs,
     )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SkipValidation
 
 from qrecipe.files import digest
+from qrecipe.plan.fingerprints import StageInputs, StartInputs
 
 
 class _Value(BaseModel):
@@ -79,7 +80,9 @@ class PlannedStage(_Value):
     on_pass: str
     on_fail: str
     fingerprint: str | None
-    """Settings, data, base and the stages before, all kept; None while a part is not known."""
+    """Hash of `inputs`, with every stage before kept; None while a part is not known."""
+    inputs: SkipValidation[StageInputs] = Field(exclude=True, repr=False)
+    """What the result depends on, in plain data; no part of the plan's JSON, which holds its hash."""
 
 
 class PlannedBase(_Value):
@@ -124,6 +127,8 @@ class Plan(_Value):
     version: str
     numerics: int
     seed: int
+    start: SkipValidation[StartInputs] = Field(exclude=True, repr=False)
+    """What the first state of a run depends on; no part of the plan's JSON."""
     base: PlannedBase
     languages: dict[str, PlannedLanguage]
     datasets: dict[str, PlannedDataset]

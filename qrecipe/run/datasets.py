@@ -9,12 +9,7 @@ from qrecipe.data.codes import Encoder
 from qrecipe.data.report import Report, speaker_cosine, speech_report, text_report
 from qrecipe.data.speech import SpeechData, prepare
 from qrecipe.errors import DataError
-from qrecipe.files import FileHashes
-from qrecipe.model.opened import resolve
-from qrecipe.plan.bases import BaseInfo
-from qrecipe.plan.plan import Planned, make_plan, require_complete, require_data
-from qrecipe.recipe import LoadedRecipe
-from qrecipe.recipe.checks import at
+from qrecipe.plan.plan import Planned
 from qrecipe.recipe.dataset import SpeechDataset
 from qrecipe.recipe.stage import SpokenStage
 from qrecipe.run.events import Events
@@ -30,17 +25,6 @@ class Prepared:
 
     speech: dict[str, SpeechData] = field(default_factory=dict)
     text: dict[str, TextData] = field(default_factory=dict)
-
-
-def ready(loaded: LoadedRecipe, hashes: FileHashes) -> tuple[Planned, BaseInfo]:
-    """The complete plan of a recipe, and its base on this machine. Raises `UserError`; fetches nothing for a recipe with other faults."""
-    planned = make_plan(loaded, hashes)
-    require_data(planned)
-    base = resolve(loaded.recipe.base, loaded.root, at(loaded.node, "base", "model").place, hashes)
-    if planned.plan.base.identity != base.identity:  # was not known before the base was here
-        planned = make_plan(loaded, hashes)
-    require_complete(planned)
-    return planned, base
 
 
 def needed(planned: Planned) -> list[str]:

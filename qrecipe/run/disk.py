@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qrecipe.builtin import mini
 from qrecipe.errors import Place, Problem, UserError
 from qrecipe.files import FileHashes, cache_dir
-from qrecipe.plan.bases import BUILTIN, BaseInfo, base_files
+from qrecipe.plan.bases import BaseInfo, base_files
 from qrecipe.plan.compute import BF16
 from qrecipe.plan.estimates import SPEECH_TOKENIZER, estimates
 from qrecipe.plan.plan import Planned
@@ -37,10 +36,9 @@ class Need:
     bytes: int
 
 
-def needs(
-    planned: Planned, base: BaseInfo, run: Path, bundles: Path, done: Collection[str] = (), hashes: FileHashes | None = None
-) -> list[Need]:
+def needs(planned: Planned, run: Path, bundles: Path, done: Collection[str] = (), hashes: FileHashes | None = None) -> list[Need]:
     """What the run's folder and the bundle need at most beside the stages that are `done`."""
+    base = planned.base
     checkpoints = results = 0
     for stage, resolved in zip(planned.loaded.recipe.stages, planned.plan.stages, strict=True):
         if stage.id in done:
@@ -63,9 +61,8 @@ def needs(
 
 def _bundle(base: BaseInfo) -> int:
     """A copy of the base; where it is not on this machine, as large as its tensors and the published speech tokenizer."""
-    folder = mini.folder() if base.model.startswith(BUILTIN) else base.folder
-    if folder is not None:
-        return sum(f.stat().st_size for f in base_files(folder))
+    if base.folder is not None:
+        return sum(f.stat().st_size for f in base_files(base.folder))
     return sum(math.prod(s) for s in base.tensors.values()) * BF16 + SPEECH_TOKENIZER if base.tensors else 0
 
 

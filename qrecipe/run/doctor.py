@@ -10,8 +10,9 @@ from typing import Any
 
 from qrecipe.errors import Place, UserError
 from qrecipe.files import FileHashes, cache_dir
-from qrecipe.model.opened import here, pick_device
+from qrecipe.model.opened import pick_device
 from qrecipe.plan.bases import describe_folder
+from qrecipe.plan.fetch import here
 from qrecipe.recipe.base import Base
 
 PACKAGES = ("qwen-tts", "transformers", "torch", "safetensors", "tokenizers", "soundfile", "librosa", "pydantic", "jsonschema")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -14,26 +15,22 @@ from qrecipe.data.codes import Encoder
 from qrecipe.errors import EngineError, UserError
 from qrecipe.evaluate.listeners import Listeners
 from qrecipe.evaluate.memory import Memory
-from qrecipe.files import FileHashes
 from qrecipe.model.forward import Tables
 from qrecipe.model.languages import check_free, initial_rows, require_free
 from qrecipe.model.opened import open_model
 from qrecipe.model.weights import Delta
 from qrecipe.model.working import WorkingWeights
-from qrecipe.plan.bases import BaseInfo
+from qrecipe.plan.complete import RunPlan
 from qrecipe.plan.documents import Lock, Verdict
-from qrecipe.plan.fingerprints import stage_fingerprint, start_fingerprint
-from qrecipe.plan.plan import Planned
-from qrecipe.recipe import LoadedRecipe
 from qrecipe.recipe.checks import at, gates_with_nodes
 from qrecipe.recipe.stage import Stage
-from qrecipe.run import disk, reasons
-from qrecipe.run.datasets import needed, prepare_all, ready
+from qrecipe.run import disk
+from qrecipe.run.datasets import needed, prepare_all
 from qrecipe.run.events import Events, Listener
 from qrecipe.run.judging import Judge
-from qrecipe.run.locking import differences, lock_path, make_lock, read_lock, require, write_lock
-from qrecipe.run.outcomes import Outcome, RunStatus, StageOutcome, Status
-from qrecipe.run.reasons import Standing, standings
+from qrecipe.run.locking import differences, lock_path, make_lock, read_lock, require_lock, write_lock
+from qrecipe.run.reasons import Standing, inputs_of, standings
+from qrecipe.run.record import Outcome, RecordedBase, RunRecord, RunStatus, StageOutcome, Status
 from qrecipe.run.store import RunStore
 from qrecipe.run.teaching import Lessons
 from qrecipe.run.training import Trainer
@@ -41,42 +38,41 @@ from qrecipe.train import selfcheck
 from qrecipe.train.checkpoints import Every
 
 
-def run(
-    loaded: LoadedRecipe,
-    *,
-    runs: Path,
-    bundles: Path,
-    until: str | None = None,
-    every: Every | None = None,
-    locked: bool = False,
-    fresh: bool = False,
-    listener: Listener | None = None,
-) -> Outcome:
-    """Runs a recipe.
+@dataclass(frozen=True)
+class RunOptions:
+    """Where and how a plan is carried out."""
 
-    Args:
-        runs: folder of run folders.
-        bundles: folder of bundles.
-        until: stop after this stage.
-        every: how often the state of a stage is kept, beside every interruption.
-        locked: refuse whatever differs from the lock beside the recipe.
-        fresh: put the run's folder aside and start over.
-        listener: told every event, and progress that is not recorded.
+    runs: Path
+    """Folder of run folders."""
+    bundles: Path
+    """Folder of bundles."""
+    until: str | None = None
+    """Stop after this stage."""
+    every: Every = field(default_factory=Every)
+    """How often the state of a stage is stored, beside every interruption."""
+    locked: bool = False
+    """Refuse whatever differs from the lock beside the recipe."""
+    fresh: bool = False
+    """Put the run's folder aside and start over."""
+
+
+def run(plan: RunPlan, options: RunOptions, listener: Listener | None = None) -> Outcome:
+    """Carries out a plan, which is the one that was shown: nothing is planned here.
+
+    `listener` gets every event, and progress that is not recorded.
 
     Raises `UserError` for what a person can mend, `EngineError` for a promise that did not hold.
     """
-    hashes = FileHashes()
-    planned, base = ready(loaded, hashes)
-    if locked:
-        require(planned, base)
-    store = RunStore(runs / loaded.recipe.name)
-    aside = store.put_aside() if fresh else None
+    if options.locked:
+        require_lock(plan)
+    store = RunStore(options.runs / plan.plan.recipe)
+    aside = store.put_aside() if options.fresh else None
     with store.held():
         events = Events(store.folder / "events.jsonl", listener)
         try:
             if aside is not None:
                 events.tell("put_aside", path=str(aside))
-            return _Run(planned, base, hashes, store, bundles, events, every or Every()).carry_out(until, locked)
+            return _Run(plan, options, store, events).carry_out()
         except BaseException as e:
             with suppress(OSError):  # on a full disk the reason itself has no room
                 events.emit("run_failed", error=type(e).__name__, message=str(e)[:2000])
@@ -88,30 +84,27 @@ def run(
 class _Run:
     """One run, from the opened base to the bundle. Methods are in the order in which they happen."""
 
-    def __init__(
-        self, planned: Planned, base: BaseInfo, hashes: FileHashes, store: RunStore, bundles: Path, events: Events, every: Every
-    ) -> None:
-        if planned.plan.base.identity != base.identity:
-            raise EngineError(f"the plan was made for {planned.plan.base.identity} and the base is {base.identity}")
+    def __init__(self, planned: RunPlan, options: RunOptions, store: RunStore, events: Events) -> None:
+        if planned.plan.base.identity != planned.base.identity:
+            raise EngineError(f"the plan was made for {planned.plan.base.identity} and the base is {planned.base.identity}")
         self.planned = planned
         self.plan = planned.plan
         self.recipe = planned.loaded.recipe
-        self.base = base
-        self.hashes = hashes
+        self.base = planned.base
+        self.hashes = planned.hashes
+        self.options = options
         self.store = store
-        self.bundles = bundles
         self.events = events
-        self.every = every
         self.outcomes: list[StageOutcome] = []
         self.state: tuple[str, ...] = ()
         """Fingerprints of the kept stages, the start first; each holds the ones before it."""
 
-    def carry_out(self, until: str | None, locked: bool) -> Outcome:
-        refuse_other(self.plan, self.bundles)
+    def carry_out(self) -> Outcome:
+        refuse_other(self.plan, self.options.bundles)
         found = self._say_what_changed()
-        lock = make_lock(self.planned, self.base)
+        lock = make_lock(self.planned)
         path = lock_path(self.planned.loaded.file)
-        written = locked or self._write_lock(lock, path)
+        written = self.options.locked or self._write_lock(lock, path)
         opened = open_model(self.base)
         device = torch.cuda.get_device_name() if opened.device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
         self.events.emit(
@@ -138,11 +131,13 @@ class _Run:
             self.state[0],
         )
         lessons = Lessons(self.planned, self.base, opened, encoder, self.working, self.start, self.events)
-        self.trainer = Trainer(self.planned, self.base, opened, self.working, self.data, lessons, self.store, self.events, self.every)
+        self.trainer = Trainer(
+            self.planned, self.base, opened, self.working, self.data, lessons, self.store, self.events, self.options.every
+        )
         self._self_check()
         self._try_gates()
         lessons.prepare([s for s, standing in found.items() if standing != str(Standing("done", []))], self.start)
-        ended = self._stages(until)
+        ended = self._stages(self.options.until)
         accept = self.judge.judge(self.recipe.accept, self.state[-1], "accept", {"base": self.base_values}) if ended is None else []
         accepted = ended is None and all(v.counts_as_pass for v in accept)
         bundle = self._bundle(lock, accept) if accepted else None
@@ -173,9 +168,9 @@ class _Run:
         for stage, standing in found.items():
             self.events.tell("stage_standing", stage=stage, state=standing.state, text=str(standing))
         done = [stage for stage, standing in found.items() if standing.state == "done"]
-        needed = disk.needs(self.planned, self.base, self.store.folder, self.bundles, done, self.hashes)
+        needed = disk.needs(self.planned, self.store.folder, self.options.bundles, done, self.hashes)
         disk.require(needed, lambda **f: self.events.tell("disk", **f))
-        reasons.write(self.store.folder, reasons.inputs(self.planned, self.hashes))
+        inputs_of(self.planned, self.hashes).write(self.store.folder)
         return {stage: str(standing) or standing.state for stage, standing in found.items()}
 
     def _write_lock(self, lock: Lock, path: Path) -> bool:
@@ -192,17 +187,14 @@ class _Run:
         listed = self.base.languages
         chosen = {}
         for key, language in self.recipe.languages.items():
-            row = self.plan.languages[key].token_id
-            assert row is not None
+            row = self.planned.rows[key]
             node = at(self.planned.loaded.node, "languages", key)
             require_free(check_free(self.opened.net, row, listed, (node.key_place or node.place), language.token_id == "auto"))
             chosen[key] = (row, language)
         self.working.add_languages({k: row for k, (row, _) in chosen.items()})
         self.start = initial_rows(self.opened.net, chosen, listed)
         self.kept: list[Delta] = [self.start]
-        start = start_fingerprint(self.base.identity, self.plan.languages, self.plan.seed)
-        assert start is not None, "the base is known"
-        self.state = (start,)
+        self.state = (self.planned.start,)
         self.working.set(self.start)
         self.store.save_stage(self.state[0], self.start, {"stage": None})
         self.events.emit("languages", rows={k: row for k, (row, _) in chosen.items()})
@@ -232,7 +224,7 @@ class _Run:
         finished = False
         for i, stage in enumerate(self.recipe.stages):
             if finished:
-                self.outcomes.append(StageOutcome(stage.id, "skipped"))
+                self.outcomes.append(StageOutcome(id=stage.id, status="skipped"))
                 self.events.emit("stage_skipped", stage=stage.id)
                 continue
             outcome = self._stage(i, stage)
@@ -248,9 +240,7 @@ class _Run:
 
     def _stage(self, index: int, stage: Stage) -> StageOutcome:
         planned = self.plan.stages[index]
-        trainable = self.planned.trainables[stage.id]
-        fingerprint = stage_fingerprint(stage, self.recipe.evaluation, self.plan.datasets, trainable, self.state[-1], planned.taught)
-        assert fingerprint is not None, "the plan is complete"
+        fingerprint = self.planned.fingerprint(index, self.state[-1])
         before = _merged(self.kept)
         previous = self.judge.baseline(stage.gates, "previous", self.state[-1])
         stored = self.store.load_stage(fingerprint)
@@ -275,7 +265,14 @@ class _Run:
             self.state = self.state[:-1]
             self.working.set(before)
         self.events.emit("stage_finished", stage=stage.id, status=status, survives_rounding=result["survives_rounding"])
-        return StageOutcome(stage.id, status, verdicts, fingerprint, planned.parameters, result["survives_rounding"])
+        return StageOutcome(
+            id=stage.id,
+            status=status,
+            fingerprint=fingerprint,
+            parameters=planned.parameters,
+            verdicts=verdicts,
+            survives=result["survives_rounding"],
+        )
 
     def _bundle(self, lock: Lock, accept: list[Verdict]) -> Path:
         content = Content(
@@ -289,7 +286,7 @@ class _Run:
             survival={o.id: o.survives for o in self.outcomes if o.survives is not None and o.status == "kept"},
             accepted=True,
         )
-        target = build(content, self.bundles)
+        target = build(content, self.options.bundles)
         self.events.emit("bundle", path=str(target))
         return target
 
@@ -301,23 +298,21 @@ class _Run:
 
     def _save(self, outcome: Outcome | None, training: str | None = None) -> None:
         """Keeps how far the run has come; `outcome` once it is over, `training` is the fingerprint of a stage that begins."""
-        self.store.save_latest(
-            {
-                "recipe": self.recipe.name,
-                "status": outcome.status if outcome else "running",
-                "file": str(self.planned.loaded.file),
-                "sets": list(self.planned.loaded.sets),
-                "start": self.state[0],
-                "training": training,
-                "plan": self.plan.hash,
-                "base": {"model": self.recipe.base.model, "revision": self.recipe.base.revision, "folder": str(self.base.folder)},
-                "languages": {k: v.token_id for k, v in self.plan.languages.items()},
-                "stages": [
-                    {**o.for_bundle(), "verdicts": [v.as_json() for v in o.verdicts], "survives": o.survives} for o in self.outcomes
-                ],
-                "accept": [v.as_json() for v in outcome.accept] if outcome else [],
-            }
+        base = self.recipe.base
+        record = RunRecord(
+            recipe=self.recipe.name,
+            status=outcome.status if outcome else "running",
+            file=str(self.planned.loaded.file),
+            sets=list(self.planned.loaded.sets),
+            start=self.state[0],
+            training=training,
+            plan=self.plan.hash,
+            base=RecordedBase(model=base.model, revision=base.revision, folder=str(self.base.folder)),
+            languages=self.planned.rows,
+            stages=self.outcomes,
+            accept=outcome.accept if outcome else [],
         )
+        record.write(self.store.folder)
 
 
 def _merged(deltas: Sequence[Delta]) -> Delta:

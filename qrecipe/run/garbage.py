@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from qrecipe.files import read_json
+from qrecipe.run.reasons import read_inputs
+from qrecipe.run.record import read_record
 
 DAY = 86_400
 TEMPORARY_AGE = 3600
@@ -84,17 +86,11 @@ def _held(folder: Path) -> Iterator[bool]:
 
 
 def _of_run(folder: Path) -> Iterator[Garbage]:
-    try:
-        latest = read_json(folder / "run.json")
-        wanted = {latest["start"], latest.get("training"), *(s["fingerprint"] for s in latest["stages"])}
-    except (OSError, ValueError, KeyError, TypeError):
+    record, inputs = read_record(folder), read_inputs(folder)
+    if record is None:
         return  # not a run's folder, or one that is not to be judged
-    states = {str(w) for w in wanted if w}
-    try:
-        planned = read_json(folder / "inputs.json")["stages"]
-        states |= {str(s["fingerprint"]) for s in planned.values()}
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
+    planned = [s.fingerprint for s in inputs.stages.values()] if inputs is not None else []
+    states = {s for s in (record.start, record.training, *record.results.values(), *planned) if s is not None}
     short = {s[:16] for s in states}
     for stage in sorted((folder / "stages").glob("*")):
         if stage.name not in short and not _TEMPORARY.match(stage.name):

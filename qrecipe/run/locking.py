@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from qrecipe.errors import Place, Problem, UserError
-from qrecipe.files import FileHashes, digest, read_json, write_json
-from qrecipe.plan.bases import BaseInfo, folder_identity
+from qrecipe.files import digest, read_json, write_json
+from qrecipe.plan.changes import changes
+from qrecipe.plan.complete import RunPlan, as_complete
 from qrecipe.plan.documents import Lock, LockBase, LockStage, check
 from qrecipe.plan.fingerprints import NUMERICS
-from qrecipe.plan.plan import Planned, make_plan
+from qrecipe.plan.plan import Planned
 from qrecipe.plan.trainable import Trainable
 
 PACKAGES = ("peft", "qrecipe", "qwen-tts", "torch", "transformers")
@@ -29,17 +31,15 @@ def versions() -> dict[str, str]:
     return found
 
 
-def make_lock(planned: Planned, base: BaseInfo) -> Lock:
+def make_lock(planned: RunPlan) -> Lock:
     """The lock of a complete plan."""
-    assert base.identity is not None
-    assert base.tensors is not None
-    plan = planned.plan
+    plan, base = planned.plan, planned.base
     return Lock(
         lock=1,
         recipe=plan.recipe,
         plan=plan.hash,
         base=LockBase(model=base.model, revision=base.revision, identity=base.identity, dtype=base.dtype),
-        languages={k: v.token_id for k, v in plan.languages.items() if v.token_id is not None},
+        languages=planned.rows,
         datasets={k: v.sha256 for k, v in plan.datasets.items() if v.sha256 is not None},
         evaluators={k: v.identity for k, v in plan.evaluators.items() if v.identity is not None},
         taught={f"{s.id}.{t.dataset}": t.digest for s in plan.stages for t in s.taught if t.digest is not None},
@@ -88,52 +88,32 @@ def read_lock(path: Path) -> Lock:
 
 def differences(old: Lock, new: Lock) -> list[str]:
     """Everything in which two locks differ, in the order of the file."""
-    was, now = _flat(old), _flat(new)
-    names = list(dict.fromkeys([*was, *now]))
-    absent = "nothing"
-    return [f"{n}: {was.get(n, absent)} in the lock, {now.get(n, absent)} now" for n in names if was.get(n) != now.get(n)]
+    return [f"{c.path}: {c.before} in the lock, {c.after} now" for c in changes(_by_stage(old), _by_stage(new))]
 
 
-def drift(planned: Planned, base: BaseInfo) -> list[Problem]:
+def _by_stage(lock: Lock) -> dict[str, Any]:
+    """The lock with its stages by their names instead of in a list."""
+    plain = lock.model_dump(mode="json")
+    stages = {s.pop("id"): {"place": i, **s} for i, s in enumerate(plain.pop("stages"), 1)}
+    return {**plain, "stages": stages}
+
+
+def drift(planned: Planned) -> list[Problem]:
     """What would run and is not what the lock beside the recipe says. Raises `UserError` if there is no readable lock."""
     path = lock_path(planned.loaded.file)
     old = read_lock(path)
-    if not planned.plan.complete or base.tensors is None:
+    complete = as_complete(planned)
+    if complete is None:
         message = "cannot be compared: the base or some data is not on this machine"
         return [Problem("QR072", message, Place(str(path)), "the warnings name what is missing")]
     help_ = "run without `--locked` if it is meant, and commit the new lock"
-    return [Problem("QR072", d, Place(str(path)), help_) for d in differences(old, make_lock(planned, base))]
+    return [Problem("QR072", d, Place(str(path)), help_) for d in differences(old, make_lock(complete))]
 
 
-def require(planned: Planned, base: BaseInfo) -> None:
+def require_lock(planned: Planned) -> None:
     """Raises `UserError` for whatever differs from the lock beside the recipe, and if there is none."""
-    if problems := drift(planned, base):
+    if problems := drift(planned):
         raise UserError(problems)
-
-
-def with_identity(planned: Planned, hashes: FileHashes, strict: bool = False) -> Planned:
-    """The plan that knows its base's content if that is in a folder here, however much there is to read: locks hold it."""
-    if planned.base.identity is not None or planned.base.folder is None:
-        return planned
-    folder_identity(planned.base.folder, hashes)  # remembered, so that the next plan knows it
-    return make_plan(planned.loaded, hashes, strict)
-
-
-def _flat(lock: Lock) -> dict[str, str]:
-    """Every leaf by its path; stages by their names and place."""
-    found: dict[str, str] = {}
-
-    def walk(value: object, path: str) -> None:
-        if isinstance(value, dict):
-            for key, entry in value.items():
-                walk(entry, f"{path}.{key}" if path else str(key))
-        else:
-            found[path] = str(value)
-
-    plain = lock.model_dump(mode="json")
-    stages = plain.pop("stages")
-    walk({**plain, "stages": {s["id"]: {"place": i + 1, "tensors": s["tensors"], "rows": s["rows"]} for i, s in enumerate(stages)}}, "")
-    return found
 
 
 def write_lock(lock: Lock, path: Path) -> bool:

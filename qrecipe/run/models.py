@@ -7,51 +7,45 @@ from pathlib import Path
 
 from qrecipe.errors import BaseModelError, Place, Problem, UserError, suggest
 from qrecipe.files import FileHashes
-from qrecipe.model.opened import Opened, open_model, resolve
+from qrecipe.model.opened import Opened, open_model
 from qrecipe.model.weights import Delta
 from qrecipe.model.working import WorkingWeights
-from qrecipe.plan.bases import BaseInfo
+from qrecipe.plan.bases import LocalBase
+from qrecipe.plan.fetch import resolve
 from qrecipe.recipe.base import Base
+from qrecipe.run.record import RECORD, RunRecord, require_record
 from qrecipe.run.store import RunStore
 
 
-def open_argument(model: str, hashes: FileHashes) -> tuple[Opened, BaseInfo]:
+def open_argument(model: str, hashes: FileHashes) -> tuple[Opened, LocalBase]:
     """Opens what a MODEL argument names. Raises `UserError`."""
     place = Place(model)
     folder, at_sign, stage = model.rpartition("@")
-    if at_sign and (Path(folder) / "run.json").is_file():
+    if at_sign and (Path(folder) / RECORD).is_file():
         return _open_stage(Path(folder), stage, hashes)
     name, _, revision = model.partition("@") if "/" in model and not Path(model).exists() else (model, "", "")
     info = resolve(Base(model=name, revision=revision or None), Path.cwd(), place, hashes)
     return open_model(info), info
 
 
-def base_of_run(store: RunStore, place: Place, hashes: FileHashes) -> BaseInfo:
-    """The base that a run used."""
-    latest = store.latest()
-    if latest is None:
-        raise UserError(Problem("QR070", "this folder holds no run", place))
-    base = latest["base"]
-    return resolve(Base(model=base["model"], revision=base["revision"]), Path(latest["file"]).parent, place, hashes)
+def base_of_run(record: RunRecord, place: Place, hashes: FileHashes) -> LocalBase:
+    """The base that a run used. Raises `UserError`."""
+    return resolve(Base(model=record.base.model, revision=record.base.revision), Path(record.file).parent, place, hashes)
 
 
-def _open_stage(folder: Path, stage: str, hashes: FileHashes) -> tuple[Opened, BaseInfo]:
-    store = RunStore(folder)
-    latest = store.latest()
-    assert latest is not None
-    done = [s for s in latest["stages"] if s["fingerprint"]]
-    ids = [s["id"] for s in done]
-    place = Place(f"{folder}@{stage}")
-    if stage not in ids:
-        raise UserError(Problem("QR020", f"the run has no stage `{stage}`", place, suggest(stage, ids)))
-    info = base_of_run(store, place, hashes)
-    opened = open_model(info)
+def _open_stage(folder: Path, stage: str, hashes: FileHashes) -> tuple[Opened, LocalBase]:
+    record, place = require_record(folder), Place(f"{folder}@{stage}")
+    if stage not in record.results:
+        raise UserError(Problem("QR020", f"the run has no stage `{stage}`", place, suggest(stage, record.results)))
+    base = base_of_run(record, place, hashes)
+    opened = open_model(base)
     working = WorkingWeights(opened)
-    working.add_languages(latest["languages"])
-    wanted = [s["fingerprint"] for s in done[: ids.index(stage) + 1] if s["status"] == "kept" or s["id"] == stage]
-    states = [latest["start"], *wanted]
-    working.set(stages_delta(store, states, place))
-    return opened, replace(info, identity=f"{info.identity}+{states[-1]}")
+    working.add_languages(record.languages)
+    # what the stage learned on: the kept stages before it, whether or not it was kept itself
+    earlier = list(record.results)[: list(record.results).index(stage)]
+    states = [record.start, *(record.results[s] for s in earlier if s in record.kept), record.results[stage]]
+    working.set(stages_delta(RunStore(folder), states, place))
+    return opened, replace(base, identity=f"{base.identity}+{states[-1]}")
 
 
 def stages_delta(store: RunStore, fingerprints: list[str], place: Place) -> Delta:

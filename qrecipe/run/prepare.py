@@ -4,28 +4,20 @@ from __future__ import annotations
 
 from qrecipe.data.codes import Encoder
 from qrecipe.data.report import Report
-from qrecipe.files import FileHashes
 from qrecipe.model.opened import open_model
-from qrecipe.recipe import LoadedRecipe
-from qrecipe.run.datasets import prepare_all, ready, reports
+from qrecipe.plan.complete import RunPlan
+from qrecipe.run.datasets import prepare_all, reports
 from qrecipe.run.events import Events, Listener
-from qrecipe.run.locking import require
 from qrecipe.run.teaching import lessons_of, teach
 
 
-def prepare(loaded: LoadedRecipe, listener: Listener | None = None, locked: bool = False) -> list[Report]:
-    """Prepares every dataset of a recipe, what the base says among them. Raises `DataError` with all problems of all datasets.
-
-    `locked` refuses whatever differs from the lock beside the recipe, before anything is encoded.
-    """
-    hashes = FileHashes()
-    planned, base = ready(loaded, hashes)
-    if locked:
-        require(planned, base)
-    encoder = Encoder(open_model(base), base, hashes)
+def prepare(plan: RunPlan, listener: Listener | None = None) -> list[Report]:
+    """Prepares every dataset of a plan, what the base says among them. Raises `DataError` with all problems of all datasets."""
+    recipe = plan.loaded.recipe
+    encoder = Encoder(open_model(plan.base), plan.base, plan.hashes)
     events = Events(None, listener)
-    prepared = prepare_all(planned, encoder, loaded.recipe.datasets, events)
-    teach(planned, base, encoder.opened, encoder, events, lessons_of(planned, (s.id for s in loaded.recipe.stages)))
-    found = reports(planned, prepared, encoder)
-    hashes.save()
+    prepared = prepare_all(plan, encoder, recipe.datasets, events)
+    teach(plan, plan.base, encoder.opened, encoder, events, lessons_of(plan, (s.id for s in recipe.stages)))
+    found = reports(plan, prepared, encoder)
+    plan.hashes.save()
     return found

@@ -6,56 +6,52 @@ from pathlib import Path
 
 from qrecipe.bundle.build import Content, build
 from qrecipe.errors import BundleError, Place, Problem, suggest
-from qrecipe.files import FileHashes
-from qrecipe.plan.documents import Verdict
-from qrecipe.plan.plan import make_plan, require_complete
-from qrecipe.recipe import load
+from qrecipe.plan.complete import RunPlan
+from qrecipe.plan.documents import BundleStage
 from qrecipe.run.locking import make_lock
-from qrecipe.run.models import base_of_run, stages_delta
+from qrecipe.run.models import stages_delta
+from qrecipe.run.record import RunRecord
 from qrecipe.run.store import RunStore
 
 
-def rebuild(run_folder: Path, stages: list[str] | None, bundles: Path) -> Path:
-    """Builds a bundle of some of a run's stages; default: those that it kept. Raises `UserError`."""
-    store = RunStore(run_folder)
+def rebuild(plan: RunPlan, run_folder: Path, record: RunRecord, stages: list[str] | None, bundles: Path) -> Path:
+    """Builds a bundle of some of a run's stages; default: those that it kept. Raises `UserError`.
+
+    `plan` is the plan of the recipe that `record`, the run's own, names.
+    """
     place = Place(str(run_folder))
-    hashes = FileHashes()
-    base = base_of_run(store, place, hashes)
-    latest = store.latest()
-    assert latest is not None
-    planned = make_plan(load(latest["file"], latest["sets"]), hashes)
-    require_complete(planned)
-    if planned.plan.hash != latest["plan"]:
+    if plan.plan.hash != record.plan:
         help_ = "run it again; what has not changed is reused"
-        raise BundleError(Problem("QR060", "the recipe or its data changed since this run", Place(latest["file"]), help_))
-    trained = {s["id"]: s for s in latest["stages"] if s["fingerprint"]}
-    kept = [i for i, s in trained.items() if s["status"] == "kept"]
-    wanted = kept if stages is None else stages
+        raise BundleError(Problem("QR060", "the recipe or its data changed since this run", Place(record.file), help_))
+    wanted = record.kept if stages is None else stages
     for name in wanted:
-        if name not in trained:
-            raise BundleError(Problem("QR020", f"the run has no finished stage `{name}`", place, suggest(name, trained)))
-    chosen = [s for s in latest["stages"] if s["id"] in wanted]
-    accepted = latest["status"] == "accepted" and [s["id"] for s in chosen] == kept
-    verdicts = {s["id"]: [Verdict.model_validate(v, strict=False) for v in s["verdicts"]] for s in chosen}
-    if accepted:
-        verdicts["accept"] = [Verdict.model_validate(v, strict=False) for v in latest["accept"]]
+        if name not in record.results:
+            raise BundleError(Problem("QR020", f"the run has no finished stage `{name}`", place, suggest(name, record.results)))
+    chosen = [s for s in record.stages if s.id in wanted]
+    accepted = record.status == "accepted" and [s.id for s in chosen] == record.kept
     content = Content(
-        plan=planned.plan,
-        base=base,
-        delta=stages_delta(store, [latest["start"], *(s["fingerprint"] for s in chosen)], place),
-        lock=make_lock(planned, base),
-        recipe=planned.loaded.resolved(),
-        stages=[
-            {
-                "id": s.id,
-                "status": "kept" if s.id in wanted else trained[s.id]["status"] if s.id in trained and s.id not in kept else "skipped",
-                "fingerprint": trained[s.id]["fingerprint"] if s.id in trained else None,
-                "parameters": s.parameters if s.id in trained else None,
-            }
-            for s in planned.plan.stages
-        ],
-        verdicts=verdicts,
-        survival={s["id"]: s["survives"] for s in chosen if s["survives"] is not None},
+        plan=plan.plan,
+        base=plan.base,
+        delta=stages_delta(RunStore(run_folder), [record.start, *(record.results[s.id] for s in chosen)], place),
+        lock=make_lock(plan),
+        recipe=plan.loaded.resolved(),
+        stages=[_as_built(record, name.id, wanted) for name in plan.plan.stages],
+        verdicts={s.id: s.verdicts for s in chosen} | ({"accept": record.accept} if accepted else {}),
+        survival={s.id: s.survives for s in chosen if s.survives is not None},
         accepted=accepted,
     )
     return build(content, bundles)
+
+
+def _as_built(record: RunRecord, name: str, wanted: list[str]) -> BundleStage:
+    """A stage as it is in the bundle that is built, not as it went in the run."""
+    outcome = next((s for s in record.stages if s.id == name and s.fingerprint is not None), None)
+    if outcome is None:
+        return BundleStage(id=name, status="skipped", fingerprint=None, parameters=None)
+    if name in wanted:
+        status = "kept"
+    elif outcome.status == "kept":
+        status = "skipped"
+    else:
+        status = outcome.status
+    return BundleStage(id=name, status=status, fingerprint=outcome.fingerprint, parameters=outcome.parameters)

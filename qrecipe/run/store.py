@@ -13,7 +13,7 @@ from typing import Any
 
 from qrecipe.errors import Place, Problem, UserError
 from qrecipe.evaluate.values import Value
-from qrecipe.files import digest, read_json, read_sealed, sealed, sha256, write_json
+from qrecipe.files import digest, read_sealed, sealed, sha256, write_json
 from qrecipe.model.weights import Delta
 
 RESULT = "result.json"
@@ -101,15 +101,3 @@ class RunStore:
     def save_values(self, key: Any, values: list[Value]) -> None:
         """Keeps measured values."""
         write_json(self._value_file(key), sealed({"key": key, "values": [v.as_json() for v in values]}))
-
-    def latest(self) -> dict[str, Any] | None:
-        """What the last run left: plan, states by stage."""
-        try:
-            loaded: dict[str, Any] = read_json(self.folder / "run.json")
-            return loaded
-        except (OSError, ValueError):
-            return None
-
-    def save_latest(self, value: dict[str, Any]) -> None:
-        """Keeps what the run is, for `runs/NAME@STAGE` and `bundle build`."""
-        write_json(self.folder / "run.json", value)

@@ -36,7 +36,6 @@ from work import NUMBERS, Item, Row, column
 from qrecipe.errors import Place, Problem, QRecipeError, UserError
 from qrecipe.files import FileHashes, write_text
 from qrecipe.plan import make_plan
-from qrecipe.plan.fingerprints import start_fingerprint
 from qrecipe.recipe import load as load_recipe
 from qrecipe.recipe.writer import write_yaml
 from qrecipe.report.problems import as_text
@@ -101,7 +100,7 @@ def find_work(study: studies.Study, folder: Path, hashes: FileHashes, seeds: lis
         write_text(file, write_yaml(content))
         planned = make_plan(load_recipe(file), hashes)
         plan = planned.plan
-        start = start_fingerprint(plan.base.identity, plan.languages, plan.seed)
+        start = plan.start.fingerprint
         if planned.errors or not plan.complete or start is None:
             raise UserError(planned.problems)
         work.fields = columns(planned.loaded.recipe.accept)

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from qrecipe.errors import QRecipeError
+from qrecipe.plan import complete_plan
 from qrecipe.plan.documents import Verdict
 from qrecipe.recipe import load as load_recipe
 
@@ -58,11 +59,11 @@ def column(gate: Any) -> str:
 
 def carry_out(item: Item, listener: Listener, keep: bool = False) -> Row:
     """Carries out a run, or the rest of one that was stopped, and gives its row. Raises what `qrecipe.run.engine.run` raises."""
-    from qrecipe.run.engine import run
+    from qrecipe.run.engine import RunOptions, run
 
-    loaded = load_recipe(Path(item.file))
+    plan = complete_plan(load_recipe(Path(item.file)))
     folder = Path(item.file).parent
-    own = folder / loaded.recipe.name
+    own = folder / plan.plan.recipe
     _share(own, folder / "shared", item.start)
     device = ""
 
@@ -73,14 +74,14 @@ def carry_out(item: Item, listener: Listener, keep: bool = False) -> Row:
         listener(event)
 
     began = time.monotonic()
-    outcome = run(loaded, runs=folder, bundles=folder / "bundles", listener=listen)
+    outcome = run(plan, RunOptions(folder, folder / "bundles"), listen)
     seconds = _spent(own, time.monotonic() - began)
     if not keep:
         shutil.rmtree(own, ignore_errors=True)
         if outcome.bundle is not None:
             shutil.rmtree(outcome.bundle, ignore_errors=True)
     row = {"run": item.run, "seed": item.seed, "plan": item.plan, "device": device, "seconds": round(seconds, 1)}
-    return {**row, **_numbers(outcome.accept, loaded.recipe.accept)}
+    return {**row, **_numbers(outcome.accept, plan.loaded.recipe.accept)}
 
 
 def _share(own: Path, shared: Path, start: str) -> None:

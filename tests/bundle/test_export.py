@@ -18,9 +18,10 @@ from safetensors.torch import load_file, save_file
 from qrecipe.bundle.export import write_model
 from qrecipe.errors import EngineError
 from qrecipe.files import FileHashes
-from qrecipe.model.opened import open_model, resolve
+from qrecipe.model.opened import open_model
 from qrecipe.model.weights import Delta
-from qrecipe.plan.bases import BaseInfo
+from qrecipe.plan.bases import LocalBase
+from qrecipe.plan.fetch import resolve
 from qrecipe.plan.tokenizer import TextTokenizer
 from qrecipe.plan.trainable import CODEC_TABLE, TEXT_TABLE
 from qrecipe.recipe.base import Base
@@ -41,7 +42,7 @@ def delta() -> Delta:
 
 
 @pytest.fixture(scope="module")
-def exported(mini: BaseInfo, delta: Delta, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(mini: LocalBase, delta: Delta, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exported")
     write_model(mini, folder, delta, {"malay": 2072})
     return folder
@@ -70,7 +71,7 @@ def check_weights(base: dict[str, torch.Tensor], new: dict[str, torch.Tensor], d
         assert torch.equal(bits(new[name]), bits(expected)), name
 
 
-def test_only_trained_bytes_differ(mini: BaseInfo, exported: Path, delta: Delta) -> None:
+def test_only_trained_bytes_differ(mini: LocalBase, exported: Path, delta: Delta) -> None:
     assert mini.folder is not None
     for old in sorted(mini.folder.glob("model-*.safetensors")):
         new = exported / old.name
@@ -79,7 +80,7 @@ def test_only_trained_bytes_differ(mini: BaseInfo, exported: Path, delta: Delta)
     check_weights(load_weights(mini.folder), load_weights(exported), delta)
 
 
-def test_every_other_file_is_the_base_s(mini: BaseInfo, exported: Path) -> None:
+def test_every_other_file_is_the_base_s(mini: LocalBase, exported: Path) -> None:
     assert mini.folder is not None
     changed = set()
     for file in sorted(f for f in exported.rglob("*") if f.is_file()):
@@ -97,7 +98,7 @@ def test_every_other_file_is_the_base_s(mini: BaseInfo, exported: Path) -> None:
     ("version", "expected"),
     [("4.57.3", "4.57.2"), ("4.58.0", "4.57.2"), ("5.0.0.dev0", "4.57.2"), (None, "4.57.2"), ("4.57.2", "4.57.2"), ("4.57.1", "4.57.1")],
 )
-def test_the_pristine_config_is_patched(version: str | None, expected: str, mini: BaseInfo, tmp_path: Path) -> None:
+def test_the_pristine_config_is_patched(version: str | None, expected: str, mini: LocalBase, tmp_path: Path) -> None:
     """The language's row, and a transformers version for which transformers keeps Qwen's pre-tokenizer; nothing else."""
     assert mini.folder is not None
     base = tmp_path / "base"
@@ -118,7 +119,7 @@ def test_the_pristine_config_is_patched(version: str | None, expected: str, mini
 
 
 @pytest.mark.parametrize("files", [1, 3])
-def test_other_shards_than_the_embedded_base_s(files: int, mini: BaseInfo, delta: Delta, tmp_path: Path) -> None:
+def test_other_shards_than_the_embedded_base_s(files: int, mini: LocalBase, delta: Delta, tmp_path: Path) -> None:
     """One file, or shards with an index as transformers writes large models: each keeps its tensors."""
     assert mini.folder is not None
     base = tmp_path / "base"
@@ -153,7 +154,7 @@ def test_other_shards_than_the_embedded_base_s(files: int, mini: BaseInfo, delta
     assert torch.equal(row, delta.rows[CODEC_TABLE][1][1].to(torch.bfloat16).float())
 
 
-def test_what_the_base_does_not_hold_is_an_error(mini: BaseInfo, tmp_path: Path) -> None:
+def test_what_the_base_does_not_hold_is_an_error(mini: LocalBase, tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     with pytest.raises(EngineError, match=r"talker\.nothing"):
         write_model(mini, tmp_path / "a", Delta(whole={"talker.nothing": torch.zeros(1)}), {})
@@ -179,7 +180,7 @@ print(json.dumps([model.get_supported_languages(), rate, len(wavs[0]), names, mo
 
 
 @pytest.mark.slow
-def test_stock_loads_it_and_speaks_the_language(finished: Finished, mini: BaseInfo, tmp_path: Path) -> None:
+def test_stock_loads_it_and_speaks_the_language(finished: Finished, mini: LocalBase, tmp_path: Path) -> None:
     """In a process that never imports qrecipe, in-context as stock does by default, asked for with a capital."""
     voice = audio.write(tmp_path / "voice.wav", audio.speech(3, 1.0))
     bundle = finished.outcome.bundle
@@ -196,10 +197,9 @@ def test_stock_loads_it_and_speaks_the_language(finished: Finished, mini: BaseIn
     assert ids[3:-5] == mini.tokenizer.assistant("WhatsApp: selamat pagi, สวัสดี")[1]
 
 
-def test_the_bundle_s_weights_are_what_was_judged(finished: Finished, mini: BaseInfo) -> None:
+def test_the_bundle_s_weights_are_what_was_judged(finished: Finished, mini: LocalBase) -> None:
     """The delta of the run, rounded, on the base: nothing between the last verdict and the file."""
-    from qrecipe.plan.fingerprints import start_fingerprint
-    from qrecipe.plan.plan import make_plan
+    from qrecipe.plan import make_plan
     from qrecipe.recipe import load
     from qrecipe.run.store import RunStore
 
@@ -207,8 +207,7 @@ def test_the_bundle_s_weights_are_what_was_judged(finished: Finished, mini: Base
     store = RunStore(finished.runs / "tiny")
     merged = Delta()
     plan = make_plan(load(finished.recipe, [])).plan
-    start = start_fingerprint(plan.base.identity, plan.languages, plan.seed)
-    for fingerprint in (start, finished.outcome.stages[0].fingerprint):
+    for fingerprint in (plan.start.fingerprint, finished.outcome.stages[0].fingerprint):
         assert fingerprint is not None
         stored = store.load_stage(fingerprint)
         assert stored is not None

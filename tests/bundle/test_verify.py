@@ -12,8 +12,7 @@ import pytest
 
 from qrecipe.bundle.verify import MANIFEST, read_manifest, verify
 from qrecipe.errors import BundleError
-from qrecipe.recipe import load
-from qrecipe.run.engine import run
+from tests.support.running import run_recipe
 from tests.support.shared import Finished
 
 
@@ -151,7 +150,7 @@ def test_a_folder_without_a_manifest_is_no_bundle(tmp_path: Path) -> None:
 
 def test_the_same_run_again_is_the_same_bundle(finished: Finished) -> None:
     before = {f: (f.stat().st_mtime_ns, f.stat().st_ino) for f in finished.outcome.bundle.rglob("*")}
-    again = run(load(finished.recipe, []), runs=finished.runs, bundles=finished.bundles)
+    again = run_recipe(finished.recipe, finished.runs.parent)
     assert again.status == "accepted"
     assert {f: (f.stat().st_mtime_ns, f.stat().st_ino) for f in finished.outcome.bundle.rglob("*")} == before
 
@@ -159,7 +158,7 @@ def test_the_same_run_again_is_the_same_bundle(finished: Finished) -> None:
 def test_another_result_under_the_same_version_is_refused(finished: Finished) -> None:
     """Before anything trains, with what to do."""
     with pytest.raises(BundleError) as caught:
-        run(load(finished.recipe, ["stages.language.steps=2"]), runs=finished.runs, bundles=finished.bundles)
+        run_recipe(finished.recipe, finished.runs.parent, sets=["stages.language.steps=2"])
     (problem,) = caught.value.problems
     assert problem.code == "QR061"
     assert problem.help is not None
@@ -172,7 +171,7 @@ def test_a_damaged_bundle_is_not_taken_for_the_result(finished: Finished, tmp_pa
     shutil.copytree(finished.outcome.bundle, tmp_path / "tiny-0.1.0")
     one_bit(tmp_path / "tiny-0.1.0")
     with pytest.raises(BundleError, match="was changed"):
-        run(load(finished.recipe, []), runs=finished.runs, bundles=tmp_path)
+        run_recipe(finished.recipe, finished.runs.parent, bundles=tmp_path)
 
 
 def test_nothing_is_left_beside_a_bundle(finished: Finished) -> None:

@@ -14,7 +14,7 @@ from qrecipe.data.codes import Encoded, Encoder, Request
 from qrecipe.errors import UserError
 from qrecipe.files import FileHashes
 from qrecipe.model.opened import Opened
-from qrecipe.plan.bases import BaseInfo
+from qrecipe.plan.bases import LocalBase
 from tests.support import audio, ties
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*slated for removal:DeprecationWarning")
@@ -46,7 +46,7 @@ def counting(opened: Opened) -> Counting:
 
 
 @pytest.fixture
-def encoder(counting: Counting, mini: BaseInfo, tmp_path: Path) -> Encoder:
+def encoder(counting: Counting, mini: LocalBase, tmp_path: Path) -> Encoder:
     return Encoder(counting, mini, FileHashes(tmp_path / "hashes.json"), tmp_path / "cache")  # type: ignore[arg-type]
 
 
@@ -73,7 +73,7 @@ def test_a_recording_is_encoded_once(encoder: Encoder, counting: Counting, clips
 
 
 def test_what_does_not_fit_into_memory_is_encoded_in_parts(
-    encoder: Encoder, counting: Counting, clips: list[Path], mini: BaseInfo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    encoder: Encoder, counting: Counting, clips: list[Path], mini: LocalBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     requests = [Request(p, True) for p in clips]
     whole = codes_of(encoder.codes(requests))

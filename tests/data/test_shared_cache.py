@@ -19,7 +19,7 @@ from qrecipe.data import sealed
 from qrecipe.data.codes import Encoded, Encoder, Request
 from qrecipe.data.pieces import shared_out
 from qrecipe.files import FileHashes, sha256, write_text
-from qrecipe.plan.bases import BaseInfo
+from qrecipe.plan.bases import LocalBase
 from tests.support import audio
 
 CLIPS = 24
@@ -60,7 +60,7 @@ def clips(tmp_path: Path) -> list[Path]:
     return [audio.write(tmp_path / f"{i}.wav", audio.speech(i, 0.5 + 0.01 * i)) for i in range(CLIPS)]
 
 
-def test_processes_share_the_cache(mini: BaseInfo, clips: list[Path], tmp_path: Path) -> None:
+def test_processes_share_the_cache(mini: LocalBase, clips: list[Path], tmp_path: Path) -> None:
     requests = [Request(c, False) for c in clips]
 
     def encode(place: str) -> str:

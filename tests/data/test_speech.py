@@ -13,7 +13,7 @@ from qrecipe.data.speech import SpeechData, prepare
 from qrecipe.errors import DataError
 from qrecipe.files import FileHashes
 from qrecipe.model.opened import Opened
-from qrecipe.plan.bases import BaseInfo
+from qrecipe.plan.bases import LocalBase
 from qrecipe.plan.manifest import read_manifest
 from qrecipe.recipe.dataset import SpeechDataset
 from tests.support import audio, recipes, ties
@@ -22,7 +22,7 @@ Prepare = Callable[..., SpeechData]
 
 
 @pytest.fixture
-def prepared(opened: Opened, mini: BaseInfo, tmp_path: Path, cache: Path) -> Prepare:
+def prepared(opened: Opened, mini: LocalBase, tmp_path: Path, cache: Path) -> Prepare:
     """Writes rows as a manifest and prepares them; `settings` are the dataset's."""
 
     def make(rows: list[dict[str, Any]], *, streaming_only: bool = False, need_reference: bool = True, **settings: Any) -> SpeechData:

@@ -13,7 +13,7 @@ from qrecipe.data.codes import Encoder
 from qrecipe.data.taught import speak_lesson
 from qrecipe.files import FileHashes
 from qrecipe.model.opened import Opened
-from qrecipe.plan.bases import BaseInfo
+from qrecipe.plan.bases import LocalBase
 from qrecipe.plan.teaching import Lesson, Sentence
 from qrecipe.recipe.teacher import Teacher
 from tests.support import audio
@@ -24,7 +24,7 @@ QUICK = Teacher(batch=2, slowest=30.0)
 
 
 @pytest.fixture
-def encoder(opened: Opened, mini: BaseInfo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Encoder:
+def encoder(opened: Opened, mini: LocalBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Encoder:
     monkeypatch.setenv("QRECIPE_CACHE", str(tmp_path / "cache"))
     return Encoder(opened, mini, FileHashes())
 
@@ -52,7 +52,7 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 
 def test_what_was_interrupted_goes_on_and_nothing_is_said_twice(
-    opened: Opened, mini: BaseInfo, encoder: Encoder, tmp_path: Path, batches: list[list[str]]
+    opened: Opened, mini: LocalBase, encoder: Encoder, tmp_path: Path, batches: list[list[str]]
 ) -> None:
     assert mini.identity is not None
     todo = lesson(tmp_path)
@@ -72,7 +72,7 @@ def test_what_was_interrupted_goes_on_and_nothing_is_said_twice(
         assert a.guide.codes.shape[0] == a.codes.shape[0] + (not a.runaway)
 
 
-def test_the_distribution_is_what_stock_generation_drew_from(opened: Opened, mini: BaseInfo, encoder: Encoder, tmp_path: Path) -> None:
+def test_the_distribution_is_what_stock_generation_drew_from(opened: Opened, mini: LocalBase, encoder: Encoder, tmp_path: Path) -> None:
     """Logits of `codec_head` are caught while stock generates, one position after the other."""
     assert mini.identity is not None
     caught: list[torch.Tensor] = []
@@ -90,7 +90,7 @@ def test_the_distribution_is_what_stock_generation_drew_from(opened: Opened, min
         assert torch.allclose(top, sentence.guide.logs[:frames], atol=2e-3)
 
 
-def test_a_broken_entry_is_made_again(opened: Opened, mini: BaseInfo, encoder: Encoder, tmp_path: Path) -> None:
+def test_a_broken_entry_is_made_again(opened: Opened, mini: LocalBase, encoder: Encoder, tmp_path: Path) -> None:
     assert mini.identity is not None
     todo = lesson(tmp_path, ("Hola.",))
     before = speak_lesson(opened, encoder, mini.identity, todo, QUICK)

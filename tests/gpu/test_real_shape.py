@@ -17,6 +17,7 @@ import torch
 from safetensors import safe_open
 
 from tests.gpu.random_base import write
+from tests.support.running import run_recipe
 
 pytestmark = pytest.mark.gpu
 
@@ -119,9 +120,6 @@ def _data(folder: Path) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("size", [os.environ.get("QRECIPE_SHAPE", "1.7b")])
 def test_every_kind_of_stage_trains_on_the_real_shape(size: str, tmp_path: Path) -> None:
-    from qrecipe.recipe import load
-    from qrecipe.run.engine import run
-
     base = write(size, tmp_path / "base")
     _data(tmp_path)
     (tmp_path / "shape.yaml").write_text(RECIPE.format(base="./base"))
@@ -136,7 +134,7 @@ def test_every_kind_of_stage_trains_on_the_real_shape(size: str, tmp_path: Path)
         elif event["event"] == "stage_finished":
             marks[event["stage"]]["peak GB"] = torch.cuda.max_memory_allocated() / 1e9
 
-    outcome = run(load(tmp_path / "shape.yaml"), runs=tmp_path / "runs", bundles=tmp_path / "bundles", listener=listen)
+    outcome = run_recipe(tmp_path / "shape.yaml", tmp_path, listener=listen)
     for stage, mark in marks.items():
         steps = mark.pop("steps")
         seconds = (steps[-1][0] - steps[1][0]) / (len(steps) - 2)

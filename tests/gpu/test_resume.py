@@ -23,10 +23,9 @@ from typing import Any
 import pytest
 import torch
 
-from qrecipe.recipe import load
-from qrecipe.run.engine import run
 from qrecipe.run.store import RunStore
 from tests.support import audio, recipes
+from tests.support.running import run_recipe
 
 pytestmark = pytest.mark.gpu
 
@@ -84,7 +83,7 @@ def go(
         content["datasets"]["speech"]["path"] = data
     recipe = recipes.write(folder, content)
     try:
-        run(load(recipe), runs=folder / "runs", bundles=folder / "bundles", listener=listener)
+        run_recipe(recipe, folder, listener=listener)
     except KeyboardInterrupt:
         assert stop is not None
     gc.collect()  # the model of a run that was interrupted

@@ -13,7 +13,7 @@ import torch
 from qrecipe.errors import BaseModelError, UserError
 from qrecipe.model import opened
 from qrecipe.model.room import Room
-from qrecipe.plan.bases import BaseInfo
+from qrecipe.plan.bases import LocalBase
 
 
 class Gpu:
@@ -61,7 +61,7 @@ def test_an_item_that_does_not_fit_alone_is_named_after_what_came_before_it() ->
 
 @pytest.mark.parametrize("given", [None, "max_split_size_mb:512"])
 def test_memory_of_a_gpu_grows_in_one_piece_unless_a_person_says_otherwise(
-    mini: BaseInfo, given: str | None, monkeypatch: pytest.MonkeyPatch
+    mini: LocalBase, given: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in opened.ALLOCATOR:
         monkeypatch.setenv(name, "")

@@ -15,7 +15,7 @@ import torch
 
 from qrecipe.model import forward, prompt, speak
 from qrecipe.model.opened import Opened, open_model
-from qrecipe.plan.bases import BaseInfo
+from qrecipe.plan.bases import LocalBase
 from qrecipe.plan.tokenizer import TextTokenizer, clean_text
 from tests.support import recipes
 
@@ -41,7 +41,7 @@ def test_an_opened_model_tokenizes_like_qwen(opened: Opened) -> None:
 
 
 @pytest.mark.slow
-def test_a_config_that_makes_transformers_swap_the_pattern_changes_no_ids(mini: BaseInfo, tmp_path: Path) -> None:
+def test_a_config_that_makes_transformers_swap_the_pattern_changes_no_ids(mini: LocalBase, tmp_path: Path) -> None:
     """transformers patches a local folder whose config says 4.57.3 when stock asks for `fix_mistral_regex`."""
     assert mini.folder is not None
     folder = tmp_path / "base"

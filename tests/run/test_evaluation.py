@@ -17,6 +17,7 @@ from qrecipe.recipe import load
 from qrecipe.recipe.recipe import Evaluation
 from qrecipe.run.evaluation import Request, compare, evaluate, from_recipe
 from tests.support import recipes
+from tests.support.running import run_recipe
 
 METRICS = ["talker_nll", "duration_ratio", "silence_share"]
 
@@ -107,16 +108,14 @@ def test_texts_of_one_language_under_another_s_token(place: Path) -> None:
 
 
 def test_a_run_refuses_a_gate_that_cannot_fail(tiny: Callable[..., Path], tmp_path: Path) -> None:
-    from qrecipe.run.engine import run
-
     file = tiny(accept=[{"metric": "duration_ratio", "data": "dev", "min": 0.1}])
     with pytest.raises(UserError, match="was tried on recordings") as caught:
-        run(load(file), runs=tmp_path / "runs", bundles=tmp_path / "bundles")
+        run_recipe(file, tmp_path)
     (problem,) = caught.value.problems
     line = file.read_text().splitlines()[problem.place.line - 1]
     assert (problem.code, "metric: duration_ratio" in line) == ("QR083", True)
     content = yaml.safe_load(file.read_text())
     content["evaluation"]["probe_gates"] = False
     recipes.write(tmp_path, content)
-    assert run(load(file), runs=tmp_path / "runs", bundles=tmp_path / "bundles").status in ("accepted", "rejected")
+    assert run_recipe(file, tmp_path).status in ("accepted", "rejected")
     assert (tmp_path / "runs" / "tiny" / "report.html").is_file()

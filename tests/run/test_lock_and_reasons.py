@@ -16,7 +16,7 @@ from qrecipe.builtin import mini
 from qrecipe.cli import main
 from qrecipe.errors import UserError
 from qrecipe.files import FileHashes, write_json
-from qrecipe.plan import make_plan
+from qrecipe.plan import complete_plan, make_plan
 from qrecipe.plan.bases import base_files
 from qrecipe.recipe import load
 from qrecipe.run import disk, reasons
@@ -49,7 +49,7 @@ def was_run(recipe: Path) -> Path:
     """A folder as a run of this recipe leaves it, as far as reasons go."""
     folder = recipe.parent / "runs" / "tiny"
     planned = make_plan(load(recipe))
-    reasons.write(folder, reasons.inputs(planned, FileHashes()))
+    reasons.inputs_of(planned, FileHashes()).write(folder)
     for stage in planned.plan.stages:
         assert stage.fingerprint is not None
         write_json(folder / "stages" / stage.fingerprint[:16] / "result.json", {})
@@ -106,7 +106,7 @@ def test_rows_that_came_and_went(recipe: Path) -> None:
 def test_the_languages_init(recipe: Path) -> None:
     was_run(recipe)
     change(recipe, "languages.malay.init", {"copy": "english"})
-    assert "languages.malay.init: ['english', 'spanish'] -> ['english']" in standing(recipe)["language"]
+    assert "languages.malay.init: [english, spanish] -> [english]" in standing(recipe)["language"]
 
 
 def test_a_stage_that_was_stopped(recipe: Path) -> None:
@@ -146,8 +146,8 @@ def test_validate_locked(recipe: Path, capfd: pytest.CaptureFixture[str], monkey
     monkeypatch.chdir(recipe.parent)
     assert verb("validate", "--locked", "recipe.yaml") == 2
     assert "QR072" in capfd.readouterr().err
-    planned = make_plan(load(recipe))
-    assert write_lock(make_lock(planned, planned.base), lock_path(recipe))
+    planned = complete_plan(load(recipe))
+    assert write_lock(make_lock(planned), lock_path(recipe))
     assert verb("validate", "--locked", "recipe.yaml") == 0
     capfd.readouterr()
     change(recipe, "stages.0.train.1.match", "talker.text_projection.linear_fc1")
@@ -165,8 +165,8 @@ def test_run_locked_refuses_before_anything_happens(
     recipe: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(recipe.parent)
-    planned = make_plan(load(recipe))
-    lock = make_lock(planned, planned.base)
+    planned = complete_plan(load(recipe))
+    lock = make_lock(planned)
     write_lock(lock.model_copy(update={"versions": {**lock.versions, "torch": "1.0"}}), lock_path(recipe))
     before = lock_path(recipe).read_bytes()
     assert verb("run", "--locked", "recipe.yaml") == 2
@@ -185,8 +185,8 @@ def test_prepare_and_evaluate_refuse_drift_where_they_are_asked_to(
         monkeypatch.setattr(opener, lambda *a: pytest.fail("a model was opened"))
     assert verb(*words, "--locked") == 2
     assert "there is no lock" in capfd.readouterr().err
-    planned = make_plan(load(recipe))
-    write_lock(make_lock(planned, planned.base), lock_path(recipe))
+    planned = complete_plan(load(recipe))
+    write_lock(make_lock(planned), lock_path(recipe))
     (recipe.parent / "data" / "dev.jsonl").write_text('{"audio": "dev0.wav", "text": "Lain."}\n')
     assert verb(*words, "--locked") == 2
     assert "datasets.dev: " in capfd.readouterr().err
@@ -194,12 +194,12 @@ def test_prepare_and_evaluate_refuse_drift_where_they_are_asked_to(
 
 def test_the_lock_is_stable(recipe: Path) -> None:
     """Written twice it is the same, and what is read back differs in nothing."""
-    planned = make_plan(load(recipe))
-    write_lock(make_lock(planned, planned.base), lock_path(recipe))
+    planned = complete_plan(load(recipe))
+    write_lock(make_lock(planned), lock_path(recipe))
     first = lock_path(recipe).read_bytes()
     write_lock(read_lock(lock_path(recipe)), lock_path(recipe))
     assert lock_path(recipe).read_bytes() == first
-    assert differences(read_lock(lock_path(recipe)), make_lock(planned, planned.base)) == []
+    assert differences(read_lock(lock_path(recipe)), make_lock(planned)) == []
 
 
 def test_a_lock_that_is_not_one(recipe: Path) -> None:
@@ -214,17 +214,17 @@ def test_room_is_computed_from_what_trains(recipe: Path, monkeypatch: pytest.Mon
     run, bundles = recipe.parent / "runs" / "tiny", recipe.parent / "bundles"
     sizes = [s.parameters for s in planned.plan.stages]
     first, second = (4 * s for s in sizes if s is not None)
-    assert [n.bytes for n in disk.needs(planned, planned.base, run, bundles)] == [
+    assert [n.bytes for n in disk.needs(planned, run, bundles)] == [
         9 * max(first, second) + first + second + disk.SLACK,
         sum(f.stat().st_size for f in base_files(mini.folder())),
     ]
-    assert disk.needs(planned, planned.base, run, bundles, ["language"])[0].bytes == 10 * second + disk.SLACK
+    assert disk.needs(planned, run, bundles, ["language"])[0].bytes == 10 * second + disk.SLACK
     told: list[Any] = []
-    disk.require(disk.needs(planned, planned.base, run, bundles), lambda **f: told.append(f))
+    disk.require(disk.needs(planned, run, bundles), lambda **f: told.append(f))
     assert told[0]["needs"][0]["what"] == "checkpoints and results"
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 1000))  # type: ignore[attr-defined]
     with pytest.raises(UserError, match=r"the disk has 0\.00 GB left, and the run needs up to"):
-        disk.require(disk.needs(planned, planned.base, run, bundles), lambda **f: None)
+        disk.require(disk.needs(planned, run, bundles), lambda **f: None)
     assert not run.exists()
 
 

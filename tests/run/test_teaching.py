@@ -16,9 +16,9 @@ from qrecipe.evaluate.listeners import Listeners
 from qrecipe.plan.teaching import Lesson, Sentence
 from qrecipe.recipe import load
 from qrecipe.run import teaching
-from qrecipe.run.engine import run
 from qrecipe.run.events import Events
 from tests.support import recipes
+from tests.support.running import run_recipe
 
 TABLE = "{respelling: 1, from: ms, into: es, alphabet: abcdefghijlmnopqrstuvyz, rules: [k -> c], tests: {suka: suca}}"
 DATA = {"text": {"kind": "text", "language": "malay", "path": "data/text.jsonl"}}
@@ -65,10 +65,9 @@ def test_a_language_learned_from_text_alone(mini: Any, tmp_path: Path) -> None:
         if event["event"] == "speaking" and event["done"] == 3:
             raise KeyboardInterrupt
 
-    folders = {"runs": tmp_path / "runs", "bundles": tmp_path / "bundles"}
     with pytest.raises(KeyboardInterrupt):
-        run(load(file), **folders, listener=interrupt)
-    outcome = run(load(file), **folders)
+        run_recipe(file, tmp_path, listener=interrupt)
+    outcome = run_recipe(file, tmp_path)
     assert outcome.status == "accepted"
     taught = {e["dataset"]: e for e in events(tmp_path) if e["event"] == "taught"}
     assert taught["text"]["spoken_as"] == "spanish"
@@ -79,7 +78,7 @@ def test_a_language_learned_from_text_alone(mini: Any, tmp_path: Path) -> None:
     lock = json.loads((outcome.bundle / "recipe.lock").read_text("utf-8"))
     assert sorted(lock["taught"]) == ["match.text", "read.english", "read.text"]
     count = len(events(tmp_path))
-    run(load(file), **folders)
+    run_recipe(file, tmp_path)
     assert not [e for e in events(tmp_path)[count:] if e["event"] in ("taught", "step")], "all of it was done before"
 
 

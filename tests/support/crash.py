@@ -193,7 +193,8 @@ def _serve() -> None:
     from qrecipe.errors import Place
     from qrecipe.files import FileHashes
     from qrecipe.model.dsp import librosa
-    from qrecipe.model.opened import open_model, resolve
+    from qrecipe.model.opened import open_model
+    from qrecipe.plan.fetch import resolve
     from qrecipe.recipe.base import Base
 
     torch.set_num_threads(1)

@@ -276,7 +276,7 @@ def headers(folder: Path) -> Target:
 def configs(folder: Path, mini: Path) -> Target:
     """The small files of a base. What is accepted fits the weights; the tokenizer reads texts or says why not."""
     from qrecipe.model.fits import require_fit
-    from qrecipe.plan.bases import describe_folder
+    from qrecipe.plan.fetch import resolve
     from qrecipe.recipe.base import Base
 
     base = folder / "base"
@@ -293,8 +293,7 @@ def configs(folder: Path, mini: Path) -> Target:
 
     def read(file: Path, before: bytes) -> str:
         try:
-            info = describe_folder(base, Base(model="./base"), Place("fuzz"), FileHashes(folder / "hashes.json"))
-            assert info.tokenizer is not None
+            info = resolve(Base(model="./base"), folder, Place("fuzz"), FileHashes(folder / "hashes.json"))
             if file.name == "config.json":
                 require_fit(info)
             elif file.name != "generation_config.json":

@@ -10,7 +10,6 @@ from tests.support.audio import Audio
 
 if TYPE_CHECKING:
     import torch
-
     from qrecipe.run.outcomes import Outcome
 
 
