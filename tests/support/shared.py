@@ -10,7 +10,8 @@ from tests.support.audio import Audio
 
 if TYPE_CHECKING:
     import torch
-    from qrecipe.run.outcomes import Outcome
+
+    from qrecipe.run.record import Outcome
 
 
 @dataclass(frozen=True)
