@@ -63,7 +63,7 @@ class Language(Settings):
     """A language that the bundle will speak. Its key goes into the config's `codec_language_id`."""
 
     bcp47: Annotated[str, Field(pattern=BCP47)]
-    """The BCP 47 tag, such as `ms`; written on the model card, and the language that a recogniser is told to hear."""
+    """The BCP 47 tag, such as `ms`; written on the model card, and the language that a recogniser transcribes."""
     token_id: Literal["auto"] | Annotated[int, Field(ge=2048, le=LAST_ROW)] = "auto"
     """Row of the codec embedding that becomes this language's, 2048 to 3071. `auto` is the lowest free row from 2072 up: lower ids that no map lists may hold trained rows that were never released. Give a number to keep a row that an earlier bundle had."""
     init: Init

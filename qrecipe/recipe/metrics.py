@@ -95,7 +95,7 @@ BUILTIN: dict[str, MetricSpec] = {
         _error_rate("wer", "word"),
         MetricSpec(
             "repeated_words",
-            "words of the transcript that are said again at once, beyond those of the text, over words of the text",
+            "words of the transcript that are repeated immediately, beyond those of the text, over words of the text",
             "share",
             "generated",
             "lower",

@@ -35,7 +35,7 @@ class Evaluation(Settings):
     prompts: Annotated[int, Field(ge=1)] | None = None
     """At most this many rows of a dataset are spoken for metrics of generated speech, the first ones; default: all. Teacher-forced metrics always read all."""
     batch: Annotated[int, Field(ge=1)] = 8
-    """Prompts that are spoken at once; more are faster and take more memory. Part of the result: sampling draws from one generator, so another number gives other samples."""
+    """Prompts in one batch; more are faster and take more memory. Part of the result: sampling draws from one generator, so another number gives other samples."""
     layouts: Annotated[list[Layout], Field(min_length=1)] = ["streaming", "non_streaming"]
     """How text meets frames where models are measured. Both, because `generate_voice_clone` offers both and a model may be good in one alone; give one if the language will only be spoken so."""
     prompt: PromptKind | Literal["both"] | None = None
@@ -43,7 +43,7 @@ class Evaluation(Settings):
     frame_cap: Annotated[float, Field(ge=1)] = 3.0
     """Generation is cut at this many times the recording's frames (25 at least) and then counts as a runaway. 3 is beyond any reader's slowness, and bounds what a model that never ends costs."""
     probe_gates: bool = True
-    """Before anything trains, try every gate that counts and that listens on the recordings and on spoilt copies of them; one that cannot tell them apart is refused. `false` trusts the gates as they are."""
+    """Before anything trains, try every gate that counts and that listens on the recordings and on corrupted copies of them; one that cannot tell them apart is refused. `false` trusts the gates as they are."""
 
     @property
     def kinds(self) -> list[PromptKind | None]:

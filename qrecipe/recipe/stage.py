@@ -110,9 +110,9 @@ class _Stage(Settings):
     gates: Annotated[list[Gate], Field(max_length=200)] = []
     """What must hold after the stage; default: nothing, and then the stage counts as passed."""
     on_pass: Literal["continue", "finish"] = "continue"
-    """When all gates pass: go on, or finish the run and skip the later stages, which then need not spoil what is good enough."""
+    """When all gates pass: continue with the next stage, or finish the run and skip the later stages, which then cannot damage what is good enough."""
     on_fail: Literal["continue", "revert", "stop"] = "stop"
-    """Otherwise: keep the stage and go on, drop what it learned and go on, or end the run with exit code 3. `stop`, because hours of later stages on a bad one are lost."""
+    """Otherwise: keep the stage and continue, drop its result and continue, or end the run with exit code 3. `stop`, because hours of later stages on a bad one are lost."""
 
     @property
     def uses(self) -> list[Use]:

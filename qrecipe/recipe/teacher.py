@@ -11,7 +11,7 @@ from qrecipe.recipe.model import Positive, Settings
 
 
 class Teacher(Settings):
-    """The untouched base, when it speaks sentences for stages to learn from. What it says is kept in the cache."""
+    """The untouched base, when it speaks sentences for stages to learn from. Its speech is stored in the cache."""
 
     voices: Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=100)] = []
     """Recordings in whose voices it speaks, one sentence after the other, relative to the file that states them; default: the `reference` of every speech dataset."""
@@ -24,11 +24,11 @@ class Teacher(Settings):
     top_k: Annotated[int, Field(ge=1)] | None = None
     """Draw from so many of the most likely codes; default: as the checkpoint says."""
     batch: Annotated[int, Field(ge=1, le=1024)] = 16
-    """Sentences that are spoken at once. Part of the result: sampling draws from one generator."""
+    """Sentences in one batch. Part of the result: sampling draws from one generator."""
     slowest: Positive = 6.0
     """Characters a second below which a sentence is cut and dropped as a runaway, a second allowed beside; readers speak 12 to 15."""
     max_cer: Positive | None = None
-    """Drop what the recogniser of `evaluators.asr`, told the language of the text, misunderstands by more than this character error rate; default: nobody listens. 0.3 to 0.5 drops what went wrong and keeps an accent."""
+    """Drop what the recogniser of `evaluators.asr`, told the language of the text, misunderstands by more than this character error rate; default: no recogniser is used. 0.3 to 0.5 drops what went wrong and keeps an accent."""
 
     @property
     def sampling(self) -> dict[str, float]:
