@@ -18,7 +18,7 @@ Secrets are taken out of every message. This module never prints.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Literal
 
@@ -26,74 +26,99 @@ from qrecipe.redaction import redact
 
 Severity = Literal["error", "warning"]
 
-CODES: dict[str, str] = {
-    "QR001": "the file is missing or cannot be read",
-    "QR002": "the text is not YAML",
-    "QR003": "a YAML feature that recipes do not use (anchor, alias, tag, merge key, several documents)",
-    "QR004": "a key is written twice",
-    "QR005": "a key is not a plain string",
-    "QR010": "unknown field",
-    "QR011": "a required field is missing",
-    "QR012": "a value of the wrong type or outside its range",
-    "QR013": "a variable is used but not defined",
-    "QR014": "`extends` names a file that is missing, outside the allowed folders, or part of a cycle",
-    "QR015": "`--set` cannot be applied",
-    "QR016": "this file is a template, not a recipe",
-    "QR017": "a value that looks like a password or an access token",
-    "QR018": "`remove` names something that is not there",
-    "QR020": "a name refers to nothing (dataset, language, stage)",
-    "QR021": "a language key that stock qwen_tts cannot use",
-    "QR022": "a language row that is taken or out of range",
-    "QR023": "two things have the same id",
-    "QR024": "an objective that its data or its trainable set does not fit",
-    "QR025": "a dataset that judges is also trained on",
-    "QR026": "a metric that its data cannot give",
-    "QR027": "a gate without exactly one threshold, or a relative gate without a usable baseline",
-    "QR028": "a declared language that is never trained",
-    "QR029": "a stage that ends the run before what needs its later stages",
-    "QR030": "a pattern that matches nothing",
-    "QR031": "nothing is left to train",
-    "QR032": "two entries claim the same tensor or row",
-    "QR033": "`rows` on something that is not an embedding table, or row numbers outside it",
-    "QR034": "a stage whose result a later stage overwrites, or that moves what frozen modules read",
-    "QR035": "a learning rate far outside what its module tolerates",
-    "QR036": "low-rank adaptation of something that it cannot adapt",
-    "QR040": "a data file is missing or cannot be read",
-    "QR041": "a manifest row that is not valid",
-    "QR042": "a text that cannot be used",
-    "QR043": "a recording that cannot be used",
-    "QR044": "text and recording do not fit each other",
-    "QR045": "no reference recording for a row",
-    "QR046": "training and judging data overlap",
-    "QR047": "less data than the method needs",
-    "QR048": "a path that leads out of the recipe's repository",
-    "QR049": "a respelling table that is wrong, or that does not give what its own tests say",
-    "QR050": "the base cannot be found",
-    "QR051": "the base is not a Qwen3-TTS Base model or is incomplete",
-    "QR052": "the base is not on this machine, so some figures are unknown",
-    "QR060": "a bundle does not verify",
-    "QR061": "a bundle of this name and version holds something else",
-    "QR062": "a manifest, lock or bundle manifest does not follow its schema",
-    "QR070": "an argument of the command line is wrong",
-    "QR071": "another run works in this folder",
-    "QR072": "the lock does not agree with what would run",
-    "QR073": "not enough room on a disk",
-    "QR074": "not enough memory on the GPU",
-    "QR080": "packages that a metric or an evaluator needs are not installed",
-    "QR081": "an evaluator's model cannot be found or used",
-    "QR082": "an optional gate that cannot be judged on this machine",
-    "QR083": "a gate that cannot tell good recordings from spoilt ones",
-    "QR084": "gates that a model can pass without reading the language",
+
+@dataclass(frozen=True)
+class Code:
+    """A kind of problem."""
+
+    meaning: str
+    severity: Severity = "error"
+    """Of its problems, where the one who makes them states no other."""
+    advisory: bool = False
+    """Whether a warning of this code never keeps a run from starting; others become errors when a plan is carried out."""
+    knock_on: bool = False
+    """Whether faulty parts of a recipe may cause it by being left out of what is looked at."""
+    absent_base: bool = False
+    """Whether fetching the base removes it."""
+
+
+CODES: dict[str, Code] = {
+    "QR001": Code("the file is missing or cannot be read"),
+    "QR002": Code("the text is not YAML"),
+    "QR003": Code("a YAML feature that recipes do not use (anchor, alias, tag, merge key, several documents)"),
+    "QR004": Code("a key is written twice"),
+    "QR005": Code("a key is not a plain string"),
+    "QR010": Code("unknown field"),
+    "QR011": Code("a required field is missing", knock_on=True),
+    "QR012": Code("a value of the wrong type or outside its range"),
+    "QR013": Code("a variable is used but not defined"),
+    "QR014": Code("`extends` names a file that is missing, outside the allowed folders, or part of a cycle"),
+    "QR015": Code("`--set` cannot be applied"),
+    "QR016": Code("this file is a template, not a recipe", "warning", advisory=True),
+    "QR017": Code("a value that looks like a password or an access token"),
+    "QR018": Code("`remove` names something that is not there"),
+    "QR020": Code("a name refers to nothing (dataset, language, stage)"),
+    "QR021": Code("a language key that stock qwen_tts cannot use"),
+    "QR022": Code("a language row that is taken or out of range"),
+    "QR023": Code("two things have the same id", knock_on=True),
+    "QR024": Code("an objective that its data or its trainable set does not fit"),
+    "QR025": Code("a dataset that judges is also trained on", knock_on=True),
+    "QR026": Code("a metric that its data cannot give"),
+    "QR027": Code("a gate without exactly one threshold, or a relative gate without a usable baseline", knock_on=True),
+    "QR028": Code("a declared language that is never trained", "warning", advisory=True, knock_on=True),
+    "QR029": Code("a stage that ends the run before what needs its later stages", advisory=True, knock_on=True),
+    "QR030": Code("a pattern that matches nothing"),
+    "QR031": Code("nothing is left to train"),
+    "QR032": Code("two entries claim the same tensor or row"),
+    "QR033": Code("`rows` on something that is not an embedding table, or row numbers outside it"),
+    "QR034": Code(
+        "a stage whose result a later stage overwrites, or that moves what frozen modules read", "warning", advisory=True, knock_on=True
+    ),
+    "QR035": Code("a learning rate far outside what its module tolerates", "warning", advisory=True, knock_on=True),
+    "QR036": Code("low-rank adaptation of something that it cannot adapt"),
+    "QR040": Code("a data file is missing or cannot be read"),
+    "QR041": Code("a manifest row that is not valid"),
+    "QR042": Code("a text that cannot be used"),
+    "QR043": Code("a recording that cannot be used"),
+    "QR044": Code("text and recording do not fit each other", advisory=True),
+    "QR045": Code("no reference recording for a row", knock_on=True),
+    "QR046": Code("training and judging data overlap"),
+    "QR047": Code("less data than the method needs", advisory=True, knock_on=True),
+    "QR048": Code("a path that leads out of the recipe's repository"),
+    "QR049": Code("a respelling table that is wrong, or that does not give what its own tests say"),
+    "QR050": Code("the base cannot be found"),
+    "QR051": Code("the base is not a Qwen3-TTS Base model or is incomplete"),
+    "QR052": Code("the base is not on this machine, so some figures are unknown", "warning", absent_base=True),
+    "QR060": Code("a bundle does not verify"),
+    "QR061": Code("a bundle of this name and version holds something else"),
+    "QR062": Code("a manifest, lock or bundle manifest does not follow its schema"),
+    "QR070": Code("an argument of the command line is wrong"),
+    "QR071": Code("another run works in this folder"),
+    "QR072": Code("the lock does not agree with what would run"),
+    "QR073": Code("not enough room on a disk"),
+    "QR074": Code("not enough memory on the GPU"),
+    "QR080": Code("packages that a metric or an evaluator needs are not installed", "warning"),
+    "QR081": Code("an evaluator's model cannot be found or used"),
+    "QR082": Code("an optional gate that cannot be judged on this machine", "warning", advisory=True),
+    "QR083": Code("a gate that cannot tell good recordings from spoilt ones"),
+    "QR084": Code("gates that a model can pass without reading the language", "warning", advisory=True, knock_on=True),
 }
 
 
 @dataclass(frozen=True, order=True)
 class Place:
-    """Where in a file something stands. Lines and columns count from 1; 0 means the file as a whole."""
+    """A span within a line of a file. Lines and columns count from 1; 0 means the file as a whole."""
 
     file: str
     line: int = 0
     column: int = 0
+    length: int = field(default=1, compare=False)
+    """Characters under the caret. Places that start together are equal."""
+
+    @property
+    def start(self) -> Place:
+        """The first character."""
+        return replace(self, length=1)
 
     def __str__(self) -> str:
         if not self.line:
@@ -109,13 +134,13 @@ class Problem:
     message: str
     place: Place
     help: str | None = None
-    severity: Severity = "error"
-    length: int = 1
-    """Characters under the caret."""
+    severity: Severity | None = None
+    """Default: that of the code."""
     note: str | None = None
 
     def __post_init__(self) -> None:
-        assert self.code in CODES, self.code
+        if self.severity is None:
+            object.__setattr__(self, "severity", CODES[self.code].severity)
         for name in ("message", "help", "note"):
             text = getattr(self, name)
             if text is not None:
@@ -135,16 +160,43 @@ class Problem:
         }
 
 
-MOST = 100
-"""Problems of one kind of look at a recipe that are reported: beyond, a file is not a recipe with mistakes any more."""
-LONGEST = 600
+class Problems(list[Problem]):
+    """Collects problems: of a recipe, a plan, a file."""
+
+    @property
+    def errors(self) -> Problems:
+        """Those that keep the work from being done."""
+        return Problems(p for p in self if p.severity == "error")
+
+    @property
+    def warnings(self) -> Problems:
+        """The others."""
+        return Problems(p for p in self if p.severity == "warning")
+
+    @property
+    def places(self) -> set[Place]:
+        """Where something is wrong."""
+        return {p.place for p in self}
+
+    def strict(self) -> Problems:
+        """As they count when a plan is carried out: only advice stays a warning."""
+        return Problems(p if CODES[p.code].advisory else replace(p, severity="error") for p in self)
+
+    def in_order(self) -> Problems:
+        """By place, then by code."""
+        return Problems(sorted(self, key=lambda p: (p.place, p.code)))
+
+
+MAX_PROBLEMS = 100
+"""Problems of one kind of check that are reported: beyond, a file is not a recipe with mistakes any more."""
+MAX_MESSAGE = 600
 """Characters of a message: a file can hold words of a megabyte."""
 
 
 def printable(text: str) -> str:
     """A text without what moves a terminal's cursor, changes colours or turns the direction of writing; long ones cut."""
-    if len(text) > LONGEST:
-        text = text[: LONGEST - 1] + "…"
+    if len(text) > MAX_MESSAGE:
+        text = text[: MAX_MESSAGE - 1] + "…"
     return "".join(c if c.isprintable() or c == " " else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -159,12 +211,12 @@ class QRecipeError(Exception):
 
 
 class UserError(QRecipeError):
-    """Something a person wrote or passed is wrong. Carries every problem that was found, not only the first."""
+    """Something a person wrote or passed is wrong. Carries every problem, not only the first."""
 
     exit_code = 2
 
     def __init__(self, problems: Problem | Iterable[Problem]) -> None:
-        self.problems: list[Problem] = [problems] if isinstance(problems, Problem) else list(problems)
+        self.problems = Problems([problems] if isinstance(problems, Problem) else problems)
         assert self.problems, "a UserError names at least one problem"
         super().__init__("; ".join(f"{p.place}: {p.message}" for p in self.problems[:3]))
 
@@ -201,8 +253,7 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     lowered = {w.lower(): w for w in words}
     if word.lower() in lowered:
         return lowered[word.lower()]
-    found = get_close_matches(word, words, n=1, cutoff=0.6)
-    return found[0] if found else None
+    return next(iter(get_close_matches(word, words, n=1, cutoff=0.6)), None)
 
 
 def suggest(word: str, known: Sequence[str] | Iterable[str]) -> str:

@@ -73,7 +73,7 @@ def complete_codes(context: click.Context, parameter: click.Parameter, incomplet
     """Codes of problems with their meaning."""
     from qrecipe.errors import CODES
 
-    return [CompletionItem(c, help=meaning) for c, meaning in CODES.items() if c.startswith(incomplete.upper())]
+    return [CompletionItem(c, help=kind.meaning) for c, kind in CODES.items() if c.startswith(incomplete.upper())]
 
 
 def _recipes(folder: Path) -> Iterator[Path]:

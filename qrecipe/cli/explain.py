@@ -22,7 +22,7 @@ def command(code: str | None, format_: str) -> int:
         if format_ == "json":
             print_json([e.as_json() for e in known.values()])
         else:
-            click.echo("".join(f"{c}  {meaning}\n" for c, meaning in CODES.items()), nl=False)
+            click.echo("".join(f"{c}  {kind.meaning}\n" for c, kind in CODES.items()), nl=False)
         return 0
     found = known.get(code.upper())
     if found is None:

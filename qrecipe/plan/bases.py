@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from qrecipe.builtin import mini
-from qrecipe.errors import BaseModelError, Place, Problem, suggest
+from qrecipe.errors import BaseModelError, Place, Problem, Problems, suggest
 from qrecipe.files import FileHashes, digest, is_file, read_json
 from qrecipe.plan.tokenizer import TextTokenizer
 from qrecipe.plan.trust import folder_problem, unsafe_weights
@@ -50,7 +50,7 @@ class BaseInfo:
     tensors: dict[str, tuple[int, ...]] | None
     """Every tensor of the weights with its shape."""
     tokenizer: TextTokenizer | None
-    warnings: list[Problem] = field(default_factory=list)
+    warnings: Problems = field(default_factory=Problems)
 
     @property
     def talker(self) -> dict[str, Any]:
@@ -111,15 +111,8 @@ def locate(base: Base, root: Path, place: Place, hashes: FileHashes) -> BaseInfo
             return _absent(base, place, f"the folder {base.model} is not there")
         return describe_folder(folder, base, place, hashes)
     if not _HUB_ID.match(base.model):
-        raise BaseModelError(
-            Problem(
-                "QR050",
-                f"`{base.model}` is no base",
-                place,
-                "`builtin:mini`, a hub id such as `Qwen/Qwen3-TTS-12Hz-1.7B-Base`, or a folder that starts with `.` or `/`",
-                length=len(base.model),
-            )
-        )
+        help_ = "`builtin:mini`, a hub id such as `Qwen/Qwen3-TTS-12Hz-1.7B-Base`, or a folder that starts with `.` or `/`"
+        raise BaseModelError(Problem("QR050", f"`{base.model}` is no base", place, help_))
     snapshot = cached_snapshot(base)
     if snapshot is None:
         return _absent(base, place, f"{base.model} is not in the hub cache of this machine")
@@ -157,9 +150,8 @@ def cached_snapshot(base: Base) -> Path | None:
 
 def _builtin(base: Base, place: Place) -> LocalBase:
     if base.model != mini.NAME:
-        raise BaseModelError(
-            Problem("QR050", f"`{base.model}` is not an embedded base", place, suggest(base.model, [mini.NAME]), length=len(base.model))
-        )
+        help_ = suggest(base.model, [mini.NAME])
+        raise BaseModelError(Problem("QR050", f"`{base.model}` is not an embedded base", place, help_))
     shipped = catalogue(base.model)
     assert shipped is not None
     return LocalBase(
@@ -181,14 +173,8 @@ def _mini_tokenizer() -> TextTokenizer:
 
 def _absent(base: Base, place: Place, why: str) -> BaseInfo:
     known = catalogue(base.model)
-    warning = Problem(
-        "QR052",
-        f"{why}; " + ("figures come from the shipped catalogue" if known else "figures that need it are unknown"),
-        place,
-        "`qrecipe doctor --base MODEL` says how to get it",
-        severity="warning",
-        length=len(base.model),
-    )
+    figures = "figures come from the shipped catalogue" if known else "figures that need it are unknown"
+    warning = Problem("QR052", f"{why}; {figures}", place, "`qrecipe doctor --base MODEL` says how to get it")
     return BaseInfo(
         model=base.model,
         revision=base.revision or (known or {}).get("revision"),
@@ -198,7 +184,7 @@ def _absent(base: Base, place: Place, why: str) -> BaseInfo:
         config=(known or {}).get("config"),
         tensors={k: tuple(v) for k, v in known["tensors"].items()} if known else None,
         tokenizer=None,
-        warnings=[warning],
+        warnings=Problems([warning]),
     )
 
 
@@ -206,7 +192,7 @@ def describe_folder(folder: Path, base: Base, place: Place, hashes: FileHashes) 
     """Describes a base folder from its config and the headers of its safetensors files."""
 
     def wrong(message: str, help_: str | None = None) -> BaseModelError:
-        return BaseModelError(Problem("QR051", f"{folder.name}: {message}", place, help_))
+        return BaseModelError(Problem("QR051", f"{folder.name}: {message}", place.start, help_))
 
     missing = [f for f in (*REQUIRED_FILES, "speech_tokenizer/config.json") if not (folder / f).is_file()]
     if missing:
@@ -331,7 +317,7 @@ def read_header(file: Path, place: Place) -> dict[str, dict[str, Any]]:
     """
 
     def wrong(message: str) -> BaseModelError:
-        return BaseModelError(Problem("QR051", f"{file.name}: {message}", place))
+        return BaseModelError(Problem("QR051", f"{file.name}: {message}", place.start))
 
     size = file.stat().st_size
     with open(file, "rb") as f:

@@ -14,13 +14,13 @@ from qrecipe.recipe.paths import ALLOW
 from qrecipe.recipe.reader import Node
 
 TYPED = "--set"
-"""What a person types need not be allowed as well."""
+"""Begins the file of a place in an argument: a path that a person types need not be allowed as well."""
 
 
 def allow(folder: Path) -> None:
     """Allows another folder in this process."""
-    given = os.environ.get(ALLOW)
-    os.environ[ALLOW] = os.pathsep.join([*([given] if given else []), str(folder.absolute())])
+    before = os.environ.get(ALLOW)
+    os.environ[ALLOW] = os.pathsep.join([*([before] if before else []), str(folder.absolute())])
 
 
 def inside(path: Path, *roots: Path) -> bool:
@@ -39,11 +39,11 @@ def within(path: Path, roots: tuple[str, ...]) -> bool:
 
 
 def problem(path: Path, text: str, node: Node, root: Path) -> Problem | None:
-    """What is wrong with a path of a recipe that leads out of its repository `root`, or None."""
+    """The problem of a path of a recipe that leads out of its repository `root`, or None."""
     if node.place.file.startswith(TYPED) or inside(path, root):
         return None
     help_ = f"put it into the recipe's repository, or allow it: `--allow {os.path.dirname(path) or path}`"
-    return Problem("QR048", f"{text} leads out of the recipe's repository", node.place, help_, length=node.length)
+    return node.problem("QR048", f"{text} leads out of the recipe's repository", help_)
 
 
 def row_problem(path: Path, text: str, place: Place) -> Problem:

@@ -1,6 +1,6 @@
-"""What only a plan can tell of a recipe: stages that teach nothing or undo each other, rates, amounts of data, overlap.
+"""Checks of a recipe that need a plan: stages that teach nothing or undo each other, rates, amounts of data, overlap.
 
-Needs names and shapes of the base, and manifests; never weights. What a recipe shows by itself is checked by
+Needs names and shapes of the base, and manifests; never weights. Checks of the recipe alone are in
 `qrecipe.recipe.checks`.
 """
 
@@ -17,7 +17,7 @@ from qrecipe.plan.durations import seconds as seconds_of
 from qrecipe.plan.manifest import Manifest
 from qrecipe.plan.trainable import CODEC_TABLE, TEXT_TABLE, Group, Trainable
 from qrecipe.recipe import LoadedRecipe
-from qrecipe.recipe.checks import at, may_hold_language_rows
+from qrecipe.recipe.checks import may_hold_language_rows
 from qrecipe.recipe.dataset import SpeechDataset
 from qrecipe.recipe.language import language_key_problem
 from qrecipe.recipe.objectives import OBJECTIVES
@@ -48,7 +48,7 @@ class Context:
     def stages(self) -> Iterator[tuple[Stage, Node, Trainable]]:
         """Every stage with its node and what it trains."""
         for i, stage in enumerate(self.loaded.recipe.stages):
-            yield stage, at(self.loaded.node, "stages", i), self.trainables[stage.id]
+            yield stage, self.loaded.node.at("stages", i), self.trainables[stage.id]
 
     def shown(self, dataset: str) -> str:
         """How messages name a dataset's file."""
@@ -72,77 +72,69 @@ def _languages(context: Context) -> Iterator[Problem]:
     recipe, node = context.loaded.recipe, context.loaded.node
     for key in recipe.languages:
         if language_key_problem(key) is not None:
-            continue  # said already
-        taught = False
-        for stage, _, trainable in context.stages():
-            spoken = {recipe.datasets[u.dataset].language for u in stage.uses if u.dataset in recipe.datasets}
-            if not OBJECTIVES[stage.objective].speaks or key not in spoken:
-                continue
-            if len(trainable.groups) < len(stage.train) and context.base.tensors is not None:
-                taught = True  # an entry is faulty, so what it would train is not known
-            elif context.base.tensors is None or key not in context.rows:
-                taught |= any(t.rows == "languages" or may_hold_language_rows(t.patterns, t.rows) for t in stage.train)
-            else:
-                taught |= any(CODEC_TABLE in g.tensors and (g.whole or context.rows[key] in (g.rows or ())) for g in trainable.groups)
-        if not taught:
-            yield Problem(
-                "QR028",
-                f"no stage trains the row of `{key}`: it stays at its init",
-                at(node, "languages", key).key_place or node.place,
-                "add `{match: talker.model.codec_embedding, rows: languages, lr: …}` to a `speech` stage that reads this language",
-                severity="warning",
-                length=len(key),
-            )
+            continue  # reported already
+        if not any(_trains_row(context, stage, trainable, key) for stage, _, trainable in context.stages()):
+            message = f"no stage trains the row of `{key}`: it stays at its init"
+            entry = "`{match: talker.model.codec_embedding, rows: languages, lr: …}`"
+            help_ = f"add {entry} to a `speech` stage that reads this language"
+            yield node.at("languages", key).key_problem("QR028", message, help_)
+
+
+def _trains_row(context: Context, stage: Stage, trainable: Trainable, language: str) -> bool:
+    """Whether a stage trains a language's row, as far as that is known."""
+    if not OBJECTIVES[stage.objective].speaks or language not in _spoken(context, stage):
+        return False
+    if context.base.tensors is not None and len(trainable.groups) < len(stage.train):
+        return True  # an entry is faulty, so what it would train is not known
+    if context.base.tensors is None or language not in context.rows:
+        return any(t.rows == "languages" or may_hold_language_rows(t.patterns, t.rows) for t in stage.train)
+    row = context.rows[language]
+    return any(CODEC_TABLE in g.tensors and (g.whole or row in (g.rows or ())) for g in trainable.groups)
+
+
+def _spoken(context: Context, stage: Stage) -> set[str]:
+    """Languages of a stage's data."""
+    datasets = context.loaded.recipe.datasets
+    return {datasets[u.dataset].language for u in stage.uses if u.dataset in datasets}
 
 
 def _silent(context: Context) -> Iterator[Problem]:
     """Entries that the stage's loss never reaches."""
-    recipe = context.loaded.recipe
+    languages = context.loaded.recipe.languages
     for stage, node, trainable in context.stages():
-        spoken = {recipe.datasets[u.dataset].language for u in stage.uses if u.dataset in recipe.datasets}
-        for i, train in enumerate(stage.train):
-            if train.rows == "languages" and OBJECTIVES[stage.objective].speaks and not spoken & recipe.languages.keys():
-                n = at(node, "train", i, "rows")
-                help_ = "add a dataset of " + " or ".join(f"`{key}`" for key in recipe.languages)
-                yield Problem(
-                    "QR031", "no dataset of this stage speaks a language of the recipe, so no row learns", n.place, help_, length=n.length
-                )
+        # A language's row is read only where speech of that language is.
+        if OBJECTIVES[stage.objective].speaks and not _spoken(context, stage) & languages.keys():
+            help_ = "add a dataset of " + " or ".join(f"`{key}`" for key in languages)
+            for i, train in enumerate(stage.train):
+                if train.rows == "languages":
+                    message = "no dataset of this stage speaks a language of the recipe, so no row learns"
+                    yield node.at("train", i, "rows").problem("QR031", message, help_)
+
+        # The predictor learns from its own loss alone.
         if not isinstance(stage, SpokenStage) or stage.predictor_weight > 0:
             continue
         for group in trainable.groups:
             if all(t.startswith(PREDICTOR) and not t.startswith(PREDICTOR_TABLES) for t in group.tensors):
-                n = at(_entry(stage, node, group), "match")
-                help_ = "give `predictor_weight`, or train something else"
-                yield Problem("QR031", "`predictor_weight` is 0, so the code predictor learns nothing", n.place, help_, length=n.length)
+                message = "`predictor_weight` is 0, so the code predictor learns nothing"
+                n = _entry(stage, node, group).at("match")
+                yield n.problem("QR031", message, "give `predictor_weight`, or train something else")
 
 
 def _feeds_the_talker(context: Context) -> Iterator[Problem]:
     """Tables that other modules read, trained while those stand still."""
     for stage, node, trainable in context.stages():
-        trained = {t for g in trainable.groups for t in g.tensors}
+        talker_trains = any(t.startswith("talker.model.layers.") for g in trainable.groups for t in g.tensors)
         for group in trainable.groups:
-            n = at(_entry(stage, node, group), "match")
-            if any(t.startswith(PREDICTOR_TABLES) for t in group.tensors) and not any(
-                t.startswith("talker.model.layers.") for t in trained
-            ):
-                yield Problem(
-                    "QR034",
-                    "the predictor's `codec_embedding` tables also feed the talker, which stands still in this stage and would hear other sounds",
-                    n.place,
-                    f"add `except: [{PREDICTOR_TABLES.rstrip('.')}]`",
-                    severity="warning",
-                    length=n.length,
+            entry = _entry(stage, node, group)
+            if not talker_trains and any(t.startswith(PREDICTOR_TABLES) for t in group.tensors):
+                message = (
+                    "the predictor's `codec_embedding` tables also feed the talker, "
+                    "which stands still in this stage and would hear other sounds"
                 )
+                yield entry.at("match").problem("QR034", message, f"add `except: [{PREDICTOR_TABLES.rstrip('.')}]`")
             if group.whole and group.train.weight_decay > 0 and {TEXT_TABLE, CODEC_TABLE} & set(group.tensors):
-                n = at(_entry(stage, node, group), "weight_decay")
-                yield Problem(
-                    "QR034",
-                    "weight decay shrinks every row of an embedding table, also those that no row of the data uses",
-                    n.place,
-                    "choose `rows`, or leave `weight_decay` out",
-                    severity="warning",
-                    length=n.length,
-                )
+                message = "weight decay shrinks every row of an embedding table, also those that no row of the data uses"
+                yield entry.at("weight_decay").problem("QR034", message, "choose `rows`, or leave `weight_decay` out")
 
 
 OVERWRITES = 10.0
@@ -150,24 +142,21 @@ OVERWRITES = 10.0
 
 
 def _overwritten(context: Context) -> Iterator[Problem]:
+    """Entries that train again, at a much higher rate, what an earlier stage trained."""
     stages = list(context.stages())
     for j, (later, node, trainable) in enumerate(stages):
         for group in trainable.groups:
+            n = _entry(later, node, group).at("lr")
             for earlier, _, before in stages[:j]:
                 small = next((g for g in before.groups if _share(g, group) and group.train.lr >= OVERWRITES * g.train.lr), None)
                 if small is None:
                     continue
-                n = at(_entry(later, node, group), "lr")
-                what = next(t for t in group.tensors if t in small.tensors).removesuffix(".weight")
-                yield Problem(
-                    "QR034",
-                    f"`{earlier.id}` trains `{what}` at {small.train.lr:g}, and this stage again at {group.train.lr:g}: "
-                    "little of what it learned there remains",
-                    n.place,
-                    f"lower this rate, or leave the entry out of `{earlier.id}`",
-                    severity="warning",
-                    length=n.length,
+                shared = next(t for t in group.tensors if t in small.tensors).removesuffix(".weight")
+                message = (
+                    f"`{earlier.id}` trains `{shared}` at {small.train.lr:g}, "
+                    f"and this stage again at {group.train.lr:g}: little of what it learned there remains"
                 )
+                yield n.problem("QR034", message, f"lower this rate, or leave the entry out of `{earlier.id}`")
                 break
 
 
@@ -208,34 +197,31 @@ REAL_HIDDEN = 1024
 
 
 def _rates(context: Context) -> Iterator[Problem]:
+    """Learning rates that forget what the base knows, or that its number format loses."""
     if int(context.base.talker.get("hidden_size") or 0) < REAL_HIDDEN:
         return
     for stage, node, trainable in context.stages():
         for group in trainable.groups:
-            found = {t for name in group.tensors for t in TOLERANCES if name.startswith(t.prefix)}
-            if not found:
+            tolerances = {t for name in group.tensors for t in TOLERANCES if name.startswith(t.prefix)}
+            if not tolerances:
                 continue
             factor = LORA_FACTOR if group.train.lora is not None else 1.0
-            tightest, lowest = min(found, key=lambda t: t.high), min(found, key=lambda t: t.low)
-            lr, n = group.train.lr, at(_entry(stage, node, group), "lr")
-            usual = f"{tightest.low * factor:g} to {tightest.high * factor:g}"
+            tightest, lowest = min(tolerances, key=lambda t: t.high), min(tolerances, key=lambda t: t.low)
+            usual = f"{tightest.low * factor:g} to {tightest.high * factor:g} is usual"
             module = tightest.prefix.removesuffix("weight").strip(".")
+            lr, n = group.train.lr, _entry(stage, node, group).at("lr")
             if lr > FAR * factor * tightest.high:
-                why = f"{usual} is usual; a pretrained module forgets what it knows at much higher rates"
-                message = f"{lr:g} is far above what `{module}` tolerates"
+                help_ = f"{usual}; a pretrained module forgets what it knows at much higher rates"
+                yield n.problem("QR035", f"{lr:g} is far above what `{module}` tolerates", help_)
             elif lr * FAR * FAR < factor * lowest.low:
-                why = (
-                    f"{usual} is usual; AdamW moves a weight by about the rate each step, which rounding to {context.base.dtype} then loses"
-                )
-                message = f"{lr:g} is too low for `{module}` to learn anything that survives"
-            else:
-                continue
-            yield Problem("QR035", message, n.place, why, severity="warning", length=n.length)
+                moves = "AdamW moves a weight by about the rate each step"
+                help_ = f"{usual}; {moves}, which rounding to {context.base.dtype} then loses"
+                yield n.problem("QR035", f"{lr:g} is too low for `{module}` to learn anything that survives", help_)
 
 
 def _entry(stage: Stage, node: Node, group: Group) -> Node:
     """The node of the entry that a group comes from."""
-    return at(node, "train", next(i for i, t in enumerate(stage.train) if t is group.train))
+    return node.at("train", next(i for i, t in enumerate(stage.train) if t is group.train))
 
 
 def _amounts(context: Context) -> Iterator[Problem]:
@@ -245,16 +231,15 @@ def _amounts(context: Context) -> Iterator[Problem]:
         dataset, manifest = recipe.datasets[name], context.manifests[name]
         if dataset.language not in recipe.languages or not manifest.rows:
             continue
-        n = at(context.loaded.node, "datasets", name)
-        place, length = n.key_place or n.place, n.key_length
-        if len(manifest.rows) < MIN_SENTENCES:
-            message = f"`{name}` has {len(manifest.rows)} sentences; below {MIN_SENTENCES} a language is hardly learned"
-            yield Problem("QR047", message, place, severity="warning", length=length)
+        n, rows = context.loaded.node.at("datasets", name), len(manifest.rows)
+        if rows < MIN_SENTENCES:
+            message = f"`{name}` has {rows} sentences; below {MIN_SENTENCES} a language is hardly learned"
+            yield n.key_problem("QR047", message, None, "warning")
         if isinstance(dataset, SpeechDataset):
             seconds = _seconds(manifest, context.hashes, MIN_MINUTES * 60)
             if seconds is not None and seconds < MIN_MINUTES * 60:
                 message = f"`{name}` has {seconds / 60:.1f} minutes of speech; below {MIN_MINUTES:g} a voice hardly learns a language"
-                yield Problem("QR047", message, place, severity="warning", length=length)
+                yield n.key_problem("QR047", message, None, "warning")
 
 
 def _seconds(manifest: Manifest, hashes: FileHashes, enough: float) -> float | None:
@@ -286,35 +271,37 @@ def _outruns(context: Context) -> Iterator[Problem]:
                 if seconds is not None and len(tokenizer.assistant(row.text)[1]) > seconds * FRAMES_PER_SECOND:
                     late.append(row.line)
             if late and manifest is not None:
-                n = at(node, "data", j)
-                message = f"{len(late)} of {len(manifest.rows)} texts of `{use.dataset}` outrun streaming (the first in line {late[0]})"
+                first = f"(the first in line {late[0]})"
+                message = f"{len(late)} of {len(manifest.rows)} texts of `{use.dataset}` outrun streaming {first}"
                 help_ = "`layout: mixed` lays such rows out whole; streaming reads 12.5 tokens a second"
-                yield Problem("QR044", message, n.place, help_, severity="warning", length=n.length)
+                yield node.at("data", j).problem("QR044", message, help_, "warning")
 
 
 def _overlap(context: Context) -> Iterator[Problem]:
     """The same text or the same recording in training and in judging data."""
     recipe = context.loaded.recipe
-    judged = {g.data for g in recipe.gates()} | {s.select.data for s in recipe.stages if s.select}
+    judging = {g.data for g in recipe.gates()} | {s.select.data for s in recipe.stages if s.select}
     trained = recipe.trained_datasets()
-    said = {name: _said(context, name) for name in (judged | trained) & context.manifests.keys()}
-    for judge in sorted((judged - trained) & said.keys()):
-        texts = {text: line for line, text, _ in said[judge]}
-        sounds = {sound: line for line, _, sound in said[judge] if sound is not None}
-        for name in sorted(trained & said.keys()):
+    contents = {name: _contents(context, name) for name in (judging | trained) & context.manifests.keys()}
+    for judge in sorted((judging - trained) & contents.keys()):
+        texts = {text: line for line, text, _ in contents[judge]}
+        sounds = {sound: line for line, _, sound in contents[judge] if sound is not None}
+        for name in sorted(trained & contents.keys()):
             if context.manifests[name].path == context.manifests[judge].path:
-                continue  # said by the recipe's own checks
-            same = [(line, texts[text]) for line, text, _ in said[name] if text in texts]
-            heard = [(line, sounds[sound]) for line, _, sound in said[name] if sound in sounds]
-            for what, found in (("sentence", same), ("recording", [h for h in heard if h not in same])):
-                if found:
-                    more = f", and {len(found) - 1} more" if len(found) > 1 else ""
-                    message = f"this {what} also judges, in `{judge}` (line {found[0][1]}){more}"
-                    yield Problem("QR046", message, Place(context.shown(name), found[0][0], 1), "take it out of one of the two")
+                continue  # reported by the recipe's own checks
+            same_text = [(line, texts[text]) for line, text, _ in contents[name] if text in texts]
+            same_sound = [(line, sounds[sound]) for line, _, sound in contents[name] if sound in sounds]
+            only_sound = [pair for pair in same_sound if pair not in same_text]
+            for kind, pairs in (("sentence", same_text), ("recording", only_sound)):
+                if pairs:
+                    more = f", and {len(pairs) - 1} more" if len(pairs) > 1 else ""
+                    message = f"this {kind} also judges, in `{judge}` (line {pairs[0][1]}){more}"
+                    place = Place(context.shown(name), pairs[0][0], 1)
+                    yield Problem("QR046", message, place, "take it out of one of the two")
 
 
-def _said(context: Context, name: str) -> list[tuple[int, str, str | None]]:
-    """Every row of a dataset: its line, its text, and the content of its recording."""
+def _contents(context: Context, name: str) -> list[tuple[int, str, str | None]]:
+    """Every row of a dataset: its line, its text, and the hash of its recording."""
     rows = context.manifests[name].rows
     return [(r.line, _plain(r.text), context.hashes.sha256(r.audio) if r.audio is not None else None) for r in rows]
 

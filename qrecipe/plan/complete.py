@@ -10,7 +10,6 @@ from qrecipe.plan.bases import LocalBase, folder_identity
 from qrecipe.plan.fetch import resolve
 from qrecipe.plan.plan import Planned, make_plan, require_complete, require_data
 from qrecipe.recipe import LoadedRecipe
-from qrecipe.recipe.checks import at
 
 
 @dataclass
@@ -47,7 +46,7 @@ def complete_plan(loaded: LoadedRecipe, hashes: FileHashes | None = None, tell: 
     require_data(planned)
     if tell is not None and planned.plan.base.identity is None:
         tell(f"getting and reading the base {planned.plan.base.model}")
-    base = resolve(loaded.recipe.base, loaded.root, at(loaded.node, "base", "model").place, hashes)
+    base = resolve(loaded.recipe.base, loaded.root, loaded.node.at("base", "model").place, hashes)
     if planned.plan.base.identity != base.identity:  # was not known before the base was here
         planned = make_plan(loaded, hashes)
     require_complete(planned)

@@ -300,17 +300,17 @@ def validator(name: str) -> Any:
 
 def check(name: str, value: object, place: Place, code: str = "QR062") -> list[Problem]:
     """Problems of a document that was read, by its JSON Schema."""
-    found = []
+    problems = []
     for error in sorted(validator(name).iter_errors(value), key=lambda e: [str(k) for k in e.absolute_path]):
-        where = ".".join(str(k) for k in error.absolute_path)
-        what = _short(error)
-        found.append(Problem(code, f"{where}: {what}" if where else what, place))
-    if not found and name in WHOLE:
+        path = ".".join(str(k) for k in error.absolute_path)
+        message = _short(error)
+        problems.append(Problem(code, f"{path}: {message}" if path else message, place))
+    if not problems and name in WHOLE:
         try:  # a JSON Schema takes 1e308 for an integer
             DOCUMENTS[name].model_validate(value)
         except ValidationError as e:
-            found += [Problem(code, f"{'.'.join(map(str, x['loc']))}: {x['msg']}", place) for x in e.errors(include_url=False)]
-    return found
+            problems += [Problem(code, f"{'.'.join(map(str, x['loc']))}: {x['msg']}", place) for x in e.errors(include_url=False)]
+    return problems
 
 
 def _short(error: Any) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from qrecipe.errors import Place, Problem, suggest
+from qrecipe.errors import Place, Problem, Problems, suggest
 from qrecipe.files import FileHashes, cache_dir, digest, is_file
 from qrecipe.plan.bases import cached_snapshot
 from qrecipe.recipe.base import Base
@@ -77,29 +77,29 @@ def installed(module: str) -> bool:
         return False
 
 
-def packages_problem(modules: tuple[str, ...], extra: str | None, what: str, place: Place, length: int = 1) -> Problem | None:
+def packages_problem(modules: tuple[str, ...], extra: str | None, needed_by: str, place: Place) -> Problem | None:
     """Packages that are not installed, with the command that installs them."""
     missing = [m for m in modules if not installed(m)]
     if not missing:
         return None
     names = ", ".join(m.replace("_", "-") for m in missing)
     help_ = f"pip install 'qrecipe[{extra}]'" if extra else f"pip install {names}"
-    return Problem("QR080", f"{what} needs {names}, not installed here", place, help_, severity="warning", length=length)
+    return Problem("QR080", f"{needed_by} needs {names}, not installed here", place, help_)
 
 
-def find(need: Need, evaluators: Evaluators, root: Path, place: Place, hashes: FileHashes) -> tuple[Found, list[Problem]]:
+def find(need: Need, evaluators: Evaluators, root: Path, place: Place, hashes: FileHashes) -> tuple[Found, Problems]:
     """An evaluator's model with what is missing to use it; `root` is where relative folders start."""
     settings = getattr(evaluators, need)
     modules, extra = BACKENDS[settings.backend]
     missing = packages_problem(modules, extra, f"`{settings.backend}`", place)
-    problems = [missing] if missing else []
+    problems = Problems([missing] if missing else [])
     model = getattr(settings, "model", None)
     if model is None:
         return Found(None, None), problems
-    found, why, help_ = _find(model, settings.revision, root, hashes)
+    evaluator, why, help_ = _find(model, settings.revision, root, hashes)
     if why is not None:
-        problems.append(Problem("QR081", why, place, help_, severity="warning", length=len(model)))
-    return found, problems
+        problems.append(Problem("QR081", why, place, help_, "warning"))
+    return evaluator, problems
 
 
 def _find(model: str, revision: str | None, root: Path, hashes: FileHashes) -> tuple[Found, str | None, str | None]:
@@ -116,12 +116,9 @@ def _find(model: str, revision: str | None, root: Path, hashes: FileHashes) -> t
         return Found(None, None), f"`{model}` is no folder, hub id or size", suggest(model, [*SIZES, *(WHEEL + w for w in WHEELS)])
     snapshot = cached_snapshot(Base(model=model, revision=revision))
     if snapshot is None:
-        at = f" --revision {revision}" if revision else ""
-        return (
-            Found(None, None),
-            f"{model} is not in the hub cache of this machine",
-            f"where there is a network: `huggingface-cli download {model}{at}`",
-        )
+        commit = f" --revision {revision}" if revision else ""
+        help_ = f"where there is a network: `huggingface-cli download {model}{commit}`"
+        return Found(None, None), f"{model} is not in the hub cache of this machine", help_
     return Found(f"{model}@{snapshot.name}", snapshot), None, None
 
 

@@ -30,13 +30,11 @@ def here(base: Base, root: Path, place: Place) -> Path:
     if names_folder(base, root):
         folder = folder_of(base, root)
         if not folder.is_dir():
-            raise BaseModelError(Problem("QR050", f"the folder {base.model} is not there", place, length=len(base.model)))
+            raise BaseModelError(Problem("QR050", f"the folder {base.model} is not there", place))
         return folder
     found = cached_snapshot(base)
     if found is None or not (found / "speech_tokenizer" / "config.json").exists():
-        raise BaseModelError(
-            Problem("QR050", f"{base.model} is not in the hub cache of this machine", place, _how_to_get(base), length=len(base.model))
-        )
+        raise BaseModelError(Problem("QR050", f"{base.model} is not in the hub cache of this machine", place, _how_to_get(base)))
     return found
 
 
@@ -49,7 +47,7 @@ def _download(base: Base, place: Place) -> Path:
     from huggingface_hub import constants, snapshot_download
 
     def absent(why: str) -> BaseModelError:
-        return BaseModelError(Problem("QR050", why, place, _how_to_get(base), length=len(base.model)))
+        return BaseModelError(Problem("QR050", why, place, _how_to_get(base)))
 
     if constants.HF_HUB_OFFLINE:
         raise absent(f"{base.model} is not in the hub cache, and HF_HUB_OFFLINE forbids a download")

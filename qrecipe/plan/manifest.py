@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from qrecipe.errors import Place, Problem
+from qrecipe.errors import Place, Problem, Problems
 from qrecipe.files import is_file
 from qrecipe.plan import boundaries
 from qrecipe.plan.rows import fits
@@ -18,8 +18,8 @@ from qrecipe.recipe.reader import NO_CHARACTER
 
 MAX_LINE = 1 << 20
 """Bytes of a row."""
-MAX_PROBLEMS = 1000
-"""Rows whose problems are kept; further ones are counted."""
+MAX_BAD_ROWS = 1000
+"""Rows whose problems are reported; further ones are counted."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The usable rows of a file and what is wrong with the others."""
+    """The usable rows of a file and the problems of the others."""
 
     path: Path
     rows: list[Row]
-    problems: list[Problem]
+    problems: Problems
     """Of rows that cannot be used; a recording that is not there is a warning until a run needs it."""
     shown: str
     """How messages name the file."""
@@ -62,30 +62,31 @@ def read_manifest(
 
     Recordings lie in the manifest's folder, in `root`, below either, or where the person who runs it allows.
     """
-    name = shown or str(path)
+    whole = Place(shown or str(path))
+    reader = _Reader(kind, path, tokenizer, boundaries.followed(path.parent, *([root] if root is not None else [])))
     rows: list[Row] = []
-    problems: list[Problem] = []
-    roots = boundaries.followed(path.parent, *([root] if root is not None else []))
+    problems = Problems()
     bad = 0
     try:
         with open(path, "rb") as f:
             for number, raw in enumerate(_lines(f), start=1):
                 if not raw.strip():
                     continue
-                found = _row(raw, kind, path, Place(name, number, 1), tokenizer, roots)
-                if isinstance(found, Row):
-                    rows.append(found)
+                row = reader.row(raw, Place(whole.file, number, 1))
+                if isinstance(row, Row):
+                    rows.append(row)
                     continue
                 bad += 1
-                if bad <= MAX_PROBLEMS:
-                    problems.extend(found)
+                if bad <= MAX_BAD_ROWS:
+                    problems += row
     except OSError as e:
-        return Manifest(path, [], [Problem("QR040", f"cannot read the manifest: {e.strerror or e}", Place(name))], name)
-    if bad > MAX_PROBLEMS:
-        problems.append(Problem("QR041", f"{bad - MAX_PROBLEMS:,} more rows cannot be used", Place(name)))
+        unreadable = Problem("QR040", f"cannot read the manifest: {e.strerror or e}", whole)
+        return Manifest(path, [], Problems([unreadable]), whole.file)
+    if bad > MAX_BAD_ROWS:
+        problems.append(Problem("QR041", f"{bad - MAX_BAD_ROWS:,} more rows cannot be used", whole))
     if not rows and not problems:
-        problems.append(Problem("QR041", "the manifest has no rows", Place(name)))
-    return Manifest(path, rows, problems, name)
+        problems.append(Problem("QR041", "the manifest has no rows", whole))
+    return Manifest(path, rows, problems, whole.file)
 
 
 def _lines(f: BinaryIO) -> Iterator[bytes]:
@@ -97,74 +98,83 @@ def _lines(f: BinaryIO) -> Iterator[bytes]:
         yield line.removesuffix(b"\n")
 
 
-def _row(
-    raw: bytes, kind: Literal["text", "speech"], path: Path, place: Place, tokenizer: TextTokenizer | None, roots: tuple[str, ...]
-) -> Row | list[Problem]:
-    if len(raw) > MAX_LINE:
-        return [Problem("QR041", f"the line has more than {MAX_LINE:,} bytes", place)]
-    try:
-        value = json.loads(raw.decode("utf-8"))
-    except UnicodeDecodeError as e:
-        return [Problem("QR041", f"not UTF-8 (byte {e.start} of the line)", place)]
-    except (ValueError, RecursionError) as e:
-        column = getattr(e, "colno", 1)
-        return [Problem("QR041", f"not JSON: {getattr(e, 'msg', e)}", Place(place.file, place.line, column))]
-    if not fits(kind, value):
-        from qrecipe.plan.documents import check  # what is wrong with a row is asked less often than whether
+@dataclass(frozen=True)
+class _Reader:
+    """Reads the rows of one manifest."""
 
-        problems = check(f"{kind}-row", value, place, "QR041")
+    kind: Literal["text", "speech"]
+    path: Path
+    tokenizer: TextTokenizer | None
+    roots: tuple[str, ...]
+    """Folders that recordings may be in, links followed."""
+
+    def row(self, raw: bytes, place: Place) -> Row | Problems:
+        """A line as a row, or what is wrong with it."""
+        if len(raw) > MAX_LINE:
+            return _bad(place, f"the line has more than {MAX_LINE:,} bytes")
+        try:
+            value = json.loads(raw.decode("utf-8"))
+        except UnicodeDecodeError as e:
+            return _bad(place, f"not UTF-8 (byte {e.start} of the line)")
+        except (ValueError, RecursionError) as e:
+            return _bad(replace(place, column=getattr(e, "colno", 1)), f"not JSON: {getattr(e, 'msg', e)}")
+        if not fits(self.kind, value):
+            from qrecipe.plan.documents import check  # only for rows that are wrong: jsonschema takes long to import
+
+            problems = check(f"{self.kind}-row", value, place, "QR041")
+            if problems:
+                return Problems(problems)
+        strings = "".join(v for v in value.values() if isinstance(v, str))
+        if NO_CHARACTER.search(strings):
+            return _bad(place, "an escape that is no character (NUL, or half of a surrogate pair)")
+        text = clean_text(value["text"])
+        if self.kind == "speech":
+            return self._speech(value, text, place)
+        why = self._text_problem(text)
+        return Problems([Problem("QR042", why, place)]) if why else Row(place.line, text)
+
+    def _speech(self, value: dict[str, Any], text: str, place: Place) -> Row | Problems:
+        """A row with a recording or codes, and perhaps with a reference."""
+        problems = Problems()
+        reference_text = clean_text(value["reference_text"]) if value.get("reference_text") else None
+        for name, t in (("the text", text), ("the reference's text", reference_text)):
+            why = self._text_problem(t) if t is not None else None
+            if why:
+                problems.append(Problem("QR042", why.replace("the text", name, 1), place))
+        codes = value.get("audio_codes")
+        if value.get("audio") is None and codes is None:
+            problems += _bad(place, "a speech row has `audio` or `audio_codes`")
+        if codes is not None and len({len(frame) for frame in codes}) != 1:
+            problems += _bad(place, "`audio_codes` has frames of different widths")
+        folder, reference = self.path.parent, value.get("reference") or value.get("ref_audio")
+        audio = folder / value["audio"] if value.get("audio") else None
+        ref = folder / reference if reference else None
+        for file in (audio, ref):
+            if file is None:
+                continue
+            if not boundaries.within(file, self.roots):
+                problems.append(boundaries.row_problem(file, _relative(file, folder), place))
+            elif not is_file(file):
+                problems.append(Problem("QR043", f"there is no file {_relative(file, folder)}", place, None, "warning"))
         if problems:
             return problems
-    strings = "".join(v for v in value.values() if isinstance(v, str))
-    if NO_CHARACTER.search(strings):
-        return [Problem("QR041", "an escape that is no character (NUL, or half of a surrogate pair)", place)]
-    text = clean_text(value["text"])
-    if kind == "text":
-        why = tokenizer.text_problem(text) if tokenizer else unsayable(text)
-        return [Problem("QR042", why, place)] if why else Row(place.line, text)
-    return _speech_row(value, text, path, place, tokenizer, roots)
+        return Row(
+            line=place.line,
+            text=text,
+            audio=audio,
+            reference=ref,
+            reference_text=reference_text,
+            speaker=value.get("speaker"),
+            codes=tuple(tuple(f) for f in codes) if codes is not None else None,
+            cut=bool(value.get("cut", False)),
+        )
+
+    def _text_problem(self, text: str) -> str | None:
+        return self.tokenizer.text_problem(text) if self.tokenizer else unsayable(text)
 
 
-def _speech_row(
-    value: dict[str, Any], text: str, path: Path, place: Place, tokenizer: TextTokenizer | None, roots: tuple[str, ...]
-) -> Row | list[Problem]:
-    problems = []
-    reference = value.get("reference") or value.get("ref_audio")
-    reference_text = value.get("reference_text")
-    reference_text = clean_text(reference_text) if reference_text else None
-    for what, t in (("the text", text), ("the reference's text", reference_text)):
-        if t is None:
-            continue
-        why = tokenizer.text_problem(t) if tokenizer else unsayable(t)
-        if why:
-            problems.append(Problem("QR042", why.replace("the text", what, 1), place))
-    if value.get("audio") is None and value.get("audio_codes") is None:
-        problems.append(Problem("QR041", "a speech row has `audio` or `audio_codes`", place))
-    codes = value.get("audio_codes")
-    if codes is not None and len({len(frame) for frame in codes}) != 1:
-        problems.append(Problem("QR041", "`audio_codes` has frames of different widths", place))
-    folder = path.parent
-    audio = (folder / value["audio"]) if value.get("audio") else None
-    ref = (folder / reference) if reference else None
-    for file in (audio, ref):
-        if file is None:
-            continue
-        if not boundaries.within(file, roots):
-            problems.append(boundaries.row_problem(file, _relative(file, folder), place))
-        elif not is_file(file):
-            problems.append(Problem("QR043", f"there is no file {_relative(file, folder)}", place, severity="warning"))
-    if problems:
-        return problems
-    return Row(
-        line=place.line,
-        text=text,
-        audio=audio,
-        reference=ref,
-        reference_text=reference_text,
-        speaker=value.get("speaker"),
-        codes=tuple(tuple(f) for f in codes) if codes is not None else None,
-        cut=bool(value.get("cut", False)),
-    )
+def _bad(place: Place, message: str) -> Problems:
+    return Problems([Problem("QR041", message, place)])
 
 
 def _relative(file: Path, folder: Path) -> str:

@@ -9,7 +9,7 @@ import os
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from qrecipe.errors import BaseModelError, Problem, RecipeError, suggest
+from qrecipe.errors import CODES, BaseModelError, Problem, Problems, RecipeError, suggest
 from qrecipe.files import FileHashes, digest, is_file
 from qrecipe.plan import boundaries, checks, trainable
 from qrecipe.plan.bases import BUILTIN, BaseInfo, folder_of, locate, names_folder
@@ -30,7 +30,7 @@ from qrecipe.plan.values import (
     PlannedTrain,
 )
 from qrecipe.recipe import LoadedRecipe, metrics
-from qrecipe.recipe.checks import at, gates_with_nodes
+from qrecipe.recipe.checks import gates_with_nodes
 from qrecipe.recipe.dataset import Dataset
 from qrecipe.recipe.language import FIRST_FREE_ROW, LAST_ROW
 from qrecipe.recipe.reader import Node
@@ -47,17 +47,17 @@ class Planned:
     manifests: dict[str, Manifest]
     trainables: dict[str, trainable.Trainable]
     teaching: Teaching = field(default_factory=Teaching)
-    problems: list[Problem] = field(default_factory=list)
+    problems: Problems = field(default_factory=Problems)
 
     @property
-    def warnings(self) -> list[Problem]:
-        """What does not keep the plan from being carried out."""
-        return [p for p in self.problems if p.severity == "warning"]
+    def warnings(self) -> Problems:
+        """Problems that do not keep the plan from being carried out."""
+        return self.problems.warnings
 
     @property
-    def errors(self) -> list[Problem]:
-        """What does."""
-        return [p for p in self.problems if p.severity == "error"]
+    def errors(self) -> Problems:
+        """Problems that do."""
+        return self.problems.errors
 
 
 def make_plan(loaded: LoadedRecipe, hashes: FileHashes | None = None, strict: bool = False) -> Planned:
@@ -70,8 +70,8 @@ def make_plan(loaded: LoadedRecipe, hashes: FileHashes | None = None, strict: bo
     """
     hashes = hashes or FileHashes()
     recipe, node = loaded.recipe, loaded.node
-    problems: list[Problem] = list(loaded.warnings)
-    where = at(node, "base", "model")
+    problems = Problems(loaded.warnings)
+    where = node.at("base", "model")
     if names_folder(recipe.base, loaded.root):
         outside = boundaries.problem(folder_of(recipe.base, loaded.root), f"the base {recipe.base.model}", where, loaded.bounds)
         if outside is not None:
@@ -90,7 +90,7 @@ def make_plan(loaded: LoadedRecipe, hashes: FileHashes | None = None, strict: bo
     rows = {k: v.token_id for k, v in languages.items() if v.token_id is not None}
     known_rows = rows if len(rows) == len(languages) else None
     for i, stage in enumerate(recipe.stages):
-        where = at(node, "stages", i)
+        where = node.at("stages", i)
         seen = _seen(loaded, stage, manifests, base)
         resolved, found = trainable.resolve(stage, where, base.tensors, known_rows, seen)
         problems.extend(found)
@@ -106,7 +106,7 @@ def make_plan(loaded: LoadedRecipe, hashes: FileHashes | None = None, strict: bo
     hashes.save()
     problems = loaded.noted(problems)
     if strict:
-        problems = [_strict(p) for p in problems]
+        problems = problems.strict()
     plan = Plan(
         recipe=recipe.name,
         version=recipe.version,
@@ -128,82 +128,67 @@ def make_plan(loaded: LoadedRecipe, hashes: FileHashes | None = None, strict: bo
 
 def require_complete(planned: Planned) -> None:
     """Raises `RecipeError` if the plan cannot be carried out on this machine."""
-    errors = [p for p in (_strict(p) for p in planned.problems) if p.severity == "error"]
+    errors = planned.problems.strict().errors
     if errors:
         raise RecipeError(errors)
 
 
 def require_data(planned: Planned) -> None:
     """Raises `RecipeError` for everything but a base that is not on this machine yet: it is fetched only for a run that can go on."""
-    errors = [p for p in (_strict(p) for p in planned.problems) if p.severity == "error" and p.code != "QR052"]
+    errors = [p for p in planned.problems.strict().errors if not CODES[p.code].absent_base]
     if errors:
         raise RecipeError(errors)
 
 
-_ALWAYS_WARNINGS = {"QR016", "QR028", "QR029", "QR034", "QR035", "QR044", "QR047", "QR082", "QR084"}
-
-
-def _strict(problem: Problem) -> Problem:
-    if problem.severity == "error" or problem.code in _ALWAYS_WARNINGS:
-        return problem
-    return Problem(problem.code, problem.message, problem.place, problem.help, "error", problem.length, problem.note)
-
-
-def _languages(loaded: LoadedRecipe, base: BaseInfo, problems: list[Problem]) -> dict[str, PlannedLanguage]:
+def _languages(loaded: LoadedRecipe, base: BaseInfo, problems: Problems) -> dict[str, PlannedLanguage]:
     listed = base.listed_rows()
     fixed = {v.token_id for v in loaded.recipe.languages.values() if isinstance(v.token_id, int)}
     found: dict[str, PlannedLanguage] = {}
     for key, language in loaded.recipe.languages.items():
-        node = at(loaded.node, "languages", key)
+        node = loaded.node.at("languages", key)
         token_id: int | None
         if key in base.languages:
             help_ = "a recipe adds languages; use the language in `datasets` without declaring it"
-            problems.append(
-                Problem("QR022", f"the base already speaks `{key}`", node.key_place or node.place, help_, length=node.key_length)
-            )
+            problems.append(node.key_problem("QR022", f"the base already speaks `{key}`", help_))
         if isinstance(language.token_id, int):
             token_id = language.token_id
-            n = at(node, "token_id")
             if token_id in listed:
                 owner = next((k for k, v in base.languages.items() if v == token_id), "a control or speaker row")
-                problems.append(
-                    Problem("QR022", f"row {token_id} is taken by the base: {owner}", n.place, "`auto` finds a free row", length=n.length)
-                )
+                message = f"row {token_id} is taken by the base: {owner}"
+                problems.append(node.at("token_id").problem("QR022", message, "`auto` finds a free row"))
         elif base.config is None:
             token_id = None
         else:
             taken = listed | fixed | {v.token_id for v in found.values() if v.token_id is not None}
             token_id = next((r for r in range(FIRST_FREE_ROW, LAST_ROW + 1) if r not in taken), None)
             if token_id is None:
-                problems.append(Problem("QR022", f"no free row is left for `{key}`", node.key_place or node.place, length=node.key_length))
+                problems.append(node.key_problem("QR022", f"no free row is left for `{key}`"))
         for i, source in enumerate(language.init.sources):
             if base.config is not None and source not in base.languages:
-                n = at(node, "init", "mean_of", i) if language.init.mean_of else at(node, "init", "copy")
-                problems.append(
-                    Problem("QR020", f"the base knows no language `{source}`", n.place, suggest(source, base.languages), length=n.length)
-                )
+                n = node.at("init", "mean_of", i) if language.init.mean_of else node.at("init", "copy")
+                problems.append(n.problem("QR020", f"the base knows no language `{source}`", suggest(source, base.languages)))
         found[key] = PlannedLanguage(bcp47=language.bcp47, token_id=token_id, init=language.init.sources)
     return found
 
 
-def _dataset_languages(loaded: LoadedRecipe, base: BaseInfo, problems: list[Problem]) -> None:
+def _dataset_languages(loaded: LoadedRecipe, base: BaseInfo, problems: Problems) -> None:
     if base.config is None:
         return
     known = {*base.languages, *loaded.recipe.languages}
     for gate, node in gates_with_nodes(loaded.recipe, loaded.node):
         if gate.speak_as is not None and gate.speak_as not in known:
-            n = at(node, "speak_as")
+            n = node.at("speak_as")
             message = f"`{gate.speak_as}` is neither declared under `languages` nor known to the base"
-            problems.append(Problem("QR020", message, n.place, suggest(gate.speak_as, known), length=n.length))
+            problems.append(n.problem("QR020", message, suggest(gate.speak_as, known)))
     for name, dataset in loaded.recipe.datasets.items():
         if dataset.language not in known and dataset.language != "auto":  # `auto` is said already
-            n = at(loaded.node, "datasets", name, "language")
+            n = loaded.node.at("datasets", name, "language")
             message = f"`{dataset.language}` is neither declared under `languages` nor known to the base"
-            problems.append(Problem("QR020", message, n.place, suggest(dataset.language, known), length=n.length))
+            problems.append(n.problem("QR020", message, suggest(dataset.language, known)))
 
 
 def _datasets(
-    loaded: LoadedRecipe, base: BaseInfo, hashes: FileHashes, problems: list[Problem]
+    loaded: LoadedRecipe, base: BaseInfo, hashes: FileHashes, problems: Problems
 ) -> tuple[dict[str, Manifest], dict[str, PlannedDataset]]:
     manifests: dict[str, Manifest] = {}
     planned: dict[str, PlannedDataset] = {}
@@ -233,7 +218,7 @@ def _outside(loaded: LoadedRecipe, name: str, dataset: Dataset) -> list[Problem]
     """Paths of a dataset that lead out of the recipe's repository; such a dataset is not read."""
     given = {"path": dataset.path, "reference": getattr(dataset, "reference", None)}
     found = (
-        boundaries.problem(loaded.root / path, path, at(loaded.node, "datasets", name, key), loaded.bounds)
+        boundaries.problem(loaded.root / path, path, loaded.node.at("datasets", name, key), loaded.bounds)
         for key, path in given.items()
         if path is not None
     )
@@ -242,17 +227,16 @@ def _outside(loaded: LoadedRecipe, name: str, dataset: Dataset) -> list[Problem]
 
 def stopped_by_missing(dataset: Dataset, manifest: Manifest) -> bool:
     """Whether recordings are not on this machine yet that a run needs."""
-    return dataset.on_bad_row == "stop" and any(p.severity == "warning" for p in manifest.problems)
+    return dataset.on_bad_row == "stop" and bool(manifest.problems.warnings)
 
 
 def _summed(manifest: Manifest) -> list[Problem]:
     """A manifest's problems; missing recordings, of which there may be thousands, as one."""
-    missing = [p for p in manifest.problems if p.severity == "warning"]
-    others = [p for p in manifest.problems if p.severity == "error"]
+    missing: list[Problem] = manifest.problems.warnings
     if len(missing) > 1:
         first = missing[0]
         missing = [replace(first, message=f"{first.message}; {len(missing)} recordings are missing in all")]
-    return [*others, *missing]
+    return [*manifest.problems.errors, *missing]
 
 
 def _seen(loaded: LoadedRecipe, stage: Stage, manifests: dict[str, Manifest], base: BaseInfo) -> list[int] | None:
@@ -273,7 +257,7 @@ def _seen(loaded: LoadedRecipe, stage: Stage, manifests: dict[str, Manifest], ba
     return sorted(seen - set(base.tokenizer.special.values()))
 
 
-def _evaluators(loaded: LoadedRecipe, hashes: FileHashes, problems: list[Problem]) -> dict[str, PlannedEvaluator]:
+def _evaluators(loaded: LoadedRecipe, hashes: FileHashes, problems: Problems) -> dict[str, PlannedEvaluator]:
     """The evaluators that the recipe names. What is missing is a problem where a gate that is not optional needs it."""
     recipe = loaded.recipe
     missing: dict[str, list[Problem]] = {}
@@ -283,7 +267,7 @@ def _evaluators(loaded: LoadedRecipe, hashes: FileHashes, problems: list[Problem
     for need in sorted(needs):
         settings = getattr(recipe.evaluators, need)
         model = getattr(settings, "model", None)
-        named = at(loaded.node, "evaluators", need, "model")
+        named = loaded.node.at("evaluators", need, "model")
         if model is not None and model.startswith((".", "/", "~")):
             outside = boundaries.problem(loaded.root / os.path.expanduser(model), model, named, loaded.bounds)
             problems.extend([outside] if outside else [])
@@ -295,8 +279,8 @@ def _evaluators(loaded: LoadedRecipe, hashes: FileHashes, problems: list[Problem
         spec = metrics.find(gate.metric)
         assert spec is not None, "checked by the recipe"
         lacking = list(missing.get(spec.needs, []) if spec.needs else [])
-        metric = at(node, "metric")
-        packages = packages_problem(spec.packages, spec.extra, f"`{spec.name}`", metric.place, metric.length)
+        metric = node.at("metric")
+        packages = packages_problem(spec.packages, spec.extra, f"`{spec.name}`", metric.place)
         if packages is not None and not any(p.code == "QR080" for p in lacking):
             lacking.append(packages)
         if lacking and gate.optional:
@@ -307,7 +291,7 @@ def _evaluators(loaded: LoadedRecipe, hashes: FileHashes, problems: list[Problem
     for why, gates in skipped.items():
         (label, metric, lack), more = gates[0], len(gates) - 1
         also = f" and {more} other gate{'s' if more > 1 else ''}" if more else ""
-        problems.append(Problem("QR082", f"{label}{also} will be skipped: {why}", metric.place, lack.help, "warning", metric.length))
+        problems.append(metric.problem("QR082", f"{label}{also} will be skipped: {why}", lack.help))
     return found
 
 

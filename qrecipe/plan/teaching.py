@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from qrecipe.errors import Problem, RecipeError, suggest
+from qrecipe.errors import Problems, RecipeError, suggest
 from qrecipe.files import FileHashes, digest, is_file
 from qrecipe.plan import boundaries
 from qrecipe.plan.bases import BaseInfo
@@ -18,7 +18,6 @@ from qrecipe.plan.values import PlannedTaught
 from qrecipe.recipe import LoadedRecipe, teaching
 from qrecipe.recipe.language import TAGS
 from qrecipe.recipe.objectives import OBJECTIVES
-from qrecipe.recipe.places import at, of_key, of_value
 from qrecipe.recipe.respelling import Table, read
 from qrecipe.recipe.stage import Stage
 
@@ -114,9 +113,7 @@ class Teaching:
         return [p.model_copy(update={**silent, "digest": _words(self.lessons[p.dataset])}) for p in planned]
 
 
-def make_teaching(
-    loaded: LoadedRecipe, base: BaseInfo, manifests: dict[str, Manifest], hashes: FileHashes, problems: list[Problem]
-) -> Teaching:
+def make_teaching(loaded: LoadedRecipe, base: BaseInfo, manifests: dict[str, Manifest], hashes: FileHashes, problems: Problems) -> Teaching:
     """Reads the respelling tables and spells the sentences. Adds what is wrong to `problems`."""
     recipe = loaded.recipe
     found = Teaching(step=_step(base))
@@ -169,41 +166,41 @@ def _words(lesson: Lesson) -> str:
     return digest([TEACHING, lesson.spoken_as, [[s.text, s.spoken] for s in lesson.sentences]])
 
 
-def _listener(loaded: LoadedRecipe, hashes: FileHashes, problems: list[Problem]) -> object:
+def _listener(loaded: LoadedRecipe, hashes: FileHashes, problems: Problems) -> object:
     """The recogniser that judges what the base says, with its content; None where nobody listens."""
     evaluators = loaded.recipe.evaluators
     if loaded.recipe.teacher.max_cer is None or evaluators.asr is None:
         return None
-    found, missing = find("asr", evaluators, loaded.root, at(loaded.node, "evaluators", "asr", "model").place, hashes)
+    found, missing = find("asr", evaluators, loaded.root, loaded.node.at("evaluators", "asr", "model").place, hashes)
     problems.extend(missing)
     return [evaluators.asr.model_dump(mode="json"), found.identity]
 
 
-def _voices(loaded: LoadedRecipe, problems: list[Problem]) -> list[Path]:
+def _voices(loaded: LoadedRecipe, problems: Problems) -> list[Path]:
     found = []
     for i, text in enumerate(teaching.voices(loaded.recipe)):
         path = loaded.path(text)
-        n = at(loaded.node, "teacher", "voices", i)
+        n = loaded.node.at("teacher", "voices", i)
         if loaded.recipe.teacher.voices:  # those of datasets are judged there
             outside = boundaries.problem(path, text, n, loaded.bounds)
             if outside is not None:
                 problems.append(outside)
                 continue
             if not is_file(path):
-                problems.append(of_value("QR040", f"{text} is not there yet", n, severity="warning"))
+                problems.append(n.problem("QR040", f"{text} is not there yet", None, "warning"))
         found.append(path)
     return found
 
 
-def _table(loaded: LoadedRecipe, base: BaseInfo, language: str, problems: list[Problem]) -> Table | None:
+def _table(loaded: LoadedRecipe, base: BaseInfo, language: str, problems: Problems) -> Table | None:
     own = loaded.recipe.languages.get(language)
     if own is None or own.respelling is None:
         return None
-    node = at(loaded.node, "languages", language, "respelling")
-    where, spoken = at(node, "table"), own.respelling.language
+    node = loaded.node.at("languages", language, "respelling")
+    where, spoken = node.at("table"), own.respelling.language
     known = base.languages
     if base.config is not None and spoken not in known:
-        problems.append(of_value("QR020", f"the base knows no language `{spoken}`", at(node, "language"), suggest(spoken, known)))
+        problems.append(node.at("language").problem("QR020", f"the base knows no language `{spoken}`", suggest(spoken, known)))
         return None
     path = loaded.path(own.respelling.table)
     outside = boundaries.problem(path, own.respelling.table, where, loaded.bounds)
@@ -211,7 +208,7 @@ def _table(loaded: LoadedRecipe, base: BaseInfo, language: str, problems: list[P
         problems.append(outside)
         return None
     if not is_file(path):
-        problems.append(of_value("QR040", f"{own.respelling.table} is not there yet", where, severity="warning"))
+        problems.append(where.problem("QR040", f"{own.respelling.table} is not there yet", None, "warning"))
         return None
     try:
         table = read(path, loaded.shown(own.respelling.table))
@@ -221,12 +218,12 @@ def _table(loaded: LoadedRecipe, base: BaseInfo, language: str, problems: list[P
     for tag, given, of in ((table.source, own.bcp47, language), (table.into, TAGS.get(spoken), spoken)):
         if given is not None and tag.split("-")[0] != given.split("-")[0]:
             message = f"the table spells `{table.source}` for readers of `{table.into}`, and `{of}` is `{given}`"
-            problems.append(of_value("QR049", message, where))
+            problems.append(where.problem("QR049", message))
             return None
     return table
 
 
-def _spelled(sentences: list[Sentence], table: Table, loaded: LoadedRecipe, name: str, problems: list[Problem]) -> list[Sentence]:
+def _spelled(sentences: list[Sentence], table: Table, loaded: LoadedRecipe, name: str, problems: Problems) -> list[Sentence]:
     """Sentences respelled, without those that keep letters which the reader's language is not written with."""
     kept, left = [], []
     for s in sentences:
@@ -237,11 +234,10 @@ def _spelled(sentences: list[Sentence], table: Table, loaded: LoadedRecipe, name
         else:
             kept.append(Sentence(s.line, s.text, spoken))
     if left:
-        n = at(loaded.node, "datasets", name)
+        n = loaded.node.at("datasets", name)
         line, letter = left[0]
         message = f"{len(left)} of {len(sentences)} sentences of `{name}` are left out: respelled they keep letters that `{table.into}` is not written with (line {line}: `{letter}`)"
-        problem = of_key("QR047", message, n, "add a rule to the table")
-        problems.append(replace(problem, severity="warning") if kept else problem)
+        problems.append(n.key_problem("QR047", message, "add a rule to the table", "warning" if kept else "error"))
     return kept
 
 

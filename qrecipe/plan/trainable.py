@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from qrecipe.errors import MOST, Problem, suggest
+from qrecipe.errors import MAX_PROBLEMS, Problem, Problems, suggest
 from qrecipe.plan import patterns
-from qrecipe.recipe.checks import at
 from qrecipe.recipe.objectives import OBJECTIVES
 from qrecipe.recipe.reader import Node
 from qrecipe.recipe.stage import Lora, Stage, Train
@@ -56,8 +56,8 @@ class Trainable:
 
     def rows_of(self, tensor: str) -> tuple[int, ...] | None:
         """Rows of a tensor that train, or None if it trains whole or not at all."""
-        found = [g.rows for g in self.groups if tensor in g.tensors and g.rows is not None]
-        return tuple(sorted(r for rows in found for r in rows)) if found else None
+        groups = [g.rows for g in self.groups if tensor in g.tensors and g.rows is not None]
+        return tuple(sorted(r for rows in groups for r in rows)) if groups else None
 
 
 def resolve(
@@ -66,66 +66,126 @@ def resolve(
     tensors: dict[str, tuple[int, ...]] | None,
     languages: dict[str, int] | None,
     seen: list[int] | None,
-) -> tuple[Trainable, list[Problem]]:
+) -> tuple[Trainable, Problems]:
     """Resolves the entries of a stage.
 
     Args:
-        where: the stage's node, for places.
+        stage: the stage.
+        where: its node, for places.
         tensors: names and shapes of the base; None if they are not known.
         languages: rows of the recipe's languages; None if not known.
         seen: rows of the text embedding that the stage's texts use; None if not known.
     """
-    problems: list[Problem] = []
+    if tensors is None:
+        return Trainable(), Problems()
+    resolver = _Resolver(tensors, languages, seen)
     groups: list[Group] = []
     for i, train in enumerate(stage.train):
-        node = at(where, "train", i)
-        if tensors is None or len(problems) >= MOST:
-            continue
-        group = _group(train, node, tensors, languages, seen, problems)
+        if len(resolver.problems) >= MAX_PROBLEMS:
+            break
+        node = where.at("train", i)
+        group = resolver.group(train, node)
         if group is not None:
-            problems.extend(_outside(stage, group, at(node, "match")))
+            resolver.problems.extend(_outside(stage, group, node.at("match")))
             groups.append(group)
-    problems.extend(_overlaps(groups, stage, where))
-    return Trainable(groups), problems
+    resolver.problems.extend(_overlaps(groups, stage, where))
+    return Trainable(groups), resolver.problems
 
 
-def _group(
-    train: Train,
-    node: Node,
-    tensors: dict[str, tuple[int, ...]],
-    languages: dict[str, int] | None,
-    seen: list[int] | None,
-    problems: list[Problem],
-) -> Group | None:
-    match = at(node, "match")
-    chosen: set[str] = set()
-    good = True
-    for i, pattern in enumerate(train.patterns):
-        found = patterns.select(pattern, tensors)
-        if not found:
-            problems.append(_nothing(pattern, at(match, i) if match.elements() else match, tensors))
-            good = False
-        chosen.update(found)
-    for i, pattern in enumerate(train.except_):
-        found = [n for n in patterns.select(pattern, tensors) if n in chosen]
-        if not found and good:
-            n = at(node, "except", i)
-            help_ = "an exception takes away from what `match` selects"
-            problems.append(Problem("QR030", f"`{pattern}` takes nothing away", n.place, help_, length=n.length))
-            good = False
-        chosen.difference_update(found)
-    if not good:
-        return None
-    names = tuple(n for n in tensors if n in chosen)
-    if not names:
-        problems.append(Problem("QR031", "nothing is left to train in this entry", match.place, "narrow `except`", length=match.length))
-        return None
-    if train.lora is not None:
-        return _low_rank(train, train.lora, names, node, tensors, problems)
-    if train.rows is None:
-        count = sum(math.prod(tensors[n]) for n in names)
+class _Resolver:
+    """Resolves entries of `train` against a base and collects their problems."""
+
+    def __init__(self, tensors: dict[str, tuple[int, ...]], languages: dict[str, int] | None, seen: list[int] | None) -> None:
+        self.tensors = tensors
+        self.languages = languages
+        self.seen = seen
+        self.problems = Problems()
+
+    def _wrong(self, code: str, message: str, n: Node, help_: str | None = None) -> None:
+        self.problems.append(n.problem(code, message, help_))
+
+    def group(self, train: Train, node: Node) -> Group | None:
+        """An entry's tensors or rows; None where something is wrong with it."""
+        names = self._names(train, node)
+        if names is None:
+            return None
+        if not names:
+            self._wrong("QR031", "nothing is left to train in this entry", node.at("match"), "narrow `except`")
+            return None
+        if train.lora is not None:
+            return self._low_rank(train, train.lora, names, node.at("lora"))
+        if train.rows is not None:
+            return self._rows(train, names, node.at("rows"))
+        count = sum(math.prod(self.tensors[n]) for n in names)
         return Group(train, names, None, True, count, count)
-    return _rows(train, names, node, tensors, languages, seen, problems)
+
+    def _names(self, train: Train, node: Node) -> tuple[str, ...] | None:
+        """Tensors that `match` selects and `except` leaves, in the order of the catalogue; None where a pattern is wrong."""
+        match = node.at("match")
+        chosen: set[str] = set()
+        before = len(self.problems)
+        for i, pattern in enumerate(train.patterns):
+            selected = patterns.select(pattern, self.tensors)
+            if not selected:
+                close = patterns.near(pattern, self.tensors)
+                roots = {name.split(".")[0] for name in self.tensors}
+                help_ = f"did you mean `{close}`?" if close else suggest(pattern, roots)
+                self._wrong("QR030", f"`{pattern}` matches nothing", match.at(i), help_)
+            chosen.update(selected)
+        for i, pattern in enumerate(train.except_):
+            removed = [n for n in patterns.select(pattern, self.tensors) if n in chosen]
+            if not removed and len(self.problems) == before:
+                help_ = "an exception takes away from what `match` selects"
+                self._wrong("QR030", f"`{pattern}` takes nothing away", node.at("except", i), help_)
+            chosen.difference_update(removed)
+        return tuple(n for n in self.tensors if n in chosen) if len(self.problems) == before else None
+
+    def _low_rank(self, train: Train, lora: Lora, names: tuple[str, ...], n: Node) -> Group | None:
+        """An entry with `lora`: the weights of its linear layers, each with rank x (inputs + outputs) trained numbers."""
+        tables = [name for name in names if is_embedding(name)]
+        linear = tuple(name for name in names if name.endswith(".weight") and len(self.tensors[name]) == 2 and not is_embedding(name))
+        message = help_ = None
+        if train.rows is not None:
+            message, help_ = "`lora` adapts linear layers, and `rows` picks rows of a table", "leave one of them out"
+        elif tables:
+            module = re.sub(r"(\.\d+)?\.weight$", "", tables[0])
+            message, help_ = f"`lora` never adapts an embedding table, and this entry selects `{module}`", f"add `except: [{module}]`"
+        elif not linear:
+            message, help_ = "`lora` adapts linear layers, and this entry selects none", "leave `lora` out"
+        if message is not None:
+            self.problems.append(n.key_problem("QR036", message, help_))
+            return None
+        count = sum(lora.rank * sum(self.tensors[name]) for name in linear)
+        return Group(train, linear, None, True, count, count)
+
+    def _rows(self, train: Train, names: tuple[str, ...], n: Node) -> Group | None:
+        """An entry with `rows`: those rows of one or two tables."""
+        allowed = ROW_TABLES[train.rows] if isinstance(train.rows, str) else (TEXT_TABLE, CODEC_TABLE)
+        other = next((name for name in names if name not in allowed), None)
+        if other is not None:
+            label = f"rows: {train.rows}" if isinstance(train.rows, str) else "row numbers"
+            tables = " or ".join(f"`{a.removesuffix('.weight')}`" for a in allowed)
+            self._wrong("QR033", f"`{label}` picks rows of {tables}, not of `{other}`", n, f"match {tables}")
+            return None
+        height, width = min(self.tensors[name][0] for name in names), self.tensors[names[0]][1]
+        if isinstance(train.rows, list):
+            numbers: Iterable[int] | None = train.rows
+            outside = next((r for r in sorted(train.rows) if not 0 <= r < height), None)
+            if outside is not None:
+                self._wrong("QR033", f"row {outside} is outside the table's 0 to {height - 1}", n)
+                return None
+        elif train.rows == "languages":
+            numbers = self.languages.values() if self.languages is not None else None
+        else:
+            numbers = self.seen
+            if self.seen == []:
+                self._wrong("QR031", "the stage's texts in the recipe's own languages hold no token", n)
+                return None
+        per_row = width * len(names)
+        if numbers is None:
+            return Group(train, names, None, False, None, height * per_row)
+        rows = tuple(sorted(set(numbers)))
+        return Group(train, names, rows, False, len(rows) * per_row, len(rows) * per_row)
 
 
 def is_embedding(name: str) -> bool:
@@ -133,112 +193,35 @@ def is_embedding(name: str) -> bool:
     return "embedding" in name.split(".")[-2] or re.search(r"\.(text|codec)_embedding\.", name) is not None
 
 
-def _low_rank(
-    train: Train, lora: Lora, names: tuple[str, ...], node: Node, tensors: dict[str, tuple[int, ...]], problems: list[Problem]
-) -> Group | None:
-    """An entry with `lora`: the weights of its linear layers, each with rank x (inputs + outputs) trained numbers."""
-    where = at(node, "lora")
-    tables = [n for n in names if is_embedding(n)]
-    linear = tuple(n for n in names if n.endswith(".weight") and len(tensors[n]) == 2 and not is_embedding(n))
-    message = help_ = None
-    if train.rows is not None:
-        message, help_ = "`lora` adapts linear layers, and `rows` picks rows of a table", "leave one of them out"
-    elif tables:
-        module = re.sub(r"(\.\d+)?\.weight$", "", tables[0])
-        message, help_ = f"`lora` never adapts an embedding table, and this entry selects `{module}`", f"add `except: [{module}]`"
-    elif not linear:
-        message, help_ = "`lora` adapts linear layers, and this entry selects none", "leave `lora` out"
-    if message is not None:
-        problems.append(Problem("QR036", message, where.key_place or where.place, help_, length=where.key_length))
-        return None
-    count = sum(lora.rank * sum(tensors[n]) for n in linear)
-    return Group(train, linear, None, True, count, count)
-
-
-def _rows(
-    train: Train,
-    names: tuple[str, ...],
-    node: Node,
-    tensors: dict[str, tuple[int, ...]],
-    languages: dict[str, int] | None,
-    seen: list[int] | None,
-    problems: list[Problem],
-) -> Group | None:
-    allowed = ROW_TABLES[train.rows] if isinstance(train.rows, str) else (TEXT_TABLE, CODEC_TABLE)
-    n = at(node, "rows")
-    wrong = [name for name in names if name not in allowed]
-    if wrong:
-        label = f"rows: {train.rows}" if isinstance(train.rows, str) else "row numbers"
-        tables = " or ".join(f"`{a.removesuffix('.weight')}`" for a in allowed)
-        problems.append(
-            Problem("QR033", f"`{label}` picks rows of {tables}, not of `{wrong[0]}`", n.place, f"match {tables}", length=n.length)
-        )
-        return None
-    height, width = min(tensors[name][0] for name in names), tensors[names[0]][1]
-    rows: list[int] | None
-    if isinstance(train.rows, list):
-        rows = sorted(set(train.rows))
-        bad = [r for r in rows if not 0 <= r < height]
-        if bad:
-            problems.append(Problem("QR033", f"row {bad[0]} is outside the table's 0 to {height - 1}", n.place, length=n.length))
-            return None
-    elif train.rows == "languages":
-        rows = sorted(languages.values()) if languages is not None else None
-    else:
-        rows = sorted(set(seen)) if seen is not None else None
-        if rows is not None and not rows:
-            problems.append(Problem("QR031", "the stage's texts in the recipe's own languages hold no token", n.place, length=n.length))
-            return None
-    per_row = width * len(names)
-    known = None if rows is None else len(rows) * per_row
-    return Group(train, names, None if rows is None else tuple(rows), False, known, height * per_row if known is None else known)
-
-
-def _nothing(pattern: str, n: Node, tensors: dict[str, tuple[int, ...]]) -> Problem:
-    close = patterns.near(pattern, tensors)
-    help_ = f"did you mean `{close}`?" if close else suggest(pattern, {name.split(".")[0] for name in tensors})
-    return Problem("QR030", f"`{pattern}` matches nothing", n.place, help_, length=n.length)
-
-
-def _outside(stage: Stage, group: Group, n: Node) -> list[Problem]:
+def _outside(stage: Stage, group: Group, n: Node) -> Iterator[Problem]:
+    """The first tensor that the stage's objective cannot move."""
     spec = OBJECTIVES[stage.objective]
     if spec.trains is not None and group.train.rows == "languages":
-        return []  # said by the recipe's own checks
+        return  # reported by the recipe's own checks
     for name in group.tensors:
         if not name.startswith(TRAINABLE_ROOT + "."):
-            why = f"`{name}` is read before training, so no stage can move it"
-            return [Problem("QR024", why, n.place, f"keep to `{TRAINABLE_ROOT}`", length=n.length)]
+            message = f"`{name}` is read before training, so no stage can move it"
+            yield n.problem("QR024", message, f"keep to `{TRAINABLE_ROOT}`")
+            return
         if spec.trains is not None and name not in spec.trains:
-            what = ", ".join(dict.fromkeys(f"`{t.removesuffix('.weight').split('.linear_')[0]}`" for t in spec.trains))
-            return [Problem("QR024", f"`{stage.objective}` cannot move `{name}`", n.place, f"it trains {what} alone", length=n.length)]
-    return []
+            modules = ", ".join(dict.fromkeys(f"`{t.removesuffix('.weight').split('.linear_')[0]}`" for t in spec.trains))
+            yield n.problem("QR024", f"`{stage.objective}` cannot move `{name}`", f"it trains {modules} alone")
+            return
 
 
-def _overlaps(groups: list[Group], stage: Stage, where: Node) -> list[Problem]:
-    problems = []
+def _overlaps(groups: list[Group], stage: Stage, where: Node) -> Iterator[Problem]:
+    """Tensors or rows that two entries of a stage train."""
     for j, new in enumerate(groups):
         for old in groups[:j]:
             shared = [n for n in new.tensors if n in old.tensors]
             if not shared:
                 continue
-            if not new.whole and not old.whole:
-                if new.rows is None or old.rows is None:
-                    continue  # judged again when the rows are known
-                both = sorted(set(new.rows) & set(old.rows))
-                if not both:
-                    continue
-                what, help_ = f"row {both[0]} of `{shared[0]}`", "leave it out of one of them"
+            if new.whole or old.whole:
+                claimed, help_ = f"`{shared[0]}`", "take it away from one with `except`"
+            elif new.rows is None or old.rows is None or not set(new.rows) & set(old.rows):
+                continue  # rows that are not known yet are judged again when they are
             else:
-                what, help_ = f"`{shared[0]}`", "take it away from one with `except`"
+                row = min(set(new.rows) & set(old.rows))
+                claimed, help_ = f"row {row} of `{shared[0]}`", "leave it out of one of them"
             i = next(k for k, t in enumerate(stage.train) if t is new.train)
-            n = at(where, "train", i, "match")
-            problems.append(
-                Problem(
-                    "QR032",
-                    f"{what} is claimed by two entries of this stage",
-                    n.place,
-                    help_,
-                    length=n.length,
-                )
-            )
-    return problems
+            yield where.at("train", i, "match").problem("QR032", f"{claimed} is claimed by two entries of this stage", help_)

@@ -1,4 +1,4 @@
-"""What a recipe must mean beyond its types: names that refer to something, data that fits, gates that can be judged.
+"""Checks of a recipe beyond its types: names that refer to something, data that fits, gates that can be judged.
 
 Needs no base and no data; what does need them (patterns, rows, texts) is checked by the plan.
 """
@@ -11,7 +11,7 @@ from itertools import chain, islice
 from os.path import normpath
 from pathlib import Path
 
-from qrecipe.errors import MOST, Problem, nearest, suggest
+from qrecipe.errors import MAX_PROBLEMS, Problem, Problems, nearest, suggest
 from qrecipe.files import is_file
 from qrecipe.recipe import metrics, teaching
 from qrecipe.recipe.dataset import SpeechDataset
@@ -19,85 +19,75 @@ from qrecipe.recipe.evaluator import WHISPER_LANGUAGES
 from qrecipe.recipe.gate import THRESHOLDS, Gate
 from qrecipe.recipe.language import language_key_problem
 from qrecipe.recipe.objectives import OBJECTIVES
-from qrecipe.recipe.places import at as at
-from qrecipe.recipe.places import of_key as _key
-from qrecipe.recipe.places import of_value as _value
 from qrecipe.recipe.reader import Node
 from qrecipe.recipe.recipe import Recipe
+from qrecipe.recipe.stage import Stage, Use
 
 
-def check(recipe: Recipe, node: Node, root: Path, written: Node | None = None) -> list[Problem]:
+def check(recipe: Recipe, node: Node, root: Path, written: Node | None = None) -> Problems:
     """Every problem of a well-typed recipe, in the order of the file.
 
     Args:
         recipe: the recipe.
-        node: what it was built from.
+        node: its tree.
         root: the folder that its paths start from.
-        written: what was written, if faulty parts were left out of `node`: names that stand there are not unknown.
+        written: the tree as it was written, if faulty parts were left out of `node`: names in it are not unknown.
     """
-    found = list(
-        islice(
-            chain(
-                _languages(recipe, node),
-                _datasets(recipe, node, root),
-                _stages(recipe, node),
-                _accept(recipe, node),
-                _finish(recipe, node),
-                _likelihood_alone(recipe, node),
-                teaching.check(recipe, node),
-            ),
-            MOST,
-        )
+    checks = chain(
+        _languages(recipe, node),
+        _datasets(recipe, node, root),
+        _stages(recipe, node),
+        _accept(recipe, node),
+        _finish(recipe, node),
+        _likelihood_alone(recipe, node),
+        teaching.check(recipe, node),
     )
-    stated = written.get("datasets") if written is not None else None
-    faulty = {name for name, _ in stated.items() if name not in recipe.datasets} if stated is not None else set()
-    named = [p for p in found if not (p.code == "QR020" and any(f"`{name}`" in p.message for name in faulty))]
-    return sorted(named, key=lambda p: (p.place, p.code))
+    problems = Problems(islice(checks, MAX_PROBLEMS)).in_order()
+    datasets = written.get("datasets") if written is not None else None
+    faulty = [f"`{name}`" for name, _ in datasets.items() if name not in recipe.datasets] if datasets is not None else []
+    return Problems(p for p in problems if p.code != "QR020" or not any(name in p.message for name in faulty))
 
 
 def gates_with_nodes(recipe: Recipe, node: Node) -> Iterator[tuple[Gate, Node]]:
     """Every gate with its node, in order, those of `accept` last."""
     for i, stage in enumerate(recipe.stages):
         for j, gate in enumerate(stage.gates):
-            yield gate, at(node, "stages", i, "gates", j)
+            yield gate, node.at("stages", i, "gates", j)
     for j, gate in enumerate(recipe.accept):
-        yield gate, at(node, "accept", j)
+        yield gate, node.at("accept", j)
 
 
 def _languages(recipe: Recipe, node: Node) -> Iterator[Problem]:
-    ids: dict[int, str] = {}
+    owners: dict[int, str] = {}
     for key, language in recipe.languages.items():
+        n = node.at("languages", key)
         why = language_key_problem(key)
         if why is not None:
             clean = re.sub(r"\s+", "_", key.strip().lower())
-            yield _key(
-                "QR021",
-                f"language key `{key}` {why}",
-                at(node, "languages", key),
-                f"write `{clean}`" if clean != key else "choose another key",
-            )
-        if isinstance(language.token_id, int):
-            if language.token_id in ids:
-                where = at(node, "languages", key, "token_id")
-                yield _value("QR022", f"row {language.token_id} is already `{ids[language.token_id]}`'s", where)
-            ids[language.token_id] = key
+            help_ = f"write `{clean}`" if clean != key else "choose another key"
+            yield n.key_problem("QR021", f"language key `{key}` {why}", help_)
+        row = language.token_id
+        if isinstance(row, int):
+            if row in owners:
+                yield n.at("token_id").problem("QR022", f"row {row} is already `{owners[row]}`'s")
+            owners[row] = key
 
 
 def _datasets(recipe: Recipe, node: Node, root: Path) -> Iterator[Problem]:
     for name, dataset in recipe.datasets.items():
-        where = at(node, "datasets", name)
+        n = node.at("datasets", name)
         if dataset.language == "auto":
-            help_ = suggest("", recipe.languages)
-            yield _value(
-                "QR020", "`auto` speaks without a language, so no language's row would ever be trained", at(where, "language"), help_
-            )
+            message = "`auto` speaks without a language, so no language's row would ever be trained"
+            yield n.at("language").problem("QR020", message, suggest("", recipe.languages))
         if not is_file(root / dataset.path):
-            yield _value("QR040", f"{dataset.path} is not there yet", at(where, "path"), _sibling(root / dataset.path), severity="warning")
+            help_ = _sibling(root / dataset.path)
+            yield n.at("path").problem("QR040", f"{dataset.path} is not there yet", help_, "warning")
         if isinstance(dataset, SpeechDataset):
             if dataset.reference is not None and not is_file(root / dataset.reference):
-                yield _value("QR040", f"{dataset.reference} is not there yet", at(where, "reference"), severity="warning")
+                yield n.at("reference").problem("QR040", f"{dataset.reference} is not there yet", None, "warning")
             if dataset.reference_text is not None and dataset.reference is None:
-                yield _key("QR045", "`reference_text` says what `reference` speaks, and there is none", at(where, "reference_text"))
+                message = "`reference_text` says what `reference` speaks, and there is none"
+                yield n.at("reference_text").key_problem("QR045", message)
 
 
 def _sibling(path: Path) -> str | None:
@@ -110,120 +100,132 @@ def _sibling(path: Path) -> str | None:
 
 
 def _stages(recipe: Recipe, node: Node) -> Iterator[Problem]:
-    seen: set[str] = set()
+    ids: set[str] = set()
     for i, stage in enumerate(recipe.stages):
-        where = at(node, "stages", i)
-        if stage.id in seen:
-            yield _value("QR023", f"two stages are called `{stage.id}`", at(where, "id"))
-        seen.add(stage.id)
-        spec = OBJECTIVES[stage.objective]
-        shares = 0.0
+        n = node.at("stages", i)
+        if stage.id in ids:
+            yield n.at("id").problem("QR023", f"two stages are called `{stage.id}`")
+        ids.add(stage.id)
         for j, use in enumerate(stage.uses):
-            n = at(where, "data", j)
-            n = n.get("use") or n
-            shares += use.share or 0.0
-            if use.is_self:
-                continue  # judged by `teaching`
-            dataset = recipe.datasets.get(use.use)
-            if dataset is None:
-                yield _value("QR020", f"no dataset is called `{use.use}`", n, suggest(use.use, recipe.datasets))
-            elif dataset.kind not in spec.data:
-                fit = [d for d, v in recipe.datasets.items() if v.kind in spec.data]
-                yield _value(
-                    "QR024", f"`{stage.objective}` learns from {spec.data[0]}, and `{use.use}` is {dataset.kind}", n, suggest("", fit)
-                )
-        names = [u.name for u in stage.uses]
-        for j, name in enumerate(names):
-            if name in names[:j]:
-                yield _value("QR023", f"`{name}` is used twice in this stage", at(where, "data", j))
-        if all(u.share is not None for u in stage.uses) or shares >= 1:
-            yield _key(
-                "QR012",
-                "shares must leave room for at least one dataset without a share",
-                at(where, "data"),
-                "leave the share of the language that is learned out",
-            )
-        if spec.trains is not None:
-            for j, train in enumerate(stage.train):
-                if train.rows is None:
-                    continue
-                if train.rows == "languages":
-                    yield _value(
-                        "QR024",
-                        f"`{stage.objective}` cannot move a language row: it never speaks",
-                        at(where, "train", j, "rows"),
-                        "train it in a `speech` or `respell` stage",
-                    )
-        gate_nodes = [(g, at(where, "gates", j)) for j, g in enumerate(stage.gates)]
-        for gate, n in gate_nodes:
-            yield from _gate(recipe, gate, n)
+            if not use.is_self:  # those are checked by `teaching`
+                use_node = n.at("data", j)
+                yield from _use(recipe, stage, use, use_node.get("use") or use_node)
+        yield from _mixture(stage, n)
+        if not OBJECTIVES[stage.objective].speaks:
+            yield from _language_rows(stage, n)
+        for j, gate in enumerate(stage.gates):
+            yield from _gate(recipe, gate, n.at("gates", j))
         if stage.select is not None:
-            yield from _judge_data(recipe, stage.select.data, at(where, "select", "data"))
+            yield from _judge_data(recipe, stage.select.data, n.at("select", "data"))
+
+
+def _use(recipe: Recipe, stage: Stage, use: Use, n: Node) -> Iterator[Problem]:
+    """A stage's dataset exists and is of a kind that its objective learns from."""
+    kinds = OBJECTIVES[stage.objective].data
+    dataset = recipe.datasets.get(use.use)
+    if dataset is None:
+        yield n.problem("QR020", f"no dataset is called `{use.use}`", suggest(use.use, recipe.datasets))
+    elif dataset.kind not in kinds:
+        message = f"`{stage.objective}` learns from {kinds[0]}, and `{use.use}` is {dataset.kind}"
+        yield n.problem("QR024", message, suggest("", [d for d, v in recipe.datasets.items() if v.kind in kinds]))
+
+
+def _mixture(stage: Stage, n: Node) -> Iterator[Problem]:
+    """Every dataset of a stage once, and some part for those without a share."""
+    names = [u.name for u in stage.uses]
+    for j, name in enumerate(names):
+        if name in names[:j]:
+            yield n.at("data", j).problem("QR023", f"`{name}` is used twice in this stage")
+    if all(u.share is not None for u in stage.uses) or sum(u.share or 0.0 for u in stage.uses) >= 1:
+        message = "shares must leave room for at least one dataset without a share"
+        yield n.at("data").key_problem("QR012", message, "leave the share of the language that is learned out")
+
+
+def _language_rows(stage: Stage, n: Node) -> Iterator[Problem]:
+    """A stage that never speaks never reads a language's row."""
+    for j, train in enumerate(stage.train):
+        if train.rows == "languages":
+            message = f"`{stage.objective}` cannot move a language row: it never speaks"
+            yield n.at("train", j, "rows").problem("QR024", message, "train it in a `speech` or `respell` stage")
 
 
 def _accept(recipe: Recipe, node: Node) -> Iterator[Problem]:
     for j, gate in enumerate(recipe.accept):
-        n = at(node, "accept", j)
+        n = node.at("accept", j)
         yield from _gate(recipe, gate, n)
         if gate.baseline == "previous":
-            yield _value("QR027", "`accept` judges the final model, which has no previous stage", at(n, "baseline"), "use `baseline: base`")
+            message = "`accept` judges the final model, which has no previous stage"
+            yield n.at("baseline").problem("QR027", message, "use `baseline: base`")
 
 
 def _gate(recipe: Recipe, gate: Gate, n: Node) -> Iterator[Problem]:
-    given = gate.given
-    if len(given) != 1:
-        message = "a gate has exactly one threshold, and this has " + (" and ".join(f"`{g}`" for g in given) or "none")
+    thresholds = gate.thresholds
+    if len(thresholds) != 1:
+        stated = " and ".join(f"`{t}`" for t in thresholds) or "none"
+        message = f"a gate has exactly one threshold, and this has {stated}"
         help_ = "one of " + ", ".join(f"`{t}`" for t in THRESHOLDS)
-        yield _key("QR027", message, at(n, given[-1]), help_) if given else _value("QR027", message, n, help_)
+        yield n.at(thresholds[-1]).key_problem("QR027", message, help_) if thresholds else n.problem("QR027", message, help_)
         return
-    if gate.relative and gate.against is None:
-        yield _key("QR027", f"`{gate.kind}` needs a `baseline`", at(n, gate.kind), "`baseline: base` or `baseline: previous`")
-    if gate.kind == "max_over_floor" and gate.baseline not in (None, "recordings"):
-        yield _value(
-            "QR027", "`max_over_floor` compares with the recordings", at(n, "baseline"), "leave `baseline` out, or use `max_increase`"
-        )
-    if not gate.relative and gate.baseline is not None:
-        yield _value(
-            "QR027",
-            f"`{gate.kind}` compares with a number, so `baseline` has no use",
-            at(n, "baseline"),
-            "compare with `max_increase`, `min_increase`, `max_decrease` or `min_decrease`",
-        )
+    yield from _baseline(gate, n)
+    yield from _slice(recipe, gate, n)
     spec = metrics.find(gate.metric)
     if spec is None:
-        yield _value("QR020", f"no metric is called `{gate.metric}`", at(n, "metric"), suggest(gate.metric, metrics.names()))
+        yield n.at("metric").problem("QR020", f"no metric is called `{gate.metric}`", suggest(gate.metric, metrics.names()))
+    else:
+        yield from _metric(recipe, gate, spec, n)
+    yield from _judge_data(recipe, gate.data, n.at("data"))
+
+
+def _baseline(gate: Gate, n: Node) -> Iterator[Problem]:
+    """A relative gate names what it compares with; another does not."""
+    if gate.relative and gate.against is None:
+        message = f"`{gate.kind}` needs a `baseline`"
+        yield n.at(gate.kind).key_problem("QR027", message, "`baseline: base` or `baseline: previous`")
+    if gate.kind == "max_over_floor" and gate.baseline not in (None, "recordings"):
+        message = "`max_over_floor` compares with the recordings"
+        yield n.at("baseline").problem("QR027", message, "leave `baseline` out, or use `max_increase`")
+    if not gate.relative and gate.baseline is not None:
+        message = f"`{gate.kind}` compares with a number, so `baseline` has no use"
+        help_ = "compare with `max_increase`, `min_increase`, `max_decrease` or `min_decrease`"
+        yield n.at("baseline").problem("QR027", message, help_)
+
+
+def _slice(recipe: Recipe, gate: Gate, n: Node) -> Iterator[Problem]:
+    """A gate judges a part of the prompts that the evaluation has."""
     if gate.layout is not None and gate.layout not in recipe.evaluation.layouts:
-        yield _value("QR026", f"`{gate.layout}` is not among `evaluation.layouts`", at(n, "layout"))
+        yield n.at("layout").problem("QR026", f"`{gate.layout}` is not among `evaluation.layouts`")
     if gate.prompt is not None and recipe.evaluation.prompt not in (gate.prompt, "both"):
-        yield _value("QR026", f"`{gate.prompt}` is not what `evaluation.prompt` says", at(n, "prompt"), "`evaluation: {prompt: both}`")
+        message = f"`{gate.prompt}` is not what `evaluation.prompt` says"
+        yield n.at("prompt").problem("QR026", message, "`evaluation: {prompt: both}`")
     if gate.worst is not None and getattr(gate, gate.worst) is not None:
-        yield _value("QR026", f"the gate already names one `{gate.worst}`", at(n, "worst"), f"leave `worst` or `{gate.worst}` out")
-    if spec is not None and gate.against == "recordings":
-        yield from _floor(gate, spec, n)
-    if gate.speak_as is not None and spec is not None and spec.source != "generated":
-        yield _value("QR026", f"`{gate.metric}` reads recordings; `speak_as` is for generated speech", at(n, "speak_as"))
-    if spec is not None and spec.needs == "asr":
+        message = f"the gate already names one `{gate.worst}`"
+        yield n.at("worst").problem("QR026", message, f"leave `worst` or `{gate.worst}` out")
+
+
+def _metric(recipe: Recipe, gate: Gate, spec: metrics.MetricSpec, n: Node) -> Iterator[Problem]:
+    """Recordings have the metric where it is compared with theirs, speech is generated where it is of another language."""
+    if gate.against == "recordings":
+        floor = n.at("max_over_floor" if gate.kind == "max_over_floor" else "baseline")
+        if not spec.on_recordings:
+            fitting = [m for m in metrics.names() if (s := metrics.find(m)) is not None and s.on_recordings]
+            yield floor.problem("QR026", f"recordings have no `{gate.metric}` of their own", suggest("", fitting))
+        elif gate.kind == "max_over_floor" and spec.better != "lower":
+            message = f"of `{gate.metric}` less is not better, so recordings are no floor"
+            yield floor.problem("QR026", message, "`max_decrease: …, baseline: recordings`")
+    if gate.speak_as is not None and spec.source != "generated":
+        message = f"`{gate.metric}` reads recordings; `speak_as` is for generated speech"
+        yield n.at("speak_as").problem("QR026", message)
+    if spec.needs == "asr":
         yield from _recogniser(recipe, gate, n)
-    yield from _judge_data(recipe, gate.data, at(n, "data"))
-
-
-def _floor(gate: Gate, spec: metrics.MetricSpec, n: Node) -> Iterator[Problem]:
-    """Only a metric that recordings have can be compared with them, and a floor is for metrics of which less is better."""
-    where = at(n, "max_over_floor" if gate.kind == "max_over_floor" else "baseline")
-    if not spec.on_recordings:
-        fit = sorted(m for m in metrics.names() if (s := metrics.find(m)) is not None and s.on_recordings)
-        yield _value("QR026", f"recordings have no `{gate.metric}` of their own", where, suggest("", fit))
-    elif gate.kind == "max_over_floor" and spec.better != "lower":
-        help_ = "`max_decrease: …, baseline: recordings`"
-        yield _value("QR026", f"of `{gate.metric}` less is not better, so recordings are no floor", where, help_)
 
 
 def _recogniser(recipe: Recipe, gate: Gate, n: Node) -> Iterator[Problem]:
     """A metric that reads transcripts needs the recipe to name a recogniser, and the language's code to be known."""
     asr = recipe.evaluators.asr
     if asr is None:
+        message = f"`{gate.metric}` needs a recogniser, and the recipe names none in `evaluators.asr`"
         help_ = "such as `evaluators: {asr: {model: wheel:whisper-base}}`"
-        yield _value("QR026", f"`{gate.metric}` needs a recogniser, and the recipe names none in `evaluators.asr`", at(n, "metric"), help_)
+        yield n.at("metric").problem("QR026", message, help_)
         return
     dataset = recipe.datasets.get(gate.data)
     if dataset is None:
@@ -232,23 +234,24 @@ def _recogniser(recipe: Recipe, gate: Gate, n: Node) -> Iterator[Problem]:
     if not code or (asr.backend == "faster_whisper" and code not in WHISPER_LANGUAGES):
         message = f"Whisper knows no language `{code}`" if code else f"no language code is known for `{dataset.language}`"
         help_ = f"say which language the recogniser shall be told: `evaluators.asr.languages.{dataset.language}`"
-        yield _value("QR026", message, at(n, "data"), help_)
+        yield n.at("data").problem("QR026", message, help_)
 
 
 def _judge_data(recipe: Recipe, name: str, n: Node) -> Iterator[Problem]:
-    dataset = recipe.datasets.get(name)
+    """What judges is recordings that nothing trains on."""
+    dataset, trained = recipe.datasets.get(name), recipe.trained_datasets()
     if dataset is None:
-        yield _value("QR020", f"no dataset is called `{name}`", n, suggest(name, recipe.datasets))
+        yield n.problem("QR020", f"no dataset is called `{name}`", suggest(name, recipe.datasets))
     elif dataset.kind != "speech":
-        yield _value("QR026", f"metrics need recordings, and `{name}` is {dataset.kind}", n)
-    elif name in recipe.trained_datasets():
-        yield _value("QR025", f"`{name}` judges and is also trained on", n, "keep a part of the data for judging in a dataset of its own")
+        yield n.problem("QR026", f"metrics need recordings, and `{name}` is {dataset.kind}")
+    elif name in trained:
+        help_ = "keep a part of the data for judging in a dataset of its own"
+        yield n.problem("QR025", f"`{name}` judges and is also trained on", help_)
     else:
         path = normpath(dataset.path)
-        trained = sorted(recipe.trained_datasets() & recipe.datasets.keys())
-        shared = [d for d in trained if normpath(recipe.datasets[d].path) == path]
+        shared = [d for d in sorted(trained & recipe.datasets.keys()) if normpath(recipe.datasets[d].path) == path]
         if shared:
-            yield _value("QR025", f"`{name}` judges and reads the same file as `{shared[0]}`, which is trained on", n)
+            yield n.problem("QR025", f"`{name}` judges and reads the same file as `{shared[0]}`, which is trained on")
 
 
 def _finish(recipe: Recipe, node: Node) -> Iterator[Problem]:
@@ -256,45 +259,33 @@ def _finish(recipe: Recipe, node: Node) -> Iterator[Problem]:
     for i, stage in enumerate(recipe.stages[:-1]):
         if stage.on_pass != "finish":
             continue
+        n = node.at("stages", i, "on_pass")
         later = ", ".join(f"`{s.id}`" for s in recipe.stages[i + 1 :])
-        n = at(node, "stages", i, "on_pass")
         counting = [g for g in stage.gates if g.severity == "error"]
         if not counting:
-            yield _value(
-                "QR029",
-                f"a stage without gates that count always passes, so {later} would never run",
-                n,
-                "add gates, or leave `on_pass` out",
-            )
+            message = f"a stage without gates that count always passes, so {later} would never run"
+            yield n.problem("QR029", message, "add gates, or leave `on_pass` out")
             continue
-        looked_at = {(g.metric, g.data) for g in counting}
-        blind = [g for g in recipe.accept if g.severity == "error" and (g.metric, g.data) not in looked_at]
+        judged = {(g.metric, g.data) for g in counting}
+        blind = [g for g in recipe.accept if g.severity == "error" and (g.metric, g.data) not in judged]
         if blind:
-            what = f"{blind[0].metric}({blind[0].data})"
-            yield _value(
-                "QR029",
-                f"`finish` skips {later}, and `accept` depends on {what}, which no gate of this stage looks at",
-                n,
-                f"add a gate on {what} to this stage, or `on_pass: continue`",
-                severity="warning",
-            )
+            missing = f"{blind[0].metric}({blind[0].data})"
+            message = f"`finish` skips {later}, and `accept` depends on {missing}, which no gate of this stage looks at"
+            yield n.problem("QR029", message, f"add a gate on {missing} to this stage, or `on_pass: continue`", "warning")
 
 
 def _likelihood_alone(recipe: Recipe, node: Node) -> Iterator[Problem]:
-    """Likelihood falls as a voice is learned, whether the language is read or not: research/studies/README.md has what the studies found."""
+    """Likelihood falls as a voice is learned, whether the language is read or not: the studies are in research/studies."""
     judging = [g for g, _ in gates_with_nodes(recipe, node) if g.severity == "error"]
     for key in recipe.languages:
         own = [g for g in judging if getattr(recipe.datasets.get(g.data), "language", None) == key]
         if all(g.metric in metrics.LIKELIHOOD for g in own) and any(g in own for g in recipe.accept):
-            n = at(node, "accept")
-            yield Problem(
-                "QR084",
-                f"every gate on `{key}` that counts measures likelihood, which also falls where a model learns the voice and reads no better",
-                n.key_place or n.place,
-                f"add `cer` on `{own[-1].data}`, or `text_gain` where no recogniser knows the language",
-                severity="warning",
-                length=n.key_length,
+            message = (
+                f"every gate on `{key}` that counts measures likelihood, "
+                "which also falls where a model learns the voice and reads no better"
             )
+            help_ = f"add `cer` on `{own[-1].data}`, or `text_gain` where no recogniser knows the language"
+            yield node.at("accept").key_problem("QR084", message, help_)
 
 
 def may_hold_language_rows(patterns: list[str], rows: object) -> bool:

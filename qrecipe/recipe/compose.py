@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from string import Template
 
-from qrecipe.errors import Place, Problem, RecipeError, nearest, suggest
+from qrecipe.errors import Place, Problem, Problems, RecipeError, nearest, suggest
 from qrecipe.files import is_file
 from qrecipe.recipe.paths import allowed_roots, is_within
 from qrecipe.recipe.reader import Node, Scalar, read_file, read_text
@@ -31,10 +31,10 @@ PATH_FIELDS = (
 
 @dataclass(frozen=True)
 class Composed:
-    """The tree that a recipe means, and what is wrong with how it was put together."""
+    """The tree that a recipe means, with the problems of putting it together."""
 
     node: Node
-    problems: list[Problem]
+    problems: Problems
     files: list[Path] = field(default_factory=list)
     """Every file that was read, the recipe first."""
 
@@ -61,7 +61,8 @@ def compose_all(path: Path, sets: list[str], shown: str | None = None) -> Compos
             node = _apply_set(node, text)
         except RecipeError as e:
             loading.problems += e.problems
-    node = _substitute(node, node.get("template") is not None, loading.problems)
+    node, missing = _substitute(node, node.get("template") is not None)
+    loading.problems += missing
     return Composed(loading.rebased(node), loading.problems, list(loading.folders.values()))
 
 
@@ -71,7 +72,7 @@ class _Loading:
     def __init__(self, root: Path, allowed: list[Path]) -> None:
         self.root = root
         self.allowed = allowed
-        self.problems: list[Problem] = []
+        self.problems = Problems()
         self.broken = False
         """Whether a file that is extended could not be read: what it brings is not known."""
         self.folders: dict[str, Path] = {}
@@ -81,7 +82,7 @@ class _Loading:
     def load(self, path: Path, chain: list[Path], shown: str) -> Node:
         node = self._file(path, shown)
         if not isinstance(node.value, dict):
-            raise RecipeError(Problem("QR012", "a recipe is a mapping of fields", node.place))
+            raise RecipeError(node.problem("QR012", "a recipe is a mapping of fields"))
         extends, remove = node.get("extends"), node.get("remove")
         own = replace(node, value={k: v for k, v in node.value.items() if k not in ("extends", "remove")})
         merged: Node | None = None
@@ -107,7 +108,7 @@ class _Loading:
         return self._read[key]
 
     def _wrong(self, code: str, message: str, node: Node, help_: str | None = None) -> None:
-        self.problems.append(Problem(code, message, node.place, help_, length=node.length))
+        self.problems.append(node.problem(code, message, help_))
         self.broken = True
 
     def _parent(self, parent: Node, child: Path, chain: list[Path], child_shown: str) -> Node | None:
@@ -150,11 +151,11 @@ class _Loading:
         for entry in remove.elements() if isinstance(remove.value, list) else [remove]:
             if not isinstance(entry.value, str) or not entry.value:
                 message = "`remove` is a list of paths such as `stages.talker` or `datasets.replay`"
-                self.problems.append(Problem("QR012", message, entry.place, length=entry.length))
+                self.problems.append(entry.problem("QR012", message))
             elif node is None:
                 if not self.broken:
                     message = "`remove` takes away from what `extends` brings, and this file extends nothing"
-                    self.problems.append(Problem("QR018", message, remove.key_place or remove.place, length=remove.key_length))
+                    self.problems.append(remove.key_problem("QR018", message))
                     return None
             else:
                 node = self._less(node, entry.value.split("."), entry)
@@ -165,12 +166,13 @@ class _Loading:
         names = _names(node)
         if key not in names:
             message = f"`remove` names `{entry.value}`, and what is extended has no `{key}`"
-            self.problems.append(Problem("QR018", message, entry.place, suggest(key, names), length=entry.length))
+            self.problems.append(entry.problem("QR018", message, suggest(key, names)))
             return node
         if isinstance(node.value, list):
             at = names.index(key)
-            kept = [self._less(n, rest, entry) if i == at else n for i, n in enumerate(node.value) if rest or i != at]
-            return replace(node, value=kept)
+            if not rest:
+                return replace(node, value=[n for i, n in enumerate(node.value) if i != at])
+            return replace(node, value=[self._less(n, rest, entry) if i == at else n for i, n in enumerate(node.value)])
         assert isinstance(node.value, dict)
         if rest:
             return replace(node, value={**node.value, key: self._less(node.value[key], rest, entry)})
@@ -258,8 +260,8 @@ def _position(stages: list[Node], stage: Node) -> int | None:
 
 
 def _id(stage: Node) -> Scalar:
-    found = stage.get("id")
-    return found.value if found is not None and not isinstance(found.value, (dict, list)) else None
+    id_ = stage.get("id")
+    return id_.value if id_ is not None and not isinstance(id_.value, (dict, list)) else None
 
 
 def _names(node: Node) -> list[str]:
@@ -271,18 +273,17 @@ def _names(node: Node) -> list[str]:
 
 def _apply_set(node: Node, text: str) -> Node:
     """`stages.text.epochs=3`: keys separated by dots, stages by id; the value is YAML."""
-    place = Place(f"--set {text}", 1, 1)
+    whole = Place(f"--set {text}", 1, 1, max(1, len(text)))
     path, equals, value = text.partition("=")
     keys = path.split(".")
     if not equals or not all(keys):
-        help_ = "for example --set stages.text.epochs=3"
-        raise RecipeError(Problem("QR015", f"`{text}` is not of the form path=value", place, help_, length=max(1, len(text))))
+        raise RecipeError(Problem("QR015", f"`{text}` is not of the form path=value", whole, "for example --set stages.text.epochs=3"))
     start = len(path) + 1
     try:
-        new = read_text(value, place.file) if value.strip() else Node(None, place, length=max(1, len(text)))
+        new = read_text(value, whole.file) if value.strip() else Node(None, whole)
     except RecipeError as e:
         raise RecipeError([_of_set(text, p, start) for p in e.problems]) from None
-    return _set(node, keys, 0, _shifted(new, start), place)
+    return _set(node, keys, 0, _shifted(new, start), whole)
 
 
 def _of_set(text: str, p: Problem, start: int) -> Problem:
@@ -307,15 +308,15 @@ def _shifted(node: Node, by: int) -> Node:
     return replace(node, value=value, place=place if node.value is not None or by == 0 else node.place, key_place=moved(node.key_place))
 
 
-def _set(node: Node, keys: list[str], at: int, new: Node, place: Place) -> Node:
+def _set(node: Node, keys: list[str], at: int, new: Node, whole: Place) -> Node:
     if at == len(keys):
         return new
     key = keys[at]
-    here = replace(place, column=1 + len(".".join(keys[:at])) + (at > 0))
-    text = place.file.removeprefix("--set ")
+    here = replace(whole, column=1 + len(".".join(keys[:at])) + (at > 0), length=len(key))
+    text = whole.file.removeprefix("--set ")
 
     def wrong(message: str, help_: str | None = None) -> RecipeError:
-        return RecipeError(Problem("QR015", f"`{text}`: {message}", here, help_, length=len(key)))
+        return RecipeError(Problem("QR015", f"`{text}`: {message}", here, help_))
 
     if isinstance(node.value, list):
         ids = _names(node)
@@ -323,13 +324,13 @@ def _set(node: Node, keys: list[str], at: int, new: Node, place: Place) -> Node:
         index = ids.index(key) if key in ids else numbers.index(key) if key in numbers else None
         if index is None:
             raise wrong(f"there is no `{key}`", suggest(key, ids))
-        return replace(node, value=[_set(n, keys, at + 1, new, place) if i == index else n for i, n in enumerate(node.value)])
+        return replace(node, value=[_set(n, keys, at + 1, new, whole) if i == index else n for i, n in enumerate(node.value)])
     if isinstance(node.value, dict) or node.value is None:
         fields = dict(node.value) if isinstance(node.value, dict) else {}
         child = fields.get(key)
         if child is None:
-            child = Node({} if at + 1 < len(keys) else None, here, here, len(key), len(key))
-        fields[key] = replace(_set(child, keys, at + 1, new, place), key_place=child.key_place or here, key_length=child.key_length)
+            child = Node({} if at + 1 < len(keys) else None, here, here)
+        fields[key] = replace(_set(child, keys, at + 1, new, whole), key_place=child.key_place or here)
         return replace(node, value=fields)
     raise wrong(f"`{key}` is asked of a value that has no fields")
 
@@ -337,7 +338,8 @@ def _set(node: Node, keys: list[str], at: int, new: Node, place: Place) -> Node:
 class _Variables:
     """The values of `vars`, and which of them are open."""
 
-    def __init__(self, node: Node, template: bool, problems: list[Problem]) -> None:
+    def __init__(self, node: Node, template: bool) -> None:
+        self.problems = Problems()
         self.table: dict[str, Scalar] = {}
         self.nodes: dict[str, Node] = {}
         self.open: set[str] = set()
@@ -350,7 +352,7 @@ class _Variables:
                 self.open.add(name)
             elif isinstance(value.value, (dict, list)):
                 message = f"variable `{name}` must be a string, a number or a truth value"
-                problems.append(Problem("QR012", message, value.place))
+                self.problems.append(Problem("QR012", message, value.place.start))
                 self.open.add(name)
             else:
                 self.table[name] = value.value
@@ -361,49 +363,49 @@ class _Variables:
             return None
         if name in self.open:
             help_ = f"the template leaves it open: write `vars: {{{name}: …}}`"
-            return Problem("QR013", f"variable `${name}` has no value", node.place, help_, length=node.length)
+            return node.problem("QR013", f"variable `${name}` has no value", help_)
         help_ = suggest(name, self.table) + " (define it under `vars`)"
-        return Problem("QR013", f"variable `${name}` is not defined", node.place, help_, length=node.length)
+        return node.problem("QR013", f"variable `${name}` is not defined", help_)
 
-    def put_into(self, node: Node, problems: list[Problem]) -> Node:
+    def put_into(self, node: Node) -> Node:
         """A string with its variables replaced; one variable alone keeps the variable's type."""
         assert isinstance(node.value, str)
         template = Template(node.value)
         if not template.is_valid():
             message = f"`{node.value}` holds a `$` that starts no variable"
-            problems.append(Problem("QR013", message, node.place, "write `$$` for a dollar", length=node.length))
+            self.problems.append(node.problem("QR013", message, "write `$$` for a dollar"))
             return node
-        used = template.get_identifiers()
-        problems.extend(p for p in (self.missing(name, node) for name in used) if p is not None)
-        if any(name not in self.table for name in used):
+        names = template.get_identifiers()
+        self.problems += [p for p in (self.missing(name, node) for name in names) if p is not None]
+        if any(name not in self.table for name in names):
             return node
-        given = tuple((name, self.nodes[name].place) for name in used)
-        if len(used) == 1 and node.value in (f"${used[0]}", f"${{{used[0]}}}"):
-            return replace(node, value=self.table[used[0]], spelling=self.nodes[used[0]].spelling, variables=given)
-        return replace(node, value=template.substitute({k: _spelled(v) for k, v in self.table.items()}), variables=given)
+        variables = tuple((name, self.nodes[name].place) for name in names)
+        if len(names) == 1 and node.value in (f"${names[0]}", f"${{{names[0]}}}"):
+            return replace(node, value=self.table[names[0]], spelling=self.nodes[names[0]].spelling, variables=variables)
+        return replace(node, value=template.substitute({k: _spelled(v) for k, v in self.table.items()}), variables=variables)
 
 
-def _substitute(node: Node, template: bool, problems: list[Problem]) -> Node:
+def _substitute(node: Node, template: bool) -> tuple[Node, Problems]:
     """Replaces `$name` in every value but those under `vars`. A value that is one variable keeps the variable's type.
 
     A variable that is `null` must be given by whoever extends the template; a template may leave it open.
     """
-    variables = _Variables(node, template, problems)
+    variables = _Variables(node, template)
 
     def walk(n: Node) -> Node:
         if isinstance(n.value, dict):
             return replace(n, value={k: v if n is node and k == "vars" else walk(v) for k, v in n.value.items()})
         if isinstance(n.value, list):
             return replace(n, value=[walk(v) for v in n.value])
-        return variables.put_into(n, problems) if isinstance(n.value, str) and "$" in n.value else n
+        return variables.put_into(n) if isinstance(n.value, str) and "$" in n.value else n
 
     result = walk(node)
     vars_ = node.get("vars")
     if vars_ is not None and isinstance(vars_.value, dict) and not template:
         assert isinstance(result.value, dict)
-        given = {k: v for k, v in vars_.items() if k not in variables.open}
-        result = replace(result, value={**result.value, "vars": replace(vars_, value=given)})
-    return result
+        defined = {k: v for k, v in vars_.items() if k not in variables.open}
+        result = replace(result, value={**result.value, "vars": replace(vars_, value=defined)})
+    return result, variables.problems
 
 
 def _spelled(value: Scalar) -> str:

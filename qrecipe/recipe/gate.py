@@ -59,14 +59,14 @@ class Gate(Settings):
     """Where the packages or the evaluator's model that the metric needs are not installed: skip the gate, and say so in the verdict and on the model card. Otherwise that is an error."""
 
     @property
-    def given(self) -> list[str]:
-        """Names of the thresholds that are given; a gate that can be judged has one."""
+    def thresholds(self) -> list[str]:
+        """Names of the thresholds that the gate states; one that can be judged has exactly one."""
         return [k for k in THRESHOLDS if getattr(self, k) is not None]
 
     @property
     def kind(self) -> str:
-        """The one threshold that is given, such as `max` or `min_decrease`."""
-        return self.given[0]
+        """The one threshold that is stated, such as `max` or `min_decrease`."""
+        return self.thresholds[0]
 
     @property
     def threshold(self) -> float:

@@ -1,4 +1,4 @@
-"""Finding and changing what stands in a tree of nodes. Trees are values: a change gives another one."""
+"""Walking through and changing a tree of nodes. Trees are values: a change gives another one."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def every_node(node: Node) -> Iterator[Node]:
     """A node and everything below it, in the order of the text."""
     waiting = [node]
     while waiting:
-        found = waiting.pop()
-        yield found
-        if isinstance(found.value, dict):
-            waiting.extend(reversed(found.value.values()))
+        current = waiting.pop()
+        yield current
+        if isinstance(current.value, dict):
+            waiting.extend(reversed(current.value.values()))
         else:
-            waiting.extend(reversed(found.elements()))
+            waiting.extend(reversed(current.elements()))
 
 
 def places(node: Node | None) -> set[Place]:
@@ -31,10 +31,10 @@ def places(node: Node | None) -> set[Place]:
 
 def along(node: Node, path: Loc) -> Node | None:
     """The node at a path, or None."""
-    found: Node | None = node
+    current: Node | None = node
     for key in path:
-        found = found.child(key) if found is not None else None
-    return found
+        current = current.child(key) if current is not None else None
+    return current
 
 
 def changed(node: Node, path: Loc, change: Callable[[Node], Node]) -> Node:
@@ -62,7 +62,7 @@ def without(node: Node, path: Loc) -> Node:
 
 
 def with_field(node: Node, path: Loc, name: str, value: Scalar) -> Node:
-    """The tree with a field that is missing; its place has no line, so that nothing is said of it."""
+    """The tree with a field that is missing; its place has no line, so that no problem is reported of it."""
 
     def fill(n: Node) -> Node:
         fields = n.value if isinstance(n.value, dict) else {}

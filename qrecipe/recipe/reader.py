@@ -11,14 +11,14 @@ import math
 import re
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from qrecipe.errors import Place, Problem, RecipeError
+from qrecipe.errors import Place, Problem, Problems, RecipeError, Severity
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 32
@@ -49,10 +49,7 @@ class Node:
     value: dict[str, Node] | list[Node] | Scalar
     place: Place
     key_place: Place | None = None
-    """Where the key stands, for a value of a mapping."""
-    length: int = 1
-    """Characters of the value on its line."""
-    key_length: int = 1
+    """Of the key, for a value of a mapping."""
     spelling: str | None = None
     """A plain scalar as it is written, such as `1e5`."""
     variables: tuple[tuple[str, Place], ...] = ()
@@ -77,6 +74,24 @@ class Node:
         if isinstance(self.value, list) and isinstance(key, int) and 0 <= key < len(self.value):
             return self.value[key]
         return None
+
+    def at(self, *path: str | int) -> Node:
+        """The node along a path of keys and indices, or the deepest that exists."""
+        node = self
+        for key in path:
+            child = node.child(key)
+            if child is None:
+                break
+            node = child
+        return node
+
+    def problem(self, code: str, message: str, help_: str | None = None, severity: Severity | None = None) -> Problem:
+        """A problem of the value."""
+        return Problem(code, message, self.place, help_, severity)
+
+    def key_problem(self, code: str, message: str, help_: str | None = None, severity: Severity | None = None) -> Problem:
+        """A problem of the key; of the value where there is none, such as in a list."""
+        return Problem(code, message, self.key_place or self.place, help_, severity)
 
     def items(self) -> Iterator[tuple[str, Node]]:
         """The entries of a mapping; nothing for anything else."""
@@ -111,7 +126,7 @@ def core_scalar(text: str) -> Scalar:
     return math.nan if text in _NAN else text
 
 
-def read_file(path: Path, shown: str | None = None, problems: list[Problem] | None = None) -> Node:
+def read_file(path: Path, shown: str | None = None, problems: Problems | None = None) -> Node:
     """Reads a YAML file. Raises `RecipeError` with every reading problem's place.
 
     Args:
@@ -120,23 +135,27 @@ def read_file(path: Path, shown: str | None = None, problems: list[Problem] | No
         problems: as for `read_text`.
     """
     name = shown or str(path)
+
+    def refused(message: str) -> RecipeError:
+        return RecipeError(Problem("QR001", message, Place(name)))
+
     try:
         about = path.stat()
         if stat.S_ISDIR(about.st_mode):
-            raise RecipeError(Problem("QR001", "cannot read the file: Is a directory", Place(name)))
+            raise refused("cannot read the file: Is a directory")
         if not stat.S_ISREG(about.st_mode):
-            raise RecipeError(Problem("QR001", "cannot read the file: not a regular file", Place(name)))
+            raise refused("cannot read the file: not a regular file")
         if about.st_size > MAX_BYTES:
-            raise RecipeError(Problem("QR001", f"the file has {about.st_size:,} bytes; at most {MAX_BYTES:,} are read", Place(name)))
+            raise refused(f"the file has {about.st_size:,} bytes; at most {MAX_BYTES:,} are read")
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as e:
-        raise RecipeError(Problem("QR001", f"the file is not UTF-8 (byte {e.start})", Place(name))) from None
+        raise refused(f"the file is not UTF-8 (byte {e.start})") from None
     except (OSError, ValueError) as e:  # ValueError: a name with a NUL
-        raise RecipeError(Problem("QR001", f"cannot read the file: {getattr(e, 'strerror', None) or e}", Place(name))) from None
+        raise refused(f"cannot read the file: {getattr(e, 'strerror', None) or e}") from None
     return read_text(text, name, problems)
 
 
-def read_text(text: str, name: str, problems: list[Problem] | None = None) -> Node:
+def read_text(text: str, name: str, problems: Problems | None = None) -> Node:
     """Reads YAML text. Raises `RecipeError`.
 
     Args:
@@ -145,56 +164,56 @@ def read_text(text: str, name: str, problems: list[Problem] | None = None) -> No
         problems: takes what is wrong but leaves the rest of the text readable (a duplicate key, an anchor), so that a
             caller can go on and find more; without it these are raised as well.
     """
-    node, found = _read(text, name)
-    if found and problems is None:
-        raise RecipeError(found)
+    node, mistakes = _read(text, name)
+    if mistakes and problems is None:
+        raise RecipeError(mistakes)
     if problems is not None:
-        problems.extend(found)
+        problems.extend(mistakes)
     return node
 
 
 @lru_cache(maxsize=16)
-def _read(text: str, name: str) -> tuple[Node, list[Problem]]:
+def _read(text: str, name: str) -> tuple[Node, Problems]:
     """The tree, and what leaves it readable. Remembered: recipes of one command often extend one template."""
-    found: list[Problem] = []
-    strange = _BREAKS.search(text)
-    if strange is not None:  # PyYAML takes them for line ends, YAML 1.2 and editors do not
-        help_ = f'in quotes, write "\\u{ord(strange[0]):04x}"'
-        raise RecipeError(_not_yaml(text, strange.start(), "a line separator that YAML 1.2 does not know", name, help_))
+    problems = Problems()
+    separator = _BREAKS.search(text)
+    if separator is not None:  # PyYAML takes them for line ends, YAML 1.2 and editors do not
+        reason = "a line separator that YAML 1.2 does not know"
+        raise RecipeError(_not_yaml(text, separator.start(), reason, name, f'in quotes, write "\\u{ord(separator[0]):04x}"'))
     try:
-        builder, node = _build(text, name, found)
+        builder, node = _build(text, name, problems)
     except yaml.MarkedYAMLError as e:
-        raise RecipeError([*found, _marked(_plainer(text, e), text, name)]) from None
+        raise RecipeError([*problems, _marked(_plainer(text, e), text, name)]) from None
     except yaml.YAMLError as e:
         raise RecipeError(_not_yaml(text, getattr(e, "position", 0), str(getattr(e, "reason", e)), name)) from None
     except (ValueError, OverflowError, RecursionError):  # from chr(), for an escape such as "\UFFFFFFFF"
         raise RecipeError(Problem("QR002", "not YAML: an escape that is no character", Place(name))) from None
     if node is None:
         raise RecipeError(Problem("QR002", "the file is empty", Place(name)))
-    found.extend(builder.tabs())
-    return node, found
+    problems.extend(builder.tabs())
+    return node, problems
 
 
 _LOADER: Any = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
 """libyaml reads twenty times faster than PyYAML's own parser. They differ in tabs, which are refused here for both, and in messages."""
 
 
-def _build(text: str, name: str, found: list[Problem]) -> tuple[_Builder, Node | None]:
+def _build(text: str, name: str, problems: Problems) -> tuple[_Builder, Node | None]:
     """The tree. From 0.2.6 on libyaml refuses a thousand open brackets before it says where they begin: PyYAML's own parser does not."""
-    before = len(found)
+    before = len(problems)
     for loader in (_LOADER, yaml.SafeLoader):
-        builder = _Builder(text, name, found, loader)
+        builder = _Builder(text, name, problems, loader)
         try:
             return builder, builder.document()
         except yaml.MarkedYAMLError as e:
             if loader is yaml.SafeLoader or "nesting depth" not in str(e.problem):
                 raise
-            del found[before:]
+            del problems[before:]
     raise AssertionError("the last parser either answers or raises")
 
 
 def _plainer(text: str, error: yaml.MarkedYAMLError) -> yaml.MarkedYAMLError:
-    """What PyYAML's own parser says of a text that libyaml refuses: it says more."""
+    """The error of PyYAML's own parser for a text that libyaml refuses: it explains more."""
     if _LOADER is yaml.SafeLoader or len(text) > 1 << 15:
         return error
     try:
@@ -210,12 +229,13 @@ def _plainer(text: str, error: yaml.MarkedYAMLError) -> yaml.MarkedYAMLError:
 def _marked(e: yaml.MarkedYAMLError, text: str, name: str) -> Problem:
     mark = e.problem_mark or e.context_mark
     if mark is not None and e.context_mark is not None and mark.index >= len(text.rstrip()):
-        mark = e.context_mark  # what is never closed is found where it begins, not at the end of the file
-    what = " ".join(str(x) for x in (e.context, e.problem) if x)
-    if "escape code" in what:
-        what = "an escape that is no character"
-    help_ = "use spaces in place of the tab" if "'\\t'" in what or (mark and text[mark.index : mark.index + 1] == "\t") else None
-    return Problem("QR002", f"not YAML: {what}", _at(mark, name) if mark else Place(name), help_)
+        mark = e.context_mark  # what is never closed is reported where it begins, not at the end of the file
+    reason = " ".join(str(x) for x in (e.context, e.problem) if x)
+    if "escape code" in reason:
+        reason = "an escape that is no character"
+    tab = "'\\t'" in reason or (mark is not None and text[mark.index : mark.index + 1] == "\t")
+    place = _place(name, mark) if mark else Place(name)
+    return Problem("QR002", f"not YAML: {reason}", place, "use spaces in place of the tab" if tab else None)
 
 
 def _not_yaml(text: str, position: int, reason: str, name: str, help_: str | None = None) -> Problem:
@@ -223,21 +243,23 @@ def _not_yaml(text: str, position: int, reason: str, name: str, help_: str | Non
     return Problem("QR002", f"not YAML: {reason}", Place(name, line, column), help_)
 
 
-def _at(mark: Any, name: str) -> Place:
-    return Place(name, mark.line + 1, mark.column + 1)
+def _place(name: str, start: Any, end: Any = None) -> Place:
+    """The place of a mark; up to `end` if that is on the same line."""
+    length = max(1, end.column - start.column) if end is not None and start.line == end.line else 1
+    return Place(name, start.line + 1, start.column + 1, length)
 
 
 class _Builder:
     """Builds nodes from the parser's events, which still show what a finished tree would hide."""
 
-    def __init__(self, text: str, name: str, problems: list[Problem], loader: Any) -> None:
+    def __init__(self, text: str, name: str, problems: Problems, loader: Any) -> None:
         self.text = text
         self.name = name
         self.problems = problems
         self.events = yaml.parse(text, Loader=loader)
         self.values = 0
         self.quoted: list[tuple[int, int]] = []
-        """Where quoted and block scalars stand: tabs in them are text."""
+        """Spans of quoted and block scalars: tabs in them are text."""
         self.anchors: dict[str, Scalar] = {}
         """Scalars with a name, so that a refused alias does not cause other problems."""
 
@@ -268,22 +290,29 @@ class _Builder:
                 return
             position = self.text.find("\t", position + 1)
 
+    def _wrong(self, code: str, message: str, event: Any, help_: str | None = None, length: int = 1) -> Problem:
+        """Adds a problem of an event."""
+        problem = Problem(code, message, replace(_place(self.name, event.start_mark), length=length), help_)
+        self.problems.append(problem)
+        return problem
+
+    def _unused(self, feature: str, event: Any, help_: str = "write the value out, or use `vars` and `extends`") -> None:
+        self._wrong("QR003", f"{feature} is not used in recipes", event, help_)
+
     def _directives(self, event: yaml.DocumentStartEvent) -> None:
         if event.version is not None and tuple(event.version) != (1, 2):
             self._unused("`%YAML {}.{}`".format(*event.version), event, "recipes are YAML 1.2; leave the line out")
         if event.tags:
             self._unused("`%TAG`", event)
 
-    def _unused(self, what: str, event: yaml.Event, help_: str = "write the value out, or use `vars` and `extends`") -> None:
-        self.problems.append(Problem("QR003", f"{what} is not used in recipes", _at(event.start_mark, self.name), help_))
-
     def _node(self, event: Any, depth: int, key: Any) -> Node:
+        # Limits first: a file is read by whoever it is sent to.
         self.values += 1
         if self.values > MAX_VALUES:
-            place = _at(event.start_mark, self.name)
-            raise RecipeError(
-                Problem("QR003", f"the file holds more than {MAX_VALUES:,} values", place, "lists of data belong into manifests")
-            )
+            help_ = "lists of data belong into manifests"
+            raise RecipeError(self._wrong("QR003", f"the file holds more than {MAX_VALUES:,} values", event, help_))
+
+        # What makes YAML surprising is reported, and reading goes on with what was most likely meant.
         if isinstance(event, yaml.AliasEvent):
             self._unused(f"the alias `*{event.anchor}`", event)
             return self._made(self.anchors.get(str(event.anchor)), event, event.end_mark, key)
@@ -291,6 +320,8 @@ class _Builder:
             self._unused(f"the anchor `&{event.anchor}`", event)
         elif event.tag is not None:
             self._unused(f"the tag `{event.tag}`", event, "leave it out: quotes make text, everything else is what it looks like")
+
+        # Scalars end the recursion, lists and mappings go one level deeper.
         if isinstance(event, yaml.ScalarEvent):
             if event.style:
                 self.quoted.append(_span(event))
@@ -299,8 +330,8 @@ class _Builder:
                 self.anchors[event.anchor] = value
             return self._made(value, event, event.end_mark, key, None if event.style else event.value)
         if depth >= MAX_DEPTH:
-            place = _at(event.start_mark, self.name)
-            raise RecipeError([*self.problems, Problem("QR003", f"nested deeper than {MAX_DEPTH} levels", place)])
+            self._wrong("QR003", f"nested deeper than {MAX_DEPTH} levels", event)
+            raise RecipeError(self.problems)
         if isinstance(event, yaml.SequenceStartEvent):
             elements = []
             while not isinstance(inner := next(self.events), yaml.SequenceEndEvent):
@@ -316,30 +347,26 @@ class _Builder:
             if name is None:
                 continue
             if name in fields:
-                first = fields[name].key_place
-                place = _at(inner.start_mark, self.name)
-                self.problems.append(Problem("QR004", f"`{name}` is written twice", place, f"first at {first}", length=len(name)))
+                self._wrong("QR004", f"`{name}` is written twice", inner, f"first at {fields[name].key_place}", len(name))
                 continue
             fields[name] = value
         return self._made(fields, event, inner.end_mark, key)
 
     def _key(self, event: Any, depth: int) -> str | None:
         """A key's name, or None for one that cannot be used."""
-        place = _at(event.start_mark, self.name)
         if not isinstance(event, yaml.ScalarEvent):
             self._node(event, depth + 1, None)
-            if not isinstance(event, yaml.AliasEvent):  # said already
-                self.problems.append(Problem("QR005", "a key must be a string, not a list or a mapping", place))
+            if not isinstance(event, yaml.AliasEvent):  # reported already
+                self._wrong("QR005", "a key must be a string, not a list or a mapping", event)
             return None
-        name = self._node(event, depth + 1, None).value
-        length = _length(event.start_mark, event.end_mark)
-        if not isinstance(name, str):
-            self.problems.append(Problem("QR005", "a key must be a string", place, f'quote it: "{event.value}"', length=length))
+        node = self._node(event, depth + 1, None)
+        if not isinstance(node.value, str):
+            self.problems.append(node.problem("QR005", "a key must be a string", f'quote it: "{event.value}"'))
             return None
-        if name == "<<":
-            self.problems.append(Problem("QR003", "the merge key `<<` is not used in recipes", place, "use `extends`", length=2))
+        if node.value == "<<":
+            self._wrong("QR003", "the merge key `<<` is not used in recipes", event, "use `extends`", 2)
             return None
-        return name
+        return node.value
 
     def _made(
         self,
@@ -349,27 +376,16 @@ class _Builder:
         key: yaml.ScalarEvent | None,
         spelling: str | None = None,
     ) -> Node:
-        return Node(
-            value,
-            _at(event.start_mark, self.name),
-            _at(key.start_mark, self.name) if key is not None else None,
-            _length(event.start_mark, end),
-            _length(key.start_mark, key.end_mark) if key is not None else 1,
-            spelling,
-        )
+        key_place = _place(self.name, key.start_mark, key.end_mark) if key is not None else None
+        return Node(value, _place(self.name, event.start_mark, end), key_place, spelling)
 
     def _scalar(self, event: Any) -> Scalar:
         """A scalar's value: plain ones by the core schema, quoted and block ones as they are."""
         text = str(event.value)
         if NO_CHARACTER.search(text):
-            self.problems.append(Problem("QR002", "not YAML: an escape that is no character", _at(event.start_mark, self.name)))
+            self._wrong("QR002", "not YAML: an escape that is no character", event)
             return ""
         return text if event.style else core_scalar(text)
-
-
-def _length(start: Any, end: Any) -> int:
-    """Characters from one mark to another of the same line; 1 for what spans lines."""
-    return max(1, end.column - start.column) if start.line == end.line else 1
 
 
 def _span(event: Any) -> tuple[int, int]:

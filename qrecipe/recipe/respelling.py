@@ -29,7 +29,7 @@ from functools import cache
 from itertools import groupby
 from pathlib import Path
 
-from qrecipe.errors import Place, Problem, RecipeError, suggest
+from qrecipe.errors import Place, Problem, Problems, RecipeError, suggest
 from qrecipe.recipe.language import BCP47
 from qrecipe.recipe.reader import Node, read_file, read_text
 
@@ -58,7 +58,7 @@ class Around:
         return last <= len(text) and self._fit(text, end) and not (self.edge and _in_word(text, last))
 
     def _fit(self, text: str, start: int) -> bool:
-        return all(_in_word(text, start + i) and (text[start + i] in found) == wanted for i, (found, wanted) in enumerate(self.letters))
+        return all(_in_word(text, start + i) and (text[start + i] in chars) == wanted for i, (chars, wanted) in enumerate(self.letters))
 
 
 @dataclass(frozen=True)
@@ -169,63 +169,61 @@ def _table(node: Node) -> Table:
     return table
 
 
-def _wrong(message: str, n: Node, help_: str | None = None) -> Problem:
-    return Problem("QR049", message, n.place, help_, length=n.length)
-
-
 def _tested(table: Table, node: Node) -> Iterator[Problem]:
     """Tests that do not hold, and rules that none of them uses."""
     tests = node.get("tests")
     assert tests is not None
     used: set[int] = set()
-    for word, given in tests.items():
+    for word, expected in tests.items():
         word = unicodedata.normalize("NFC", word)
-        wanted = unicodedata.normalize("NFC", str(given.value))
-        found = table.spell(word)
+        wanted = unicodedata.normalize("NFC", str(expected.value))
+        spelled = table.spell(word)
         used |= {id(r) for r in table.used(word)}
-        if found != wanted:
-            yield _wrong(f"the rules make `{found}` of `{word}`, not `{wanted}`", given)
-        elif table.foreign(found):
-            yield _wrong(f"`{table.foreign(found)[0]}` of `{found}` is not in `alphabet`", given)
+        if spelled != wanted:
+            yield expected.problem("QR049", f"the rules make `{spelled}` of `{word}`, not `{wanted}`")
+        elif table.foreign(spelled):
+            yield expected.problem("QR049", f"`{table.foreign(spelled)[0]}` of `{spelled}` is not in `alphabet`")
     for rules in table.rules.values():
         for rule in rules:
             if id(rule) not in used:
-                yield _wrong("no test uses this rule", rule.node, f"add a word with `{rule.source}` to `tests`")
+                yield rule.node.problem("QR049", "no test uses this rule", f"add a word with `{rule.source}` to `tests`")
 
 
 class _Reading:
     """Turns the nodes of a file into a table and collects what is wrong on the way."""
 
     def __init__(self) -> None:
-        self.problems: list[Problem] = []
+        self.problems = Problems()
         self._sets: dict[str, frozenset[str]] = {}
+
+    def _wrong(self, message: str, n: Node, help_: str | None = None) -> None:
+        self.problems.append(n.problem("QR049", message, help_))
 
     def table(self, node: Node) -> Table | None:
         if not isinstance(node.value, dict):
-            self.problems.append(_wrong("a respelling table is a mapping of fields", node))
+            self._wrong("a respelling table is a mapping of fields", node)
             return None
         for key, child in node.items():
             if key not in FIELDS:
-                place = child.key_place or child.place
-                self.problems.append(Problem("QR049", f"unknown field `{key}`", place, suggest(key, FIELDS), length=child.key_length))
+                self.problems.append(child.key_problem("QR049", f"unknown field `{key}`", suggest(key, FIELDS)))
         for key in ("respelling", "from", "into", "alphabet", "rules", "tests"):
             if node.get(key) is None:
-                self.problems.append(_wrong(f"`{key}` is missing", node))
+                self._wrong(f"`{key}` is missing", node)
         if self.problems:
             return None
         version = node.get("respelling")
         assert version is not None
         if version.value != 1 or isinstance(version.value, bool):
-            self.problems.append(_wrong("should be 1", version))
+            self._wrong("should be 1", version)
         self._sets = {name: frozenset(self._letters(n)) for name, n in self._map(node, "sets").items()}
         lower = {unicodedata.normalize("NFC", k): self._letters(n) for k, n in self._map(node, "lower").items()}
         for name, n in self._map(node, "lower").items():
             if len(unicodedata.normalize("NFC", name)) != 1 or len(self._letters(n)) != 1:
-                self.problems.append(_wrong("`lower` says for one letter which one it is in lower case", n))
+                self._wrong("`lower` says for one letter which one it is in lower case", n)
         rules = self._rules(node)
         tests = self._map(node, "tests")
         if not tests and not self.problems:
-            self.problems.append(_wrong("a table is tested: give words and what becomes of them", node.get("tests") or node))
+            self._wrong("a table is tested: give words and what becomes of them", node.get("tests") or node)
         alphabet = node.get("alphabet")
         assert alphabet is not None
         return Table(self._tag(node, "from"), self._tag(node, "into"), frozenset(self._letters(alphabet)), lower, rules)
@@ -234,7 +232,7 @@ class _Reading:
         n = node.get(key)
         assert n is not None
         if not isinstance(n.value, str) or not re.match(BCP47, n.value):
-            self.problems.append(_wrong(f"`{n.value}` is not a BCP 47 tag such as `ms`", n))
+            self._wrong(f"`{n.value}` is not a BCP 47 tag such as `ms`", n)
         return str(n.value)
 
     def _map(self, node: Node, key: str) -> dict[str, Node]:
@@ -242,50 +240,49 @@ class _Reading:
         if n is None:
             return {}
         if not isinstance(n.value, dict):
-            self.problems.append(_wrong(f"`{key}` is a mapping", n))
+            self._wrong(f"`{key}` is a mapping", n)
             return {}
         for name, child in n.items():
             if not isinstance(child.value, str):
-                self.problems.append(_wrong(f"`{name}` should be text", child, "quote it"))
+                self._wrong(f"`{name}` should be text", child, "quote it")
         return {k: v for k, v in n.items() if isinstance(v.value, str)}
 
     def _letters(self, n: Node) -> str:
         text = unicodedata.normalize("NFC", n.value if isinstance(n.value, str) else "")
         if not text:
-            self.problems.append(_wrong("letters are expected", n))
+            self._wrong("letters are expected", n)
         return text
 
     def _rules(self, node: Node) -> dict[str, tuple[Rule, ...]]:
         listed = node.get("rules")
         assert listed is not None
         if not isinstance(listed.value, list) or not listed.elements() or len(listed.elements()) > MAX_RULES:
-            self.problems.append(_wrong(f"`rules` is a list of 1 to {MAX_RULES} rules such as `c -> ch`", listed))
+            self._wrong(f"`rules` is a list of 1 to {MAX_RULES} rules such as `c -> ch`", listed)
             return {}
-        found: list[Rule] = []
+        rules: list[Rule] = []
         for n in listed.elements():
             rule = self._rule(n)
             if rule is None:
                 continue
-            earlier = next(
-                (r for r in found if r.source == rule.source and (r.anywhere or (r.left, r.right) == (rule.left, rule.right))), None
-            )
+            same = (r for r in rules if r.source == rule.source)
+            earlier = next((r for r in same if r.anywhere or (r.left, r.right) == (rule.left, rule.right)), None)
             if earlier is not None:
                 help_ = "rules that ask for a context stand before the one that does not"
-                self.problems.append(_wrong(f"never used: line {earlier.node.place.line} comes first", n, help_))
-            found.append(rule)
+                self._wrong(f"never used: line {earlier.node.place.line} comes first", n, help_)
+            rules.append(rule)
         by_letter: dict[str, list[Rule]] = {}
-        for rule in sorted(found, key=lambda r: -len(r.source)):
+        for rule in sorted(rules, key=lambda r: -len(r.source)):
             by_letter.setdefault(rule.source[0], []).append(rule)
-        return {letter: tuple(rules) for letter, rules in by_letter.items()}
+        return {letter: tuple(of_letter) for letter, of_letter in by_letter.items()}
 
     def _rule(self, n: Node) -> Rule | None:
         if not isinstance(n.value, str):
-            self.problems.append(_wrong("a rule is text such as `c -> ch`", n, "quote it"))
+            self._wrong("a rule is text such as `c -> ch`", n, "quote it")
             return None
         text = n.value
         source, arrow, rest = text.partition("->")
         if not arrow:
-            self.problems.append(_wrong("a rule has the form `letters -> letters / left _ right`", n))
+            self._wrong("a rule has the form `letters -> letters / left _ right`", n)
             return None
         target, slash, context = rest.partition("/")
         source = unicodedata.normalize("NFC", source.strip())
@@ -304,9 +301,8 @@ class _Reading:
                 self._at(n, offset, "a context shows with `_` where the letters stand")
                 return None
             if not before.strip() and not after.strip():
-                self._at(
-                    n, offset, "a context without anything before or after", "the edge of a word is `|`; YAML takes ` #` for a comment"
-                )
+                help_ = "the edge of a word is `|`; YAML takes ` #` for a comment"
+                self._at(n, offset, "a context without anything before or after", help_)
                 return None
             left = self._around(n, before, offset, left=True)
             right = self._around(n, after, offset + len(before) + 1, left=False)
@@ -352,7 +348,7 @@ class _Reading:
     def _at(self, n: Node, offset: int, message: str, help_: str | None = None) -> None:
         """A problem at a character of a rule; a quoted one starts after its quote."""
         text = str(n.value)
-        quoted = n.length != len(text)
+        quoted = n.place.length != len(text)
         offset += len(text[offset:]) - len(text[offset:].lstrip())
         if offset >= len(text):
             offset = max(0, len(text) - 1)

@@ -11,32 +11,31 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from qrecipe.errors import Place, Problem, RecipeError, nearest
+from qrecipe.errors import CODES, Place, Problem, Problems, RecipeError, nearest
 from qrecipe.recipe import checks
 from qrecipe.recipe.compose import compose_all
+from qrecipe.recipe.diagnose import Diagnosis, diagnose, problems_of
 from qrecipe.recipe.gate import Gate
-from qrecipe.recipe.mistakes import problems_of
 from qrecipe.recipe.nodes import Loc, along, changed, every_node, places, without
 from qrecipe.recipe.paths import repository
 from qrecipe.recipe.reader import Node
 from qrecipe.recipe.recipe import Recipe
-from qrecipe.recipe.salvage import Sound, salvage
 from qrecipe.recipe.stage import Use
 from qrecipe.redaction import looks_secret
 
 
 @dataclass(frozen=True)
 class LoadedRecipe:
-    """A valid recipe with where it came from."""
+    """A valid recipe with its source."""
 
     recipe: Recipe
     file: Path
     """The recipe's file, resolved."""
     node: Node
     """The tree that the recipe was made from, with places."""
-    warnings: list[Problem] = field(default_factory=list)
+    warnings: Problems = field(default_factory=Problems)
     sets: tuple[str, ...] = ()
-    """What `--set` changed."""
+    """Values of `--set`."""
 
     @property
     def root(self) -> Path:
@@ -62,7 +61,7 @@ class LoadedRecipe:
         assert isinstance(plain, dict)
         return plain
 
-    def noted(self, problems: Iterable[Problem]) -> list[Problem]:
+    def noted(self, problems: Iterable[Problem]) -> Problems:
         """Problems with a note where a value comes from a template or from a variable."""
         return _noted(problems, self.node)
 
@@ -70,13 +69,12 @@ class LoadedRecipe:
 def load(path: Path | str, sets: Iterable[str] = ()) -> LoadedRecipe:
     """Reads, composes and checks a recipe. Raises `RecipeError` with every problem; warnings are in the result."""
     loaded, problems = inspect(path, sets)
-    errors = [p for p in problems if p.severity == "error"]
-    if errors or loaded is None:
-        raise RecipeError(errors or problems)
+    if problems.errors or loaded is None:
+        raise RecipeError(problems.errors or problems)
     return loaded
 
 
-def inspect(path: Path | str, sets: Iterable[str] = ()) -> tuple[LoadedRecipe | None, list[Problem]]:
+def inspect(path: Path | str, sets: Iterable[str] = ()) -> tuple[LoadedRecipe | None, Problems]:
     """Every problem of a recipe, and the recipe if it can be built. Raises nothing that a recipe can cause.
 
     With errors among the problems the recipe is what remains of it without its faulty parts: good for finding more
@@ -87,68 +85,60 @@ def inspect(path: Path | str, sets: Iterable[str] = ()) -> tuple[LoadedRecipe | 
         composed = compose_all(file, list(sets), str(path))
     except RecipeError as e:
         return None, e.problems
-    node, problems = composed.node, list(composed.problems)
-    secret = list(_secrets(node))
-    if secret:
-        return None, secret
+    node, problems = composed.node, Problems(composed.problems)
+
+    # Neither a recipe with a secret in it nor a template is looked at any further.
+    secrets = Problems(_secrets(node))
+    if secrets:
+        return None, secrets
     template = node.get("template")
     if template is not None:
         if template.value is not True:
-            return None, [Problem("QR012", "`template` is `true` or left out", template.place, length=template.length)]
-        found = [*problems, *_template_problems(node)]
-        note = Problem("QR016", "this file is a template: recipes extend it", template.place, severity="warning", length=template.length)
-        return None, found or [note]
-    sound = salvage(node)
-    said = {p.place for p in problems}
-    problems += [p for p in sound.problems if p.place not in said]
-    if sound.recipe is None:
+            return None, Problems([template.problem("QR012", "`template` is `true` or left out")])
+        problems += _template_problems(node)
+        return None, problems or Problems([template.problem("QR016", "this file is a template: recipes extend it")])
+
+    # What has the right form is checked although other parts have not, and planned although some checks fail.
+    diagnosis = diagnose(node)
+    problems += [p for p in diagnosis.problems if p.place not in problems.places]
+    if diagnosis.recipe is None:
         return None, _noted(problems, node)
-    found = checks.check(sound.recipe, sound.node, file.resolve().parent, node)
-    problems = _noted(with_more(problems, found), node)
-    faulty = any(p.severity == "error" for p in problems)
-    sound = _plannable(sound.recipe, sound.node, {p.place for p in problems}) if faulty else sound
-    if sound.recipe is None:
+    later = checks.check(diagnosis.recipe, diagnosis.node, file.resolve().parent, node)
+    problems = _noted(with_more(problems, later), node)
+    if problems.errors:
+        diagnosis = _plannable(diagnosis.recipe, diagnosis.node, problems.places)
+    if diagnosis.recipe is None:
         return None, problems
-    warnings = [p for p in problems if p.severity == "warning"]
-    return LoadedRecipe(sound.recipe, file.resolve(), sound.node, warnings, sets), problems
+    return LoadedRecipe(diagnosis.recipe, file.resolve(), diagnosis.node, problems.warnings, sets), problems
 
 
-KNOCK_ON = {"QR011", "QR023", "QR025", "QR027", "QR028", "QR029", "QR034", "QR035", "QR045", "QR047", "QR084"}
-"""Problems that the faulty parts of a recipe may cause by being left out."""
+def with_more(problems: Problems, later: Iterable[Problem]) -> Problems:
+    """Problems with those of a later check of the same recipe.
 
-
-def with_more(problems: list[Problem], found: Iterable[Problem]) -> list[Problem]:
-    """Problems with those that a later look at the same recipe found.
-
-    Where the first are errors, the later look saw the recipe without its faulty parts, so what those may have caused
+    Where the first are errors, the later check saw the recipe without its faulty parts, so what those may have caused
     is left out.
     """
-    if any(p.severity == "error" for p in problems):
-        said = {p.place for p in problems}
-        found = [p for p in found if p.severity == "error" and p.code not in KNOCK_ON and p.place not in said]
+    if problems.errors:
+        places = problems.places
+        later = [p for p in later if p.severity == "error" and not CODES[p.code].knock_on and p.place not in places]
     known = set(problems)
-    return sorted([*problems, *(p for p in dict.fromkeys(found) if p not in known)], key=lambda p: (p.place, p.code))
+    return Problems([*problems, *(p for p in dict.fromkeys(later) if p not in known)]).in_order()
 
 
-def _noted(problems: Iterable[Problem], node: Node) -> list[Problem]:
+def _noted(problems: Iterable[Problem], node: Node) -> Problems:
     own = node.place.file
     nodes = {n.place: n for n in every_node(node)}
-    files = {n.place.file for n in nodes.values()}
-    found = []
+    templates = {n.place.file for n in nodes.values() if n.place.file != own and not n.place.file.startswith("--set")}
+    noted = Problems()
     for problem in problems:
-        at = nodes.get(problem.place)
+        at, file = nodes.get(problem.place), problem.place.file
         if problem.note is None and at is not None and at.variables:
-            given = ", ".join(f"`${name}` at {place}" for name, place in at.variables)
-            problem = replace(problem, note=f"the value comes from {given}")
-        elif (
-            problem.note is None
-            and problem.place.file != own
-            and problem.place.file in files
-            and not problem.place.file.startswith("--set")
-        ):
-            problem = replace(problem, note=f"{problem.place.file} is a template that {own} extends")
-        found.append(problem)
-    return found
+            variables = ", ".join(f"`${name}` at {place}" for name, place in at.variables)
+            problem = replace(problem, note=f"the value comes from {variables}")
+        elif problem.note is None and file in templates:
+            problem = replace(problem, note=f"{file} is a template that {own} extends")
+        noted.append(problem)
+    return noted
 
 
 def _secrets(node: Node) -> Iterator[Problem]:
@@ -156,20 +146,20 @@ def _secrets(node: Node) -> Iterator[Problem]:
     for n in every_node(node):
         if isinstance(n.value, str) and looks_secret(n.value):
             help_ = "take it out, and give tokens in the environment (HF_TOKEN)"
-            yield Problem("QR017", "this looks like a password or an access token", n.place, help_, length=n.length)
+            yield n.problem("QR017", "this looks like a password or an access token", help_)
 
 
-def _plannable(recipe: Recipe, node: Node, faults: set[Place]) -> Sound:
-    """A recipe without faulty gates and names that are not there, so that the rest can be planned."""
+def _plannable(recipe: Recipe, node: Node, faults: set[Place]) -> Diagnosis:
+    """A recipe without faulty gates and undefined names, so that the rest can be planned."""
     cuts: list[Loc] = []
     ids: set[str] = set()
 
     def unusable(name: str) -> bool:
         return name not in recipe.datasets
 
-    def gates(found: Sequence[Gate], path: Loc) -> None:
-        for j, gate in enumerate(found):
-            if unusable(gate.data) or len(gate.given) != 1 or places(along(node, (*path, j))) & faults:
+    def cut_gates(gates: Sequence[Gate], path: Loc) -> None:
+        for j, gate in enumerate(gates):
+            if unusable(gate.data) or len(gate.thresholds) != 1 or places(along(node, (*path, j))) & faults:
                 cuts.append((*path, j))
 
     for i, stage in enumerate(recipe.stages):
@@ -185,33 +175,25 @@ def _plannable(recipe: Recipe, node: Node, faults: set[Place]) -> Sound:
                 meant = nearest(use.use, recipe.datasets) or next(iter(recipe.datasets))
                 at_use = (*path, "use") if isinstance(stage.data[j], Use) else path
                 node = changed(node, at_use, lambda n, meant=meant: replace(n, value=meant))  # type: ignore[misc]  # bound now
-        gates(stage.gates, ("stages", i, "gates"))
+        cut_gates(stage.gates, ("stages", i, "gates"))
         if stage.select is not None and unusable(stage.select.data):
             cuts.append(("stages", i, "select"))
-    gates(recipe.accept, ("accept",))
+    cut_gates(recipe.accept, ("accept",))
     for path in reversed(cuts):
         node = without(node, path)
-    return salvage(node)
+    return diagnose(node)
 
 
 def _template_problems(node: Node) -> list[Problem]:
     """A template lacks what recipes add: missing fields and open variables are no problem; everything else is checked."""
-    open_ = _open_variables(node)
-    complete = _complete(node)
+    fields = {k: v for k, v in node.items() if k != "template"}
+    if "vars" in fields and isinstance(fields["vars"].value, dict):
+        defined = {k: v for k, v in fields["vars"].items() if v.value is not None}
+        fields["vars"] = replace(fields["vars"], value=defined)
+    complete = Node(fields, node.place)
+    open_places = {n.place for n in every_node(node) if isinstance(n.value, str) and "${" in n.value}
     try:
         Recipe.model_validate(complete.plain())
     except ValidationError as e:
-        return [p for p in problems_of(e, complete) if p.code != "QR011" and p.place.line and p.place not in open_]
+        return [p for p in problems_of(e, complete) if p.code != "QR011" and p.place.line and p.place not in open_places]
     return []
-
-
-def _open_variables(node: Node) -> set[Place]:
-    return {n.place for n in every_node(node) if isinstance(n.value, str) and "${" in n.value}
-
-
-def _complete(node: Node) -> Node:
-    fields = {k: v for k, v in node.items() if k != "template"}
-    if "vars" in fields and isinstance(fields["vars"].value, dict):
-        given = {k: v for k, v in fields["vars"].items() if v.value is not None}
-        fields["vars"] = replace(fields["vars"], value=given)
-    return Node(fields, node.place)

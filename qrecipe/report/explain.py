@@ -44,9 +44,9 @@ def explanations() -> dict[str, Explanation]:
     """Every code of `CODES`, explained."""
     remedies = {code: remedy for code, _, remedy in _ROW.findall(problems_page().read_text(encoding="utf-8"))}
     examples = yaml.safe_load((resources.files("qrecipe.report") / "examples.yaml").read_text(encoding="utf-8"))
-    found = {}
-    for code, meaning in CODES.items():
+    explained = {}
+    for code, kind in CODES.items():
         example = examples.get(code, {})
         remedy = _LINK.sub(lambda m: f"docs/{m[1]}" if m[1].endswith(".md") else m[1], remedies[code]).replace("\\|", "|")
-        found[code] = Explanation(code, meaning, remedy, example.get("wrong"), example.get("right"))
-    return found
+        explained[code] = Explanation(code, kind.meaning, remedy, example.get("wrong"), example.get("right"))
+    return explained

@@ -22,7 +22,7 @@ def _block(problem: Problem) -> str:
     lines = [f"{problem.severity}[{problem.code}]: {problem.message}", f"  --> {printable(place.file if argument else str(place))}"]
     source = _line(problem)
     if source is not None:
-        shown, column, length = _window(redact(source), place.column - 1, problem.length)
+        shown, column, length = _window(redact(source), place.column - 1, place.length)
         number = "" if argument else str(place.line)
         lines += [f"{number} | {shown}", f"{' ' * len(number)} | {' ' * column}{'^' * length}"]
     if problem.help:
@@ -72,7 +72,7 @@ def as_github(problems: Sequence[Problem]) -> str:
     for p in problems:
         where = [f"title={_property(p.code)}"]
         if not p.place.file.startswith(ARGUMENT):
-            length = f",endColumn={p.place.column + p.length}" if p.place.column and p.length > 1 else ""
+            length = f",endColumn={p.place.column + p.place.length}" if p.place.column and p.place.length > 1 else ""
             at = f",line={p.place.line},col={max(1, p.place.column)}{length}" if p.place.line else ""
             where.insert(0, f"file={_property(_in_workspace(p.place.file))}{at}")
         message = p.message + "".join(f"\n{what}: {text}" for what, text in (("help", p.help), ("note", p.note)) if text)

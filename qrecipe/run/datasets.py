@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from qrecipe.data.codes import Encoder
 from qrecipe.data.report import Report, speaker_cosine, speech_report, text_report
 from qrecipe.data.speech import SpeechData, prepare
-from qrecipe.errors import DataError
+from qrecipe.errors import DataError, Problems
 from qrecipe.plan.plan import Planned
 from qrecipe.recipe.dataset import SpeechDataset
 from qrecipe.recipe.stage import SpokenStage
@@ -38,7 +38,7 @@ def prepare_all(planned: Planned, encoder: Encoder, names: Iterable[str], events
     """Encodes and checks datasets. Raises `DataError` with the problems of all of them."""
     recipe, tokenizer = planned.loaded.recipe, encoder.opened.tokenizer
     prepared = Prepared()
-    problems = []
+    problems = Problems()
     streaming = {u.dataset for s in recipe.stages if isinstance(s, SpokenStage) and s.layout == "streaming" for u in s.uses}
     for name in names:
         dataset, manifest = recipe.datasets[name], planned.manifests[name]

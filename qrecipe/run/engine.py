@@ -22,7 +22,7 @@ from qrecipe.model.weights import Delta
 from qrecipe.model.working import WorkingWeights
 from qrecipe.plan.complete import RunPlan
 from qrecipe.plan.documents import Lock, Verdict
-from qrecipe.recipe.checks import at, gates_with_nodes
+from qrecipe.recipe.checks import gates_with_nodes
 from qrecipe.recipe.stage import Stage
 from qrecipe.run import disk
 from qrecipe.run.datasets import needed, prepare_all
@@ -153,7 +153,7 @@ class _Run:
         """The recipe's evaluators."""
         loaded = self.planned.loaded
         tags = {k: v.bcp47 for k, v in self.recipe.languages.items()}
-        places = {need: at(loaded.node, "evaluators", need).place for need in ("asr", "speaker", "mos")}
+        places = {need: loaded.node.at("evaluators", need).place for need in ("asr", "speaker", "mos")}
         memory = Memory(self.store.folder / "heard.jsonl")
         return Listeners(self.opened, self.base.identity, self.recipe.evaluators, loaded.root, tags, places, self.hashes, memory)
 
@@ -188,7 +188,7 @@ class _Run:
         chosen = {}
         for key, language in self.recipe.languages.items():
             row = self.planned.rows[key]
-            node = at(self.planned.loaded.node, "languages", key)
+            node = self.planned.loaded.node.at("languages", key)
             require_free(check_free(self.opened.net, row, listed, (node.key_place or node.place), language.token_id == "auto"))
             chosen[key] = (row, language)
         self.working.add_languages({k: row for k, (row, _) in chosen.items()})

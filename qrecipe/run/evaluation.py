@@ -25,7 +25,6 @@ from qrecipe.plan.fingerprints import NUMERICS
 from qrecipe.plan.manifest import Manifest, read_manifest
 from qrecipe.recipe import LoadedRecipe
 from qrecipe.recipe import metrics as registry
-from qrecipe.recipe.checks import at
 from qrecipe.recipe.dataset import SpeechDataset
 from qrecipe.recipe.evaluator import Evaluators
 from qrecipe.recipe.gate import Gate
@@ -260,7 +259,7 @@ def from_recipe(loaded: LoadedRecipe, dataset: str, request: Request, gates: boo
     found = recipe.datasets.get(dataset)
     if not isinstance(found, SpeechDataset):
         speech = [n for n, d in recipe.datasets.items() if isinstance(d, SpeechDataset)]
-        place = at(loaded.node, "datasets").place
+        place = loaded.node.at("datasets").place
         raise UserError(Problem("QR020", f"the recipe has no speech dataset `{dataset}`", place, suggest(dataset, speech)))
     return replace(
         request,

@@ -16,7 +16,7 @@ from qrecipe.data.codes import Encoder
 from qrecipe.data.pieces import shared_out
 from qrecipe.data.speech import SpeechData, SpeechRow
 from qrecipe.data.taught import Taught, folder_of, speak_lesson
-from qrecipe.errors import DataError, Problem
+from qrecipe.errors import DataError
 from qrecipe.evaluate.listeners import Listeners
 from qrecipe.evaluate.measure import MEASURING, number_of
 from qrecipe.evaluate.samples import Sample
@@ -31,7 +31,6 @@ from qrecipe.plan.plan import Planned
 from qrecipe.plan.teaching import Lesson
 from qrecipe.recipe import metrics
 from qrecipe.recipe.objectives import OBJECTIVES
-from qrecipe.recipe.places import at
 from qrecipe.recipe.stage import SpokenStage
 from qrecipe.run.events import Events
 
@@ -98,8 +97,8 @@ def teach(
         try:
             said = speak_lesson(opened, encoder, base.identity, lesson, recipe.teacher, tell)
         except AudioProblem as e:
-            n = at(planned.loaded.node, "teacher", "voices")
-            raise DataError(Problem("QR043", f"a voice of the base: {e}", n.place, length=n.length)) from None
+            n = planned.loaded.node.at("teacher", "voices")
+            raise DataError(n.problem("QR043", f"a voice of the base: {e}")) from None
         dropped = _ill(lesson, said)
         if any(isinstance(s, SpokenStage) and s.layout == "streaming" and name in {u.dataset for u in s.uses} for s in recipe.stages):
             dropped += _outrun(lesson, said, opened)
@@ -144,7 +143,7 @@ def _misheard(
     assert limit is not None
     identity = base.identity
     assert identity is not None, "the base is known"
-    places = {"asr": at(loaded.node, "evaluators", "asr").place}
+    places = {"asr": loaded.node.at("evaluators", "asr").place}
     tags = {k: v.bcp47 for k, v in loaded.recipe.languages.items()}
     listeners = Listeners(opened, identity, loaded.recipe.evaluators, loaded.root, tags, places)
     spec = metrics.find("cer")
@@ -210,10 +209,10 @@ def _data(planned: Planned, lesson: Lesson, said: list[Taught], encoder: Encoder
     gone = {d.sentence for d in dropped}
     rows = [_row(lesson, i, t, encoder.opened) for i, t in enumerate(said) if i not in gone]
     if not rows:
-        n = at(planned.loaded.node, "datasets", lesson.dataset)
+        n = planned.loaded.node.at("datasets", lesson.dataset)
         reasons = ", ".join(f"{why} {count}" for why, count in _counts(dropped).items() if count)
         message = f"the base said none of the {len(said)} sentences of `{lesson.dataset}` well enough ({reasons})"
-        raise DataError(Problem("QR047", message, n.key_place or n.place, "listen to the base: `qrecipe say`", length=n.key_length))
+        raise DataError(n.key_problem("QR047", message, "listen to the base: `qrecipe say`"))
     return SpeechData(lesson.dataset, lesson.language, rows, x_vectors={v: encoder.x_vector(v) for v in lesson.voices})
 
 

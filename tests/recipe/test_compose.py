@@ -86,7 +86,7 @@ def test_a_circle_is_shown_as_a_chain(files: Files) -> None:
     files.write("c.yaml", "name: c\nextends: a.yaml\n")
     problem = files.refused("a.yaml")
     assert problem.message == "`extends` goes in a circle: a.yaml -> b.yaml -> c.yaml -> a.yaml"
-    assert (problem.code, problem.place, problem.length) == ("QR014", Place("c.yaml", 3, 10), 6)
+    assert (problem.code, problem.place, problem.place.length) == ("QR014", Place("c.yaml", 3, 10), 6)
 
 
 def test_a_file_that_extends_itself(files: Files) -> None:
@@ -107,7 +107,7 @@ def test_a_missing_file_names_the_nearest(files: Files) -> None:
     files.write("templates/ladder.yaml", "")
     files.write("r.yaml", "extends: templates/lader.yaml\n")
     problem = files.refused("r.yaml")
-    assert (problem.code, problem.place, problem.length) == ("QR014", Place("r.yaml", 2, 10), 20)
+    assert (problem.code, problem.place, problem.place.length) == ("QR014", Place("r.yaml", 2, 10), 20)
     assert (problem.message, problem.help) == (
         "`extends` names a missing file: templates/lader.yaml",
         "did you mean `templates/ladder.yaml`?",
@@ -364,7 +364,7 @@ def test_a_field_that_set_makes_up_is_a_problem_of_set(files: Files) -> None:
 def test_a_problem_of_set_points_into_the_argument(files: Files, text: str, column: int, pointed: str) -> None:
     files.write("r.yaml", "name: own\nstages: [{id: text, objective: speech}]\n")
     found = [p for p in inspect(files.root / "r.yaml", [text])[1] if p.place.file.startswith("--set")]
-    assert [(p.place.column, text[p.place.column - 1 :][: p.length]) for p in found] == [(column, pointed)]
+    assert [(p.place.column, text[p.place.column - 1 :][: p.place.length]) for p in found] == [(column, pointed)]
 
 
 # remove

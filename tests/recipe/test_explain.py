@@ -53,7 +53,7 @@ def test_every_code_is_explained() -> None:
     assert list(EXPLAINED) == list(CODES)
     for code, explained in EXPLAINED.items():
         text = explained.as_text()
-        assert text.startswith(f"{code}: {CODES[code]}\n")
+        assert text.startswith(f"{code}: {CODES[code].meaning}\n")
         assert "](" not in text, "links are for the page"
 
 

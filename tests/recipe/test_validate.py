@@ -74,9 +74,9 @@ def test_carets_stand_inside_their_line(name: str) -> None:
         if not problem.place.line or not problem.place.file.endswith(".yaml"):
             continue
         line = Path(problem.place.file).read_text(encoding="utf-8").split("\n")[problem.place.line - 1]
-        pointed = line[problem.place.column - 1 :][: problem.length]
+        pointed = line[problem.place.column - 1 :][: problem.place.length]
         assert pointed, problem
-        assert len(pointed) == problem.length, problem
+        assert len(pointed) == problem.place.length, problem
         if "\t" not in line:
             assert pointed == pointed.strip() or problem.code == "QR002", problem
 
@@ -86,7 +86,7 @@ def test_a_quoted_word_of_a_message_stands_under_its_caret() -> None:
     for name in ("dataset-unknown", "gate-unknown-metric", "pattern-matches-nothing", "unknown-field-stage", "language-capital"):
         for problem in problems(f"{name}.yaml"):
             line = Path(problem.place.file).read_text(encoding="utf-8").splitlines()[problem.place.line - 1]
-            pointed = line[problem.place.column - 1 :][: problem.length]
+            pointed = line[problem.place.column - 1 :][: problem.place.length]
             assert f"`{pointed}`" in problem.message, problem
 
 
