@@ -38,9 +38,8 @@ class RunConsole:
 
     def __call__(self, event: dict[str, Any]) -> None:
         """Shows one event."""
-        handler = getattr(self, f"_on_{event['event']}", None)
-        if handler is not None:
-            handler(event)
+        handler = getattr(self, f"_on_{event['event']}", self._on_other)
+        handler(event)
 
     def say(self, text: str) -> None:
         """One line."""
@@ -66,6 +65,11 @@ class RunConsole:
         if what != self._what or now - self._last >= PLAIN_SECONDS or done == of:
             self._what, self._last = what, now
             self.console.print(escape(f"{what}: {done}/{of} {detail}".rstrip()), soft_wrap=True)
+
+    def _note(self, text: str) -> None:
+        """A line above the bar, which stays; nothing where there is no bar."""
+        if self._progress is not None:
+            self._progress.console.print(escape(f"  {text}"))
 
     def _end(self) -> None:
         if self._progress is not None:
@@ -151,12 +155,18 @@ class RunConsole:
     def _on_fitting(self, e: dict[str, Any]) -> None:
         self._bar(f"{e['stage']}: fitting the temporary map", e["step"], e["of"], f"loss {e['loss']:.3f}")
 
+    def _on_fitted(self, e: dict[str, Any]) -> None:
+        self.say(f"stage {e['stage']}: the temporary map is fitted, loss {e['loss']:.3f}")
+
     def _on_step(self, e: dict[str, Any]) -> None:
         detail = ", ".join(f"{k} {v:.3f}" for k, v in e["losses"].items())
         self._bar(f"{e['stage']}: training", e["step"], e["of"], detail)
 
     def _on_resumed(self, e: dict[str, Any]) -> None:
         self.say(f"stage {e['stage']}: goes on after step {e['step']}")
+
+    def _on_checkpoint(self, e: dict[str, Any]) -> None:
+        self._note(f"checkpoint of step {e['step']}")
 
     def _on_checkpoint_damaged(self, e: dict[str, Any]) -> None:
         self.say(f"stage {e['stage']}: the checkpoint {e['path']} does not verify ({e['reason']}); the one before it is used")
@@ -173,10 +183,7 @@ class RunConsole:
         self.say(f"stage {e['stage']}: out of GPU memory; micro-batches are split to {e['fits']} at once, the result stays the same")
 
     def _on_select(self, e: dict[str, Any]) -> None:
-        if not self.console.is_terminal:
-            return
-        if self._progress is not None:
-            self._progress.console.print(escape(f"  step {e['step']}: held out {e['value']:.4f}" + (", best so far" if e["best"] else "")))
+        self._note(f"step {e['step']}: held out {e['value']:.4f}" + (", best so far" if e["best"] else ""))
 
     def _on_measuring(self, e: dict[str, Any]) -> None:
         self.say(f"measuring {', '.join(e['metrics'])} on {e['dataset']} ({e['where']})")
@@ -212,9 +219,22 @@ class RunConsole:
         note = f"; {survives:.1%} of what changed survives rounding to the base's number format" if survives < 0.9995 else ""
         self.say(f"stage {e['stage']}: {e['status']}{note}")
 
+    def _on_bundle(self, e: dict[str, Any]) -> None:
+        self._flush_verdicts()
+        self.say(f"bundle written: {e['path']}")
+
     def _on_run_finished(self, e: dict[str, Any]) -> None:
         self._flush_verdicts()
         self._end()
+
+    def _on_run_failed(self, e: dict[str, Any]) -> None:
+        """Shows what was judged before; the command line prints the error itself."""
+        self._on_run_finished(e)
+
+    def _on_other(self, e: dict[str, Any]) -> None:
+        """An event that this console does not know is shown as it is."""
+        fields = ", ".join(f"{k} {v}" for k, v in e.items() if k not in ("event", "time"))
+        self.say(f"{e['event']}: {fields}")
 
 
 def _some(rows: list[str]) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support import whisper
+from tests.support.events import outline
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # nine minutes of one core, twice that on a slow one
 
@@ -72,3 +73,8 @@ def test_it_ends_in_the_right_voice(demo: dict[str, Any]) -> None:
     assert verdict(demo, "talker", "runaway_rate", "dev")["measured"] <= 0.2
     assert verdict(demo, "talker", "speaker_similarity", "dev")["measured"] > 0.8
     assert verdict(demo, "talker", "duration_ratio", "dev")["measured"] > 0.5
+
+
+def test_its_events_are_the_recorded_ones(demo: dict[str, Any]) -> None:
+    file = Path(demo["bundle"]).parents[1] / "runs" / "malay" / "events.jsonl"
+    assert outline(file) == (Path(__file__).parent / "events" / "demo.txt").read_text(encoding="utf-8")
