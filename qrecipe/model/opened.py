@@ -131,17 +131,20 @@ class Opened:
     def encode(self, audios: list[NDArray[np.float32]]) -> list[torch.Tensor]:
         """Codes of recordings, each [frames, codebooks] int64 on the CPU, by the base's own speech tokenizer.
 
-        `audios` are mono at 24 kHz. Those of whole frames are padded to the longest and encoded at once: the encoder is
-        causal, so that the padding reaches no frame before it. What stock makes of a part of a frame at the end depends on
-        the samples that follow, so a recording that ends in one is encoded alone, as stock would.
+        `audios` are mono at 24 kHz, [samples] each. On a CPU each is encoded alone: what stands beside a recording changes
+        the last digits of its encoding, and with them a code in thousands, and padding costs time. On a GPU those of whole
+        frames are padded to the longest and encoded at once: the encoder is causal, so that the padding reaches no frame
+        before it. What stock makes of a part of a frame at the end depends on the samples that follow, so a recording
+        that ends in one is encoded alone, as stock would.
         """
-        whole = [i for i, a in enumerate(audios) if len(a) % self.samples_per_frame == 0]
-        parts = [[i] for i, a in enumerate(audios) if len(a) % self.samples_per_frame]
-        found: dict[int, torch.Tensor] = {}
+        together = self.device.type != "cpu"
+        whole = [i for i, a in enumerate(audios) if together and len(a) % self.samples_per_frame == 0]
+        parts = [[i] for i, a in enumerate(audios) if not together or len(a) % self.samples_per_frame]
+        codes: dict[int, torch.Tensor] = {}
         for batch in [*([whole] if whole else []), *parts]:
             encoded = self.net.speech_tokenizer.encode([audios[i] for i in batch], sr=SAMPLE_RATE).audio_codes
-            found.update((i, codes.to("cpu", torch.int64).contiguous().clone()) for i, codes in zip(batch, encoded, strict=True))
-        return [found[i] for i in range(len(audios))]
+            codes.update((i, c.to("cpu", torch.int64).contiguous().clone()) for i, c in zip(batch, encoded, strict=True))
+        return [codes[i] for i in range(len(audios))]
 
     def reset(self) -> None:
         """Forgets what a generation leaves on the module (`rope_deltas`)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -117,12 +118,19 @@ def test_other_content_or_another_preparation_is_another_entry(encoder: Encoder,
     assert counting.clips == 3
 
 
-def test_a_batch_is_what_single_recordings_are(encoder: Encoder, opened: Opened, clips: list[Path]) -> None:
-    """Whatever stands beside it: whole frames or a part of one at the end, which stock encodes by what follows."""
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_what_stands_beside_a_recording_changes_no_code(
+    device: str, opened: Opened, mini: LocalBase, clips: list[Path], tmp_path: Path
+) -> None:
+    """Whole frames or a part of one at the end, which stock encodes by what follows. Padded together, as on a GPU, ties aside."""
     clips.append(audio.write(clips[0].with_name("whole.wav"), audio.speech(8, 10 * 0.08)))
     clips.append(audio.write(clips[0].with_name("longer.wav"), audio.speech(9, 14 * 0.08)))
+    encoder = Encoder(replace(opened, device=torch.device(device)), mini, FileHashes(tmp_path / "hashes.json"), tmp_path / "cache")
     together = codes_of(encoder.codes([Request(p, False) for p in clips]))
     for path, codes in zip(clips, together, strict=True):
+        if device == "cpu":
+            alone = opened.net.speech_tokenizer.encode(str(path)).audio_codes[0]
+            assert torch.equal(codes, alone.to(torch.int64))
         ties.assert_encoded(codes, opened.net.speech_tokenizer, str(path))
     assert [len(c) for c in together] == [7, 10, 13, 10, 14]
 

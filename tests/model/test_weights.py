@@ -116,6 +116,24 @@ def test_gradients_of_a_subset_are_those_of_the_whole_table(opened: Opened, exam
     assert torch.allclose(subset.values.grad, expected, atol=1e-6)
 
 
+def test_a_subset_s_gradient_is_summed_in_one_order_by_several_threads() -> None:
+    """A language's row is looked up in every row of a batch: threads that each add what they have come first by turns."""
+    torch.manual_seed(0)
+    table, ids, pull = torch.randn(20, 256), torch.randint(0, 3, (3000,)), torch.randn(3000, 256)
+    subset = RowSubset(table, [2, 1])
+
+    def gradient() -> torch.Tensor:
+        return torch.autograd.grad(subset.replace(ids, table[ids]), subset.values, pull)[0]
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        first = gradient()
+        assert all(torch.equal(gradient(), first) for _ in range(20))
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_masters_start_unrounded_and_close_gives_the_tensors_back(opened: Opened) -> None:
     with unchanged(opened) as before:
         fine = before[PROJECTION] + 1e-6
