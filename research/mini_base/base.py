@@ -1,4 +1,4 @@
-"""Folders in the stock layout: an untrained base to begin with, and the finished one in shards.
+"""Folders in the stock layout: an untrained base to begin with, and the finished one.
 
 python research/mini_base/base.py blank --speech-tokenizer DIR --speaker FILE --vocabulary DIR --out DIR
 python research/mini_base/base.py publish --base DIR [--out qrecipe/builtin/mini]
@@ -17,8 +17,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 PACKAGE = Path(__file__).resolve().parents[2] / "qrecipe" / "builtin" / "mini"
-LARGEST = 14 * 2**20
-"""Bytes of one shard."""
 UNSPOKEN_STD = 0.02
 """Rows of `codec_embedding` that no corpus reaches stay this small, so that they can be told from trained ones."""
 TEXT_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json")
@@ -66,36 +64,15 @@ def blank(out: Path, speech_tokenizer: Path, speaker: Path, vocabulary: Path, se
     save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
 
 
-def shards(tensors: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
-    """Tensors in order, in as few shards of `LARGEST` bytes as that order allows."""
-    parts: list[dict[str, torch.Tensor]] = [{}]
-    size = 0
-    for name, value in sorted(tensors.items()):
-        if size + value.nbytes > LARGEST and parts[-1]:
-            parts.append({})
-            size = 0
-        parts[-1][name] = value
-        size += value.nbytes
-    return parts
-
-
 def publish(base: Path, out: Path) -> None:
-    """Writes a trained base in bf16 shards, as the package ships it."""
+    """Writes a trained base in bf16, as the package ships it: the layout of the published bases."""
     tensors: dict[str, torch.Tensor] = {}
     for path in sorted(base.glob("model*.safetensors")):
         tensors.update({name: value.to(torch.bfloat16).contiguous() for name, value in load_file(path).items()})
     out.mkdir(parents=True, exist_ok=True)
     for old in out.rglob("model*.safetensors*"):
         old.unlink()
-    parts = shards(tensors)
-    names = [f"model-{k:05d}-of-{len(parts):05d}.safetensors" for k in range(1, len(parts) + 1)]
-    for name, part in zip(names, parts, strict=True):
-        save_file(part, out / name, metadata={"format": "pt"})
-    index = {
-        "metadata": {"total_size": sum(value.nbytes for value in tensors.values())},
-        "weight_map": {tensor: name for name, part in zip(names, parts, strict=True) for tensor in part},
-    }
-    (out / "model.safetensors.index.json").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+    save_file(dict(sorted(tensors.items())), out / "model.safetensors", metadata={"format": "pt"})
     (out / "speech_tokenizer").mkdir(exist_ok=True)
     for path in sorted((base / "speech_tokenizer").iterdir()):
         shutil.copyfile(path, out / "speech_tokenizer" / path.name)
@@ -118,7 +95,7 @@ def main() -> None:
     new.add_argument("--speaker", type=Path, required=True)
     new.add_argument("--vocabulary", type=Path, required=True)
     new.add_argument("--out", type=Path, required=True)
-    finished = verbs.add_parser("publish", help="the finished base, in shards")
+    finished = verbs.add_parser("publish", help="the finished base")
     finished.add_argument("--base", type=Path, required=True)
     finished.add_argument("--out", type=Path, default=PACKAGE)
     args = parser.parse_args()

@@ -22,8 +22,6 @@ from transformers import EncodecFeatureExtractor
 from transformers.models.mimi import modeling_mimi as stock_encoder
 from voices import FRAME, PHONEMES, RATE, UNKNOWN
 
-SHARD = 14 * 2**20
-"""Bytes of the largest file of exported weights."""
 MELS_A_FRAME = 640
 """Targets of the auxiliary heads: 8 spectra of 80 bands a frame."""
 
@@ -461,5 +459,5 @@ def export(codec: Codec, weights: Iterable[Tensor], folder: Path) -> None:
         one.codebook._embed = None
         other._codebook.embedding_sum.copy_(table)
         other._codebook.cluster_usage.fill_(1)
-    codec.stock.half().cpu().save_pretrained(folder, max_shard_size=SHARD)
+    codec.stock.half().cpu().save_pretrained(folder)
     EncodecFeatureExtractor(feature_size=1, sampling_rate=RATE).save_pretrained(folder)

@@ -48,7 +48,16 @@ def test_every_file_is_the_one_of_the_manifest() -> None:
 def test_size() -> None:
     weights = list(FOLDER.rglob("*.safetensors"))
     assert sum(path.stat().st_size for path in weights) <= 40_000_000
-    assert max(path.stat().st_size for path in weights) <= 15 * 2**20
+    assert sorted(str(path.relative_to(FOLDER)) for path in weights) == ["model.safetensors", "speech_tokenizer/model.safetensors"]
+
+
+def test_configs_have_the_published_keys() -> None:
+    """What loaders of the published bases read without asking whether it is there."""
+    talker = json.loads((FOLDER / "config.json").read_text())["talker_config"]
+    assert {"position_id_per_seconds", "pad_token_id", "rope_scaling", "sliding_window"} <= talker.keys()
+    assert {"max_length", "pad_token_id", "do_sample", "id2label", "num_beams"} <= talker["code_predictor_config"].keys()
+    decoder = json.loads((FOLDER / "speech_tokenizer" / "config.json").read_text())["decoder_config"]
+    assert {"num_semantic_quantizers", "semantic_codebook_size", "vector_quantization_hidden_dimension"} <= decoder.keys()
 
 
 def test_every_key_is_matched() -> None:
@@ -60,7 +69,7 @@ def test_every_key_is_matched() -> None:
 
     with torch.device("meta"):
         model = Qwen3TTSForConditionalGeneration(Qwen3TTSConfig.from_pretrained(FOLDER))
-    saved = {name: t for path in FOLDER.glob("model-*.safetensors") for name, t in load_file(path).items()}
+    saved = {name: t for path in FOLDER.glob("model.safetensors") for name, t in load_file(path).items()}
     assert {name: t.shape for name, t in saved.items()} == {n: t.shape for n, t in model.state_dict().items()}
     assert {tensor.dtype for tensor in saved.values()} == {torch.bfloat16}
 

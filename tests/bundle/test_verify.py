@@ -28,7 +28,7 @@ def test_a_bundle_verifies(bundle: Path) -> None:
     assert manifest.languages["malay"].token_id == 2072
     assert {s.id: s.status for s in manifest.stages} == {"language": "kept"}
     assert {
-        "model-00001-of-00002.safetensors",
+        "model.safetensors",
         "config.json",
         "recipe.yaml",
         "recipe.lock",
@@ -37,7 +37,7 @@ def test_a_bundle_verifies(bundle: Path) -> None:
     } <= manifest.files.keys()
 
 
-WEIGHTS = "model-00001-of-00002.safetensors"
+WEIGHTS = "model.safetensors"
 
 
 def one_bit(bundle: Path) -> None:

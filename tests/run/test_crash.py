@@ -60,7 +60,7 @@ CHAINS = {
     "at the end": [
         "event:speaking:1 kill",
         "event:verdict:1 kill",
-        "sync:model-00001-of-00002.safetensors:1 kill",
+        "sync:model.safetensors:1 kill",
         "before:tiny-0.1.0:1 kill",
         "after:tiny-0.1.0:1 kill",
         "event:run_finished:1 kill",
@@ -89,7 +89,7 @@ def test_killed_at_random_times(lasting: Lasting, place: Path) -> None:
 @pytest.mark.parametrize("action", ["term", "int", "hup", "quit"])
 def test_a_signal_saves_and_ends_with_130(lasting: Lasting, place: Path, action: str) -> None:
     """In encoding, in a step, in an evaluation, in bundling; and the temporary files are taken away."""
-    for point in ("event:encoding:1", "event:step:2", "event:select:1", "event:speaking:1", "sync:model-00001-of-00002.safetensors:1"):
+    for point in ("event:encoding:1", "event:step:2", "event:select:1", "event:speaking:1", "sync:model.safetensors:1"):
         ended = lasting.run(place, fault=f"{point} {action}")
         assert ended.code == 130, (point, ended.err)
         assert "interrupted; what was done is kept" in ended.err
@@ -118,7 +118,7 @@ def test_a_second_signal_stops_at_once(lasting: Lasting, place: Path) -> None:
 
 def test_a_full_disk_stops_with_everything_older_intact(lasting: Lasting, place: Path) -> None:
     """Told so by the disk at the moment of syncing: a cache entry, a checkpoint, a stage's result, values, a bundle's weights."""
-    for point in (".*.sealed.*:2", "learned.safetensors:3", ".result.json.*:1", ".????*.json.*:1", "model-00001-of-00002.safetensors:1"):
+    for point in (".*.sealed.*:2", "learned.safetensors:3", ".result.json.*:1", ".????*.json.*:1", "model.safetensors:1"):
         ended = lasting.run(place, fault=f"sync:{point} full")
         assert ended.code == 2, (point, ended.err)
         assert "QR073" in ended.err
