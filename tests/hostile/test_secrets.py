@@ -12,6 +12,7 @@ import yaml
 from qrecipe.bundle.card import escape, model_card
 from qrecipe.errors import EngineError, Place, Problem
 from qrecipe.plan import make_plan
+from qrecipe.plan.documents import BundleStage
 from qrecipe.recipe import inspect, load
 from qrecipe.redaction import looks_secret, redact
 from qrecipe.run.events import Events
@@ -92,7 +93,7 @@ def test_the_card_is_plain_text(tmp_path: Path) -> None:
         )
     )
     plan = planned.plan.model_copy(update={"base": planned.plan.base.model_copy(update={"model": HOSTILE, "revision": "`|<i>"})})
-    stages = [{"id": s.id, "status": "kept", "fingerprint": None, "parameters": 1} for s in plan.stages]
+    stages = [BundleStage(id=s.id, status="kept", fingerprint=None, parameters=1) for s in plan.stages]
     card = model_card(plan, stages, {})
     _, front, body = card.split("---\n", 2)
     assert set(yaml.safe_load(front)) <= {"language", "library_name", "pipeline_tag", "tags", "base_model"}
