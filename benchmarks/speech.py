@@ -12,8 +12,9 @@ import torch
 from qrecipe.errors import Place
 from qrecipe.files import FileHashes
 from qrecipe.model import speak
-from qrecipe.model.opened import SAMPLE_RATE, Opened, open_model
+from qrecipe.model.opened import Opened, open_model
 from qrecipe.plan.fetch import resolve
+from qrecipe.qwen3 import SAMPLE_RATE
 from qrecipe.recipe.base import Base
 
 ENCODED_AT_ONCE = 60

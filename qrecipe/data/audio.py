@@ -17,13 +17,10 @@ from numpy.typing import NDArray
 from qrecipe.data import containers
 from qrecipe.model.dsp import librosa
 from qrecipe.plan.wav import read_wav
+from qrecipe.qwen3 import FRAME_SAMPLES, SAMPLE_RATE
 
-RATE = 24_000
-"""Hz."""
 TRIM_DB = 40.0
 """What is this far below the loudest part counts as silence, in dB."""
-FRAME = 1920
-"""Samples of a codec frame (12.5 a second)."""
 MARGIN = 0.1
 """Seconds of silence that stay at most on both sides."""
 SILENT_PEAK = 1e-3
@@ -169,9 +166,9 @@ def encoded(samples: Audio, rate: int, format: str, subtype: str) -> bytes:  # s
 
 def resample(samples: Audio, rate: int) -> Audio:
     """[samples] at `rate` -> [samples] at 24 kHz (librosa, soxr_hq)."""
-    if rate == RATE:
+    if rate == SAMPLE_RATE:
         return samples
-    out: Audio = librosa().resample(y=samples, orig_sr=rate, target_sr=RATE).astype(np.float32)
+    out: Audio = librosa().resample(y=samples, orig_sr=rate, target_sr=SAMPLE_RATE).astype(np.float32)
     return out
 
 
@@ -179,7 +176,7 @@ def load(path: Path, max_seconds: float) -> Clip:
     """Reads, checks and trims a recording. Raises `AudioProblem`."""
     sound = _decode(path, max_seconds)
     samples = resample(_mono(sound.samples), sound.rate)
-    seconds = len(samples) / RATE
+    seconds = len(samples) / SAMPLE_RATE
     peak = float(np.abs(samples).max())
     if peak < SILENT_PEAK:
         raise AudioProblem("silent")
@@ -187,17 +184,17 @@ def load(path: Path, max_seconds: float) -> Clip:
     if clipped > CLIPPED_SHARE:
         raise AudioProblem(f"clipped: {clipped:.1%} of the samples are cut off at the loudest level")
     _, (start, end) = librosa().effects.trim(samples, top_db=TRIM_DB, frame_length=1024, hop_length=256)
-    margin = int(MARGIN * RATE)
+    margin = int(MARGIN * SAMPLE_RATE)
     first, last = max(0, int(start) - margin), min(len(samples), int(end) + margin)
-    whole = first + (last - first) // FRAME * FRAME
+    whole = first + (last - first) // FRAME_SAMPLES * FRAME_SAMPLES
     if whole >= int(end):  # ends on a whole frame, as long as that takes silence alone
         last = whole
     kept = samples[first:last]
-    if len(kept) / RATE < MIN_SECONDS:
-        raise AudioProblem(f"{len(kept) / RATE:.2f} s of speech; at least {MIN_SECONDS:g} s are needed")
-    if len(kept) / RATE > max_seconds:
-        raise AudioProblem(f"{len(kept) / RATE:.1f} s long; at most {max_seconds:g} s are used (`max_seconds`)")
-    return Clip(np.ascontiguousarray(kept), seconds, seconds - len(kept) / RATE)
+    if len(kept) / SAMPLE_RATE < MIN_SECONDS:
+        raise AudioProblem(f"{len(kept) / SAMPLE_RATE:.2f} s of speech; at least {MIN_SECONDS:g} s are needed")
+    if len(kept) / SAMPLE_RATE > max_seconds:
+        raise AudioProblem(f"{len(kept) / SAMPLE_RATE:.1f} s long; at most {max_seconds:g} s are used (`max_seconds`)")
+    return Clip(np.ascontiguousarray(kept), seconds, seconds - len(kept) / SAMPLE_RATE)
 
 
 def _clipped(samples: Audio, floating: bool) -> float:

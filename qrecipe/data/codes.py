@@ -13,11 +13,12 @@ from pathlib import Path
 import torch
 
 from qrecipe.data import audio, sealed
-from qrecipe.data.audio import RATE, Audio, AudioProblem, read
+from qrecipe.data.audio import Audio, AudioProblem, read
 from qrecipe.files import FileHashes, cache_dir, digest
 from qrecipe.model.opened import Opened
 from qrecipe.model.room import Room, no_room
 from qrecipe.plan.bases import LocalBase
+from qrecipe.qwen3 import SAMPLE_RATE
 
 PREPARATION = 3
 """Raised whenever the same recording would be prepared in another way."""
@@ -74,7 +75,7 @@ class Encoder:
         waiting: list[_Waiting] = []
         room: Room[_Waiting] = Room(
             BATCH_SECONDS,
-            lambda part: len(part) * max(len(samples) for _, _, samples, _ in part) / RATE,
+            lambda part: len(part) * max(len(samples) for _, _, samples, _ in part) / SAMPLE_RATE,
             lambda w: str(requests[w[0]].path),
         )
         pending = 0.0
@@ -90,7 +91,7 @@ class Encoder:
             by_length = sorted(waiting, key=lambda x: (len(x[2]), x[0]))
             for batch, encoded in room.compute(by_length, lambda part: self.opened.encode([samples for _, _, samples, _ in part])):
                 for (i, file, samples, seconds), codes in zip(batch, encoded, strict=True):
-                    result = Encoded(codes, seconds, seconds - len(samples) / RATE)
+                    result = Encoded(codes, seconds, seconds - len(samples) / SAMPLE_RATE)
                     self._store_codes(file, result)
                     results[i] = result
                 advance(len(batch))
@@ -109,12 +110,12 @@ class Encoder:
                     waiting.append((i, file, clip.samples, clip.seconds))
                 else:
                     samples = read(request.path, request.max_seconds)
-                    waiting.append((i, file, samples, len(samples) / RATE))
+                    waiting.append((i, file, samples, len(samples) / SAMPLE_RATE))
             except AudioProblem as e:
                 results[i] = e
                 advance(1)
                 continue
-            pending += len(waiting[-1][2]) / RATE
+            pending += len(waiting[-1][2]) / SAMPLE_RATE
             if pending > 16 * BATCH_SECONDS:
                 flush()
         flush()

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import torch
 
-from qrecipe.data.audio import RATE, AudioProblem, rate_problem
+from qrecipe.data.audio import AudioProblem, rate_problem
 from qrecipe.data.codes import Encoded, Encoder, Request
 from qrecipe.data.taught import Guide
 from qrecipe.errors import DataError, Place, Problem
-from qrecipe.model.prompt import Example, Layout
+from qrecipe.model.prompt import Example
 from qrecipe.plan.manifest import Manifest, Row
 from qrecipe.plan.tokenizer import TextTokenizer
+from qrecipe.qwen3 import SAMPLE_RATE, Layout, PromptKind
 from qrecipe.recipe.dataset import SpeechDataset
-from qrecipe.recipe.gate import PromptKind
 
 Progress = Callable[[str, int, int], None]
 """Told (dataset, done, of)."""
@@ -129,7 +129,7 @@ def prepare(
                 message = f"`audio_codes` has code {highest}, the base's codebooks end at {encoder.opened.codebook_size - 1}"
                 problems.append(Problem("QR041", message, place))
                 continue
-            result: Encoded | AudioProblem = Encoded(codes, codes.shape[0] * encoder.opened.samples_per_frame / RATE, 0.0)
+            result: Encoded | AudioProblem = Encoded(codes, codes.shape[0] * encoder.opened.samples_per_frame / SAMPLE_RATE, 0.0)
         else:
             result = next(encoded)
         if isinstance(result, AudioProblem):

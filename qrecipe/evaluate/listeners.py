@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from qrecipe.data.audio import RATE, Audio, read
+from qrecipe.data.audio import Audio, read
 from qrecipe.errors import Place, Problem, RecipeError
 from qrecipe.evaluate import asr as recognisers
 from qrecipe.evaluate import normalise
@@ -27,6 +27,7 @@ from qrecipe.model.listening import LISTENING_RATE, WavLmSpeaker
 from qrecipe.model.opened import Opened, pick_device
 from qrecipe.model.stock import silence
 from qrecipe.plan.evaluators import Found, find, packages_problem
+from qrecipe.qwen3 import SAMPLE_RATE
 from qrecipe.recipe.evaluator import Evaluators, Need
 from qrecipe.recipe.language import TAGS
 from qrecipe.recipe.metrics import MetricSpec
@@ -203,7 +204,7 @@ class Listeners:
 
 def resampled(audio: Audio) -> Audio:
     """[samples] at 24 kHz -> [samples] at 16 kHz (librosa, soxr_hq)."""
-    out: Audio = librosa().resample(y=audio, orig_sr=RATE, target_sr=LISTENING_RATE).astype(np.float32)
+    out: Audio = librosa().resample(y=audio, orig_sr=SAMPLE_RATE, target_sr=LISTENING_RATE).astype(np.float32)
     return out
 
 
@@ -226,7 +227,7 @@ def open_resemblyzer() -> Callable[[Audio], torch.Tensor]:
             del sys.modules["pkg_resources"]
 
     def encode(audio: Audio) -> torch.Tensor:
-        cleaned = preprocess_wav(audio, source_sr=RATE)
+        cleaned = preprocess_wav(audio, source_sr=SAMPLE_RATE)
         return torch.from_numpy(encoder.embed_utterance(cleaned if cleaned.size else audio))
 
     return encode

@@ -21,7 +21,7 @@ from qrecipe.model.forward import Tables
 from qrecipe.model.layers import ON_A_CPU
 from qrecipe.model.opened import Opened
 from qrecipe.model.room import Room
-from qrecipe.recipe.gate import Layout, PromptKind
+from qrecipe.qwen3 import Layout, PromptKind
 from qrecipe.recipe.metrics import LIKELIHOOD, MetricSpec, find
 from qrecipe.recipe.recipe import Evaluation
 

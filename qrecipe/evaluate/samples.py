@@ -19,13 +19,14 @@ import numpy as np
 import soundfile
 import torch
 
-from qrecipe.data.audio import RATE, Audio, load, read, resample
+from qrecipe.data.audio import Audio, load, read, resample
 from qrecipe.data.speech import SpeechData, SpeechRow
 from qrecipe.files import digest, new_folder, read_sealed, sealed, sha256, write_json
 from qrecipe.model import speak
 from qrecipe.model.opened import Opened
 from qrecipe.model.room import no_room
-from qrecipe.recipe.gate import Layout, Length, PromptKind
+from qrecipe.qwen3 import SAMPLE_RATE, Layout, PromptKind
+from qrecipe.recipe.gate import Length
 from qrecipe.recipe.recipe import Evaluation
 
 if TYPE_CHECKING:
@@ -213,8 +214,8 @@ def _speak(opened: Opened, data: SpeechData, batch: Batch, settings: Evaluation,
 
 def _rounded(audio: Audio) -> Audio:
     """Sound as a file of 16 bits holds it, a tenth of a second at least: encoders need a few frames."""
-    if len(audio) < RATE // 10:
-        audio = np.pad(audio, (0, RATE // 10 - len(audio)))
+    if len(audio) < SAMPLE_RATE // 10:
+        audio = np.pad(audio, (0, SAMPLE_RATE // 10 - len(audio)))
     rounded = np.round(np.clip(audio, -1.0, 1.0 - 2**-15) * 2**15).astype(np.float32) / np.float32(2**15)
     return rounded + np.float32(0.0)  # -0.0 becomes 0.0, as a file gives it back: the sample's key hashes the bytes
 
@@ -225,7 +226,7 @@ def _keep(folder: Path, batch: Batch, said: Said, language: str) -> None:
         entries = []
         for row, (audio, codes) in zip(batch.rows, said, strict=True):
             file = temporary / f"{row.line}.flac"
-            soundfile.write(str(file), audio, RATE, subtype="PCM_16")
+            soundfile.write(str(file), audio, SAMPLE_RATE, subtype="PCM_16")
             entries.append({"line": row.line, "text": row.text, "codes": codes.tolist(), "audio_sha256": sha256(file)})
         about = {"layout": batch.layout, "prompt": batch.prompt, "seed": batch.seed, "language": language}
         write_json(temporary / MADE, sealed({**about, "samples": entries}))

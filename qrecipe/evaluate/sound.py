@@ -9,10 +9,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from qrecipe.data.audio import RATE, Audio
+from qrecipe.data.audio import Audio
 from qrecipe.evaluate.normalise import normalise
 from qrecipe.evaluate.samples import Sample
 from qrecipe.model.dsp import librosa
+from qrecipe.qwen3 import SAMPLE_RATE
 
 HOP = 480
 """Samples between frames of analysis: 20 ms."""
@@ -54,7 +55,7 @@ def speaking_rate(sample: Sample) -> float | None:
     spoken = np.flatnonzero(speaking(sample.audio))
     if spoken.size < 2:
         return None
-    seconds = float(spoken[-1] - spoken[0] + 1) * HOP / RATE
+    seconds = float(spoken[-1] - spoken[0] + 1) * HOP / SAMPLE_RATE
     return len(normalise(sample.row.text, sample.tag).replace(" ", "")) / seconds
 
 
@@ -65,14 +66,14 @@ def pause_rate(sample: Sample) -> float | None:
     if spoken.size < 2:
         return None
     gaps = np.diff(spoken) - 1
-    seconds = (spoken[-1] - spoken[0] + 1) * HOP / RATE
-    return float((gaps * HOP / RATE >= PAUSE).sum() / seconds)
+    seconds = (spoken[-1] - spoken[0] + 1) * HOP / SAMPLE_RATE
+    return float((gaps * HOP / SAMPLE_RATE >= PAUSE).sum() / seconds)
 
 
 def pitch(audio: Audio) -> Curve:
     """Semitones above 55 Hz of every frame, NaN where unvoiced, [frames]: probabilistic YIN (Mauch and Dixon 2014), librosa's."""
     f0, _, _ = librosa().pyin(
-        audio, fmin=F0_RANGE[0], fmax=F0_RANGE[1], sr=RATE, frame_length=4 * WINDOW // 2, hop_length=HOP, resolution=0.2
+        audio, fmin=F0_RANGE[0], fmax=F0_RANGE[1], sr=SAMPLE_RATE, frame_length=4 * WINDOW // 2, hop_length=HOP, resolution=0.2
     )
     curve: Curve = 12 * np.log2(np.asarray(f0, dtype=np.float64) / 55.0)
     return curve
@@ -91,7 +92,8 @@ def f0_range(sample: Sample) -> float | None:
 def aligned(first: Audio, second: Audio) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Frames of two readings of one text that belong together: dynamic time warping over mel cepstra, level left out."""
     cepstra = [
-        librosa().feature.mfcc(y=a, sr=RATE, n_mfcc=14, n_fft=2 * WINDOW, win_length=WINDOW, hop_length=HOP)[1:] for a in (first, second)
+        librosa().feature.mfcc(y=a, sr=SAMPLE_RATE, n_mfcc=14, n_fft=2 * WINDOW, win_length=WINDOW, hop_length=HOP)[1:]
+        for a in (first, second)
     ]
     cepstra = [c - c.mean(axis=1, keepdims=True) for c in cepstra]
     path = librosa().sequence.dtw(X=cepstra[0], Y=cepstra[1], metric="euclidean")[1][::-1]

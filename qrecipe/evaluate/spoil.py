@@ -8,10 +8,11 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from qrecipe.data.audio import FRAME, RATE, Audio
+from qrecipe.data.audio import Audio
 from qrecipe.evaluate.samples import Sample
 from qrecipe.evaluate.sound import HOP, loudness
 from qrecipe.model.dsp import librosa
+from qrecipe.qwen3 import FRAME_SAMPLES, SAMPLE_RATE
 
 NOISE_DB = 0.0
 """Signal to noise ratio of the noisy copies: as loud as the speech."""
@@ -35,7 +36,7 @@ def cut(samples: Sequence[Sample]) -> list[Sample]:
 
 def stub(samples: Sequence[Sample]) -> list[Sample]:
     """The first three tenths alone."""
-    return [_with(s, s.audio[: max(RATE // 10, int(STUB * len(s.audio)))]) for s in samples]
+    return [_with(s, s.audio[: max(SAMPLE_RATE // 10, int(STUB * len(s.audio)))]) for s in samples]
 
 
 def doubled(samples: Sequence[Sample]) -> list[Sample]:
@@ -43,8 +44,8 @@ def doubled(samples: Sequence[Sample]) -> list[Sample]:
     found = []
     for s in samples:
         level, pieces, start = loudness(s.audio), [], 0
-        while len(s.audio) - start > RATE:
-            first, last = (start + RATE // 2) // HOP, (start + RATE) // HOP
+        while len(s.audio) - start > SAMPLE_RATE:
+            first, last = (start + SAMPLE_RATE // 2) // HOP, (start + SAMPLE_RATE) // HOP
             end = (first + int(np.argmin(level[first:last]))) * HOP
             pieces.append(s.audio[start:end])
             start = end
@@ -70,7 +71,7 @@ def noise(samples: Sequence[Sample]) -> list[Sample]:
 
 def voice(samples: Sequence[Sample]) -> list[Sample]:
     """Another voice: a third higher, at the same pace."""
-    return [_with(s, librosa().effects.pitch_shift(s.audio, sr=RATE, n_steps=6.0)) for s in samples]
+    return [_with(s, librosa().effects.pitch_shift(s.audio, sr=SAMPLE_RATE, n_steps=6.0)) for s in samples]
 
 
 def flat(samples: Sequence[Sample]) -> list[Sample]:
@@ -89,14 +90,17 @@ def gaps(samples: Sequence[Sample]) -> list[Sample]:
     """With a third of a second of silence after every half second."""
     found = []
     for s in samples:
-        pieces = [np.concatenate([s.audio[i : i + RATE // 2], np.zeros(RATE // 3, np.float32)]) for i in range(0, len(s.audio), RATE // 2)]
+        pieces = [
+            np.concatenate([s.audio[i : i + SAMPLE_RATE // 2], np.zeros(SAMPLE_RATE // 3, np.float32)])
+            for i in range(0, len(s.audio), SAMPLE_RATE // 2)
+        ]
         found.append(_with(s, np.concatenate(pieces)))
     return found
 
 
 def endless(samples: Sequence[Sample]) -> list[Sample]:
     """Said over and over, up to the cap of generation."""
-    return [_with(s, np.resize(s.audio, (s.cap + 1) * FRAME)) for s in samples]
+    return [_with(s, np.resize(s.audio, (s.cap + 1) * FRAME_SAMPLES)) for s in samples]
 
 
 def stuck(samples: Sequence[Sample]) -> list[Sample]:
@@ -144,7 +148,7 @@ TEXTS = {
 def _with(sample: Sample, audio: Audio) -> Sample:
     """A sample with another sound, and as many frames as it lasts."""
     audio = np.ascontiguousarray(audio, dtype=np.float32)
-    frames = max(1, len(audio) // FRAME)
+    frames = max(1, len(audio) // FRAME_SAMPLES)
     codes = sample.codes[torch.arange(frames) % max(1, sample.frames)]
     return replace(sample, audio=audio, codes=codes)
 
@@ -152,9 +156,9 @@ def _with(sample: Sample, audio: Audio) -> Sample:
 def _monotone(audio: Audio) -> Audio:
     from scipy.signal import lfilter
 
-    order, hop, width = 24, RATE // 100, RATE // 25
+    order, hop, width = 24, SAMPLE_RATE // 100, SAMPLE_RATE // 25
     pulses = np.zeros(len(audio) + width)
-    pulses[:: RATE // 120] = 1.0
+    pulses[:: SAMPLE_RATE // 120] = 1.0
     window = np.hanning(width)
     out = np.zeros(len(audio) + width)
     padded = np.pad(audio.astype(np.float64), (0, width))

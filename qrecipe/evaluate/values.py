@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qrecipe.recipe.gate import Dimension, Layout, Length, PromptKind
+from qrecipe.qwen3 import Layout, PromptKind
+from qrecipe.recipe.gate import Dimension, Length
 
 
 @dataclass(frozen=True)

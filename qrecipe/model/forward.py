@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from qrecipe.model import fused, layers
 from qrecipe.model.prompt import NONE, SpeechBatch
-from qrecipe.plan.trainable import CODEC_TABLE, TEXT_TABLE
+from qrecipe.qwen3 import CODEC_TABLE, TEXT_TABLE
 
 
 class RowSubset(torch.nn.Module):

@@ -8,7 +8,7 @@ import torch
 
 from qrecipe.errors import BaseModelError, Place, Problem
 from qrecipe.model.weights import Delta, parameters
-from qrecipe.plan.trainable import CODEC_TABLE
+from qrecipe.qwen3 import CODEC_TABLE
 from qrecipe.recipe.language import Language
 
 TRAINED_SHARE = 0.5

@@ -20,9 +20,7 @@ from qrecipe.model.fits import require_fit
 from qrecipe.model.stock import silence, stock
 from qrecipe.plan.bases import LocalBase
 from qrecipe.plan.tokenizer import TextTokenizer
-
-SAMPLE_RATE = 24_000
-"""Hz; what the speech tokenizer and the speaker encoder read."""
+from qrecipe.qwen3 import SAMPLE_RATE
 
 
 def pick_device() -> torch.device:

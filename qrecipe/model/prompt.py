@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 
-Layout = Literal["streaming", "non_streaming"]
+from qrecipe.qwen3 import Layout
+
 NONE = -1
 
 

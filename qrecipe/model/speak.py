@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from qrecipe.files import canonical_json
 from qrecipe.model.opened import Opened
-from qrecipe.model.prompt import Layout
 from qrecipe.model.stock import stock
+from qrecipe.qwen3 import Layout
 
 
 @dataclass(frozen=True)

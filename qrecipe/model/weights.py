@@ -16,7 +16,8 @@ from qrecipe.errors import EngineError
 from qrecipe.files import replacing
 from qrecipe.model.forward import RowSubset, Tables
 from qrecipe.model.lora import LowRank
-from qrecipe.plan.trainable import CODEC_TABLE, TEXT_TABLE, Trainable
+from qrecipe.plan.trainable import Trainable
+from qrecipe.qwen3 import CODEC_TABLE, TEXT_TABLE
 
 
 @dataclass

@@ -223,11 +223,11 @@ def describe_folder(folder: Path, base: Base, place: Place, hashes: FileHashes) 
         absent = [f.name for f in weights if not f.is_file()]
         if absent:
             raise wrong("missing " + ", ".join(absent))
-    header_shapes(weights, place)
-    weights = weight_files(folder)
+    # Only the talker's shapes are wanted. A speech tokenizer that cannot be read is an error here, not in the middle of a run.
+    header_shapes(weight_files(folder / "speech_tokenizer"), place)
     tensors: dict[str, tuple[int, ...]] = {}
     dtypes: dict[str, int] = {}
-    for file in weights:
+    for file in weight_files(folder):
         for name, entry in read_header(file, place).items():
             tensors[name] = tuple(entry["shape"])
             dtypes[entry["dtype"]] = dtypes.get(entry["dtype"], 0) + 1

@@ -12,10 +12,23 @@ from dataclasses import dataclass
 from qrecipe.errors import Place, Problem
 from qrecipe.files import FileHashes
 from qrecipe.plan.bases import BaseInfo
-from qrecipe.plan.durations import FRAMES_PER_SECOND
 from qrecipe.plan.durations import seconds as seconds_of
 from qrecipe.plan.manifest import Manifest
-from qrecipe.plan.trainable import CODEC_TABLE, TEXT_TABLE, Group, Trainable
+from qrecipe.plan.trainable import Group, Trainable
+from qrecipe.qwen3 import (
+    CODEC_EMBEDDING,
+    CODEC_HEAD,
+    CODEC_TABLE,
+    FRAMES_PER_SECOND,
+    PREDICTOR,
+    PREDICTOR_EMBEDDINGS,
+    TALKER_LAYERS,
+    TALKER_NORM,
+    TEXT_EMBEDDING,
+    TEXT_PROJECTION,
+    TEXT_TABLE,
+    within,
+)
 from qrecipe.recipe import LoadedRecipe
 from qrecipe.recipe.checks import may_hold_language_rows
 from qrecipe.recipe.dataset import SpeechDataset
@@ -28,9 +41,6 @@ MIN_SENTENCES = 100
 """Sentences below which text-only adaptation is not worth judging."""
 MIN_MINUTES = 30.0
 """Minutes of speech below which the method's source promises little."""
-PREDICTOR = "talker.code_predictor."
-PREDICTOR_TABLES = "talker.code_predictor.model.codec_embedding."
-"""They are summed into the talker's input as well."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +124,7 @@ def _silent(context: Context) -> Iterator[Problem]:
         if not isinstance(stage, SpokenStage) or stage.predictor_weight > 0:
             continue
         for group in trainable.groups:
-            if all(t.startswith(PREDICTOR) and not t.startswith(PREDICTOR_TABLES) for t in group.tensors):
+            if all(within(t, PREDICTOR) and not within(t, PREDICTOR_EMBEDDINGS) for t in group.tensors):
                 message = "`predictor_weight` is 0, so the code predictor learns nothing"
                 n = _entry(stage, node, group).at("match")
                 yield n.problem("QR031", message, "give `predictor_weight`, or train something else")
@@ -123,15 +133,15 @@ def _silent(context: Context) -> Iterator[Problem]:
 def _feeds_the_talker(context: Context) -> Iterator[Problem]:
     """Tables that other modules read, trained while those stand still."""
     for stage, node, trainable in context.stages():
-        talker_trains = any(t.startswith("talker.model.layers.") for g in trainable.groups for t in g.tensors)
+        talker_trains = any(within(t, TALKER_LAYERS) for g in trainable.groups for t in g.tensors)
         for group in trainable.groups:
             entry = _entry(stage, node, group)
-            if not talker_trains and any(t.startswith(PREDICTOR_TABLES) for t in group.tensors):
+            if not talker_trains and any(within(t, PREDICTOR_EMBEDDINGS) for t in group.tensors):
                 message = (
                     "the predictor's `codec_embedding` tables also feed the talker, "
                     "which stands still in this stage and would hear other sounds"
                 )
-                yield entry.at("match").problem("QR034", message, f"add `except: [{PREDICTOR_TABLES.rstrip('.')}]`")
+                yield entry.at("match").problem("QR034", message, f"add `except: [{PREDICTOR_EMBEDDINGS}]`")
             if group.whole and group.train.weight_decay > 0 and {TEXT_TABLE, CODEC_TABLE} & set(group.tensors):
                 message = "weight decay shrinks every row of an embedding table, also those that no row of the data uses"
                 yield entry.at("weight_decay").problem("QR034", message, "choose `rows`, or leave `weight_decay` out")
@@ -173,21 +183,21 @@ def _share(a: Group, b: Group) -> bool:
 class Tolerance:
     """Rates that are reported to work for a module of the published bases."""
 
-    prefix: str
+    part: str
     low: float
     high: float
 
 
 TOLERANCES = (
-    Tolerance("talker.model.layers.", 2e-6, 1e-5),
-    Tolerance("talker.model.norm.", 2e-6, 1e-5),
-    Tolerance("talker.text_projection.", 3e-5, 1e-4),
-    Tolerance(TEXT_TABLE, 3e-5, 1e-4),
-    Tolerance(CODEC_TABLE, 3e-5, 1e-3),
-    Tolerance("talker.codec_head.", 2e-6, 5e-5),
+    Tolerance(TALKER_LAYERS, 2e-6, 1e-5),
+    Tolerance(TALKER_NORM, 2e-6, 1e-5),
+    Tolerance(TEXT_PROJECTION, 3e-5, 1e-4),
+    Tolerance(TEXT_EMBEDDING, 3e-5, 1e-4),
+    Tolerance(CODEC_EMBEDDING, 3e-5, 1e-3),
+    Tolerance(CODEC_HEAD, 2e-6, 5e-5),
     Tolerance(PREDICTOR, 2e-6, 1e-4),
 )
-"""From users' reports on the published bases (docs/method.md). The first whose prefix fits a tensor counts."""
+"""From users' reports on the published bases (docs/method.md). All that fit a tensor of an entry count."""
 FAR = 10.0
 """How many times outside a tolerance a rate is called far."""
 LORA_FACTOR = 20.0
@@ -202,21 +212,20 @@ def _rates(context: Context) -> Iterator[Problem]:
         return
     for stage, node, trainable in context.stages():
         for group in trainable.groups:
-            tolerances = {t for name in group.tensors for t in TOLERANCES if name.startswith(t.prefix)}
+            tolerances = {t for name in group.tensors for t in TOLERANCES if within(name, t.part)}
             if not tolerances:
                 continue
             factor = LORA_FACTOR if group.train.lora is not None else 1.0
             tightest, lowest = min(tolerances, key=lambda t: t.high), min(tolerances, key=lambda t: t.low)
             usual = f"{tightest.low * factor:g} to {tightest.high * factor:g} is usual"
-            module = tightest.prefix.removesuffix("weight").strip(".")
             lr, n = group.train.lr, _entry(stage, node, group).at("lr")
             if lr > FAR * factor * tightest.high:
                 help_ = f"{usual}; a pretrained module forgets what it knows at much higher rates"
-                yield n.problem("QR035", f"{lr:g} is far above what `{module}` tolerates", help_)
+                yield n.problem("QR035", f"{lr:g} is far above what `{tightest.part}` tolerates", help_)
             elif lr * FAR * FAR < factor * lowest.low:
                 moves = "AdamW moves a weight by about the rate each step"
                 help_ = f"{usual}; {moves}, which rounding to {context.base.dtype} then loses"
-                yield n.problem("QR035", f"{lr:g} is too low for `{module}` to learn anything that survives", help_)
+                yield n.problem("QR035", f"{lr:g} is too low for `{tightest.part}` to learn anything that survives", help_)
 
 
 def _entry(stage: Stage, node: Node, group: Group) -> Node:

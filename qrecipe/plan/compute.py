@@ -13,18 +13,24 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from qrecipe.plan.trainable import Trainable
+from qrecipe.qwen3 import (
+    CODEC_EMBEDDING,
+    CODEC_HEAD,
+    PREDICTOR,
+    PREDICTOR_EMBEDDINGS,
+    PREDICTOR_HEADS,
+    PREDICTOR_LAYERS,
+    TALKER_LAYERS,
+    TALKER_NORM,
+    TEXT_EMBEDDING,
+    TEXT_PROJECTION,
+    within,
+)
 from qrecipe.recipe.stage import EmbeddingMatchStage, Stage, TextLmStage
 
-INPUTS = (
-    "talker.model.text_embedding.",
-    "talker.text_projection.",
-    "talker.model.codec_embedding.",
-    "talker.code_predictor.model.codec_embedding.",  # the predictor's tables: a frame's codes enter the talker through them
-)
+INPUTS = (TEXT_EMBEDDING, TEXT_PROJECTION, CODEC_EMBEDDING, PREDICTOR_EMBEDDINGS)
 """What the talker reads through: one that trains changes every hidden state."""
-HEAD = "talker.codec_head."
-PREDICTOR = "talker.code_predictor."
-_LAYER = re.compile(r"talker\.model\.layers\.(\d+)\.")
+_LAYER = re.compile(rf"{re.escape(TALKER_LAYERS)}\.(\d+)\.")
 _PREFIX = 10
 """Positions of a row beside its text and its frames."""
 _REFERENCE = 60
@@ -115,9 +121,9 @@ class _Decoder:
     inner: int
 
     @classmethod
-    def of(cls, shapes: Shapes, root: str) -> _Decoder:
-        first = f"{root}.layers.0"
-        count = 1 + max(int(n.split(".layers.")[1].split(".")[0]) for n in shapes if n.startswith(f"{root}.layers."))
+    def of(cls, shapes: Shapes, layers: str) -> _Decoder:
+        first = f"{layers}.0"
+        count = len({n.removeprefix(f"{layers}.").split(".")[0] for n in shapes if within(n, layers)})
         heads, hidden = shapes[f"{first}.self_attn.q_proj.weight"]
         return cls(count, hidden, heads, shapes[f"{first}.self_attn.k_proj.weight"][0], shapes[f"{first}.mlp.gate_proj.weight"][0])
 
@@ -178,8 +184,8 @@ class _Model:
     def __init__(self, shapes: Shapes, names: set[str], joint: set[str], text: bool, predictor_weight: float) -> None:
         """`names` are the tensors that train; `joint` those of them that do so themselves, in compiled layers."""
         self.shapes, self._names, self._joint = shapes, names, joint
-        self.talker, self.predictor = _Decoder.of(shapes, "talker.model"), _Decoder.of(shapes, "talker.code_predictor.model")
-        self.groups = 1 + sum(n.startswith("talker.code_predictor.lm_head.") for n in shapes)
+        self.talker, self.predictor = _Decoder.of(shapes, TALKER_LAYERS), _Decoder.of(shapes, PREDICTOR_LAYERS)
+        self.groups = 1 + sum(within(n, PREDICTOR_HEADS) for n in shapes)
         self.first = _first_layer(names, self.talker.layers)
         self.terms = ("text",) if text else _terms(names, self.first, predictor_weight)
         self.cached: Literal["hidden", "layer"] | None = None
@@ -188,26 +194,26 @@ class _Model:
         elif not text and self.first:
             self.cached = "layer"
 
-    def trains(self, prefix: str) -> bool:
-        """Whether linear layers under a prefix learn, themselves or through low-rank deltas."""
-        return any(n.startswith(prefix) for n in self._names)
+    def trains(self, part: str) -> bool:
+        """Whether linear layers of a part learn, themselves or through low-rank deltas."""
+        return any(within(n, part) for n in self._names)
 
     def kept(self, ratio: float) -> float:
         """Bytes that one frame keeps, or that its loss needs beside them."""
         total, logits = 0.0, 0
         if self.first is not None:
             for i in range(self.first, self.talker.layers):
-                total += ratio * self.talker.kept(self.trains(f"talker.model.layers.{i}."))
+                total += ratio * self.talker.kept(self.trains(f"{TALKER_LAYERS}.{i}"))
         if "talker" in self.terms:
-            logits = self.shapes["talker.codec_head.weight"][0]
+            logits = self.shapes[f"{CODEC_HEAD}.weight"][0]
             total += logits * BF16
         if "predictor" in self.terms:
             for i in range(self.predictor.layers):
-                prefix = f"talker.code_predictor.model.layers.{i}."
-                joint = all(f"{prefix}self_attn.{n}_proj.weight" in self._joint for n in "qkv")
-                total += self.groups * self.predictor.kept(self.trains(prefix), turned_again=joint)
+                layer = f"{PREDICTOR_LAYERS}.{i}"
+                joint = all(f"{layer}.self_attn.{n}_proj.weight" in self._joint for n in "qkv")
+                total += self.groups * self.predictor.kept(self.trains(layer), turned_again=joint)
             heard = self.groups * (self.talker.hidden + self.predictor.hidden) + (self.groups - 1) * self.predictor.hidden
-            count = (self.groups - 1) * self.shapes["talker.code_predictor.lm_head.0.weight"][0]
+            count = (self.groups - 1) * self.shapes[f"{PREDICTOR_HEADS}.0.weight"][0]
             total += (heard + count) * BF16
             logits = max(logits, count)
         return total + logits * (FP32 + BF16)  # the larger of the two losses once in float32, and its gradient
@@ -223,11 +229,11 @@ class _Model:
         for i in range(self.talker.layers):
             back = self.first is not None and i >= self.first
             share = 1.0 if back else computed
-            total += share * ratio * self.talker.weights * passes(back, self.trains(f"talker.model.layers.{i}."))
+            total += share * ratio * self.talker.weights * passes(back, self.trains(f"{TALKER_LAYERS}.{i}"))
         if "talker" in self.terms:
-            total += math.prod(self.shapes["talker.codec_head.weight"]) * passes(self.first is not None, self.trains(HEAD))
+            total += math.prod(self.shapes[f"{CODEC_HEAD}.weight"]) * passes(self.first is not None, self.trains(CODEC_HEAD))
         if "predictor" in self.terms:
-            heads = (self.groups - 1) * math.prod(self.shapes["talker.code_predictor.lm_head.0.weight"])
+            heads = (self.groups - 1) * math.prod(self.shapes[f"{PREDICTOR_HEADS}.0.weight"])
             weights = self.groups * self.predictor.layers * self.predictor.weights + heads
             total += weights * passes(True, self.trains(PREDICTOR))
         return total
@@ -236,10 +242,10 @@ class _Model:
 def _first_layer(names: Iterable[str], layers: int) -> int | None:
     first: int | None = None
     for name in names:
-        found = 0 if name.startswith(INPUTS) else None
+        found = 0 if within(name, *INPUTS) else None
         if (match := _LAYER.match(name)) is not None:
             found = int(match[1])
-        elif name.startswith("talker.model.norm."):
+        elif within(name, TALKER_NORM):
             found = layers
         if found is not None:
             first = found if first is None else min(first, found)
@@ -248,8 +254,8 @@ def _first_layer(names: Iterable[str], layers: int) -> int | None:
 
 def _terms(names: Iterable[str], first: int | None, predictor_weight: float) -> tuple[str, ...]:
     names = set(names)
-    talker = first is not None or any(n.startswith(HEAD) for n in names)
-    predictor = first is not None or any(n.startswith(PREDICTOR) for n in names)
+    talker = first is not None or any(within(n, CODEC_HEAD) for n in names)
+    predictor = first is not None or any(within(n, PREDICTOR) for n in names)
     return (("talker",) if talker else ()) + (("predictor",) if predictor and predictor_weight > 0 else ())
 
 

@@ -7,9 +7,7 @@ from pathlib import Path
 from qrecipe.files import FileHashes
 from qrecipe.plan.manifest import Row
 from qrecipe.plan.wav import read_wav
-
-FRAMES_PER_SECOND = 12.5
-"""Codec frames."""
+from qrecipe.qwen3 import FRAMES_PER_SECOND
 
 
 def seconds(row: Row, hashes: FileHashes) -> float | None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from qrecipe.files import FileHashes
 from qrecipe.plan.bases import weight_files
 from qrecipe.plan.compute import Compute, Volume, compute
-from qrecipe.plan.durations import FRAMES_PER_SECOND, seconds
+from qrecipe.plan.durations import seconds
 from qrecipe.plan.manifest import Manifest
 from qrecipe.plan.plan import Planned
 from qrecipe.plan.tokenizer import TextTokenizer
 from qrecipe.plan.values import PlannedStage
+from qrecipe.qwen3 import FRAMES_PER_SECOND
 from qrecipe.recipe.stage import Stage
 
 SPEECH_TOKENIZER = 682_293_092

@@ -29,10 +29,10 @@ from qrecipe.plan.values import (
     PlannedTaught,
     PlannedTrain,
 )
+from qrecipe.qwen3 import FIRST_FREE_ROW, LAST_ROW
 from qrecipe.recipe import LoadedRecipe, metrics
 from qrecipe.recipe.checks import gates_with_nodes
 from qrecipe.recipe.dataset import Dataset
-from qrecipe.recipe.language import FIRST_FREE_ROW, LAST_ROW
 from qrecipe.recipe.reader import Node
 from qrecipe.recipe.stage import Stage
 

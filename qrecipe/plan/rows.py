@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
+from qrecipe.qwen3 import CODEBOOK_SIZE
 from qrecipe.recipe.model import Settings
 
 
@@ -31,9 +32,9 @@ class SpeechRow(Settings):
     """Who speaks; rows without it are one speaker."""
     ref_audio: Annotated[str, Field(min_length=1)] | None = None
     """Another name of `reference`, as in the stock fine-tuning manifests."""
-    audio_codes: Annotated[list[Annotated[list[Annotated[int, Field(ge=0, lt=2048)]], Field(min_length=1)]], Field(min_length=1)] | None = (
-        None
-    )
+    audio_codes: (
+        Annotated[list[Annotated[list[Annotated[int, Field(ge=0, lt=CODEBOOK_SIZE)]], Field(min_length=1)]], Field(min_length=1)] | None
+    ) = None
     """Ready codes, frames x codebooks, as in the stock fine-tuning manifests; the recording is then not encoded again."""
     language: str | None = None
     """Read and ignored: a row's language is its dataset's."""

@@ -11,10 +11,10 @@ from qrecipe.errors import Problems, RecipeError, suggest
 from qrecipe.files import FileHashes, digest, is_file
 from qrecipe.plan import boundaries
 from qrecipe.plan.bases import BaseInfo
-from qrecipe.plan.durations import FRAMES_PER_SECOND
 from qrecipe.plan.evaluators import find
 from qrecipe.plan.manifest import Manifest
 from qrecipe.plan.values import PlannedTaught
+from qrecipe.qwen3 import FRAMES_PER_SECOND, PREDICTOR_HEADS, PREDICTOR_LAYERS, TALKER_LAYERS, within
 from qrecipe.recipe import LoadedRecipe, teaching
 from qrecipe.recipe.language import TAGS
 from qrecipe.recipe.objectives import OBJECTIVES
@@ -148,8 +148,8 @@ def _step(base: BaseInfo) -> float | None:
     """Seconds of one step: the talker once, and the predictor once for every further codebook."""
     if base.tensors is None:
         return None
-    parts = ("talker.model.layers.", "talker.code_predictor.model.layers.", "talker.code_predictor.lm_head.")
-    own, others, heads = (len({n.removeprefix(p).split(".")[0] for n in base.tensors if n.startswith(p)}) for p in parts)
+    parts = (TALKER_LAYERS, PREDICTOR_LAYERS, PREDICTOR_HEADS)
+    own, others, heads = (len({n.removeprefix(f"{p}.").split(".")[0] for n in base.tensors if within(n, p)}) for p in parts)
     return (1 + heads) * CALL_SECONDS + (own + heads * others) * LAYER_SECONDS
 
 

@@ -9,14 +9,13 @@ from dataclasses import dataclass, field
 
 from qrecipe.errors import MAX_PROBLEMS, Problem, Problems, suggest
 from qrecipe.plan import patterns
+from qrecipe.qwen3 import CODEC_TABLE, TALKER, TEXT_TABLE, within
 from qrecipe.recipe.objectives import OBJECTIVES
 from qrecipe.recipe.reader import Node
 from qrecipe.recipe.stage import Lora, Stage, Train
 
-TEXT_TABLE = "talker.model.text_embedding.weight"
-CODEC_TABLE = "talker.model.codec_embedding.weight"
 ROW_TABLES = {"seen": (TEXT_TABLE,), "languages": (CODEC_TABLE,)}
-TRAINABLE_ROOT = "talker"
+TRAINABLE_ROOT = TALKER
 """The speaker encoder and the speech tokenizer are inputs here, read before training: nothing could move them."""
 
 
@@ -199,7 +198,7 @@ def _outside(stage: Stage, group: Group, n: Node) -> Iterator[Problem]:
     if spec.trains is not None and group.train.rows == "languages":
         return  # reported by the recipe's own checks
     for name in group.tensors:
-        if not name.startswith(TRAINABLE_ROOT + "."):
+        if not within(name, TRAINABLE_ROOT):
             message = f"`{name}` is read before training, so no stage can move it"
             yield n.problem("QR024", message, f"keep to `{TRAINABLE_ROOT}`")
             return

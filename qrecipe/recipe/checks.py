@@ -13,6 +13,7 @@ from pathlib import Path
 
 from qrecipe.errors import MAX_PROBLEMS, Problem, Problems, nearest, suggest
 from qrecipe.files import is_file
+from qrecipe.qwen3 import CODEC_EMBEDDING, CODEC_TABLE, TALKER
 from qrecipe.recipe import metrics, teaching
 from qrecipe.recipe.dataset import SpeechDataset
 from qrecipe.recipe.evaluator import WHISPER_LANGUAGES
@@ -290,5 +291,5 @@ def _likelihood_alone(recipe: Recipe, node: Node) -> Iterator[Problem]:
 
 def may_hold_language_rows(patterns: list[str], rows: object) -> bool:
     """Whether patterns without `rows` may select the whole codec embedding; the plan knows exactly."""
-    whole = ("talker.model.codec_embedding", "talker.model.codec_embedding.weight", "talker.model", "talker", "talker.model.*", "talker.*")
+    whole = (CODEC_EMBEDDING, CODEC_TABLE, f"{TALKER}.model", TALKER, f"{TALKER}.model.*", f"{TALKER}.*")
     return rows is None and any(p in whole for p in patterns)

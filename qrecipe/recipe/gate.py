@@ -6,10 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from qrecipe.qwen3 import Layout, PromptKind
 from qrecipe.recipe.model import Settings
 
-Layout = Literal["streaming", "non_streaming"]
-PromptKind = Literal["x_vector", "in_context"]
 Length = Literal["short", "medium", "long"]
 Dimension = Literal["layout", "prompt", "speaker", "length"]
 RELATIVE = ("max_increase", "min_increase", "max_decrease", "min_decrease", "max_over_floor")

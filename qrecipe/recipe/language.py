@@ -6,11 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from qrecipe.qwen3 import CODEBOOK_SIZE, LAST_ROW
 from qrecipe.recipe.model import Settings, one_of, schema_of_one
 
-FIRST_FREE_ROW = 2072
-"""The lowest row that `token_id: auto` takes: ids from 2048 to 2071 that no map lists may hold trained, unreleased rows."""
-LAST_ROW = 3071
 TAGS = {
     "english": "en",
     "german": "de",
@@ -64,7 +62,7 @@ class Language(Settings):
 
     bcp47: Annotated[str, Field(pattern=BCP47)]
     """The BCP 47 tag, such as `ms`; written on the model card, and the language that a recogniser transcribes."""
-    token_id: Literal["auto"] | Annotated[int, Field(ge=2048, le=LAST_ROW)] = "auto"
+    token_id: Literal["auto"] | Annotated[int, Field(ge=CODEBOOK_SIZE, le=LAST_ROW)] = "auto"
     """Row of the codec embedding that becomes this language's, 2048 to 3071. `auto` is the lowest free row from 2072 up: lower ids that no map lists may hold trained rows that were never released. Give a number to keep a row that an earlier bundle had."""
     init: Init
     """Where the row starts before any stage trains it; without training it stays there."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-_TEXT_TABLE = "talker.model.text_embedding.weight"
-_PROJECTION = tuple(f"talker.text_projection.linear_fc{i}.{part}" for i in (1, 2) for part in ("weight", "bias"))
+from qrecipe.qwen3 import TEXT_PROJECTION, TEXT_TABLE
+
+_PROJECTION = tuple(f"{TEXT_PROJECTION}.linear_fc{i}.{part}" for i in (1, 2) for part in ("weight", "bias"))
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,10 @@ OBJECTIVES: dict[str, ObjectiveSpec] = {
     o.name: o
     for o in (
         ObjectiveSpec("speech", ("speech",), None, True, False, "qrecipe.train.speech:SpeechObjective"),
-        ObjectiveSpec("text_lm", ("text",), (_TEXT_TABLE,), False, False, "qrecipe.train.text_lm:TextLmObjective"),
+        ObjectiveSpec("text_lm", ("text",), (TEXT_TABLE,), False, False, "qrecipe.train.text_lm:TextLmObjective"),
         ObjectiveSpec("respell", ("text", "speech"), None, True, True, "qrecipe.train.speech:SpeechObjective"),
         ObjectiveSpec(
-            "embedding_match", ("text",), (_TEXT_TABLE, *_PROJECTION), False, True, "qrecipe.train.embedding_match:EmbeddingMatchObjective"
+            "embedding_match", ("text",), (TEXT_TABLE, *_PROJECTION), False, True, "qrecipe.train.embedding_match:EmbeddingMatchObjective"
         ),
     )
 }

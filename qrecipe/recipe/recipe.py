@@ -7,10 +7,11 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from qrecipe.qwen3 import Layout, PromptKind
 from qrecipe.recipe.base import Base
 from qrecipe.recipe.dataset import Dataset, SpeechDataset, TextDataset
 from qrecipe.recipe.evaluator import Evaluators
-from qrecipe.recipe.gate import Gate, Layout, PromptKind
+from qrecipe.recipe.gate import Gate
 from qrecipe.recipe.language import TAGS, Language
 from qrecipe.recipe.model import Identifier, Settings
 from qrecipe.recipe.stage import SpeechStage, Stage, TextLmStage, Use

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from qrecipe.qwen3 import Layout, PromptKind
 from qrecipe.recipe.gate import Gate, Select
 from qrecipe.recipe.model import Identifier, Positive, Settings, Share, one_of, schema_of_one
 
@@ -128,9 +129,9 @@ class _Stage(Settings):
 class SpokenStage(_Stage):
     """What stages that learn frames have in common, whoever spoke them."""
 
-    layout: Literal["streaming", "non_streaming", "mixed"] = "mixed"
+    layout: Literal[Layout, "mixed"] = "mixed"
     """How text meets frames: one token a frame (the default of `generate_voice_clone`), all text first, or half of the rows each, so that the language is learned for both."""
-    prompt: Literal["x_vector", "in_context", "mixed"] = "x_vector"
+    prompt: Literal[PromptKind, "mixed"] = "x_vector"
     """How the voice is given: its x-vector alone, which needs nothing more and keeps rows short, or the reference's text and codes as well (needs `reference_text`), as `generate_voice_clone` does by default."""
     predictor_weight: Annotated[float, Field(ge=0)] = 0.3
     """Weight of the predictor's cross-entropy (mean over its codebooks) beside the talker's. Below 1, because code 0 carries the words; 0 where only the talker shall decide."""

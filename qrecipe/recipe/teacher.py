@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from qrecipe.recipe.gate import Layout
+from qrecipe.qwen3 import Layout
 from qrecipe.recipe.model import Positive, Settings
 
 

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 import soundfile
 
-from qrecipe.data.audio import RATE, Audio, encoded
+from qrecipe.data.audio import Audio, encoded
 from qrecipe.evaluate.metrics import said_and_heard
 from qrecipe.evaluate.samples import Sample
 from qrecipe.plan.documents import Statistic, Verdict
+from qrecipe.qwen3 import SAMPLE_RATE
 
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 90rem; padding: 0 1rem; color: #1a1a1a; background: #fff }
@@ -104,7 +105,7 @@ def _samples(columns: Sequence[Column]) -> str:
 
 def _sample(sample: Sample, transcript: bool) -> str:
     how = "" if sample.seed is None else f"{sample.layout}, {sample.prompt}, seed {sample.seed}, ".replace("_", "-")
-    about = f'<span class="how">{_text(how)}{len(sample.audio) / RATE:.1f} s</span>'
+    about = f'<span class="how">{_text(how)}{len(sample.audio) / SAMPLE_RATE:.1f} s</span>'
     heard = f"<div>{marked(*said_and_heard(sample))}</div>" if transcript else ""
     return f'<audio controls preload="none" src="data:{sound(sample.audio)}"></audio>{about}{heard}'
 
@@ -134,7 +135,7 @@ def sound(audio: Audio) -> str:
     """A sound as the content of a data URL: MP3, which every browser plays, or WAV where libsndfile cannot write it."""
     for kind, subtype, name in (("MP3", "MPEG_LAYER_III", "audio/mpeg"), ("WAV", "PCM_16", "audio/wav")):
         try:
-            content = encoded(audio, RATE, kind, subtype)
+            content = encoded(audio, SAMPLE_RATE, kind, subtype)
         except (soundfile.SoundFileError, ValueError):
             continue
         return f"{name};base64,{base64.b64encode(content).decode()}"

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from qrecipe.data.report import Report
     from qrecipe.plan.compute import Compute
 from qrecipe.plan.documents import Comparison, Statistic
-from qrecipe.plan.durations import FRAMES_PER_SECOND
 from qrecipe.plan.values import Plan, PlannedStage, PlannedTaught, PlannedTrain
+from qrecipe.qwen3 import FRAMES_PER_SECOND
 
 
 def count(n: int | None, most: int | None = None) -> str:
@@ -128,20 +128,12 @@ def _data(stage: PlannedStage) -> str:
     return ", ".join(f"{d.dataset} ({count(d.rows)} rows" + (f", {d.share:.0%})" if d.share else ")") for d in stage.data)
 
 
-def _duration(seconds: float) -> str:
-    """Time for people."""
-    for size_, unit in ((3600, "h"), (60, "min")):
-        if seconds >= size_:
-            return f"{seconds / size_:.1f} {unit}"
-    return f"{seconds:.0f} s"
-
-
 def _taught(taught: PlannedTaught) -> str:
     """What the base says for a stage, with how much that is."""
     if not taught.frames:
         return f"words of {taught.dataset} respelled for {taught.spoken_as}"
     minutes = taught.frames / FRAMES_PER_SECOND / 60
-    spent = f", {_duration(taught.seconds)} on a GPU" if taught.seconds is not None else ""
+    spent = f", {duration(taught.seconds)} on a GPU" if taught.seconds is not None else ""
     return (
         f"the base first speaks {taught.dataset} in {taught.spoken_as}: {count(taught.sentences)} sentences, "
         f"about {minutes:.1f} minutes in {count(taught.positions)} steps{spent}"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from qrecipe.data.audio import AudioProblem, encoded, read
 from qrecipe.errors import DataError, Place, Problem, RecipeError
 from qrecipe.files import FileHashes, replacing
 from qrecipe.model.speak import Utterance, speak
 from qrecipe.plan.tokenizer import clean_text
+from qrecipe.qwen3 import Layout
 from qrecipe.run.models import language_of, open_argument
 
 
@@ -35,7 +36,7 @@ def say(
         reference_text=clean_text(reference_text) if reference_text else None,
         reference_codes=opened.encode([voice])[0] if reference_text else None,
     )
-    spoken = speak(opened, [utterance], layout=cast(Literal["streaming", "non_streaming"], layout), seed=seed)[0]
+    spoken = speak(opened, [utterance], layout=cast(Layout, layout), seed=seed)[0]
     with replacing(out) as temporary:
         temporary.write_bytes(encoded(spoken.audio, spoken.rate, **how))
     return {"out": str(out), "seconds": round(len(spoken.audio) / spoken.rate, 3), "frames": int(spoken.codes.shape[0])}

@@ -26,9 +26,9 @@ from qrecipe.model.speak import sound
 from qrecipe.model.weights import Delta
 from qrecipe.model.working import WorkingWeights
 from qrecipe.plan.bases import BaseInfo
-from qrecipe.plan.durations import FRAMES_PER_SECOND
 from qrecipe.plan.plan import Planned
 from qrecipe.plan.teaching import Lesson
+from qrecipe.qwen3 import FRAMES_PER_SECOND
 from qrecipe.recipe import metrics
 from qrecipe.recipe.objectives import OBJECTIVES
 from qrecipe.recipe.stage import SpokenStage

@@ -18,7 +18,7 @@ from qrecipe.data.speech import SpeechData, SpeechRow
 from qrecipe.data.states import Progress, States, Wanted, key_of
 from qrecipe.model import forward, prompt
 from qrecipe.model.opened import Opened
-from qrecipe.recipe.gate import PromptKind
+from qrecipe.qwen3 import Layout, PromptKind
 from qrecipe.recipe.stage import SpokenStage
 from qrecipe.train import distill
 from qrecipe.train.ahead import Ahead
@@ -67,7 +67,7 @@ class SpeechObjective:
         self.ids = prompt.ControlIds.of(opened.config)
         self._ahead: Ahead[prompt.SpeechBatch | Heard] = Ahead()
         self._states: States | None = None
-        self._keys: dict[tuple[str, int, prompt.Layout, PromptKind], str] = {}
+        self._keys: dict[tuple[str, int, Layout, PromptKind], str] = {}
         weights = {"talker": 1.0, "predictor": stage.predictor_weight, "kl": stage.kl_weight}
         self.weights = {k: v for k, v in weights.items() if ("talker" if k == "kl" else k) in terms and v > 0}
 
@@ -159,19 +159,19 @@ class SpeechObjective:
     def _example(self, dataset: str, index: int, step: int) -> prompt.Example:
         return self._laid(dataset, index, *self._way(dataset, index, step))
 
-    def _way(self, dataset: str, index: int, step: int) -> tuple[prompt.Layout, PromptKind]:
+    def _way(self, dataset: str, index: int, step: int) -> tuple[Layout, PromptKind]:
         """How a row is laid out at a step: drawn, but always the same."""
         row = self.data[dataset].rows[index]
         coin = hashlib.sha256(f"{self.seed}:{step}:{dataset}:{row.line}".encode()).digest()
         kind: PromptKind = self.stage.prompt if self.stage.prompt != "mixed" else "in_context" if coin[1] % 2 else "x_vector"
         return _layout(self.stage.layout, row, coin[0]), kind
 
-    def _laid(self, dataset: str, index: int, layout: prompt.Layout, kind: PromptKind) -> prompt.Example:
+    def _laid(self, dataset: str, index: int, layout: Layout, kind: PromptKind) -> prompt.Example:
         data = self.data[dataset]
         return data.example(data.rows[index], self.opened.language_row(data.language), layout, kind, self.opened.tokenizer)
 
 
-def _layout(asked: Literal["streaming", "non_streaming", "mixed"], row: SpeechRow, coin: int) -> prompt.Layout:
+def _layout(asked: Literal[Layout, "mixed"], row: SpeechRow, coin: int) -> Layout:
     """`mixed` is half of the rows each; a text that outruns its speech is laid out whole."""
     if asked == "mixed":
         if len(row.body) > row.frames:

@@ -22,7 +22,7 @@ from typing import Any, cast
 
 import torch
 
-from qrecipe.data.audio import FRAME, load
+from qrecipe.data.audio import load
 from qrecipe.data.speech import SpeechData, SpeechRow
 from qrecipe.evaluate.gates import judge
 from qrecipe.evaluate.listeners import Listeners
@@ -32,6 +32,7 @@ from qrecipe.evaluate.probe import ways_of as must_notice
 from qrecipe.evaluate.samples import Sample, recorded
 from qrecipe.evaluate.spoil import WAYS
 from qrecipe.evaluate.values import Value
+from qrecipe.qwen3 import FRAME_SAMPLES
 from qrecipe.recipe.evaluator import Evaluators
 from qrecipe.recipe.gate import Gate
 from qrecipe.recipe.metrics import find
@@ -61,7 +62,7 @@ def rows_of(manifest: Path, reference: Path, prompts: int) -> SpeechData:
     for line, text in enumerate(manifest.read_text(encoding="utf-8").splitlines()[:prompts], start=1):
         entry = json.loads(text)
         path = manifest.parent / entry["audio"]
-        codes = torch.zeros((len(load(path, 60.0).samples) // FRAME, 1), dtype=torch.int64)
+        codes = torch.zeros((len(load(path, 60.0).samples) // FRAME_SAMPLES, 1), dtype=torch.int64)
         rows.append(SpeechRow(line, entry["text"], [], [], codes, 1.0, 0.0, "", reference, None, False, path))
     return SpeechData(manifest.stem, "target", rows)
 
@@ -114,7 +115,7 @@ def _measured(metric: str, samples: Sequence[Sample], ears: Listeners, data: Spe
 def _spoken_by(sample: Sample, folder: Path) -> Sample:
     assert sample.row.audio is not None
     audio = load(folder / sample.row.audio.name, 60.0).samples
-    return replace(sample, audio=audio, codes=torch.zeros((len(audio) // FRAME, 1), dtype=torch.int64))
+    return replace(sample, audio=audio, codes=torch.zeros((len(audio) // FRAME_SAMPLES, 1), dtype=torch.int64))
 
 
 if __name__ == "__main__":

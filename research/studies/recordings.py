@@ -36,7 +36,8 @@ import numpy as np
 import soundfile
 from synthetic import DATA, write_rows
 
-from qrecipe.data.audio import RATE, AudioProblem, Clip, load, rate_problem
+from qrecipe.data.audio import AudioProblem, Clip, load, rate_problem
+from qrecipe.qwen3 import SAMPLE_RATE
 
 SHORTEST = 2.2
 """Seconds of a held-out recording at least."""
@@ -133,12 +134,12 @@ def write(source: Recording, target: Path) -> float | None:
         samples = heard(source.file).samples
     except AudioProblem:
         return None
-    seconds = len(samples) / RATE
+    seconds = len(samples) / SAMPLE_RATE
     if rate_problem(source.text, seconds) is not None:
         return None
     target.parent.mkdir(parents=True, exist_ok=True)
     peak = float(np.abs(samples).max())
-    soundfile.write(str(target), samples * (PEAK / peak), RATE, format="OGG", subtype="OPUS")
+    soundfile.write(str(target), samples * (PEAK / peak), SAMPLE_RATE, format="OGG", subtype="OPUS")
     return seconds
 
 

@@ -23,7 +23,7 @@ from qrecipe.model.weights import Delta
 from qrecipe.plan.bases import LocalBase
 from qrecipe.plan.fetch import resolve
 from qrecipe.plan.tokenizer import TextTokenizer
-from qrecipe.plan.trainable import CODEC_TABLE, TEXT_TABLE
+from qrecipe.qwen3 import CODEC_TABLE, TEXT_TABLE
 from qrecipe.recipe.base import Base
 from tests.support import audio, recipes
 from tests.support.bases import load_weights

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from qrecipe.data.audio import RATE, AudioProblem, load, rate_problem, read
+from qrecipe.data.audio import AudioProblem, load, rate_problem, read
 from qrecipe.plan.durations import _by_header
+from qrecipe.qwen3 import SAMPLE_RATE
 from tests.support import audio
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*slated for removal:DeprecationWarning")
@@ -27,16 +28,16 @@ def tone(rate: int, seconds: float = 1.0, hertz: float = 440.0, level: float = 0
 def loudest(samples: audio.Audio) -> float:
     """Frequency of the strongest component, Hz at 24 kHz."""
     spectrum = np.abs(np.fft.rfft(samples * np.hanning(len(samples))))
-    return float(spectrum.argmax() * RATE / len(samples))
+    return float(spectrum.argmax() * SAMPLE_RATE / len(samples))
 
 
 @pytest.mark.parametrize("rate", [8_000, 16_000, 24_000, 44_100, 48_000])
 def test_every_rate_is_brought_to_24_khz(rate: int, tmp_path: Path) -> None:
     samples = read(audio.write(tmp_path / "a.wav", tone(rate), rate))
     assert samples.dtype == np.float32
-    assert len(samples) == pytest.approx(RATE, abs=2)
+    assert len(samples) == pytest.approx(SAMPLE_RATE, abs=2)
     assert loudest(samples) == pytest.approx(440, abs=2)
-    assert samples[RATE // 4 : -RATE // 4].std() == pytest.approx(0.3 / np.sqrt(2), rel=0.01)
+    assert samples[SAMPLE_RATE // 4 : -SAMPLE_RATE // 4].std() == pytest.approx(0.3 / np.sqrt(2), rel=0.01)
 
 
 @pytest.mark.parametrize(
@@ -52,8 +53,8 @@ def test_every_rate_is_brought_to_24_khz(rate: int, tmp_path: Path) -> None:
     ],
 )
 def test_every_format_is_read(name: str, settings: dict[str, str], tmp_path: Path) -> None:
-    samples = read(audio.write(tmp_path / name, tone(RATE), RATE, **settings))
-    assert len(samples) == pytest.approx(RATE, abs=2500)
+    samples = read(audio.write(tmp_path / name, tone(SAMPLE_RATE), SAMPLE_RATE, **settings))
+    assert len(samples) == pytest.approx(SAMPLE_RATE, abs=2500)
     assert loudest(samples) == pytest.approx(440, abs=2)
 
 
@@ -75,43 +76,43 @@ def test_a_reference_is_heard_as_stock_hears_it(rate: int, tmp_path: Path) -> No
     samples = audio.speech(2, 0.7, rate, pause=0.3)
     path = audio.write(tmp_path / "a.wav", np.stack([samples, 0.3 * samples], 1), rate)
     heard, found = librosa.load(path, sr=None, mono=True)
-    expected = librosa.resample(y=heard.astype(np.float32), orig_sr=int(found), target_sr=RATE) if rate != RATE else heard
+    expected = librosa.resample(y=heard.astype(np.float32), orig_sr=int(found), target_sr=SAMPLE_RATE) if rate != SAMPLE_RATE else heard
     assert np.array_equal(read(path), expected)
 
 
 def test_trimming_keeps_a_tenth_of_a_second_and_ends_on_a_whole_frame(tmp_path: Path) -> None:
     clip = load(audio.write(tmp_path / "a.wav", audio.speech(3, 1.0, pause=0.8)), 30.0)
     assert clip.seconds == pytest.approx(2.6, abs=0.01)
-    assert len(clip.samples) / RATE == pytest.approx(1.16, abs=0.09)
-    assert clip.trimmed == pytest.approx(clip.seconds - len(clip.samples) / RATE)
-    assert np.abs(clip.samples[: int(0.08 * RATE)]).max() < 0.005
-    assert np.abs(clip.samples[-int(0.02 * RATE) :]).max() < 0.005
+    assert len(clip.samples) / SAMPLE_RATE == pytest.approx(1.16, abs=0.09)
+    assert clip.trimmed == pytest.approx(clip.seconds - len(clip.samples) / SAMPLE_RATE)
+    assert np.abs(clip.samples[: int(0.08 * SAMPLE_RATE)]).max() < 0.005
+    assert np.abs(clip.samples[-int(0.02 * SAMPLE_RATE) :]).max() < 0.005
     assert len(clip.samples) % 1920 == 0
 
 
 def test_speech_up_to_the_edges_is_not_trimmed(tmp_path: Path) -> None:
-    clip = load(audio.write(tmp_path / "a.wav", tone(RATE)), 30.0)
+    clip = load(audio.write(tmp_path / "a.wav", tone(SAMPLE_RATE)), 30.0)
     assert (clip.seconds, clip.trimmed) == (1.0, 0.0)
 
 
 def broken(folder: Path, kind: str) -> Path:
     path = folder / "broken.wav"
     if kind == "silent":
-        return audio.write(path, np.zeros(RATE, dtype=np.float32))
+        return audio.write(path, np.zeros(SAMPLE_RATE, dtype=np.float32))
     if kind == "clipped":
-        return audio.write(path, np.clip(8 * tone(RATE), -1, 1))
+        return audio.write(path, np.clip(8 * tone(SAMPLE_RATE), -1, 1))
     if kind == "nan":
-        samples = tone(RATE)
+        samples = tone(SAMPLE_RATE)
         samples[100] = np.nan
         return audio.write(path, samples, subtype="FLOAT")
     if kind == "infinite":
-        samples = tone(RATE)
+        samples = tone(SAMPLE_RATE)
         samples[100] = np.inf
         return audio.write(path, samples, subtype="FLOAT")
     if kind == "too long":
         return audio.write(path, tone(8000, 5.0), 8000)
     if kind == "too short":
-        return audio.write(path, tone(RATE, 0.1))
+        return audio.write(path, tone(SAMPLE_RATE, 0.1))
     if kind == "empty":
         return audio.write(path, np.zeros(0, dtype=np.float32))
     if kind == "half a file":
@@ -200,7 +201,7 @@ def test_text_must_fit_its_recording(text: str, seconds: float, why: str | None)
 @pytest.mark.slow
 def test_reading_audio_prints_nothing(tmp_path: Path) -> None:
     """mpg123 writes to file descriptor 2 by itself when an MP3 is damaged."""
-    path = audio.write(tmp_path / "a.mp3", tone(RATE))
+    path = audio.write(tmp_path / "a.mp3", tone(SAMPLE_RATE))
     content = bytearray(path.read_bytes())
     content[len(content) // 2 : len(content) // 2 + 400] = bytes(400)
     path.write_bytes(content)

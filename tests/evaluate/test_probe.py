@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from qrecipe.data.audio import FRAME, load
+from qrecipe.data.audio import load
 from qrecipe.data.speech import SpeechData, SpeechRow
 from qrecipe.evaluate.listeners import Listeners
 from qrecipe.evaluate.memory import Memory
 from qrecipe.evaluate.probe import Probe, probe
 from qrecipe.evaluate.samples import Sample, recorded
 from qrecipe.evaluate.spoil import TEXTS, WAYS
+from qrecipe.qwen3 import FRAME_SAMPLES
 from qrecipe.recipe.evaluator import Evaluators
 from qrecipe.recipe.gate import Gate
 from qrecipe.recipe.metrics import BUILTIN
@@ -32,7 +33,7 @@ def dataset(rows: int) -> SpeechData:
     for line, text in enumerate((MALAY / "dev.jsonl").read_text(encoding="utf-8").splitlines()[:rows], start=1):
         entry = json.loads(text)
         path = MALAY / entry["audio"]
-        frames = len(load(path, 30.0).samples) // FRAME
+        frames = len(load(path, 30.0).samples) // FRAME_SAMPLES
         codes = torch.arange(frames)[:, None].expand(frames, 8)
         found.append(SpeechRow(line, entry["text"], [], [], codes, 1.0, 0.0, "", MALAY / "ref.ogg", None, False, path))
     return SpeechData("dev", "malay", found)

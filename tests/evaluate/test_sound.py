@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from qrecipe.data.audio import RATE, Audio
+from qrecipe.data.audio import Audio
 from qrecipe.data.speech import SpeechRow
 from qrecipe.evaluate import sound
 from qrecipe.evaluate.samples import Sample
+from qrecipe.qwen3 import SAMPLE_RATE
 
 
 class Ears:
@@ -24,8 +25,8 @@ def tone(*pieces: tuple[float, float]) -> Audio:
     """(Hz, seconds) pieces of a voice-like tone; 0 Hz is silence."""
     phase, found = 0.0, []
     for hz, seconds in pieces:
-        t = np.arange(int(seconds * RATE))
-        wave = sum(np.sin(phase + 2 * np.pi * hz * k * t / RATE) / k for k in (1, 2, 3)) if hz else np.zeros(len(t))
+        t = np.arange(int(seconds * SAMPLE_RATE))
+        wave = sum(np.sin(phase + 2 * np.pi * hz * k * t / SAMPLE_RATE) / k for k in (1, 2, 3)) if hz else np.zeros(len(t))
         found.append(0.2 * np.asarray(wave))
     return np.concatenate(found).astype(np.float32)
 
@@ -47,7 +48,7 @@ def test_silence_pauses_and_rate() -> None:
     assert sound.speaking_rate(item) == pytest.approx(5.0, abs=0.2)
     short = sample(tone((150, 1.0), (0, 0.1), (200, 0.9)))
     assert sound.pause_rate(short) == 0.0
-    nothing = sample(np.zeros(RATE, np.float32))
+    nothing = sample(np.zeros(SAMPLE_RATE, np.float32))
     assert (sound.silence_share(nothing), sound.pause_rate(nothing), sound.speaking_rate(nothing)) == (1.0, None, None)
 
 
@@ -56,7 +57,7 @@ def test_pitch_has_the_range_that_was_made() -> None:
     octave = sample(tone(*[(110 * 2 ** (i / 20), 0.1) for i in range(21)]))
     assert sound.f0_range(octave) == pytest.approx(12 * 0.9, abs=1.0)
     assert sound.f0_range(sample(tone((140, 2.0)))) == pytest.approx(0.0, abs=0.3)
-    assert sound.f0_range(sample(np.zeros(RATE, np.float32))) is None
+    assert sound.f0_range(sample(np.zeros(SAMPLE_RATE, np.float32))) is None
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from qrecipe.errors import BaseModelError, Place
 from qrecipe.model.languages import check_free, initial_rows, require_free
 from qrecipe.model.opened import Opened
 from qrecipe.plan.bases import LocalBase
-from qrecipe.plan.trainable import CODEC_TABLE
+from qrecipe.qwen3 import CODEC_TABLE
 from qrecipe.recipe.language import Init, Language
 
 FREE = 2072

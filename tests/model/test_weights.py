@@ -15,7 +15,8 @@ from qrecipe.model.forward import RowSubset, Tables
 from qrecipe.model.opened import Opened
 from qrecipe.model.weights import Delta, Guard, Learner, apply, parameters, survival
 from qrecipe.model.working import WorkingWeights
-from qrecipe.plan.trainable import CODEC_TABLE, TEXT_TABLE, Group, Trainable
+from qrecipe.plan.trainable import Group, Trainable
+from qrecipe.qwen3 import CODEC_TABLE, TEXT_TABLE
 from qrecipe.recipe.stage import Train
 
 PROJECTION = "talker.text_projection.linear_fc1.weight"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from qrecipe.qwen3 import CODEC_TABLE
 from tests.support import recipes
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ def malay(opened: Opened) -> Iterator[None]:
 
     from qrecipe.model.weights import Delta
     from qrecipe.model.working import WorkingWeights
-    from qrecipe.plan.trainable import CODEC_TABLE
     from tests.support.training import ROW
 
     working = WorkingWeights(opened)

@@ -18,7 +18,7 @@ from qrecipe.evaluate.measure import teacher_forced
 from qrecipe.model import forward, prompt
 from qrecipe.model.opened import Opened
 from qrecipe.model.weights import Guard, Learner
-from qrecipe.plan.trainable import CODEC_TABLE, TEXT_TABLE
+from qrecipe.qwen3 import CODEC_TABLE, TEXT_TABLE
 from qrecipe.recipe.stage import SpeechStage, TextLmStage
 from qrecipe.train.loop import StageResult, rate_at, train_stage
 from qrecipe.train.objective import Losses
