@@ -15,14 +15,14 @@ from qrecipe.cli.validate import check
 from qrecipe.errors import RecipeError
 from qrecipe.files import FileHashes
 from qrecipe.recipe.reader import read_file
-from qrecipe.run.scaffold import Written, new_recipe
+from qrecipe.run.new import Request, Written, new_recipe
 from qrecipe.shipped import templates
 
 ROOT = Path(__file__).parents[2]
 
 
 def new(folder: Path, language: str = "hausa", template: str = "two-stage", bcp47: str = "ha") -> Written:
-    return new_recipe(language, bcp47, template, folder, "Qwen/Qwen3-TTS-12Hz-1.7B-Base", None, ["english", "spanish"])
+    return new_recipe(Request(language, bcp47, template, "Qwen/Qwen3-TTS-12Hz-1.7B-Base", None, ["english", "spanish"]), folder)
 
 
 @pytest.mark.parametrize("template", sorted(templates()))
