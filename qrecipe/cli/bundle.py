@@ -50,7 +50,7 @@ def build_command(run_folder: Path, stages: str | None, bundles: Path, format_: 
     from qrecipe.cli.app import print_json
     from qrecipe.plan import complete_plan
     from qrecipe.recipe import load
-    from qrecipe.run.rebuild import rebuild
+    from qrecipe.run.bundle import rebuild
     from qrecipe.run.record import require_record
 
     record = require_record(run_folder)

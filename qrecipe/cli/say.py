@@ -34,7 +34,7 @@ def command(
 ) -> int:
     """Speak TEXT with MODEL (a base, a bundle, or runs/NAME@STAGE) through stock generate_voice_clone."""
     from qrecipe.cli.app import print_json
-    from qrecipe.run.saying import say
+    from qrecipe.run.say import say
 
     result = say(model, text, language.lower(), reference, reference_text, layout, seed, out)
     if format_ == "json":
