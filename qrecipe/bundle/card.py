@@ -23,73 +23,89 @@ def escape(text: str) -> str:
 
 def model_card(plan: Plan, stages: list[BundleStage], verdicts: dict[str, list[Verdict]]) -> str:
     """The card of a bundle. Holds no clock, host or path."""
-    languages = {k: v.bcp47 for k, v in plan.languages.items()}
-    front: dict[str, Any] = {
-        "language": sorted({tag.split("-")[0] for tag in languages.values()}),
+    lines = [
+        *_front_matter(plan),
+        *_introduction(plan),
+        *_use(next(iter(plan.languages))),
+        *_languages(plan),
+        *_training(plan, stages),
+        *_evaluation(verdicts),
+        "Values, intervals and baselines are in `verdicts.json`; what was asked is in `recipe.yaml`; "
+        "what was resolved is in `recipe.lock`.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _front_matter(plan: Plan) -> list[str]:
+    fields: dict[str, Any] = {
+        "language": sorted({language.bcp47.split("-")[0] for language in plan.languages.values()}),
         "library_name": "qwen-tts",
         "pipeline_tag": "text-to-speech",
         "tags": ["qwen3-tts", "qrecipe", "language-adaptation"],
     }
-    if "/" in plan.base.model:
-        front["base_model"] = plan.base.model
+    if "/" in plan.base.model:  # a hub id, which the hub links to
+        fields["base_model"] = plan.base.model
+    return ["---", yaml.safe_dump(fields, sort_keys=True, allow_unicode=True).strip(), "---", ""]
+
+
+def _introduction(plan: Plan) -> list[str]:
     description = plan.settings.get("description")
-    first = next(iter(languages))
+    revision = f" at {escape(plan.base.revision)}" if plan.base.revision else ""
     lines = [
-        "---",
-        yaml.safe_dump(front, sort_keys=True, allow_unicode=True).strip(),
-        "---",
-        "",
         f"# {escape(plan.recipe)} {escape(plan.version)}",
         "",
         *([escape(str(description)), ""] if description else []),
-        f"Qwen3-TTS Base that also speaks {escape(', '.join(sorted(languages)))}; "
-        f"made by [qrecipe](https://pypi.org/project/qrecipe/) from {escape(plan.base.model)}"
-        + (f" at {escape(plan.base.revision)}" if plan.base.revision else "")
-        + ".",
+        f"Qwen3-TTS Base that also speaks {escape(', '.join(sorted(plan.languages)))}; "
+        f"made by [qrecipe](https://pypi.org/project/qrecipe/) from {escape(plan.base.model)}{revision}.",
         "",
     ]
     if plan.base.model.startswith(BUILTIN):
-        lines += ["> Made from the small base that comes with qrecipe: good for trying a recipe and for tests, not for use.", ""]
-    lines += [
+        warning = "> Made from the small base that comes with qrecipe: good for trying a recipe and for tests, not for use."
+        lines += [warning, ""]
+    return lines
+
+
+def _use(language: str) -> list[str]:
+    return [
         "## Use",
         "",
         "```python",
         "from qwen_tts import Qwen3TTSModel",
         "",
         'model = Qwen3TTSModel.from_pretrained("PATH/TO/THIS/FOLDER")',
-        f'wavs, rate = model.generate_voice_clone(text="...", language={json.dumps(first, ensure_ascii=False)}, ref_audio="voice.wav", ref_text="What voice.wav says.")',
+        f'wavs, rate = model.generate_voice_clone(text="...", language={json.dumps(language, ensure_ascii=False)}, '
+        'ref_audio="voice.wav", ref_text="What voice.wav says.")',
         "```",
         "",
-        "## Languages added",
-        "",
-        "| language | BCP 47 | row |",
-        "|---|---|---|",
-        *(f"| {escape(k)} | {escape(v.bcp47)} | {v.token_id} |" for k, v in plan.languages.items()),
-        "",
-        "## Training",
-        "",
-        "| stage | objective | status | parameters | data |",
-        "|---|---|---|---|---|",
     ]
-    for planned, went in zip(plan.stages, stages, strict=True):
-        said = [f"{t.dataset} {'spoken' if t.frames else 'respelled'} by the base as {t.spoken_as}" for t in planned.taught]
-        data = escape("; ".join([", ".join(f"{d.dataset} ({d.language})" for d in planned.data), *said]))
-        count = f"{went.parameters:,}" if went.parameters is not None else "-"
-        lines.append(f"| {escape(planned.id)} | {planned.objective} | {went.status} | {count} | {data} |")
-    lines += ["", "## Evaluation", ""]
-    judged = [(where, v) for where, vs in verdicts.items() for v in vs]
-    if judged:
-        lines += ["| after | gate | value | interval | outcome |", "|---|---|---|---|---|"]
-        for where, v in judged:
+
+
+def _languages(plan: Plan) -> list[str]:
+    rows = [f"| {escape(name)} | {escape(v.bcp47)} | {v.token_id} |" for name, v in plan.languages.items()]
+    return ["## Languages added", "", "| language | BCP 47 | row |", "|---|---|---|", *rows, ""]
+
+
+def _training(plan: Plan, stages: list[BundleStage]) -> list[str]:
+    lines = ["## Training", "", "| stage | objective | status | parameters | data |", "|---|---|---|---|---|"]
+    for planned, stage in zip(plan.stages, stages, strict=True):
+        recorded = ", ".join(f"{d.dataset} ({d.language})" for d in planned.data)
+        spoken = [f"{t.dataset} {'spoken' if t.frames else 'respelled'} by the base as {t.spoken_as}" for t in planned.taught]
+        data = escape("; ".join([recorded, *spoken]))
+        count = f"{stage.parameters:,}" if stage.parameters is not None else "-"
+        lines.append(f"| {escape(planned.id)} | {planned.objective} | {stage.status} | {count} | {data} |")
+    return [*lines, ""]
+
+
+def _evaluation(verdicts: dict[str, list[Verdict]]) -> list[str]:
+    lines = ["## Evaluation", ""]
+    if not any(verdicts.values()):
+        return [*lines, "The recipe states no gates.", ""]
+    lines += ["| after | gate | value | interval | outcome |", "|---|---|---|---|---|"]
+    for where, judged in verdicts.items():
+        for v in judged:
             if v.outcome == "skipped":
                 lines.append(f"| {where} | {v.gate} | - | - | **not judged**: {escape(v.reason or '')} |")
-                continue
-            lines.append(f"| {where} | {v.gate} | {v.value:.4g} | {v.low:.4g} to {v.high:.4g} | {v.outcome} |")
-    else:
-        lines.append("The recipe states no gates.")
-    lines += [
-        "",
-        "Values, intervals and baselines are in `verdicts.json`; what was asked is in `recipe.yaml`; what was resolved is in `recipe.lock`.",
-        "",
-    ]
-    return "\n".join(lines)
+            else:
+                lines.append(f"| {where} | {v.gate} | {v.value:.4g} | {v.low:.4g} to {v.high:.4g} | {v.outcome} |")
+    return [*lines, ""]

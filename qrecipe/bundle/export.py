@@ -33,14 +33,14 @@ def write_model(base: LocalBase, folder: Path, delta: Delta, languages: dict[str
 
 
 def _write_weights(base: LocalBase, folder: Path, delta: Delta) -> None:
-    left = {*delta.whole, *delta.rows}
+    missing = {*delta.whole, *delta.rows}
     for original in weight_files(base.folder):
         target = folder / original.name
         header = read_header(target, Place(original.name))
         with open(target, "r+b") as f:
             (length,) = struct.unpack("<Q", f.read(8))
             data = 8 + length
-            for name in sorted(left & header.keys()):
+            for name in sorted(missing & header.keys()):
                 entry = header[name]
                 dtype = _TORCH[entry["dtype"]]
                 start = data + entry["data_offsets"][0]
@@ -56,9 +56,9 @@ def _write_weights(base: LocalBase, folder: Path, delta: Delta) -> None:
                     for i, row in zip(ids.tolist(), rows, strict=True):
                         f.seek(start + i * width)
                         f.write(_bytes(row, dtype))
-        left -= header.keys()
-    if left:
-        raise EngineError(f"trained tensors that the base's files do not hold: {', '.join(sorted(left))}")
+        missing -= header.keys()
+    if missing:
+        raise EngineError(f"trained tensors that the base's files do not hold: {', '.join(sorted(missing))}")
 
 
 def _bytes(values: torch.Tensor, dtype: torch.dtype) -> bytes:

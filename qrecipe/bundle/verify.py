@@ -78,7 +78,7 @@ def _plain(name: str) -> bool:
 
 
 def _lock_problems(path: Path) -> list[Problem]:
-    """What is wrong with the form of the lock that a bundle carries."""
+    """Problems in the form of the lock that a bundle carries."""
     place = Place(str(path))
     try:
         value = read_json(path)
