@@ -10,7 +10,8 @@ import pytest
 import soundfile
 import torch
 
-from qrecipe.data.audio import RATE, read
+from qrecipe.data.audio import read
+from qrecipe.qwen3 import SAMPLE_RATE
 from tests.support.shared import Finished
 from tests.support.ties import LOGITS
 
@@ -54,7 +55,7 @@ def test_an_engine_without_torch_says_the_same(finished: Finished, tmp_path: Pat
     engine_file = tmp_path / "bundle.tmod"
     _call(build, ["--model", str(bundle), "--dtype", "f32", "-o", str(engine_file)])
     voice = tmp_path / "ref.wav"
-    soundfile.write(str(voice), read(MALAY / "ref.ogg"), RATE, subtype="FLOAT")
+    soundfile.write(str(voice), read(MALAY / "ref.ogg"), SAMPLE_RATE, subtype="FLOAT")
     stock = Qwen3TTSModel.from_pretrained(str(bundle), dtype=torch.float32)
     margins = Margins(stock)
     engine = vox.Engine(str(engine_file), device="cpu", threads=1)
