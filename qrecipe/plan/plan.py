@@ -39,7 +39,7 @@ from qrecipe.recipe.stage import Stage
 
 @dataclass
 class Planned:
-    """A plan with what it was made from, for whoever carries it out, and with its problems."""
+    """A plan with its sources, for whoever carries it out, and with its problems."""
 
     loaded: LoadedRecipe
     plan: Plan
@@ -69,19 +69,15 @@ def make_plan(loaded: LoadedRecipe, hashes: FileHashes | None = None, strict: bo
         strict: missing base and data are errors instead of warnings.
     """
     hashes = hashes or FileHashes()
-    recipe, node = loaded.recipe, loaded.node
-    problems = Problems(loaded.warnings)
-    where = node.at("base", "model")
-    if names_folder(recipe.base, loaded.root):
-        outside = boundaries.problem(folder_of(recipe.base, loaded.root), f"the base {recipe.base.model}", where, loaded.bounds)
-        if outside is not None:
-            raise BaseModelError(outside)
-    base = locate(recipe.base, loaded.root, where.place, hashes)
-    problems.extend(base.warnings)
-    languages = _languages(loaded, base, problems)
-    _dataset_languages(loaded, base, problems)
-    manifests, datasets = _datasets(loaded, base, hashes, problems)
-    lessons = make_teaching(loaded, base, manifests, hashes, problems)
+    recipe = loaded.recipe
+    planner = _Planner(loaded, _base(loaded, hashes), hashes)
+    base, problems = planner.base, planner.problems
+    languages = planner.languages()
+    planner.check_languages()
+    datasets = planner.datasets()
+    lessons = make_teaching(loaded, base, planner.manifests, hashes, problems)
+
+    # Every stage starts from the one before it, and its fingerprint holds that of its start.
     stages: list[PlannedStage] = []
     trainables: dict[str, trainable.Trainable] = {}
     start = start_inputs(base.identity, languages, recipe.seed)
@@ -90,23 +86,21 @@ def make_plan(loaded: LoadedRecipe, hashes: FileHashes | None = None, strict: bo
     rows = {k: v.token_id for k, v in languages.items() if v.token_id is not None}
     known_rows = rows if len(rows) == len(languages) else None
     for i, stage in enumerate(recipe.stages):
-        where = node.at("stages", i)
-        seen = _seen(loaded, stage, manifests, base)
-        resolved, found = trainable.resolve(stage, where, base.tensors, known_rows, seen)
-        problems.extend(found)
-        if base.tensors is None:
-            resolved = trainable.Trainable()
+        node = loaded.node.at("stages", i)
+        resolved, mistakes = trainable.resolve(stage, node, base.tensors, known_rows, planner.seen_rows(stage))
+        problems += mistakes
         trainables[stage.id] = resolved
         taught = lessons.of(loaded, stage)
         inputs = stage_inputs(stage, recipe.evaluation, contents, [t.digest for t in taught], resolved, before)
         before = inputs.fingerprint
         stages.append(_stage(stage, datasets, resolved, base.tensors is not None, inputs, taught))
-    evaluators = _evaluators(loaded, hashes, problems)
-    problems.extend(checks.check(checks.Context(loaded, base, rows, manifests, trainables, hashes)))
+
+    # What only the whole plan shows is checked last; a template's problems say where they come from.
+    evaluators = planner.evaluators()
+    problems += checks.check(checks.Context(loaded, base, rows, planner.manifests, trainables, hashes))
     hashes.save()
     problems = loaded.noted(problems)
-    if strict:
-        problems = problems.strict()
+    own_folder = base.folder is not None and not base.model.startswith(BUILTIN)
     plan = Plan(
         recipe=recipe.name,
         version=recipe.version,
@@ -119,11 +113,9 @@ def make_plan(loaded: LoadedRecipe, hashes: FileHashes | None = None, strict: bo
         evaluators=evaluators,
         stages=stages,
         accept=[g.label() for g in recipe.accept],
-        settings=recipe.model_dump(
-            mode="json", by_alias=True, exclude={"base": {"model"}} if base.folder and not base.model.startswith(BUILTIN) else None
-        ),
+        settings=recipe.model_dump(mode="json", by_alias=True, exclude={"base": {"model"}} if own_folder else None),
     )
-    return Planned(loaded, plan, base, manifests, trainables, lessons, problems)
+    return Planned(loaded, plan, base, planner.manifests, trainables, lessons, problems.strict() if strict else problems)
 
 
 def require_complete(planned: Planned) -> None:
@@ -140,89 +132,14 @@ def require_data(planned: Planned) -> None:
         raise RecipeError(errors)
 
 
-def _languages(loaded: LoadedRecipe, base: BaseInfo, problems: Problems) -> dict[str, PlannedLanguage]:
-    listed = base.listed_rows()
-    fixed = {v.token_id for v in loaded.recipe.languages.values() if isinstance(v.token_id, int)}
-    found: dict[str, PlannedLanguage] = {}
-    for key, language in loaded.recipe.languages.items():
-        node = loaded.node.at("languages", key)
-        token_id: int | None
-        if key in base.languages:
-            help_ = "a recipe adds languages; use the language in `datasets` without declaring it"
-            problems.append(node.key_problem("QR022", f"the base already speaks `{key}`", help_))
-        if isinstance(language.token_id, int):
-            token_id = language.token_id
-            if token_id in listed:
-                owner = next((k for k, v in base.languages.items() if v == token_id), "a control or speaker row")
-                message = f"row {token_id} is taken by the base: {owner}"
-                problems.append(node.at("token_id").problem("QR022", message, "`auto` finds a free row"))
-        elif base.config is None:
-            token_id = None
-        else:
-            taken = listed | fixed | {v.token_id for v in found.values() if v.token_id is not None}
-            token_id = next((r for r in range(FIRST_FREE_ROW, LAST_ROW + 1) if r not in taken), None)
-            if token_id is None:
-                problems.append(node.key_problem("QR022", f"no free row is left for `{key}`"))
-        for i, source in enumerate(language.init.sources):
-            if base.config is not None and source not in base.languages:
-                n = node.at("init", "mean_of", i) if language.init.mean_of else node.at("init", "copy")
-                problems.append(n.problem("QR020", f"the base knows no language `{source}`", suggest(source, base.languages)))
-        found[key] = PlannedLanguage(bcp47=language.bcp47, token_id=token_id, init=language.init.sources)
-    return found
-
-
-def _dataset_languages(loaded: LoadedRecipe, base: BaseInfo, problems: Problems) -> None:
-    if base.config is None:
-        return
-    known = {*base.languages, *loaded.recipe.languages}
-    for gate, node in gates_with_nodes(loaded.recipe, loaded.node):
-        if gate.speak_as is not None and gate.speak_as not in known:
-            n = node.at("speak_as")
-            message = f"`{gate.speak_as}` is neither declared under `languages` nor known to the base"
-            problems.append(n.problem("QR020", message, suggest(gate.speak_as, known)))
-    for name, dataset in loaded.recipe.datasets.items():
-        if dataset.language not in known and dataset.language != "auto":  # `auto` is said already
-            n = loaded.node.at("datasets", name, "language")
-            message = f"`{dataset.language}` is neither declared under `languages` nor known to the base"
-            problems.append(n.problem("QR020", message, suggest(dataset.language, known)))
-
-
-def _datasets(
-    loaded: LoadedRecipe, base: BaseInfo, hashes: FileHashes, problems: Problems
-) -> tuple[dict[str, Manifest], dict[str, PlannedDataset]]:
-    manifests: dict[str, Manifest] = {}
-    planned: dict[str, PlannedDataset] = {}
-    for name, dataset in loaded.recipe.datasets.items():
-        path = loaded.path(dataset.path)
-        outside = _outside(loaded, name, dataset)
-        problems.extend(outside)
-        if outside or not is_file(path):
-            planned[name] = PlannedDataset(kind=dataset.kind, language=dataset.language, rows=None, bad_rows=None, sha256=None)
-            continue
-        about = (dataset.kind, base.tokenizer, loaded.shown(dataset.path), loaded.bounds)
-        manifest = hashes.once(path, (*about, *boundaries.allowed()), partial(read_manifest, path, *about))
-        manifests[name] = manifest
-        if manifest.problems and (dataset.on_bad_row == "stop" or not manifest.rows):
-            problems.extend(_summed(manifest))
-        planned[name] = PlannedDataset(
-            kind=dataset.kind,
-            language=dataset.language,
-            rows=len(manifest.rows),
-            bad_rows=len(manifest.problems),
-            sha256=None if stopped_by_missing(dataset, manifest) else dataset_hash(loaded, dataset, manifest, hashes),
-        )
-    return manifests, planned
-
-
-def _outside(loaded: LoadedRecipe, name: str, dataset: Dataset) -> list[Problem]:
-    """Paths of a dataset that lead out of the recipe's repository; such a dataset is not read."""
-    given = {"path": dataset.path, "reference": getattr(dataset, "reference", None)}
-    found = (
-        boundaries.problem(loaded.root / path, path, loaded.node.at("datasets", name, key), loaded.bounds)
-        for key, path in given.items()
-        if path is not None
-    )
-    return [p for p in found if p is not None]
+def _base(loaded: LoadedRecipe, hashes: FileHashes) -> BaseInfo:
+    """The base, as far as it is known. Raises `BaseModelError` for what a recipe may not read or what is no base."""
+    base, node = loaded.recipe.base, loaded.node.at("base", "model")
+    if names_folder(base, loaded.root):
+        outside = boundaries.problem(folder_of(base, loaded.root), f"the base {base.model}", node, loaded.bounds)
+        if outside is not None:
+            raise BaseModelError(outside)
+    return locate(base, loaded.root, node.place, hashes)
 
 
 def stopped_by_missing(dataset: Dataset, manifest: Manifest) -> bool:
@@ -239,60 +156,163 @@ def _summed(manifest: Manifest) -> list[Problem]:
     return [*manifest.problems.errors, *missing]
 
 
-def _seen(loaded: LoadedRecipe, stage: Stage, manifests: dict[str, Manifest], base: BaseInfo) -> list[int] | None:
-    """Rows of the text embedding that the stage's texts in the recipe's own languages use; None if not known."""
-    if not any(t.rows == "seen" for t in stage.train):
-        return []
-    if base.tokenizer is None:
-        return None
-    seen: set[int] = set()
-    for use in stage.uses:
-        if loaded.recipe.datasets[use.dataset].language not in loaded.recipe.languages:
-            continue
-        manifest = manifests.get(use.dataset)
-        if manifest is None:
+class _Planner:
+    """Resolves the parts of a recipe against its base and its data, and collects problems."""
+
+    def __init__(self, loaded: LoadedRecipe, base: BaseInfo, hashes: FileHashes) -> None:
+        self.loaded = loaded
+        self.recipe = loaded.recipe
+        self.base = base
+        self.hashes = hashes
+        self.problems = Problems([*loaded.warnings, *base.warnings])
+        self.manifests: dict[str, Manifest] = {}
+        """Of the datasets that are on this machine."""
+
+    def languages(self) -> dict[str, PlannedLanguage]:
+        """The recipe's languages, each with its row."""
+        base = self.base
+        listed = base.listed_rows()
+        taken = listed | {v.token_id for v in self.recipe.languages.values() if isinstance(v.token_id, int)}
+        planned: dict[str, PlannedLanguage] = {}
+        for key, language in self.recipe.languages.items():
+            node = self.loaded.node.at("languages", key)
+            row = language.token_id if isinstance(language.token_id, int) else self._free_row(key, node, taken)
+            if key in base.languages:
+                help_ = "a recipe adds languages; use the language in `datasets` without declaring it"
+                self.problems.append(node.key_problem("QR022", f"the base already speaks `{key}`", help_))
+            if row in listed:
+                owner = next((k for k, v in base.languages.items() if v == row), "a control or speaker row")
+                message = f"row {row} is taken by the base: {owner}"
+                self.problems.append(node.at("token_id").problem("QR022", message, "`auto` finds a free row"))
+            for i, source in enumerate(language.init.sources):
+                if base.config is not None and source not in base.languages:
+                    n = node.at("init", "mean_of", i) if language.init.mean_of else node.at("init", "copy")
+                    help_ = suggest(source, base.languages)
+                    self.problems.append(n.problem("QR020", f"the base knows no language `{source}`", help_))
+            planned[key] = PlannedLanguage(bcp47=language.bcp47, token_id=row, init=language.init.sources)
+        return planned
+
+    def _free_row(self, key: str, node: Node, taken: set[int]) -> int | None:
+        """The lowest free row, which is taken then; None if the base is not known or has none."""
+        if self.base.config is None:
             return None
-        for row in manifest.rows:
-            seen.update(base.tokenizer.assistant(row.text)[1])
-    return sorted(seen - set(base.tokenizer.special.values()))
-
-
-def _evaluators(loaded: LoadedRecipe, hashes: FileHashes, problems: Problems) -> dict[str, PlannedEvaluator]:
-    """The evaluators that the recipe names. What is missing is a problem where a gate that is not optional needs it."""
-    recipe = loaded.recipe
-    missing: dict[str, list[Problem]] = {}
-    found: dict[str, PlannedEvaluator] = {}
-    needs = {s.needs for g in recipe.gates() if (s := metrics.find(g.metric)) is not None and s.needs}
-    needs |= {"asr"} if recipe.evaluators.asr is not None and recipe.teacher.max_cer is not None else set()
-    for need in sorted(needs):
-        settings = getattr(recipe.evaluators, need)
-        model = getattr(settings, "model", None)
-        named = loaded.node.at("evaluators", need, "model")
-        if model is not None and model.startswith((".", "/", "~")):
-            outside = boundaries.problem(loaded.root / os.path.expanduser(model), model, named, loaded.bounds)
-            problems.extend([outside] if outside else [])
-        here, missing[need] = find(need, recipe.evaluators, loaded.root, named.place, hashes)
-        found[need] = PlannedEvaluator(backend=settings.backend, model=model, identity=here.identity)
-    said = {p.message for p in problems}
-    skipped: dict[str, list[tuple[str, Node, Problem]]] = {}
-    for gate, node in gates_with_nodes(loaded.recipe, loaded.node):
-        spec = metrics.find(gate.metric)
-        assert spec is not None, "checked by the recipe"
-        lacking = list(missing.get(spec.needs, []) if spec.needs else [])
-        metric = node.at("metric")
-        packages = packages_problem(spec.packages, spec.extra, f"`{spec.name}`", metric.place)
-        if packages is not None and not any(p.code == "QR080" for p in lacking):
-            lacking.append(packages)
-        if lacking and gate.optional:
-            skipped.setdefault(lacking[0].message, []).append((gate.label(), metric, lacking[0]))
+        row = next((r for r in range(FIRST_FREE_ROW, LAST_ROW + 1) if r not in taken), None)
+        if row is None:
+            self.problems.append(node.key_problem("QR022", f"no free row is left for `{key}`"))
         else:
-            problems.extend(p for p in lacking if p.message not in said)
-            said.update(p.message for p in lacking)
-    for why, gates in skipped.items():
-        (label, metric, lack), more = gates[0], len(gates) - 1
-        also = f" and {more} other gate{'s' if more > 1 else ''}" if more else ""
-        problems.append(metric.problem("QR082", f"{label}{also} will be skipped: {why}", lack.help))
-    return found
+            taken.add(row)
+        return row
+
+    def check_languages(self) -> None:
+        """Languages of gates and datasets are declared, or the base knows them."""
+        if self.base.config is None:
+            return
+        gates = gates_with_nodes(self.recipe, self.loaded.node)
+        used = [(gate.speak_as, node.at("speak_as")) for gate, node in gates if gate.speak_as is not None]
+        for name, dataset in self.recipe.datasets.items():
+            if dataset.language != "auto":  # reported by the recipe's own checks
+                used.append((dataset.language, self.loaded.node.at("datasets", name, "language")))
+        known = {*self.base.languages, *self.recipe.languages}
+        for language, n in used:
+            if language not in known:
+                message = f"`{language}` is neither declared under `languages` nor known to the base"
+                self.problems.append(n.problem("QR020", message, suggest(language, known)))
+
+    def datasets(self) -> dict[str, PlannedDataset]:
+        """The recipe's datasets; reads their manifests."""
+        planned: dict[str, PlannedDataset] = {}
+        for name, dataset in self.recipe.datasets.items():
+            path = self.loaded.path(dataset.path)
+            outside = self._outside(name, dataset)
+            self.problems += outside
+            if outside or not is_file(path):
+                planned[name] = PlannedDataset(kind=dataset.kind, language=dataset.language, rows=None, bad_rows=None, sha256=None)
+                continue
+            about = (dataset.kind, self.base.tokenizer, self.loaded.shown(dataset.path), self.loaded.bounds)
+            manifest = self.hashes.once(path, (*about, *boundaries.allowed()), partial(read_manifest, path, *about))
+            self.manifests[name] = manifest
+            if manifest.problems and (dataset.on_bad_row == "stop" or not manifest.rows):
+                self.problems += _summed(manifest)
+            missing = stopped_by_missing(dataset, manifest)
+            planned[name] = PlannedDataset(
+                kind=dataset.kind,
+                language=dataset.language,
+                rows=len(manifest.rows),
+                bad_rows=len(manifest.problems),
+                sha256=None if missing else dataset_hash(self.loaded, dataset, manifest, self.hashes),
+            )
+        return planned
+
+    def _outside(self, name: str, dataset: Dataset) -> Problems:
+        """Paths of a dataset that lead out of the recipe's repository; such a dataset is not read."""
+        problems = Problems()
+        for field_ in ("path", "reference"):
+            path = getattr(dataset, field_, None)
+            if path is not None:
+                n = self.loaded.node.at("datasets", name, field_)
+                outside = boundaries.problem(self.loaded.root / path, path, n, self.loaded.bounds)
+                problems += [outside] if outside is not None else []
+        return problems
+
+    def seen_rows(self, stage: Stage) -> list[int] | None:
+        """Rows of the text embedding that the stage's texts in the recipe's own languages use; None if not known."""
+        if not any(t.rows == "seen" for t in stage.train):
+            return []
+        tokenizer = self.base.tokenizer
+        if tokenizer is None:
+            return None
+        seen: set[int] = set()
+        for use in stage.uses:
+            if self.recipe.datasets[use.dataset].language not in self.recipe.languages:
+                continue
+            manifest = self.manifests.get(use.dataset)
+            if manifest is None:
+                return None
+            for row in manifest.rows:
+                seen.update(tokenizer.assistant(row.text)[1])
+        return sorted(seen - set(tokenizer.special.values()))
+
+    def evaluators(self) -> dict[str, PlannedEvaluator]:
+        """The evaluators that the recipe names. A missing one is a problem where a gate that is not optional needs it."""
+        recipe = self.recipe
+        missing: dict[str, Problems] = {}
+        planned: dict[str, PlannedEvaluator] = {}
+        needs = {s.needs for g in recipe.gates() if (s := metrics.find(g.metric)) is not None and s.needs}
+        needs |= {"asr"} if recipe.evaluators.asr is not None and recipe.teacher.max_cer is not None else set()
+        for need in sorted(needs):
+            settings = getattr(recipe.evaluators, need)
+            model = getattr(settings, "model", None)
+            named = self.loaded.node.at("evaluators", need, "model")
+            if model is not None and model.startswith((".", "/", "~")):
+                folder = self.loaded.root / os.path.expanduser(model)
+                outside = boundaries.problem(folder, model, named, self.loaded.bounds)
+                self.problems += [outside] if outside else []
+            here, missing[need] = find(need, recipe.evaluators, self.loaded.root, named.place, self.hashes)
+            planned[need] = PlannedEvaluator(backend=settings.backend, model=model, identity=here.identity)
+        self._missing_evaluators(missing)
+        return planned
+
+    def _missing_evaluators(self, missing: dict[str, Problems]) -> None:
+        """Reports once what several gates lack, and the optional gates that are skipped for it."""
+        reported = {p.message for p in self.problems}
+        skipped: dict[str, list[tuple[str, Node, Problem]]] = {}
+        for gate, node in gates_with_nodes(self.recipe, self.loaded.node):
+            spec = metrics.find(gate.metric)
+            assert spec is not None, "checked by the recipe"
+            metric = node.at("metric")
+            lacking = list(missing.get(spec.needs, []) if spec.needs else [])
+            packages = packages_problem(spec.packages, spec.extra, f"`{spec.name}`", metric.place)
+            if packages is not None and not any(p.code == "QR080" for p in lacking):
+                lacking.append(packages)
+            if lacking and gate.optional:
+                skipped.setdefault(lacking[0].message, []).append((gate.label(), metric, lacking[0]))
+            else:
+                self.problems += [p for p in lacking if p.message not in reported]
+                reported |= {p.message for p in lacking}
+        for why, gates in skipped.items():
+            (label, metric, lack), more = gates[0], len(gates) - 1
+            also = f" and {more} other gate{'s' if more > 1 else ''}" if more else ""
+            self.problems.append(metric.problem("QR082", f"{label}{also} will be skipped: {why}", lack.help))
 
 
 def _stage(
