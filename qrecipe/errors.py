@@ -182,6 +182,11 @@ class Problems(list[Problem]):
         """As they count when a plan is carried out: only advice stays a warning."""
         return Problems(p if CODES[p.code].advisory else replace(p, severity="error") for p in self)
 
+    def raise_any(self, error: type[UserError]) -> None:
+        """Raises `error` with all of them, unless there are none."""
+        if self:
+            raise error(self)
+
     def in_order(self) -> Problems:
         """By place, then by code."""
         return Problems(sorted(self, key=lambda p: (p.place, p.code)))

@@ -90,7 +90,5 @@ def build(content: Content, bundles: Path) -> Path:
         write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
         if target.exists() and (read_manifest(target).files != manifest.files or read_manifest(target) != manifest):
             raise _taken(plan, target)
-    problems = [p for p in verify(target) if p.severity == "error"]
-    if problems:
-        raise BundleError(problems)
+    verify(target).errors.raise_any(BundleError)
     return target

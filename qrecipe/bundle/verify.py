@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from qrecipe.errors import BundleError, Place, Problem
+from qrecipe.errors import BundleError, Place, Problem, Problems, Severity
 from qrecipe.files import is_file, read_json, sha256
 from qrecipe.plan.documents import BundleManifest, check
 
@@ -29,42 +29,40 @@ def read_manifest(folder: Path) -> BundleManifest:
         raise BundleError(Problem("QR060", f"not a bundle: it has no {MANIFEST}", Place(str(folder)))) from None
     except (OSError, ValueError) as e:
         raise BundleError(Problem("QR060", f"cannot be read: {e}", place)) from None
-    problems = check("bundle", value, place)
-    if problems:
-        raise BundleError(problems)
+    check("bundle", value, place).raise_any(BundleError)
     return BundleManifest.model_validate(value)
 
 
-def verify(folder: Path) -> list[Problem]:
+def verify(folder: Path) -> Problems:
     """Every changed, missing or extra file of a bundle. Raises `BundleError` if it has no readable manifest.
 
     The hub's own files may stand beside the bundle's. A model card that somebody edited, to add a licence for
     example, is a warning; everything else is an error.
     """
     manifest = read_manifest(folder)
-    problems = []
+    problems = Problems()
+
+    def wrong(message: str, file: Path, severity: Severity = "error") -> None:
+        problems.append(Problem("QR060", message, Place(str(file)), None, severity))
+
     for name, expected in sorted(manifest.files.items()):
         file = folder / name
-        place = Place(str(file))
         if not _plain(name):
-            problems.append(Problem("QR060", f"the manifest names a file outside the bundle: {name}", Place(str(folder / MANIFEST))))
+            wrong(f"the manifest names a file outside the bundle: {name}", folder / MANIFEST)
         elif os.path.realpath(file) != os.path.join(os.path.realpath(folder), *name.split("/")):
-            problems.append(Problem("QR060", f"{name} is a link or lies behind one; a bundle holds its files", place))
+            wrong(f"{name} is a link or lies behind one; a bundle holds its files", file)
         elif not is_file(file):
-            problems.append(Problem("QR060", f"{name} is missing", place))
+            wrong(f"{name} is missing", file)
         elif sha256(file) != expected and name == CARD:
-            message = "the model card was changed; the model is as it was written"
-            problems.append(Problem("QR060", message, place, severity="warning"))
+            wrong("the model card was changed; the model is as it was written", file, "warning")
         elif sha256(file) != expected:
-            problems.append(Problem("QR060", f"{name} was changed", place))
+            wrong(f"{name} was changed", file)
     for file in sorted(folder.rglob("*")):
         name = file.relative_to(folder).as_posix()
         belongs = name == MANIFEST or name in manifest.files or (not file.is_symlink() and _from_the_hub(name))
         if (file.is_symlink() or not file.is_dir()) and not belongs:
-            problems.append(Problem("QR060", f"{name} does not belong to the bundle", Place(str(file))))
-    if any(p.severity == "error" for p in problems):
-        return problems
-    return problems + _lock_problems(folder / LOCK)
+            wrong(f"{name} does not belong to the bundle", file)
+    return problems if problems.errors else Problems([*problems, *_lock_problems(folder / LOCK)])
 
 
 def _from_the_hub(name: str) -> bool:
@@ -77,11 +75,11 @@ def _plain(name: str) -> bool:
     return not any(p in ("", ".", "..") for p in name.split("/")) and not any(c in name for c in "\\\0")
 
 
-def _lock_problems(path: Path) -> list[Problem]:
+def _lock_problems(path: Path) -> Problems:
     """Problems in the form of the lock that a bundle carries."""
     place = Place(str(path))
     try:
         value = read_json(path)
     except (OSError, ValueError) as e:
-        return [Problem("QR060", f"cannot be read: {e}", place)]
+        return Problems([Problem("QR060", f"cannot be read: {e}", place)])
     return check("lock", value, place)

@@ -26,7 +26,7 @@ def verify_command(folder: Path, format_: str) -> int:
     from qrecipe.report.problems import as_text
 
     problems = verify(folder)
-    wrong = any(p.severity == "error" for p in problems)
+    wrong = bool(problems.errors)
     if format_ == "json":
         print_json({"bundle": str(folder), "verified": not wrong, "problems": [p.as_json() for p in problems]})
         return 2 if wrong else 0

@@ -8,7 +8,7 @@ import click
 
 from qrecipe.cli.completion import complete_recipes
 from qrecipe.cli.options import FILE, allow_option, format_option, set_option
-from qrecipe.errors import Problem, UserError
+from qrecipe.errors import Problems, UserError
 from qrecipe.files import FileHashes
 
 
@@ -25,7 +25,7 @@ def command(files: tuple[Path, ...], strict: bool, locked: bool, sets: tuple[str
     from qrecipe.report.problems import as_github, as_text, summary
 
     hashes = FileHashes()
-    problems = [p for file in files for p in check(file, sets, strict, hashes, locked)]
+    problems = Problems(p for file in files for p in check(file, sets, strict, hashes, locked))
     if format_ == "json":
         print_json({"problems": [p.as_json() for p in problems]})
     elif format_ == "github":
@@ -34,11 +34,11 @@ def command(files: tuple[Path, ...], strict: bool, locked: bool, sets: tuple[str
         if problems:
             click.echo(as_text(problems), err=True)
         click.echo(f"{len(files)} file{'s' if len(files) != 1 else ''}: {summary(problems)}")
-    return 2 if any(p.severity == "error" for p in problems) else 0
+    return 2 if problems.errors else 0
 
 
-def check(file: Path, sets: tuple[str, ...], strict: bool, hashes: FileHashes, locked: bool = False) -> list[Problem]:
-    """Every problem of a recipe: what its text shows, what the plan shows, and what differs from the lock."""
+def check(file: Path, sets: tuple[str, ...], strict: bool, hashes: FileHashes, locked: bool = False) -> Problems:
+    """Every problem of a recipe: of its text, of its plan, and differences from its lock."""
     from qrecipe.plan import make_plan
     from qrecipe.recipe import inspect
     from qrecipe.recipe.validate import with_more
@@ -46,16 +46,14 @@ def check(file: Path, sets: tuple[str, ...], strict: bool, hashes: FileHashes, l
     loaded, problems = inspect(file, sets)
     if loaded is None:
         return problems
-    faulty = any(p.severity == "error" for p in problems)
     try:
         planned = make_plan(loaded, hashes, strict)
-        if locked and not planned.errors and not faulty:
+        if locked and not planned.errors and not problems.errors:
             from qrecipe.plan.complete import with_identity
             from qrecipe.run.locking import drift
 
             planned = with_identity(planned, hashes, strict)
-            return [*planned.problems, *drift(planned)]
-        found = planned.problems
+            return Problems([*planned.problems, *drift(planned)])
     except UserError as e:
         return with_more(problems, e.problems)
-    return with_more(problems, found) if faulty else sorted(found, key=lambda p: (p.place, p.code))
+    return with_more(problems, planned.problems) if problems.errors else planned.problems.in_order()

@@ -135,12 +135,13 @@ def prepare(
         if isinstance(result, AudioProblem):
             problems.append(Problem("QR043", f"{row.audio.name if row.audio else 'the recording'}: {result}", place))
             continue
-        why = rate_problem(row.text, result.seconds - result.trimmed)
-        tokens = len(tokenizer.assistant(row.text)[1])
-        if why is None and streaming_only and tokens > result.codes.shape[0]:
-            why = f"{tokens} text tokens and {result.codes.shape[0]} frames: the speech ends before its text arrives under `layout: streaming`"
+        tokens, frames = len(tokenizer.assistant(row.text)[1]), result.codes.shape[0]
+        why, help_ = rate_problem(row.text, result.seconds - result.trimmed), None
+        if why is None and streaming_only and tokens > frames:
+            why = f"{tokens} text tokens and {frames} frames: the speech ends before its text arrives under `layout: streaming`"
+            help_ = "use `layout: non_streaming` or `mixed`"
         if why is not None:
-            problems.append(Problem("QR044", why, place, "use `layout: non_streaming` or `mixed`" if "frames" in why else None))
+            problems.append(Problem("QR044", why, place, help_))
             continue
         rows.append((row, result))
     data = SpeechData(name, dataset.language, [])

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from qrecipe.errors import Place, Problem
+from qrecipe.errors import Place, Problem, Problems
 from qrecipe.plan.rows import SpeechRow, TextRow
 from qrecipe.recipe.model import Settings
 
@@ -298,9 +298,9 @@ def validator(name: str) -> Any:
     return Draft202012Validator(DOCUMENTS[name].model_json_schema())
 
 
-def check(name: str, value: object, place: Place, code: str = "QR062") -> list[Problem]:
+def check(name: str, value: object, place: Place, code: str = "QR062") -> Problems:
     """Problems of a document that was read, by its JSON Schema."""
-    problems = []
+    problems = Problems()
     for error in sorted(validator(name).iter_errors(value), key=lambda e: [str(k) for k in e.absolute_path]):
         path = ".".join(str(k) for k in error.absolute_path)
         message = _short(error)

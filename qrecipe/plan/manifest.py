@@ -123,7 +123,7 @@ class _Reader:
 
             problems = check(f"{self.kind}-row", value, place, "QR041")
             if problems:
-                return Problems(problems)
+                return problems
         strings = "".join(v for v in value.values() if isinstance(v, str))
         if NO_CHARACTER.search(strings):
             return _bad(place, "an escape that is no character (NUL, or half of a surrogate pair)")

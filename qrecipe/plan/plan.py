@@ -120,16 +120,13 @@ def make_plan(loaded: LoadedRecipe, hashes: FileHashes | None = None, strict: bo
 
 def require_complete(planned: Planned) -> None:
     """Raises `RecipeError` if the plan cannot be carried out on this machine."""
-    errors = planned.problems.strict().errors
-    if errors:
-        raise RecipeError(errors)
+    planned.problems.strict().errors.raise_any(RecipeError)
 
 
 def require_data(planned: Planned) -> None:
     """Raises `RecipeError` for everything but a base that is not on this machine yet: it is fetched only for a run that can go on."""
-    errors = [p for p in planned.problems.strict().errors if not CODES[p.code].absent_base]
-    if errors:
-        raise RecipeError(errors)
+    errors = planned.problems.strict().errors
+    Problems(p for p in errors if not CODES[p.code].absent_base).raise_any(RecipeError)
 
 
 def _base(loaded: LoadedRecipe, hashes: FileHashes) -> BaseInfo:

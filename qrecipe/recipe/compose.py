@@ -42,8 +42,7 @@ class Composed:
 def compose(path: Path, sets: list[str], shown: str | None = None) -> Node:
     """The tree that `path` means after `extends`, `--set` and `vars`. Raises `RecipeError` with every problem."""
     composed = compose_all(path, sets, shown)
-    if composed.problems:
-        raise RecipeError(composed.problems)
+    composed.problems.raise_any(RecipeError)
     return composed.node
 
 

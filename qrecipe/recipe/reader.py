@@ -165,10 +165,10 @@ def read_text(text: str, name: str, problems: Problems | None = None) -> Node:
             caller can go on and find more; without it these are raised as well.
     """
     node, mistakes = _read(text, name)
-    if mistakes and problems is None:
-        raise RecipeError(mistakes)
-    if problems is not None:
-        problems.extend(mistakes)
+    if problems is None:
+        mistakes.raise_any(RecipeError)
+    else:
+        problems += mistakes
     return node
 
 

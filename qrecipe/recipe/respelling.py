@@ -163,9 +163,7 @@ def _table(node: Node) -> Table:
     table = reading.table(node)
     if reading.problems or table is None:
         raise RecipeError(reading.problems)
-    problems = list(_tested(table, node))
-    if problems:
-        raise RecipeError(problems)
+    Problems(_tested(table, node)).raise_any(RecipeError)
     return table
 
 

@@ -59,8 +59,8 @@ def prepare_all(planned: Planned, encoder: Encoder, names: Iterable[str], events
                 events.emit("dataset", dataset=name, rows=len(data.rows), skipped=len(skipped), minutes=round(data.seconds / 60, 2))
             else:
                 skipped = manifest.problems
-                if skipped and (dataset.on_bad_row == "stop" or not manifest.rows):
-                    raise DataError(skipped)
+                if dataset.on_bad_row == "stop" or not manifest.rows:
+                    skipped.raise_any(DataError)
                 bodies = [tokenizer.assistant(r.text)[1] for r in manifest.rows]
                 prepared.text[name] = TextData(name, dataset.language, bodies, [r.line for r in manifest.rows])
                 events.emit("dataset", dataset=name, rows=len(bodies), skipped=len(skipped), minutes=None)
@@ -69,8 +69,7 @@ def prepare_all(planned: Planned, encoder: Encoder, names: Iterable[str], events
         except DataError as e:
             problems.extend(e.problems)
     encoder.hashes.save()
-    if problems:
-        raise DataError(problems)
+    problems.raise_any(DataError)
     return prepared
 
 

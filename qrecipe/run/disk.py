@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qrecipe.errors import Place, Problem, UserError
+from qrecipe.errors import Place, Problem, Problems, UserError
 from qrecipe.files import FileHashes, cache_dir
 from qrecipe.plan.bases import BaseInfo, base_files
 from qrecipe.plan.compute import BF16
@@ -78,18 +78,16 @@ def require(found: list[Need], tell: Callable[..., None]) -> None:
     by_device: dict[int, list[Need]] = {}
     for need in found:
         by_device.setdefault(os.stat(_existing(need.folder)).st_dev, []).append(need)
-    problems = []
+    problems = Problems()
     for together in by_device.values():
         free = shutil.disk_usage(_existing(together[0].folder)).free
         wanted = sum(n.bytes for n in together)
         if wanted > free:
             parts: Any = " and ".join(f"{n.bytes / 1e9:.2f} GB for {n.what} in {n.folder}" for n in together)
             message = f"the disk has {free / 1e9:.2f} GB left, and the run needs up to {parts}"
-            problems.append(
-                Problem("QR073", message, Place(str(together[0].folder)), "free some room, or give --runs or --bundles another disk")
-            )
-    if problems:
-        raise UserError(problems)
+            help_ = "free some room, or give --runs or --bundles another disk"
+            problems.append(Problem("QR073", message, Place(str(together[0].folder)), help_))
+    problems.raise_any(UserError)
 
 
 def _existing(folder: Path) -> Path:

@@ -190,8 +190,7 @@ def _check(request: Request) -> None:
 
 def _prepare(opened: Opened, info: Any, request: Request, language: str, hashes: FileHashes, events: Events) -> SpeechData:
     manifest: Manifest = read_manifest(request.data, "speech", opened.tokenizer)
-    if manifest.problems:
-        raise DataError(manifest.problems)
+    manifest.problems.raise_any(DataError)
     if request.reference is not None:
         given = [replace(r, reference=request.reference, reference_text=request.reference_text) for r in manifest.rows]
         manifest = replace(manifest, rows=given)

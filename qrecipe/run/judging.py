@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from qrecipe.data.speech import SpeechData
-from qrecipe.errors import Place, Problem, RecipeError
+from qrecipe.errors import Place, Problem, Problems, RecipeError
 from qrecipe.evaluate.gates import judge, undecidable
 from qrecipe.evaluate.listeners import Listeners
 from qrecipe.evaluate.measure import MEASURING, measure, measure_recordings
@@ -88,15 +88,14 @@ class Judge:
         """Tries the gates that count on recordings. Raises `RecipeError` for those that cannot tell good from spoilt."""
         places = {g.label(): place for g, place in reversed(gates) if g.severity == "error"}
         counting = [g for g, _ in gates if g.severity == "error"]
-        problems = []
+        problems = Problems()
         for found in probe(counting, self._data, self._settings, self._listeners, self._progress):
             label, needed = found.gate.label(), found.prompts_needed
             self._events.emit("gate_tried", gate=label, sound=found.sound, tried=found.natural is not None, reason=found.reason)
             if not found.sound:
                 help_ = f"about {needed:,} prompts would do" if needed else "move the threshold, or see docs/method.md on gates"
                 problems.append(Problem("QR083", f"{label} was tried on recordings: {found.why()}", places[label], help_))
-        if problems:
-            raise RecipeError(problems)
+        problems.raise_any(RecipeError)
 
     def demonstrate(self, gates: Sequence[Gate], state: str) -> None:
         """Has the base speak what gates will judge, once and in one layout: what a person compares the stages with."""

@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from qrecipe.errors import Place, Problem, UserError
+from qrecipe.errors import Place, Problem, Problems, UserError
 from qrecipe.files import digest, read_json, write_json
 from qrecipe.plan.changes import changes
 from qrecipe.plan.complete import RunPlan, as_complete
@@ -80,9 +80,7 @@ def read_lock(path: Path) -> Lock:
         raise UserError(Problem("QR072", "there is no lock", place, "run once without `--locked` and commit what is written")) from None
     except (OSError, ValueError) as e:
         raise UserError(Problem("QR062", f"cannot be read: {e}", place)) from None
-    problems = check("lock", value, place)
-    if problems:
-        raise UserError(problems)
+    check("lock", value, place).raise_any(UserError)
     return Lock.model_validate(value)
 
 
@@ -98,22 +96,21 @@ def _by_stage(lock: Lock) -> dict[str, Any]:
     return {**plain, "stages": stages}
 
 
-def drift(planned: Planned) -> list[Problem]:
-    """What would run and is not what the lock beside the recipe says. Raises `UserError` if there is no readable lock."""
+def drift(planned: Planned) -> Problems:
+    """Differences between what would run and the lock beside the recipe. Raises `UserError` if there is no readable lock."""
     path = lock_path(planned.loaded.file)
     old = read_lock(path)
     complete = as_complete(planned)
     if complete is None:
         message = "cannot be compared: the base or some data is not on this machine"
-        return [Problem("QR072", message, Place(str(path)), "the warnings name what is missing")]
+        return Problems([Problem("QR072", message, Place(str(path)), "the warnings name what is missing")])
     help_ = "run without `--locked` if it is meant, and commit the new lock"
-    return [Problem("QR072", d, Place(str(path)), help_) for d in differences(old, make_lock(complete))]
+    return Problems(Problem("QR072", d, Place(str(path)), help_) for d in differences(old, make_lock(complete)))
 
 
 def require_lock(planned: Planned) -> None:
     """Raises `UserError` for whatever differs from the lock beside the recipe, and if there is none."""
-    if problems := drift(planned):
-        raise UserError(problems)
+    drift(planned).raise_any(UserError)
 
 
 def write_lock(lock: Lock, path: Path) -> bool:
