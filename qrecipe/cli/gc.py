@@ -19,19 +19,19 @@ def command(runs: Path, bundles: Path, unused_days: float, delete: bool, format_
     """List what nothing refers to: stages and values of earlier plans, old cache entries, leftovers of killed processes."""
     from qrecipe.files import cache_dir
     from qrecipe.report.tables import size
-    from qrecipe.run.garbage import as_json, find, remove
+    from qrecipe.run.gc import as_json, find, remove
 
-    found = find(runs, bundles, cache_dir(), unused_days)
+    listing = find(runs, bundles, cache_dir(), unused_days)
     if format_ == "json":
-        click.echo(as_json(found))
+        click.echo(as_json(listing))
     else:
-        for item in found.garbage:
+        for item in listing.garbage:
             click.echo(f"{size(item.bytes):>9}  {item.path}  ({item.why})")
-        for folder in found.busy:
+        for folder in listing.busy:
             click.echo(f"{folder}: a run works here, left alone")
-        total = size(sum(g.bytes for g in found.garbage))
+        total = size(sum(g.bytes for g in listing.garbage))
         what = "deleted" if delete else "would be deleted with --delete"
-        click.echo(f"{len(found.garbage)} items, {total}, {what}" if found.garbage else "nothing to delete")
+        click.echo(f"{len(listing.garbage)} items, {total}, {what}" if listing.garbage else "nothing to delete")
     if delete:
-        remove(found)
+        remove(listing)
     return 0

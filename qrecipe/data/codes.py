@@ -1,7 +1,6 @@
 """Codes and x-vectors by the base's own encoders, cached by content and shared between runs.
 
-A cache entry is named by the hash of the recording, of the encoder and of the preparation.
-Entries are written whole or not at all, so several runs may share the cache.
+An entry is named by the hash of the recording, its folder by those of the encoder and of the preparation.
 """
 
 from __future__ import annotations
@@ -12,13 +11,14 @@ from pathlib import Path
 
 import torch
 
-from qrecipe.data import audio, sealed
-from qrecipe.data.audio import Audio, AudioProblem, read
+from qrecipe.data import audio
+from qrecipe.data.audio import AudioProblem, Clip, read
 from qrecipe.files import FileHashes, cache_dir, digest
 from qrecipe.model.opened import Opened
 from qrecipe.model.room import Room, no_room
 from qrecipe.plan.bases import LocalBase
 from qrecipe.qwen3 import SAMPLE_RATE
+from qrecipe.store import TensorStore
 
 PREPARATION = 3
 """Raised whenever the same recording would be prepared in another way."""
@@ -39,7 +39,7 @@ class Encoded:
 
 
 @dataclass(frozen=True)
-class Request:
+class Recording:
     """A recording to be encoded."""
 
     path: Path
@@ -47,9 +47,12 @@ class Request:
     """Training and judging data are trimmed; references are heard as stock qwen_tts hears them."""
     max_seconds: float = 60.0
 
-
-_Waiting = tuple[int, Path, Audio, float]
-"""Number of the request, its cache file, [samples], seconds before trimming."""
+    def clip(self) -> Clip:
+        """Its samples. Raises `AudioProblem`."""
+        if self.trim:
+            return audio.load(self.path, self.max_seconds)
+        samples = read(self.path, self.max_seconds)
+        return Clip(samples, len(samples) / SAMPLE_RATE, 0.0)
 
 
 class Encoder:
@@ -58,92 +61,84 @@ class Encoder:
     def __init__(self, opened: Opened, info: LocalBase, hashes: FileHashes, cache: Path | None = None) -> None:
         self.opened = opened
         self.hashes = hashes
-        self._cache = cache or cache_dir()
+        cache = cache or cache_dir()
         folder = opened.folder / "speech_tokenizer"
         parts = {f.name: hashes.sha256(f) for f in sorted(folder.glob("*")) if f.suffix in {".json", ".safetensors"}}
-        self._tokenizer = digest([PREPARATION, parts])[:16]
-        self._speaker = digest([PREPARATION, info.identity])[:16]
+        self._codes = cache / "codes" / digest([PREPARATION, parts])[:16]
+        self._x_vectors = TensorStore(cache / "x-vectors" / digest([PREPARATION, info.identity])[:16], "x_vector")
 
-    def codes(self, requests: Sequence[Request], progress: Callable[[int], None] | None = None) -> list[Encoded | AudioProblem]:
+    def codes(
+        self,
+        recordings: Sequence[Recording],
+        progress: Callable[[int], None] | None = None,
+    ) -> list[Encoded | AudioProblem]:
         """Codes of recordings, in order; an `AudioProblem` in place of one that cannot be used.
 
-        Recordings that are not cached are encoded in batches sorted by length. `progress` is told how many of the
-        requests are done.
+        Recordings that are not cached are encoded in batches sorted by length. `progress` is called with the number of
+        recordings that are done. Raises `UserError` for one that does not fit into the GPU's memory.
         """
-        results: list[Encoded | AudioProblem | None] = [None] * len(requests)
-        done = 0
-        waiting: list[_Waiting] = []
-        room: Room[_Waiting] = Room(
+        results: dict[int, Encoded | AudioProblem] = {}
+        waiting: dict[int, Clip] = {}
+        room: Room[int] = Room(
             BATCH_SECONDS,
-            lambda part: len(part) * max(len(samples) for _, _, samples, _ in part) / SAMPLE_RATE,
-            lambda w: str(requests[w[0]].path),
+            lambda part: len(part) * max(len(waiting[i].samples) for i in part) / SAMPLE_RATE,
+            lambda i: str(recordings[i].path),
         )
-        pending = 0.0
 
-        def advance(n: int) -> None:
-            nonlocal done
-            done += n
+        def report() -> None:
             if progress is not None:
-                progress(done)
+                progress(len(results))
 
-        def flush() -> None:
-            nonlocal waiting, pending
-            by_length = sorted(waiting, key=lambda x: (len(x[2]), x[0]))
-            for batch, encoded in room.compute(by_length, lambda part: self.opened.encode([samples for _, _, samples, _ in part])):
-                for (i, file, samples, seconds), codes in zip(batch, encoded, strict=True):
-                    result = Encoded(codes, seconds, seconds - len(samples) / SAMPLE_RATE)
-                    self._store_codes(file, result)
-                    results[i] = result
-                advance(len(batch))
-            waiting, pending = [], 0.0
+        def encode() -> None:
+            by_length = sorted(waiting, key=lambda i: (len(waiting[i].samples), i))
+            for part, codes in room.compute(by_length, lambda part: self.opened.encode([waiting[i].samples for i in part])):
+                for i, c in zip(part, codes, strict=True):
+                    results[i] = self._save(recordings[i], Encoded(c, waiting[i].seconds, waiting[i].trimmed))
+                report()
+            waiting.clear()
 
-        for i, request in enumerate(requests):
-            file = self._code_file(request)
-            cached = self._load_codes(file)
-            if cached is not None:
-                results[i] = cached
-                advance(1)
-                continue
+        for i, recording in enumerate(recordings):
             try:
-                if request.trim:
-                    clip = audio.load(request.path, request.max_seconds)
-                    waiting.append((i, file, clip.samples, clip.seconds))
+                cached = self._load(recording)
+                if cached is None:
+                    waiting[i] = recording.clip()
                 else:
-                    samples = read(request.path, request.max_seconds)
-                    waiting.append((i, file, samples, len(samples) / SAMPLE_RATE))
+                    results[i] = cached
+                    report()
             except AudioProblem as e:
                 results[i] = e
-                advance(1)
-                continue
-            pending += len(waiting[-1][2]) / SAMPLE_RATE
-            if pending > 16 * BATCH_SECONDS:
-                flush()
-        flush()
-        return [r for r in results if r is not None]
+                report()
+            # samples take memory: they are encoded before they are many, and many at once are sorted by length
+            if sum(len(clip.samples) for clip in waiting.values()) / SAMPLE_RATE > 16 * BATCH_SECONDS:
+                encode()
+        encode()
+        return [results[i] for i in range(len(recordings))]
 
     def x_vector(self, path: Path) -> torch.Tensor:
         """Speaker vector of a reference, [hidden] float32. Raises `AudioProblem`."""
-        file = self._cache / "x-vectors" / self._speaker / f"{self.hashes.sha256(path)}.sealed"
-        found = sealed.recall(file, "x_vector")
-        if found is not None:
-            return found["x_vector"]
+        key = self.hashes.sha256(path)
+        cached = self._x_vectors.get(key)
+        if cached is not None:
+            return cached["x_vector"]
         try:
             vector = self.opened.x_vector(read(path))
         except torch.OutOfMemoryError:
             raise no_room("this reference", str(path), "a shorter one does; or take a larger GPU") from None
-        sealed.store(file, {"x_vector": vector})
-        return vector
+        return self._x_vectors.put(key, {"x_vector": vector})["x_vector"]
 
-    def _code_file(self, request: Request) -> Path:
-        kind = f"trim-{request.max_seconds:g}" if request.trim else "whole"
-        return self._cache / "codes" / self._tokenizer / kind / f"{self.hashes.sha256(request.path)}.sealed"
+    def _store(self, recording: Recording) -> TensorStore:
+        preparation = f"trim-{recording.max_seconds:g}" if recording.trim else "whole"
+        return TensorStore(self._codes / preparation, "codes", "seconds")
 
-    def _load_codes(self, file: Path) -> Encoded | None:
-        found = sealed.recall(file, "codes", "seconds")
-        if found is None:
+    def _load(self, recording: Recording) -> Encoded | None:
+        cached = self._store(recording).get(self.hashes.sha256(recording.path))
+        if cached is None:
             return None
-        return Encoded(found["codes"].to(torch.int64), float(found["seconds"][0]), float(found["seconds"][1]))
+        seconds, trimmed = cached["seconds"].tolist()
+        return Encoded(cached["codes"].to(torch.int64), seconds, trimmed)
 
-    def _store_codes(self, file: Path, encoded: Encoded) -> None:
+    def _save(self, recording: Recording, encoded: Encoded) -> Encoded:
         times = torch.tensor([encoded.seconds, encoded.trimmed], dtype=torch.float64)
-        sealed.store(file, {"codes": encoded.codes.to(torch.int16).contiguous(), "seconds": times})
+        tensors = {"codes": encoded.codes.to(torch.int16).contiguous(), "seconds": times}
+        self._store(recording).put(self.hashes.sha256(recording.path), tensors)
+        return encoded

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 
 from qrecipe.data.audio import AudioProblem, rate_problem
-from qrecipe.data.codes import Encoded, Encoder, Request
-from qrecipe.data.taught import Guide
+from qrecipe.data.codes import Encoded, Encoder, Recording
 from qrecipe.errors import DataError, Place, Problem
 from qrecipe.model.prompt import Example
 from qrecipe.plan.manifest import Manifest, Row
@@ -19,7 +18,22 @@ from qrecipe.qwen3 import SAMPLE_RATE, Layout, PromptKind
 from qrecipe.recipe.dataset import SpeechDataset
 
 Progress = Callable[[str, int, int], None]
-"""Told (dataset, done, of)."""
+"""Called with (dataset or activity, done, of)."""
+
+
+@dataclass(frozen=True)
+class SoftTargets:
+    """The base's distribution of code 0 at every frame of one sentence and at its end."""
+
+    codes: torch.Tensor
+    """[labels, TOP] int64, the most likely first."""
+    logs: torch.Tensor
+    """[labels, TOP] float32, their log probabilities over the whole vocabulary, nats."""
+
+    @property
+    def left_over(self) -> torch.Tensor:
+        """Probability of all other codes, [labels]."""
+        return (1.0 - self.logs.double().exp().sum(1)).clamp(min=0.0).float()
 
 
 @dataclass(frozen=True)
@@ -40,8 +54,8 @@ class SpeechRow:
     reference_text: str | None
     cut: bool
     audio: Path | None = None
-    guide: Guide | None = None
-    """What the base thought of every frame, for a row that the base itself spoke."""
+    soft_targets: SoftTargets | None = None
+    """Of a row that the base itself spoke."""
 
     @property
     def frames(self) -> int:
@@ -110,102 +124,109 @@ def prepare(
 
     Raises `DataError` with every row's problem if `on_bad_row` is `stop`, or if no row is left.
     """
-    shown = dataset.path
-    problems = list(manifest.problems)
-    requests = [Request(r.audio, True, dataset.max_seconds) for r in manifest.rows if r.codes is None and r.audio is not None]
-    tell = (lambda done: progress(name, done, len(requests))) if progress is not None else None
-    encoded = iter(encoder.codes(requests, tell))
-    rows: list[tuple[Row, Encoded]] = []
-    groups = encoder.opened.groups
-    for row in manifest.rows:
-        place = Place(shown, row.line, 1)
-        if row.codes is not None:
-            codes = torch.tensor(row.codes, dtype=torch.int64)
-            if codes.shape[1] != groups:
-                problems.append(Problem("QR041", f"`audio_codes` has {codes.shape[1]} codebooks, the base has {groups}", place))
-                continue
-            highest = int(codes[:, 1:].max())
-            if highest >= encoder.opened.codebook_size:
-                message = f"`audio_codes` has code {highest}, the base's codebooks end at {encoder.opened.codebook_size - 1}"
-                problems.append(Problem("QR041", message, place))
-                continue
-            result: Encoded | AudioProblem = Encoded(codes, codes.shape[0] * encoder.opened.samples_per_frame / SAMPLE_RATE, 0.0)
-        else:
-            result = next(encoded)
-        if isinstance(result, AudioProblem):
-            problems.append(Problem("QR043", f"{row.audio.name if row.audio else 'the recording'}: {result}", place))
-            continue
-        tokens, frames = len(tokenizer.assistant(row.text)[1]), result.codes.shape[0]
-        why, help_ = rate_problem(row.text, result.seconds - result.trimmed), None
-        if why is None and streaming_only and tokens > frames:
-            why = f"{tokens} text tokens and {frames} frames: the speech ends before its text arrives under `layout: streaming`"
-            help_ = "use `layout: non_streaming` or `mixed`"
-        if why is not None:
-            problems.append(Problem("QR044", why, place, help_))
-            continue
-        rows.append((row, result))
     data = SpeechData(name, dataset.language, [])
-    data.rows = _with_references(rows, dataset, reference, tokenizer, problems, shown, need_reference)
-    _read_references(data, encoder, problems, shown)
+    data.skipped = problems = list(manifest.problems)
+    recordings = [Recording(r.audio, True, dataset.max_seconds) for r in manifest.rows if r.codes is None and r.audio is not None]
+    tell = (lambda done: progress(name, done, len(recordings))) if progress is not None else None
+    results = iter(encoder.codes(recordings, tell))
+
+    # a row keeps its own reference for now; which clips can stand in is known when all rows are
+    for row in manifest.rows:
+        result = next(results) if row.codes is None else _from_codes(row.codes, encoder)
+        ready = _speech_row(row, result, tokenizer, Place(dataset.path, row.line, 1), streaming_only)
+        if isinstance(ready, SpeechRow):
+            data.rows.append(ready)
+        else:
+            problems.append(ready)
+    references = _References(data.rows, reference, dataset.reference_text, need_reference)
+    data.rows = [references.added(i) for i in range(len(data.rows))]
+
+    if need_reference:
+        message = "no reference recording: no other clip of this speaker, and the dataset has no `reference`"
+        problems += [Problem("QR045", message, Place(dataset.path, r.line, 1)) for r in data.rows if r.reference is None]
+        data.rows = [r for r in data.rows if r.reference is not None]
+    _read_references(data, encoder, dataset.path)
     if problems and (dataset.on_bad_row == "stop" or not data.rows):
         raise DataError(problems)
-    data.skipped = problems
     if not data.rows:
-        raise DataError(Problem("QR041", f"`{name}` has no usable row", Place(shown)))
+        raise DataError(Problem("QR041", f"`{name}` has no usable row", Place(dataset.path)))
     return data
 
 
-def _with_references(
-    rows: list[tuple[Row, Encoded]],
-    dataset: SpeechDataset,
-    reference: Path | None,
-    tokenizer: TextTokenizer,
-    problems: list[Problem],
-    shown: str,
-    need_reference: bool,
-) -> list[SpeechRow]:
-    """Gives every row its reference: its own, else the dataset's, else the next clip of the same speaker, never itself."""
-    by_speaker: dict[str, list[int]] = {}
-    for i, (row, _) in enumerate(rows):
-        if row.audio is not None:
-            by_speaker.setdefault(row.speaker or "", []).append(i)
-    found = []
-    for i, (row, encoded) in enumerate(rows):
+def _from_codes(frames: Sequence[Sequence[int]], encoder: Encoder) -> Encoded | str:
+    """Codes that the manifest itself holds, or why they are not the base's."""
+    codes = torch.tensor(frames, dtype=torch.int64)
+    groups, size = encoder.opened.groups, encoder.opened.codebook_size
+    if codes.shape[1] != groups:
+        return f"`audio_codes` has {codes.shape[1]} codebooks, the base has {groups}"
+    highest = int(codes[:, 1:].max())
+    if highest >= size:
+        return f"`audio_codes` has code {highest}, the base's codebooks end at {size - 1}"
+    return Encoded(codes, codes.shape[0] * encoder.opened.samples_per_frame / SAMPLE_RATE, 0.0)
+
+
+def _speech_row(
+    row: Row, result: Encoded | AudioProblem | str, tokenizer: TextTokenizer, place: Place, streaming_only: bool
+) -> SpeechRow | Problem:
+    """A row with its codes, or why it cannot be used."""
+    if isinstance(result, str):
+        return Problem("QR041", result, place)
+    if isinstance(result, AudioProblem):
+        return Problem("QR043", f"{row.audio.name if row.audio else 'the recording'}: {result}", place)
+    role, body = tokenizer.assistant(row.text)
+    why = rate_problem(row.text, result.seconds - result.trimmed)
+    if why is not None:
+        return Problem("QR044", why, place)
+    frames = result.codes.shape[0]
+    if streaming_only and len(body) > frames:
+        message = f"{len(body)} text tokens and {frames} frames: the speech ends before its text arrives under `layout: streaming`"
+        return Problem("QR044", message, place, "use `layout: non_streaming` or `mixed`")
+    return SpeechRow(
+        line=row.line,
+        text=row.text,
+        role=role,
+        body=body,
+        codes=result.codes,
+        seconds=result.seconds,
+        trimmed=result.trimmed,
+        speaker=row.speaker or "",
+        reference=row.reference,
+        reference_text=row.reference_text,
+        cut=row.cut,
+        audio=row.audio,
+    )
+
+
+class _References:
+    """The reference of every row: its own, else the dataset's, else the next clip of the same speaker, never itself."""
+
+    def __init__(self, rows: Sequence[SpeechRow], reference: Path | None, reference_text: str | None, never_itself: bool) -> None:
+        self._rows = rows
+        self._default = (reference, reference_text)
+        self._never_itself = never_itself
+        self._by_speaker: dict[str, list[int]] = {}
+        for i, row in enumerate(rows):
+            if row.audio is not None:
+                self._by_speaker.setdefault(row.speaker, []).append(i)
+
+    def added(self, i: int) -> SpeechRow:
+        """A row with its reference, if there is one."""
+        row = self._rows[i]
         path, text = row.reference, row.reference_text
-        if need_reference and path is not None and row.audio is not None and path.resolve() == row.audio.resolve():
+        if self._never_itself and path is not None and row.audio is not None and path.resolve() == row.audio.resolve():
             path, text = None, None  # a clip that is its own voice would teach copying
-        if path is None and reference is not None and reference != row.audio:
-            path, text = reference, dataset.reference_text
+        if path is None and self._default[0] is not None and self._default[0] != row.audio:
+            path, text = self._default
         if path is None:
-            others = [j for j in by_speaker.get(row.speaker or "", []) if j != i and rows[j][0].audio != row.audio]
+            others = [j for j in self._by_speaker.get(row.speaker, []) if j != i and self._rows[j].audio != row.audio]
             if others:
-                other = rows[next((j for j in others if j > i), others[0])][0]
+                other = self._rows[next((j for j in others if j > i), others[0])]
                 path, text = other.audio, other.text
-        if path is None and need_reference:
-            message = "no reference recording: no other clip of this speaker, and the dataset has no `reference`"
-            problems.append(Problem("QR045", message, Place(shown, row.line, 1)))
-            continue
-        role, body = tokenizer.assistant(row.text)
-        found.append(
-            SpeechRow(
-                line=row.line,
-                text=row.text,
-                role=role,
-                body=body,
-                codes=encoded.codes,
-                seconds=encoded.seconds,
-                trimmed=encoded.trimmed,
-                speaker=row.speaker or "",
-                reference=path,
-                reference_text=text,
-                cut=row.cut,
-                audio=row.audio,
-            )
-        )
-    return found
+        return replace(row, reference=path, reference_text=text)
 
 
-def _read_references(data: SpeechData, encoder: Encoder, problems: list[Problem], shown: str) -> None:
+def _read_references(data: SpeechData, encoder: Encoder, shown: str) -> None:
+    """Adds x-vectors and codes of the references; rows without a usable one are skipped."""
     bad: set[Path] = set()
     for row in data.rows:
         if row.reference is None or row.reference in data.x_vectors or row.reference in bad:
@@ -214,12 +235,12 @@ def _read_references(data: SpeechData, encoder: Encoder, problems: list[Problem]
             data.x_vectors[row.reference] = encoder.x_vector(row.reference)
         except AudioProblem as e:
             bad.add(row.reference)
-            problems.append(Problem("QR043", f"the reference {row.reference.name}: {e}", Place(shown, row.line, 1)))
+            data.skipped.append(Problem("QR043", f"the reference {row.reference.name}: {e}", Place(shown, row.line, 1)))
     data.rows = [r for r in data.rows if r.reference not in bad]
     spoken = sorted({r.reference for r in data.rows if r.reference is not None and r.reference_text is not None})
-    for path, encoded in zip(spoken, encoder.codes([Request(p, False) for p in spoken]), strict=True):
+    for path, encoded in zip(spoken, encoder.codes([Recording(p, False) for p in spoken]), strict=True):
         if isinstance(encoded, AudioProblem):
-            problems.append(Problem("QR043", f"the reference {path.name}: {encoded}", Place(shown)))
+            data.skipped.append(Problem("QR043", f"the reference {path.name}: {encoded}", Place(shown)))
             data.rows = [r for r in data.rows if r.reference != path]
         else:
             data.reference_codes[path] = encoded.codes

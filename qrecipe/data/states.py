@@ -1,28 +1,24 @@
 """States of the talker that nothing which trains can change, computed once and kept in the user's cache.
 
 Rows are spread over shards by their own content, and a shard is computed whole and in one order whatever was there
-before, so that a run that was stopped gives the bytes that it would have given undisturbed. A shard is a safetensors file
-whose name holds the hash of its bytes: what does not verify is computed again.
+before, so that a run that was stopped gives the bytes that it would have given undisturbed.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 
-from qrecipe.files import digest, replacing, sha256
+from qrecipe.files import digest
 from qrecipe.model import forward, fused, layers, prompt
 from qrecipe.model.layers import ON_A_CPU
 from qrecipe.model.opened import Opened
+from qrecipe.store import MappedStore, key_of
 
 STATES = 1
 """Raised whenever the same row would have other states."""
@@ -45,7 +41,7 @@ class Wanted:
     example: Callable[[], prompt.Example]
 
 
-def key_of(example: prompt.Example) -> str:
+def example_key(example: prompt.Example) -> str:
     """Names everything of an example that the talker reads."""
 
     def content(tensor: torch.Tensor | None) -> str | None:
@@ -76,38 +72,33 @@ class States:
         """
         self.first_layer = first_layer
         self._opened, self._tables = opened, tables
-        self.folder = cache / "states" / digest([STATES, talker, first_layer, str(opened.compute_dtype)])[:16]
-        self._found: dict[str, Any] = {}
-        """Row -> opened shard."""
+        self._shards = MappedStore(cache / "states" / key_of([STATES, talker, first_layer, str(opened.compute_dtype)], 16))
+        self._by_row: dict[str, Any] = {}
+        """Row -> its shard, an open file."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the shards are stored."""
+        return self._shards.folder
 
     def fill(self, wanted: Mapping[str, Wanted], progress: Progress | None = None) -> int:
         """Computes what is not there yet; returns the bytes of all that was asked for."""
-        done = size = 0
-        for group in _groups(wanted.values()):
-            name = digest([w.key for w in group])[:32]
-            file = self._verified(name) or self._make(name, group)
-            shard = safe_open(str(file), framework="pt")
-            self._found.update(dict.fromkeys((w.key for w in group), shard))
-            done, size = done + len(group), size + file.stat().st_size
+        groups = _groups(wanted.values())
+        keys = [key_of([w.key for w in g]) for g in groups]
+        done = 0
+        for n, shard in self._shards.get_or_make(keys, lambda n: self._make(groups[n])):
+            self._by_row.update(dict.fromkeys((w.key for w in groups[n]), shard))
+            done += len(groups[n])
             if progress is not None:
                 progress(done, len(wanted))
-        return size
+        return sum(f.stat().st_size for k in keys for f in self._shards.paths(k))
 
     def row(self, key: str) -> torch.Tensor:
         """States of a row that was asked for."""
-        found: torch.Tensor = self._found[key].get_tensor(key)
-        return found
+        states: torch.Tensor = self._by_row[key].get_tensor(key)
+        return states
 
-    def _verified(self, name: str) -> Path | None:
-        for file in self.folder.glob(f"{name}-*.safetensors"):
-            if sha256(file).startswith(file.stem.partition("-")[2]):
-                with suppress(OSError):  # a cache of somebody else's may be read only
-                    os.utime(file)  # an entry that is used is not garbage
-                return file
-            file.unlink(missing_ok=True)
-        return None
-
-    def _make(self, name: str, group: Sequence[Wanted]) -> Path:
+    def _make(self, group: Sequence[Wanted]) -> dict[str, torch.Tensor]:
         tensors: dict[str, torch.Tensor] = {}
         at_once = ON_A_CPU if self._opened.device.type == "cpu" else AT_ONCE
         batch: list[Wanted] = []
@@ -116,13 +107,7 @@ class States:
             if i + 1 == len(group) or sum(b.frames for b in batch) + group[i + 1].frames > at_once:
                 tensors.update(zip((b.key for b in batch), self._compute([b.example() for b in batch]), strict=True))
                 batch = []
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with replacing(self.folder / f"{name}.part") as temporary:
-            save_file(tensors, str(temporary))
-            content = sha256(temporary)
-        file = self.folder / f"{name}-{content[:32]}.safetensors"
-        os.replace(self.folder / f"{name}.part", file)
-        return file
+        return tensors
 
     def _compute(self, examples: list[prompt.Example]) -> list[torch.Tensor]:
         opened = self._opened

@@ -18,7 +18,6 @@ from qrecipe.data.audio import Audio, read
 from qrecipe.errors import Place, Problem, RecipeError
 from qrecipe.evaluate import asr as recognisers
 from qrecipe.evaluate import normalise
-from qrecipe.evaluate.memory import Memory
 from qrecipe.evaluate.samples import Sample
 from qrecipe.evaluate.wheels import materialise
 from qrecipe.files import FileHashes
@@ -31,6 +30,7 @@ from qrecipe.qwen3 import SAMPLE_RATE
 from qrecipe.recipe.evaluator import Evaluators, Need
 from qrecipe.recipe.language import TAGS
 from qrecipe.recipe.metrics import MetricSpec
+from qrecipe.store import Journal
 
 PACKAGES = {
     **recognisers.PACKAGES,
@@ -51,7 +51,7 @@ class Listeners:
         root: the folder that relative paths start from.
         tags: BCP 47 tags of languages that published bases do not list by name.
         places: where the recipe names an evaluator.
-        memory: what was heard before.
+        journal: answers of the evaluators so far.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Listeners:
         tags: dict[str, str],
         places: dict[str, Place] | None = None,
         hashes: FileHashes | None = None,
-        memory: Memory | None = None,
+        journal: Journal | None = None,
     ) -> None:
         self._opened = opened
         self._identity = identity
@@ -72,7 +72,7 @@ class Listeners:
         self._tags = {**TAGS, **tags}
         self._places = places or {}
         self._hashes = hashes or FileHashes()
-        self.memory = memory or Memory()
+        self.journal = journal or Journal()
         self._recogniser: recognisers.Recogniser | None = None
         self._encoder: Callable[[Audio], torch.Tensor] | None = None
         self._references: dict[Path, torch.Tensor] = {}
@@ -106,14 +106,14 @@ class Listeners:
     def transcribe(self, sample: Sample) -> str:
         """What the recogniser hears."""
         about = self._describe("asr", sample.language)
-        heard: str = self.memory.get(["heard", about, sample.key], lambda: self._transcribe(sample.audio, sample.language))
+        heard: str = self.journal.get_or_make(["heard", about, sample.key], lambda: self._transcribe(sample.audio, sample.language))
         return heard
 
     def heard(self, sample: Sample) -> str | None:
         """The transcript if the recogniser was asked before, else None."""
         if self._evaluators.asr is None or self._find("asr")[1]:
             return None
-        known: str | None = self.memory.known(["heard", self._describe("asr", sample.language), sample.key])
+        known: str | None = self.journal.get(["heard", self._describe("asr", sample.language), sample.key])
         return known
 
     def _transcribe(self, audio: Audio, language: str) -> str:
@@ -134,7 +134,7 @@ class Listeners:
         if path is None:
             return None
         key = ["voice", self._describe("speaker", sample.language), sample.key, self._hashes.sha256(path)]
-        cosine: float = self.memory.get(key, lambda: self._similarity(sample.audio, path))
+        cosine: float = self.journal.get_or_make(key, lambda: self._similarity(sample.audio, path))
         return cosine
 
     def _similarity(self, audio: Audio, path: Path) -> float:
@@ -163,7 +163,7 @@ class Listeners:
 
     def opinion(self, sample: Sample) -> float:
         """Predicted mean opinion score, 1 to 5."""
-        score: float = self.memory.get(["mos", self._describe("mos", sample.language), sample.key], lambda: self._opinion(sample))
+        score: float = self.journal.get_or_make(["mos", self._describe("mos", sample.language), sample.key], lambda: self._opinion(sample))
         return score
 
     def _opinion(self, sample: Sample) -> float:

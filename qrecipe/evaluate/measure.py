@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from qrecipe.data.speech import SpeechData, SpeechRow
+from qrecipe.data.speech import Progress, SpeechData, SpeechRow
 from qrecipe.evaluate.listeners import Listeners
 from qrecipe.evaluate.metrics import Measured, Ratio, TeacherForced
-from qrecipe.evaluate.samples import Progress, Sample, Task, batches, generated, lengths, recorded, spoken_rows
+from qrecipe.evaluate.samples import Sample, Task, batches, generated, lengths, recorded, spoken_rows
 from qrecipe.evaluate.values import Value
 from qrecipe.model import forward, prompt
 from qrecipe.model.forward import Tables
@@ -131,7 +131,7 @@ def measure_samples(
         for spec in specs:
             about = [spec.name, spec.function, MEASURING, listeners.describe(spec, sample.language), sample.tag]
             compared = [row.text, row.frames, str(row.reference), str(row.audio), sample.cap, sample.frames]
-            number = listeners.memory.get(["value", about, sample.key, compared], partial(number_of, spec, sample))
+            number = listeners.journal.get_or_make(["value", about, sample.key, compared], partial(number_of, spec, sample))
             if number is not None:
                 value, weight = number
                 place = (row.speaker, thirds[row.line])

@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from qrecipe.data.speech import SpeechData
+from qrecipe.data.speech import Progress, SpeechData
 from qrecipe.evaluate.gates import judge
 from qrecipe.evaluate.listeners import Listeners
 from qrecipe.evaluate.measure import measure_samples
-from qrecipe.evaluate.samples import Progress, Sample, recorded, spoken_rows
+from qrecipe.evaluate.samples import Sample, recorded, spoken_rows
 from qrecipe.evaluate.spoil import TEXTS, WAYS
 from qrecipe.evaluate.values import Value
 from qrecipe.plan.documents import Verdict

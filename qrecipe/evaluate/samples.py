@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,24 +20,22 @@ import soundfile
 import torch
 
 from qrecipe.data.audio import Audio, load, read, resample
-from qrecipe.data.speech import SpeechData, SpeechRow
-from qrecipe.files import digest, new_folder, read_sealed, sealed, sha256, write_json
+from qrecipe.data.speech import Progress, SpeechData, SpeechRow
+from qrecipe.files import new_folder, read_sealed, sealed, sha256, write_json
 from qrecipe.model import speak
 from qrecipe.model.opened import Opened
 from qrecipe.model.room import no_room
 from qrecipe.qwen3 import SAMPLE_RATE, Layout, PromptKind
 from qrecipe.recipe.gate import Length
 from qrecipe.recipe.recipe import Evaluation
+from qrecipe.store import Store, key_of
 
 if TYPE_CHECKING:
     from qrecipe.evaluate.listeners import Listeners
 
 MIN_CAP = 25
 """Frames below which generation is never cut (two seconds)."""
-MADE = "batch.json"
-
-Progress = Callable[[str, int, int], None]
-"""Told (what, done, of)."""
+BATCH = "batch.json"
 
 
 @dataclass
@@ -112,7 +110,7 @@ def lengths(rows: list[SpeechRow]) -> dict[int, Length]:
 
 
 @dataclass(frozen=True)
-class Batch:
+class PromptBatch:
     """What is spoken at once."""
 
     rows: list[SpeechRow]
@@ -121,7 +119,7 @@ class Batch:
     seed: int
 
 
-def batches(data: SpeechData, settings: Evaluation) -> list[Batch]:
+def batches(data: SpeechData, settings: Evaluation) -> list[PromptBatch]:
     """Every batch of an evaluation, in order."""
     found = []
     for layout in settings.layouts:
@@ -135,7 +133,7 @@ def batches(data: SpeechData, settings: Evaluation) -> list[Batch]:
             for actual, rows in by_kind.items():
                 for seed in settings.seeds:
                     for start in range(0, len(rows), settings.batch):
-                        found.append(Batch(rows[start : start + settings.batch], layout, actual, seed))
+                        found.append(PromptBatch(rows[start : start + settings.batch], layout, actual, seed))
     return found
 
 
@@ -159,37 +157,70 @@ class Task:
         return self.data.name + (f" as {self.speak_as}" if self.speak_as else "")
 
 
-def generated(opened: Opened | None, task: Task, progress: Progress | None = None) -> Iterator[Sample]:
-    """Speaks the prompts of a task with every seed in every layout. `opened` is the model; None: only what was kept."""
-    data, settings = task.data, task.settings
-    todo = batches(data, settings)
-    total, done = sum(len(b.rows) for b in todo), 0
-    spoken_as = task.speak_as or data.language
-    for batch in todo:
-        prompts = [[r.line, r.text, cap_of(r, settings)] for r in batch.rows]
-        key = [task.identity, spoken_as, batch.layout, batch.prompt, batch.seed, prompts]
-        kept = None if task.folder is None else task.folder / digest(key)[:20]
-        said = _kept(kept) if kept is not None else None
-        if said is None:
-            if opened is None:
-                continue
-            said = _speak(opened, data, batch, settings, spoken_as)
-            if kept is not None:
-                _keep(kept, batch, said, spoken_as)
-        done += len(batch.rows)
-        if progress is not None:
-            progress(f"speaking {task.label}", done, total)
-        for row, (audio, codes) in zip(batch.rows, said, strict=True):
-            cap = cap_of(row, settings)
-            file = kept / f"{row.line}.flac" if kept is not None else None
-            yield Sample(row, audio, codes, cap, data.language, task.listeners, batch.layout, batch.prompt, batch.seed, file)
-
-
-Said = list[tuple[Audio, torch.Tensor]]
+Spoken = list[tuple[Audio, torch.Tensor]]
 """Sound at 24 kHz and codes of every row of a batch."""
 
 
-def _speak(opened: Opened, data: SpeechData, batch: Batch, settings: Evaluation, language: str) -> Said:
+class SampleStore(Store[Spoken]):
+    """What was spoken of one batch: a folder with FLAC files, and codes in a manifest with the hashes of all files."""
+
+    def __init__(self, folder: Path, batch: PromptBatch, language: str) -> None:
+        super().__init__(folder)
+        self._batch = batch
+        self._language = language
+
+    def put(self, key: str, value: Spoken) -> Spoken:
+        """Writes the folder atomically, over one that is damaged."""
+        shutil.rmtree(self.path(key), ignore_errors=True)
+        with new_folder(self.path(key)) as temporary:
+            self._write(temporary, value)
+        return value
+
+    def _read(self, path: Path) -> Spoken:
+        entries = read_sealed(path / BATCH)["samples"]
+        files = [path / f"{e['line']}.flac" for e in entries]
+        if any(sha256(f) != e["audio_sha256"] for f, e in zip(files, entries, strict=True)):
+            raise ValueError("a sound was changed")
+        codes = [torch.tensor(e["codes"], dtype=torch.int64).reshape(len(e["codes"]), -1) for e in entries]
+        return [(soundfile.read(str(f), dtype="float32")[0], c) for f, c in zip(files, codes, strict=True)]
+
+    def _write(self, path: Path, value: Spoken) -> None:
+        batch, entries = self._batch, []
+        for row, (audio, codes) in zip(batch.rows, value, strict=True):
+            file = path / f"{row.line}.flac"
+            soundfile.write(str(file), audio, SAMPLE_RATE, subtype="PCM_16")
+            entries.append({"line": row.line, "text": row.text, "codes": codes.tolist(), "audio_sha256": sha256(file)})
+        about = {"layout": batch.layout, "prompt": batch.prompt, "seed": batch.seed, "language": self._language}
+        write_json(path / BATCH, sealed({**about, "samples": entries}))
+
+
+def generated(opened: Opened | None, task: Task, progress: Progress | None = None) -> Iterator[Sample]:
+    """Speaks the prompts of a task with every seed in every layout. `opened` is the model; None: only what is stored."""
+    data, settings = task.data, task.settings
+    todo = batches(data, settings)
+    total, done = sum(len(b.rows) for b in todo), 0
+    language = task.speak_as or data.language
+    for batch in todo:
+        prompts = [[r.line, r.text, cap_of(r, settings)] for r in batch.rows]
+        key = key_of([task.identity, language, batch.layout, batch.prompt, batch.seed, prompts], 20)
+        store = None if task.folder is None else SampleStore(task.folder, batch, language)
+        spoken = None if store is None else store.get(key)
+        if spoken is None:
+            if opened is None:
+                continue
+            spoken = _speak(opened, data, batch, settings, language)
+            if store is not None:
+                store.put(key, spoken)
+        done += len(batch.rows)
+        if progress is not None:
+            progress(f"speaking {task.label}", done, total)
+        for row, (audio, codes) in zip(batch.rows, spoken, strict=True):
+            cap = cap_of(row, settings)
+            file = None if store is None else store.path(key) / f"{row.line}.flac"
+            yield Sample(row, audio, codes, cap, data.language, task.listeners, batch.layout, batch.prompt, batch.seed, file)
+
+
+def _speak(opened: Opened, data: SpeechData, batch: PromptBatch, settings: Evaluation, language: str) -> Spoken:
     utterances = []
     for row in batch.rows:
         assert row.reference is not None
@@ -218,31 +249,6 @@ def _rounded(audio: Audio) -> Audio:
         audio = np.pad(audio, (0, SAMPLE_RATE // 10 - len(audio)))
     rounded = np.round(np.clip(audio, -1.0, 1.0 - 2**-15) * 2**15).astype(np.float32) / np.float32(2**15)
     return rounded + np.float32(0.0)  # -0.0 becomes 0.0, as a file gives it back: the sample's key hashes the bytes
-
-
-def _keep(folder: Path, batch: Batch, said: Said, language: str) -> None:
-    shutil.rmtree(folder, ignore_errors=True)  # one that was changed since
-    with new_folder(folder) as temporary:
-        entries = []
-        for row, (audio, codes) in zip(batch.rows, said, strict=True):
-            file = temporary / f"{row.line}.flac"
-            soundfile.write(str(file), audio, SAMPLE_RATE, subtype="PCM_16")
-            entries.append({"line": row.line, "text": row.text, "codes": codes.tolist(), "audio_sha256": sha256(file)})
-        about = {"layout": batch.layout, "prompt": batch.prompt, "seed": batch.seed, "language": language}
-        write_json(temporary / MADE, sealed({**about, "samples": entries}))
-
-
-def _kept(folder: Path) -> Said | None:
-    """A batch that was kept whole and not changed since, or None."""
-    try:
-        entries = read_sealed(folder / MADE)["samples"]
-        files = [folder / f"{e['line']}.flac" for e in entries]
-        if any(sha256(f) != e["audio_sha256"] for f, e in zip(files, entries, strict=True)):
-            return None
-        sounds = [soundfile.read(str(f), dtype="float32")[0] for f in files]
-    except (OSError, ValueError, KeyError, TypeError, soundfile.SoundFileError):
-        return None
-    return [(a, torch.tensor(e["codes"], dtype=torch.int64).reshape(len(e["codes"]), -1)) for a, e in zip(sounds, entries, strict=True)]
 
 
 def recorded(data: SpeechData, settings: Evaluation, listeners: Listeners) -> list[Sample]:

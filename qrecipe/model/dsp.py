@@ -11,8 +11,6 @@ imports torch.
 from __future__ import annotations
 
 import atexit
-import errno
-import fcntl
 import itertools
 import os
 import shutil
@@ -20,12 +18,15 @@ import sys
 import tempfile
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from qrecipe.files import cache_dir
+from qrecipe.store import try_lock
 
 FOLDER = "NUMBA_CACHE_DIR"
 """Environment variable that numba asks for a folder; one that is given is used as it is."""
+_LOCKS: list[IO[bytes]] = []
+"""Never closed: they go with the process."""
 
 
 @cache
@@ -54,18 +55,13 @@ def claimed(pool: Path) -> Path:
     for number in itertools.count():
         folder = pool / str(number)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = os.open(folder / ".held", os.O_RDWR | os.O_CREAT, 0o644)  # never closed: the lock goes with the process
+            lock = try_lock(folder / ".held")
+            if lock is not None:
+                _LOCKS.append(lock)
+                os.utime(lock.fileno())  # says when it was last of use
+                return folder
         except OSError:
             break
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.utime(lock)  # says when it was last of use
-            return folder
-        except OSError as e:
-            os.close(lock)
-            if e.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                break
     temporary = Path(tempfile.mkdtemp(prefix="qrecipe-numba-"))
     atexit.register(shutil.rmtree, temporary, ignore_errors=True)
     return temporary

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 
 from qrecipe.errors import Place, Problem, Problems
-from qrecipe.plan.rows import SpeechRow, TextRow
+from qrecipe.plan.rows import SpeechLine, TextLine
 from qrecipe.recipe.model import Settings
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -277,8 +277,8 @@ class Comparison(Settings):
 
 
 DOCUMENTS: dict[str, type[Settings]] = {
-    "text-row": TextRow,
-    "speech-row": SpeechRow,
+    "text-row": TextLine,
+    "speech-row": SpeechLine,
     "lock": Lock,
     "bundle": BundleManifest,
     "verdicts": Verdicts,

@@ -6,12 +6,12 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import BinaryIO, Literal
 
 from qrecipe.errors import Place, Problem, Problems
 from qrecipe.files import is_file
 from qrecipe.plan import boundaries
-from qrecipe.plan.rows import fits
+from qrecipe.plan.rows import SpeechLine, parse
 from qrecipe.plan.texts import unsayable
 from qrecipe.plan.tokenizer import TextTokenizer, clean_text
 from qrecipe.recipe.reader import NO_CHARACTER
@@ -118,7 +118,8 @@ class _Reader:
             return _bad(place, f"not UTF-8 (byte {e.start} of the line)")
         except (ValueError, RecursionError) as e:
             return _bad(replace(place, column=getattr(e, "colno", 1)), f"not JSON: {getattr(e, 'msg', e)}")
-        if not fits(self.kind, value):
+        line = parse(self.kind, value)
+        if line is None:
             from qrecipe.plan.documents import check  # only for rows that are wrong: jsonschema takes long to import
 
             problems = check(f"{self.kind}-row", value, place, "QR041")
@@ -127,27 +128,29 @@ class _Reader:
         strings = "".join(v for v in value.values() if isinstance(v, str))
         if NO_CHARACTER.search(strings):
             return _bad(place, "an escape that is no character (NUL, or half of a surrogate pair)")
-        text = clean_text(value["text"])
-        if self.kind == "speech":
-            return self._speech(value, text, place)
+        line = line or parse(self.kind, value, strict=False)
+        assert line is not None, "the schema takes it"
+        text = clean_text(line.text)
+        if isinstance(line, SpeechLine):
+            return self._speech(line, text, place)
         why = self._text_problem(text)
         return Problems([Problem("QR042", why, place)]) if why else Row(place.line, text)
 
-    def _speech(self, value: dict[str, Any], text: str, place: Place) -> Row | Problems:
+    def _speech(self, line: SpeechLine, text: str, place: Place) -> Row | Problems:
         """A row with a recording or codes, and perhaps with a reference."""
         problems = Problems()
-        reference_text = clean_text(value["reference_text"]) if value.get("reference_text") else None
+        reference_text = clean_text(line.reference_text) if line.reference_text else None
         for name, t in (("the text", text), ("the reference's text", reference_text)):
             why = self._text_problem(t) if t is not None else None
             if why:
                 problems.append(Problem("QR042", why.replace("the text", name, 1), place))
-        codes = value.get("audio_codes")
-        if value.get("audio") is None and codes is None:
+        codes = line.audio_codes
+        if line.audio is None and codes is None:
             problems += _bad(place, "a speech row has `audio` or `audio_codes`")
         if codes is not None and len({len(frame) for frame in codes}) != 1:
             problems += _bad(place, "`audio_codes` has frames of different widths")
-        folder, reference = self.path.parent, value.get("reference") or value.get("ref_audio")
-        audio = folder / value["audio"] if value.get("audio") else None
+        folder, reference = self.path.parent, line.reference or line.ref_audio
+        audio = folder / line.audio if line.audio else None
         ref = folder / reference if reference else None
         for file in (audio, ref):
             if file is None:
@@ -164,9 +167,9 @@ class _Reader:
             audio=audio,
             reference=ref,
             reference_text=reference_text,
-            speaker=value.get("speaker"),
+            speaker=line.speaker,
             codes=tuple(tuple(f) for f in codes) if codes is not None else None,
-            cut=bool(value.get("cut", False)),
+            cut=line.cut,
         )
 
     def _text_problem(self, text: str) -> str | None:

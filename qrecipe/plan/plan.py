@@ -17,7 +17,7 @@ from qrecipe.plan.contents import dataset_hash
 from qrecipe.plan.evaluators import find, packages_problem
 from qrecipe.plan.fingerprints import NUMERICS, StageInputs, stage_inputs, start_inputs
 from qrecipe.plan.manifest import Manifest, read_manifest
-from qrecipe.plan.teaching import Teaching, make_teaching
+from qrecipe.plan.synthetic import SyntheticDataset, make_synthetic, planned_for
 from qrecipe.plan.values import (
     Plan,
     PlannedBase,
@@ -26,7 +26,7 @@ from qrecipe.plan.values import (
     PlannedEvaluator,
     PlannedLanguage,
     PlannedStage,
-    PlannedTaught,
+    PlannedSynthetic,
     PlannedTrain,
 )
 from qrecipe.qwen3 import FIRST_FREE_ROW, LAST_ROW
@@ -46,7 +46,7 @@ class Planned:
     base: BaseInfo
     manifests: dict[str, Manifest]
     trainables: dict[str, trainable.Trainable]
-    teaching: Teaching = field(default_factory=Teaching)
+    synthetic: dict[str, SyntheticDataset] = field(default_factory=dict)
     problems: Problems = field(default_factory=Problems)
 
     @property
@@ -75,7 +75,7 @@ def make_plan(loaded: LoadedRecipe, hashes: FileHashes | None = None, strict: bo
     languages = planner.languages()
     planner.check_languages()
     datasets = planner.datasets()
-    lessons = make_teaching(loaded, base, planner.manifests, hashes, problems)
+    synthetic = make_synthetic(loaded, base, planner.manifests, hashes, problems)
 
     # Every stage starts from the one before it, and its fingerprint holds that of its start.
     stages: list[PlannedStage] = []
@@ -90,7 +90,7 @@ def make_plan(loaded: LoadedRecipe, hashes: FileHashes | None = None, strict: bo
         resolved, mistakes = trainable.resolve(stage, node, base.tensors, known_rows, planner.seen_rows(stage))
         problems += mistakes
         trainables[stage.id] = resolved
-        taught = lessons.of(loaded, stage)
+        taught = planned_for(loaded, stage, synthetic)
         inputs = stage_inputs(stage, recipe.evaluation, contents, [t.digest for t in taught], resolved, before)
         before = inputs.fingerprint
         stages.append(_stage(stage, datasets, resolved, base.tensors is not None, inputs, taught))
@@ -115,7 +115,7 @@ def make_plan(loaded: LoadedRecipe, hashes: FileHashes | None = None, strict: bo
         accept=[g.label() for g in recipe.accept],
         settings=recipe.model_dump(mode="json", by_alias=True, exclude={"base": {"model"}} if own_folder else None),
     )
-    return Planned(loaded, plan, base, planner.manifests, trainables, lessons, problems.strict() if strict else problems)
+    return Planned(loaded, plan, base, planner.manifests, trainables, synthetic, problems.strict() if strict else problems)
 
 
 def require_complete(planned: Planned) -> None:
@@ -318,7 +318,7 @@ def _stage(
     resolved: trainable.Trainable,
     known: bool,
     inputs: StageInputs,
-    taught: list[PlannedTaught],
+    taught: list[PlannedSynthetic],
 ) -> PlannedStage:
     groups = [
         PlannedTrain(

@@ -1,24 +1,28 @@
-"""A row of a manifest: what its fields are. Imported by whatever reads data, so it holds nothing else."""
+"""Lines of manifests and their fields. Imported by whatever reads data, so it holds nothing else."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from qrecipe.qwen3 import CODEBOOK_SIZE
 from qrecipe.recipe.model import Settings
 
 
-class TextRow(Settings):
+class TextLine(Settings):
     """One line of a text manifest."""
+
+    model_config = ConfigDict(title="TextRow")
 
     text: Annotated[str, Field(min_length=1, max_length=10_000)]
     """The sentence."""
 
 
-class SpeechRow(Settings):
+class SpeechLine(Settings):
     """One line of a speech manifest. `audio_codes` may stand in for `audio`."""
+
+    model_config = ConfigDict(title="SpeechRow")
 
     audio: Annotated[str, Field(min_length=1)] | None = None
     """The recording, relative to the manifest; any format, rate and channel count that libsndfile reads."""
@@ -42,13 +46,15 @@ class SpeechRow(Settings):
     """The recording ends before the sentence does: its end is not learned."""
 
 
-_ROWS: dict[Literal["text", "speech"], type[Settings]] = {"text": TextRow, "speech": SpeechRow}
+_LINES: dict[Literal["text", "speech"], type[TextLine] | type[SpeechLine]] = {"text": TextLine, "speech": SpeechLine}
 
 
-def fits(kind: Literal["text", "speech"], value: object) -> bool:
-    """Whether a row follows its schema, without jsonschema: a hundred times faster, for manifests of many rows."""
+def parse(kind: Literal["text", "speech"], value: object, strict: bool = True) -> TextLine | SpeechLine | None:
+    """A line of a manifest, None if it does not follow its schema; a hundred times faster than jsonschema.
+
+    Not `strict`, it takes 1.0 for a whole number, as a JSON Schema does.
+    """
     try:
-        _ROWS[kind].model_validate(value)
+        return _LINES[kind].model_validate(value, strict=strict)
     except ValidationError:
-        return False
-    return True
+        return None

@@ -41,10 +41,10 @@ class PlannedData(_Value):
 
 
 ESTIMATES = {"frames", "positions", "seconds"}
-"""Fields of `PlannedTaught` that are estimates, which no hash may hold."""
+"""Fields of `PlannedSynthetic` that are estimates, which no hash may hold."""
 
 
-class PlannedTaught(_Value):
+class PlannedSynthetic(_Value):
     """A text dataset that the base speaks for a stage, or whose words it respells."""
 
     dataset: str
@@ -68,7 +68,7 @@ class PlannedStage(_Value):
     id: str
     objective: str
     data: list[PlannedData]
-    taught: list[PlannedTaught]
+    taught: list[PlannedSynthetic]
     """What the base speaks or respells for it."""
     trainable: list[PlannedTrain]
     parameters: int | None

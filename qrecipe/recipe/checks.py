@@ -14,7 +14,7 @@ from pathlib import Path
 from qrecipe.errors import MAX_PROBLEMS, Problem, Problems, nearest, suggest
 from qrecipe.files import is_file
 from qrecipe.qwen3 import CODEC_EMBEDDING, CODEC_TABLE, TALKER
-from qrecipe.recipe import metrics, teaching
+from qrecipe.recipe import metrics, synthetic
 from qrecipe.recipe.dataset import SpeechDataset
 from qrecipe.recipe.evaluator import WHISPER_LANGUAGES
 from qrecipe.recipe.gate import THRESHOLDS, Gate
@@ -41,7 +41,7 @@ def check(recipe: Recipe, node: Node, root: Path, written: Node | None = None) -
         _accept(recipe, node),
         _finish(recipe, node),
         _likelihood_alone(recipe, node),
-        teaching.check(recipe, node),
+        synthetic.check(recipe, node),
     )
     problems = Problems(islice(checks, MAX_PROBLEMS)).in_order()
     datasets = written.get("datasets") if written is not None else None
@@ -108,7 +108,7 @@ def _stages(recipe: Recipe, node: Node) -> Iterator[Problem]:
             yield n.at("id").problem("QR023", f"two stages are called `{stage.id}`")
         ids.add(stage.id)
         for j, use in enumerate(stage.uses):
-            if not use.is_self:  # those are checked by `teaching`
+            if not use.is_self:  # those are checked by `synthetic`
                 use_node = n.at("data", j)
                 yield from _use(recipe, stage, use, use_node.get("use") or use_node)
         yield from _mixture(stage, n)

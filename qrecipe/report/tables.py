@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from qrecipe.data.report import Report
     from qrecipe.plan.compute import Compute
 from qrecipe.plan.documents import Comparison, Statistic
-from qrecipe.plan.values import Plan, PlannedStage, PlannedTaught, PlannedTrain
+from qrecipe.plan.values import Plan, PlannedStage, PlannedSynthetic, PlannedTrain
 from qrecipe.qwen3 import FRAMES_PER_SECOND
 
 
@@ -60,8 +60,8 @@ def plan_table(plan: Plan, standings: dict[str, str] | None = None, computes: Ma
         for train in stage.trainable:
             table.add_row("", _indented(_what(train)), count(train.parameters, train.parameters_max), f"{train.lr:g}")
         table.add_row("", _indented("data " + _data(stage)))
-        for taught in stage.taught:
-            table.add_row("", _indented(_taught(taught)))
+        for synthetic in stage.taught:
+            table.add_row("", _indented(_synthetic(synthetic)))
         for line in _computes((computes or {}).get(stage.id)):
             table.add_row("", _indented(line))
         for gate in stage.gates:
@@ -128,15 +128,15 @@ def _data(stage: PlannedStage) -> str:
     return ", ".join(f"{d.dataset} ({count(d.rows)} rows" + (f", {d.share:.0%})" if d.share else ")") for d in stage.data)
 
 
-def _taught(taught: PlannedTaught) -> str:
-    """What the base says for a stage, with how much that is."""
-    if not taught.frames:
-        return f"words of {taught.dataset} respelled for {taught.spoken_as}"
-    minutes = taught.frames / FRAMES_PER_SECOND / 60
-    spent = f", {duration(taught.seconds)} on a GPU" if taught.seconds is not None else ""
+def _synthetic(data: PlannedSynthetic) -> str:
+    """Synthetic speech of a stage, with how much that is."""
+    if not data.frames:
+        return f"words of {data.dataset} respelled for {data.spoken_as}"
+    minutes = data.frames / FRAMES_PER_SECOND / 60
+    spent = f", {duration(data.seconds)} on a GPU" if data.seconds is not None else ""
     return (
-        f"the base first speaks {taught.dataset} in {taught.spoken_as}: {count(taught.sentences)} sentences, "
-        f"about {minutes:.1f} minutes in {count(taught.positions)} steps{spent}"
+        f"the base first speaks {data.dataset} in {data.spoken_as}: {count(data.sentences)} sentences, "
+        f"about {minutes:.1f} minutes in {count(data.positions)} steps{spent}"
     )
 
 

@@ -16,7 +16,7 @@ from qrecipe.plan.bases import BaseInfo, base_files
 from qrecipe.plan.compute import BF16
 from qrecipe.plan.estimates import SPEECH_TOKENIZER, estimates
 from qrecipe.plan.plan import Planned
-from qrecipe.plan.teaching import bytes_of
+from qrecipe.plan.synthetic import bytes_of
 from qrecipe.plan.trainable import Trainable
 
 FLOAT = 4
@@ -49,8 +49,8 @@ def needs(planned: Planned, run: Path, bundles: Path, done: Collection[str] = ()
         checkpoints = max(checkpoints, COPIES * (3 * trained + (result if stage.select else 0)))
         results += result
     spoken: dict[str, int] = {}
-    for taught in (t for s in planned.plan.stages if s.id not in done for t in s.taught):
-        spoken[taught.dataset] = max(taught.frames, spoken.get(taught.dataset, 0))
+    for data in (t for s in planned.plan.stages if s.id not in done for t in s.taught):
+        spoken[data.dataset] = max(data.frames, spoken.get(data.dataset, 0))
     groups = int(base.talker.get("num_code_groups") or 0)
     said = sum(bytes_of(frames, groups) for frames in spoken.values())
     kept = sum((c.cache_bytes or 0) * FLOAT // BF16 for s, c in estimates(planned, hashes or FileHashes()).items() if s not in done)

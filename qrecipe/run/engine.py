@@ -14,7 +14,6 @@ from qrecipe.bundle.build import Content, build, refuse_other
 from qrecipe.data.codes import Encoder
 from qrecipe.errors import EngineError, UserError
 from qrecipe.evaluate.listeners import Listeners
-from qrecipe.evaluate.memory import Memory
 from qrecipe.model.forward import Tables
 from qrecipe.model.languages import check_free, initial_rows, require_free
 from qrecipe.model.opened import open_model
@@ -32,8 +31,9 @@ from qrecipe.run.locking import differences, lock_path, make_lock, read_lock, re
 from qrecipe.run.reasons import Standing, inputs_of, standings
 from qrecipe.run.record import Outcome, RecordedBase, RunRecord, RunStatus, StageOutcome, Status
 from qrecipe.run.store import RunStore
-from qrecipe.run.teaching import Lessons
+from qrecipe.run.synthetic import SyntheticSpeech
 from qrecipe.run.training import Trainer
+from qrecipe.store import Journal
 from qrecipe.train import selfcheck
 from qrecipe.train.checkpoints import Every
 
@@ -130,13 +130,13 @@ class _Run:
             self.events,
             self.state[0],
         )
-        lessons = Lessons(self.planned, self.base, opened, encoder, self.working, self.start, self.events)
+        synthetic = SyntheticSpeech(self.planned, encoder, self.working, self.start, self.events)
         self.trainer = Trainer(
-            self.planned, self.base, opened, self.working, self.data, lessons, self.store, self.events, self.options.every
+            self.planned, self.base, opened, self.working, self.data, synthetic, self.store, self.events, self.options.every
         )
         self._self_check()
         self._try_gates()
-        lessons.prepare([s for s, standing in found.items() if standing != str(Standing("done", []))], self.start)
+        synthetic.prepare([s for s, standing in found.items() if standing != str(Standing("done", []))], self.start)
         ended = self._stages(self.options.until)
         accept = self.judge.judge(self.recipe.accept, self.state[-1], "accept", {"base": self.base_values}) if ended is None else []
         accepted = ended is None and all(v.counts_as_pass for v in accept)
@@ -154,8 +154,8 @@ class _Run:
         loaded = self.planned.loaded
         tags = {k: v.bcp47 for k, v in self.recipe.languages.items()}
         places = {need: loaded.node.at("evaluators", need).place for need in ("asr", "speaker", "mos")}
-        memory = Memory(self.store.folder / "heard.jsonl")
-        return Listeners(self.opened, self.base.identity, self.recipe.evaluators, loaded.root, tags, places, self.hashes, memory)
+        journal = Journal(self.store.folder / "heard.jsonl")
+        return Listeners(self.opened, self.base.identity, self.recipe.evaluators, loaded.root, tags, places, self.hashes, journal)
 
     def _try_gates(self) -> None:
         """A gate that cannot fail must not decide."""

@@ -13,7 +13,6 @@ from qrecipe.errors import DataError, Place, Problem, UserError, suggest
 from qrecipe.evaluate import probe
 from qrecipe.evaluate.listeners import Listeners
 from qrecipe.evaluate.measure import measure, measure_recordings
-from qrecipe.evaluate.memory import Memory
 from qrecipe.evaluate.samples import Sample, Task, recorded
 from qrecipe.evaluate.statistics import compare as compare_values
 from qrecipe.evaluate.statistics import statistic
@@ -33,6 +32,7 @@ from qrecipe.recipe.recipe import Evaluation
 from qrecipe.report.page import Column, write_page
 from qrecipe.run.events import Events, Listener, tell_progress
 from qrecipe.run.models import language_of, open_argument
+from qrecipe.store import Journal
 
 SHORT = {"nll": LIKELIHOOD}
 """Names that stand for several metrics."""
@@ -122,7 +122,7 @@ def _measure(model: str, request: Request, listener: Listener | None) -> _Measur
         )
     folder = request.out or cache_dir() / "evaluations"
     listeners = Listeners(
-        opened, info.identity, request.evaluators, request.root, request.tags, hashes=hashes, memory=Memory(folder / "heard.jsonl")
+        opened, info.identity, request.evaluators, request.root, request.tags, hashes=hashes, journal=Journal(folder / "heard.jsonl")
     )
     for name in names:
         missing = listeners.missing(_spec(name))

@@ -8,7 +8,7 @@ from qrecipe.model.opened import open_model
 from qrecipe.plan.complete import RunPlan
 from qrecipe.run.datasets import prepare_all, reports
 from qrecipe.run.events import Events, Listener
-from qrecipe.run.teaching import lessons_of, teach
+from qrecipe.run.synthetic import prepare_synthetic, spoken_for
 
 
 def prepare(plan: RunPlan, listener: Listener | None = None) -> list[Report]:
@@ -17,7 +17,7 @@ def prepare(plan: RunPlan, listener: Listener | None = None) -> list[Report]:
     encoder = Encoder(open_model(plan.base), plan.base, plan.hashes)
     events = Events(None, listener)
     prepared = prepare_all(plan, encoder, recipe.datasets, events)
-    teach(plan, plan.base, encoder.opened, encoder, events, lessons_of(plan, (s.id for s in recipe.stages)))
+    prepare_synthetic(plan, encoder, events, spoken_for(plan, (s.id for s in recipe.stages)))
     found = reports(plan, prepared, encoder)
     plan.hashes.save()
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import os
 from collections.abc import Iterator
@@ -13,11 +12,14 @@ from typing import Any
 
 from qrecipe.errors import Place, Problem, UserError
 from qrecipe.evaluate.values import Value
-from qrecipe.files import digest, read_sealed, sealed, sha256, write_json
+from qrecipe.files import read_sealed, sealed, sha256, write_json
 from qrecipe.model.weights import Delta
+from qrecipe.store import JsonStore, key_of, try_lock
 
 RESULT = "result.json"
 DELTA = "delta.safetensors"
+HELD = ".held"
+"""Locked while a run works in the folder."""
 
 
 @dataclass(frozen=True)
@@ -33,23 +35,23 @@ class RunStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._values = JsonStore(folder / "values")
 
     @contextmanager
     def held(self) -> Iterator[None]:
         """Holds the folder for one run. Raises `UserError` that says who holds it."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / ".held"
-        with open(path, "a+", encoding="utf-8") as f:
-            try:
-                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                f.seek(0)
-                who = f.read().strip() or "another process"
-                raise UserError(Problem("QR071", f"another run works here: {who}", Place(str(self.folder)))) from None
-            f.seek(0)
-            f.truncate()
-            f.write(f"process {os.getpid()}\n")
-            f.flush()
+        path = self.folder / HELD
+        try:
+            lock = try_lock(path)
+        except OSError:
+            lock = None
+        if lock is None:
+            who = path.read_text("utf-8").strip() or "another process"
+            raise UserError(Problem("QR071", f"another run works here: {who}", Place(str(self.folder))))
+        with lock:
+            lock.truncate(0)
+            lock.write(f"process {os.getpid()}\n".encode())
+            lock.flush()
             yield
 
     def put_aside(self) -> Path | None:
@@ -87,17 +89,14 @@ class RunStore:
         delta.save(folder / DELTA)
         write_json(folder / RESULT, sealed({"fingerprint": fingerprint, "delta_sha256": sha256(folder / DELTA), **result}))
 
-    def _value_file(self, key: Any) -> Path:
-        return self.folder / "values" / f"{digest(key)[:32]}.json"
-
-    def load_values(self, key: Any) -> list[Value] | None:
+    def load_values(self, inputs: Any) -> list[Value] | None:
         """Measured values by what they were measured on, or None."""
+        entry = self._values.get(key_of(inputs))
         try:
-            stored = read_sealed(self._value_file(key))
-            return [Value(**v) for v in stored["values"]]
-        except (OSError, ValueError, KeyError, TypeError):
+            return None if entry is None else [Value(**v) for v in entry["values"]]
+        except (KeyError, TypeError):
             return None
 
-    def save_values(self, key: Any, values: list[Value]) -> None:
-        """Keeps measured values."""
-        write_json(self._value_file(key), sealed({"key": key, "values": [v.as_json() for v in values]}))
+    def save_values(self, inputs: Any, values: list[Value]) -> None:
+        """Stores measured values, with their inputs: `gc` looks in them for the state that was measured."""
+        self._values.put(key_of(inputs), {"key": inputs, "values": [v.as_json() for v in values]})

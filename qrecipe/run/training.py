@@ -28,7 +28,7 @@ from qrecipe.run.datasets import Prepared
 from qrecipe.run.events import Events
 from qrecipe.run.locking import lock_stage
 from qrecipe.run.store import RunStore
-from qrecipe.run.teaching import Lessons
+from qrecipe.run.synthetic import SyntheticSpeech
 from qrecipe.train.checkpoints import Checkpoints, Every
 from qrecipe.train.embedding_match import EmbeddingMatchObjective, Pair, pairs
 from qrecipe.train.loop import StageResult, train_stage
@@ -49,7 +49,7 @@ class Trainer:
     opened: Opened
     working: WorkingWeights
     data: Prepared
-    lessons: Lessons
+    synthetic: SyntheticSpeech
     store: RunStore
     events: Events
     every: Every
@@ -83,7 +83,7 @@ class Trainer:
         )
 
     def _trained(self, stage: Stage, before: Delta, state: str, checkpoints: Checkpoints) -> tuple[Delta, dict[str, Any]]:
-        self.lessons.prepare([stage.id], before)
+        self.synthetic.prepare([stage.id], before)
         trainable = self.planned.trainables[stage.id]
         torch.manual_seed(self.recipe.seed)
         guard = Guard(self.opened.net, trainable)
@@ -150,7 +150,7 @@ class Trainer:
         objective: Objective
         if isinstance(stage, SpokenStage):
             assert found is not None, "it runs the talker"
-            spoken = {u.name: self.lessons.said.get(u.dataset) or self.data.speech[u.dataset] for u in stage.uses}
+            spoken = {u.name: self.synthetic.data.get(u.dataset) or self.data.speech[u.dataset] for u in stage.uses}
             objective = SpeechObjective(stage, self.opened, learner.tables, spoken, seed, found.terms)
         elif isinstance(stage, EmbeddingMatchStage):
             objective = EmbeddingMatchObjective(stage, self.opened, learner.tables, self._words(stage))
@@ -211,9 +211,12 @@ class Trainer:
 
     def _words(self, stage: EmbeddingMatchStage) -> dict[str, list[Pair]]:
         """Words of the stage's texts with their respellings."""
-        teaching = self.planned.teaching
-        lessons = {u.name: teaching.lessons[u.dataset] for u in stage.uses}
-        return {name: pairs(lesson.sentences, teaching.tables[lesson.language]) for name, lesson in lessons.items()}
+        words = {}
+        for use in stage.uses:
+            dataset = self.planned.synthetic[use.dataset]
+            assert dataset.table is not None, "checked by the recipe"
+            words[use.name] = pairs(dataset.sentences, dataset.table)
+        return words
 
     def _text_objective(self, stage: TextLmStage, learner: Learner, seed: int) -> TextLmObjective:
         data = {u.use: self.data.text[u.use] for u in stage.uses}

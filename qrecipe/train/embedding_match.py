@@ -16,7 +16,7 @@ import torch
 from qrecipe.data.batches import Item, Micro
 from qrecipe.model import forward
 from qrecipe.model.opened import Opened
-from qrecipe.plan.teaching import Sentence
+from qrecipe.plan.synthetic import Sentence
 from qrecipe.recipe.respelling import Table
 from qrecipe.recipe.stage import EmbeddingMatchStage
 from qrecipe.train.objective import Losses

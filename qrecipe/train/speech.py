@@ -15,7 +15,7 @@ import torch
 
 from qrecipe.data.batches import Item, Micro
 from qrecipe.data.speech import SpeechData, SpeechRow
-from qrecipe.data.states import Progress, States, Wanted, key_of
+from qrecipe.data.states import Progress, States, Wanted, example_key
 from qrecipe.model import forward, prompt
 from qrecipe.model.opened import Opened
 from qrecipe.qwen3 import Layout, PromptKind
@@ -29,7 +29,7 @@ PAYS = 1.5
 
 
 @dataclass(frozen=True)
-class Heard:
+class CachedBatch:
     """A micro-batch of which the talker's hidden states are known."""
 
     hidden: torch.Tensor
@@ -37,13 +37,13 @@ class Heard:
     codes: torch.Tensor
     """[frames, G]."""
 
-    def pinned(self) -> Heard:
+    def pinned(self) -> CachedBatch:
         """In memory that a GPU copies from while it computes."""
-        return Heard(self.hidden.pin_memory(), self.codes.pin_memory())
+        return CachedBatch(self.hidden.pin_memory(), self.codes.pin_memory())
 
-    def to(self, device: torch.device) -> Heard:
+    def to(self, device: torch.device) -> CachedBatch:
         """On a device."""
-        return Heard(self.hidden.to(device, non_blocking=True), self.codes.to(device, non_blocking=True))
+        return CachedBatch(self.hidden.to(device, non_blocking=True), self.codes.to(device, non_blocking=True))
 
 
 class SpeechObjective:
@@ -65,7 +65,7 @@ class SpeechObjective:
         self.data = data
         self.seed = seed
         self.ids = prompt.ControlIds.of(opened.config)
-        self._ahead: Ahead[prompt.SpeechBatch | Heard] = Ahead()
+        self._ahead: Ahead[prompt.SpeechBatch | CachedBatch] = Ahead()
         self._states: States | None = None
         self._keys: dict[tuple[str, int, Layout, PromptKind], str] = {}
         weights = {"talker": 1.0, "predictor": stage.predictor_weight, "kl": stage.kl_weight}
@@ -76,20 +76,20 @@ class SpeechObjective:
         return {name: [r.frames for r in d.rows] for name, d in self.data.items()}
 
     def labels(self, micro: Micro, step: int) -> dict[str, int]:
-        """Labels of codebook 0 (ends included), codes of the other codebooks, and labels of codebook 0 that the base guides."""
+        """Labels of codebook 0 (ends included), codes of the other codebooks, and soft labels of codebook 0."""
         rows = [self.data[i.dataset].rows[i.index] for i in micro]
         frames = sum(r.frames for r in rows)
         ends = sum(not r.cut for r in rows)
         found = {"talker": frames + ends, "predictor": frames * (self.opened.groups - 1)}
-        guided = sum(len(r.guide.codes) for r in rows if r.guide is not None)
-        if guided:
-            found["kl"] = guided
+        soft = sum(len(r.soft_targets.codes) for r in rows if r.soft_targets is not None)
+        if soft:
+            found["kl"] = soft
         return {term: n for term, n in found.items() if term in self.weights}
 
     def losses(self, micro: Micro, step: int) -> Losses:
         """Sums of the cross-entropies and of the divergence over a micro-batch."""
         batch = self._ahead.take(step, tuple(micro), lambda: self._batch(micro, step)).to(self.opened.device)
-        if isinstance(batch, Heard):
+        if isinstance(batch, CachedBatch):
             logits = forward.predictor_logits(self.tables, batch.hidden, batch.codes)
             return Losses({"predictor": forward.codes_nll(logits, batch.codes).sum()})
         ask = {f"with_{term}": term in self.weights for term in ("talker", "predictor")}
@@ -98,7 +98,7 @@ class SpeechObjective:
         if found.talker is not None:
             sums["talker"] = forward.talker_nll(found, batch).sum()
             rows = [self.data[i.dataset].rows[i.index] for i in micro]
-            kl = distill.total(found.talker, [r.frames + (not r.cut) for r in rows], [r.guide for r in rows])
+            kl = distill.total(found.talker, [r.frames + (not r.cut) for r in rows], [r.soft_targets for r in rows])
             if kl is not None and "kl" in self.weights:
                 sums["kl"] = kl
         if found.predictor is not None:
@@ -123,7 +123,7 @@ class SpeechObjective:
                 draws += 1
                 place = (item.dataset, item.index, *self._way(item.dataset, item.index, step))
                 if place not in self._keys:
-                    self._keys[place] = key_of(self._laid(*place))
+                    self._keys[place] = example_key(self._laid(*place))
                 key = self._keys[place]
                 wanted[key] = Wanted(key, item.length, partial(self._laid, *place))
         if draws < PAYS * len(wanted):
@@ -131,13 +131,13 @@ class SpeechObjective:
         self._states = states
         return states.fill(wanted, progress)
 
-    def _batch(self, micro: Micro, step: int) -> prompt.SpeechBatch | Heard:
+    def _batch(self, micro: Micro, step: int) -> prompt.SpeechBatch | CachedBatch:
         if self._states is None:
             return prompt.collate([self._example(i.dataset, i.index, step) for i in micro], self.ids)
         keys = [self._keys[i.dataset, i.index, *self._way(i.dataset, i.index, step)] for i in micro]
         states = torch.cat([self._states.row(key) for key in keys])
         if self._states.first_layer is None:
-            return Heard(states, torch.cat([self.data[i.dataset].rows[i.index].codes for i in micro]))
+            return CachedBatch(states, torch.cat([self.data[i.dataset].rows[i.index].codes for i in micro]))
         laid = prompt.collate([self._example(i.dataset, i.index, step) for i in micro], self.ids)
         return replace(laid, entering=states, first_layer=self._states.first_layer)
 

@@ -27,7 +27,6 @@ from qrecipe.data.speech import SpeechData, SpeechRow
 from qrecipe.evaluate.gates import judge
 from qrecipe.evaluate.listeners import Listeners
 from qrecipe.evaluate.measure import measure_samples
-from qrecipe.evaluate.memory import Memory
 from qrecipe.evaluate.probe import ways_of as must_notice
 from qrecipe.evaluate.samples import Sample, recorded
 from qrecipe.evaluate.spoil import WAYS
@@ -37,6 +36,7 @@ from qrecipe.recipe.evaluator import Evaluators
 from qrecipe.recipe.gate import Gate
 from qrecipe.recipe.metrics import find
 from qrecipe.recipe.recipe import Evaluation
+from qrecipe.store import Journal
 
 GATES: list[dict[str, Any]] = [
     {"metric": "cer", "max_over_floor": 0.05},
@@ -79,8 +79,8 @@ def main() -> int:
     parser.add_argument("--memory", type=Path, help="what was heard before")
     arguments = parser.parse_args()
     evaluators = Evaluators.model_validate({"asr": {"model": arguments.asr}, "speaker": {"backend": "resemblyzer"}})
-    memory = Memory(arguments.memory)
-    ears = Listeners(cast(Any, None), None, evaluators, Path.cwd(), {"target": arguments.tag}, memory=memory)
+    journal = Journal(arguments.memory)
+    ears = Listeners(cast(Any, None), None, evaluators, Path.cwd(), {"target": arguments.tag}, journal=journal)
     data = rows_of(arguments.manifest, arguments.reference, arguments.prompts)
     natural = recorded(data, Evaluation(), ears)
     columns: dict[str, list[Sample]] = {"recordings": natural, **{way: WAYS[way](natural) for way in COLUMNS}}

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from qrecipe.data.audio import AudioProblem
-from qrecipe.data.codes import Encoded, Encoder, Request
+from qrecipe.data.codes import Encoded, Encoder, Recording
 from qrecipe.errors import UserError
 from qrecipe.files import FileHashes
 from qrecipe.model.opened import Opened
@@ -62,21 +62,21 @@ def codes_of(found: list[Encoded | AudioProblem]) -> list[torch.Tensor]:
 
 
 def test_a_recording_is_encoded_once(encoder: Encoder, counting: Counting, clips: list[Path]) -> None:
-    requests = [Request(p, True) for p in clips]
+    requests = [Recording(p, True) for p in clips]
     first = codes_of(encoder.codes(requests))
     assert counting.clips == 3
     again = codes_of(encoder.codes(requests))
     assert counting.clips == 3
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     shutil.copy(clips[0], clips[0].with_name("copy.wav"))
-    encoder.codes([Request(clips[0].with_name("copy.wav"), True)])
+    encoder.codes([Recording(clips[0].with_name("copy.wav"), True)])
     assert counting.clips == 3, "the same content under another name"
 
 
 def test_what_does_not_fit_into_memory_is_encoded_in_parts(
     encoder: Encoder, counting: Counting, clips: list[Path], mini: LocalBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    requests = [Request(p, True) for p in clips]
+    requests = [Recording(p, True) for p in clips]
     whole = codes_of(encoder.codes(requests))
     narrow = Encoder(encoder.opened, mini, FileHashes(tmp_path / "hashes.json"), tmp_path / "another cache")
     encode, tried = counting.encode, []
@@ -103,18 +103,18 @@ def test_a_recording_that_does_not_fit_alone_is_named(
     monkeypatch.setattr(counting, "encode", full)
     monkeypatch.setattr(counting, "x_vector", full)
     with pytest.raises(UserError) as caught:
-        encoder.codes([Request(p, True) for p in clips])
+        encoder.codes([Recording(p, True) for p in clips])
     assert [(p.code, p.place.file) for p in caught.value.problems] == [("QR074", str(clips[0]))]
     with pytest.raises(UserError, match="this reference does not fit"):
         encoder.x_vector(clips[1])
 
 
 def test_other_content_or_another_preparation_is_another_entry(encoder: Encoder, counting: Counting, clips: list[Path]) -> None:
-    encoder.codes([Request(clips[0], True)])
-    encoder.codes([Request(clips[0], False)])
+    encoder.codes([Recording(clips[0], True)])
+    encoder.codes([Recording(clips[0], False)])
     assert counting.clips == 2
     audio.write(clips[0], audio.speech(77, 0.9))
-    encoder.codes([Request(clips[0], True)])
+    encoder.codes([Recording(clips[0], True)])
     assert counting.clips == 3
 
 
@@ -126,7 +126,7 @@ def test_what_stands_beside_a_recording_changes_no_code(
     clips.append(audio.write(clips[0].with_name("whole.wav"), audio.speech(8, 10 * 0.08)))
     clips.append(audio.write(clips[0].with_name("longer.wav"), audio.speech(9, 14 * 0.08)))
     encoder = Encoder(replace(opened, device=torch.device(device)), mini, FileHashes(tmp_path / "hashes.json"), tmp_path / "cache")
-    together = codes_of(encoder.codes([Request(p, False) for p in clips]))
+    together = codes_of(encoder.codes([Recording(p, False) for p in clips]))
     for path, codes in zip(clips, together, strict=True):
         if device == "cpu":
             alone = opened.net.speech_tokenizer.encode(str(path)).audio_codes[0]
@@ -140,7 +140,7 @@ def test_results_are_in_the_order_of_the_requests(encoder: Encoder, clips: list[
     bad = tmp_path / "bad.wav"
     bad.write_bytes(b"no")
     done: list[int] = []
-    found = encoder.codes([Request(p, False) for p in (clips[2], bad, clips[0], clips[1])], done.append)
+    found = encoder.codes([Recording(p, False) for p in (clips[2], bad, clips[0], clips[1])], done.append)
     assert isinstance(found[1], AudioProblem)
     assert [len(f.codes) for f in found if isinstance(f, Encoded)] == [13, 7, 10]
     assert done[-1] == 4
@@ -148,7 +148,7 @@ def test_results_are_in_the_order_of_the_requests(encoder: Encoder, clips: list[
 
 
 def test_a_broken_entry_is_made_again(encoder: Encoder, counting: Counting, clips: list[Path], tmp_path: Path) -> None:
-    requests = [Request(p, True) for p in clips]
+    requests = [Recording(p, True) for p in clips]
     first = codes_of(encoder.codes(requests))
     entries = sorted((tmp_path / "cache" / "codes").rglob("*.sealed"))
     assert len(entries) == 3
@@ -168,11 +168,11 @@ def test_an_entry_without_codes_is_made_again(encoder: Encoder, counting: Counti
 
     from safetensors.torch import save
 
-    (first,) = codes_of(encoder.codes([Request(clips[0], True)]))
+    (first,) = codes_of(encoder.codes([Recording(clips[0], True)]))
     (entry,) = (tmp_path / "cache" / "codes").rglob("*.sealed")
     body = save({"other": torch.zeros(1)})
     entry.write_bytes(hashlib.sha256(body).digest() + body)
-    (again,) = codes_of(encoder.codes([Request(clips[0], True)]))
+    (again,) = codes_of(encoder.codes([Recording(clips[0], True)]))
     assert counting.clips == 2
     assert torch.equal(first, again)
 
@@ -190,7 +190,7 @@ def test_x_vectors_are_cached_and_stock_s_own(encoder: Encoder, counting: Counti
 def test_times_are_kept_with_the_codes(encoder: Encoder, tmp_path: Path) -> None:
     path = audio.write(tmp_path / "a.wav", audio.speech(5, 1.0, pause=0.5))
     for _ in range(2):
-        (found,) = encoder.codes([Request(path, True)])
+        (found,) = encoder.codes([Recording(path, True)])
         assert isinstance(found, Encoded)
         assert found.seconds == pytest.approx(2.0, abs=0.01)
         assert found.trimmed == pytest.approx(0.8, abs=0.07)

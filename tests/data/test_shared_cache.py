@@ -15,11 +15,10 @@ import numpy as np
 import pytest
 import torch
 
-from qrecipe.data import sealed
-from qrecipe.data.codes import Encoded, Encoder, Request
-from qrecipe.data.pieces import shared_out
-from qrecipe.files import FileHashes, sha256, write_text
+from qrecipe.data.codes import Encoded, Encoder, Recording
+from qrecipe.files import FileHashes, sha256
 from qrecipe.plan.bases import LocalBase
+from qrecipe.store import JsonStore, TensorStore
 from tests.support import audio
 
 CLIPS = 24
@@ -61,7 +60,7 @@ def clips(tmp_path: Path) -> list[Path]:
 
 
 def test_processes_share_the_cache(mini: LocalBase, clips: list[Path], tmp_path: Path) -> None:
-    requests = [Request(c, False) for c in clips]
+    requests = [Recording(c, False) for c in clips]
 
     def encode(place: str) -> str:
         encoder: Any = Encoder(Slow(mini.folder), mini, FileHashes(tmp_path / place / "hashes.json"), tmp_path / place)  # type: ignore[arg-type]
@@ -78,28 +77,24 @@ def test_processes_share_the_cache(mini: LocalBase, clips: list[Path], tmp_path:
     assert in_processes(4, work) == [-9, 0, 0, 0]
     entries = sorted((tmp_path / "shared" / "codes").rglob("*.sealed"))
     assert len(entries) == CLIPS
-    assert all(sealed.recall(e, "codes", "seconds") is not None for e in entries)
+    assert all(TensorStore(e.parent, "codes", "seconds").get(e.stem) is not None for e in entries)
     known = json.loads((tmp_path / "shared" / "hashes.json").read_text())
     assert all(known[str(c)][2] == sha256(c) for c in clips), "what one process learned the others did not take away"
 
 
 def test_processes_share_pieces_out(tmp_path: Path) -> None:
     """Every piece is made once, also where its first maker was killed at it."""
-    files = [tmp_path / f"{i}.json" for i in range(CLIPS)]
     made = tmp_path / "made"
 
     def work(number: int) -> None:
-        def make(i: int) -> int:
+        def make(i: int) -> dict[str, int]:
             time.sleep(10.0 if number == 0 else 0.02)
             with open(made, "a") as f:
                 f.write(f"{i}\n")
-            write_text(files[i], str(i * i))
-            return i * i
+            return {"square": i * i}
 
-        def recall(i: int) -> int | None:
-            return int(files[i].read_text()) if files[i].exists() else None
-
-        assert dict(shared_out(files, recall, make, pause=0.01)) == {i: i * i for i in range(CLIPS)}
+        entries = JsonStore(tmp_path).get_or_make([str(i) for i in range(CLIPS)], make, pause=0.01)
+        assert dict(entries) == {i: {"square": i * i} for i in range(CLIPS)}
 
     assert in_processes(4, work) == [-9, 0, 0, 0]
     assert sorted(map(int, made.read_text().split())) == list(range(CLIPS))

@@ -45,7 +45,7 @@ def test_a_transcript_is_known_by_its_sound_before_and_after_the_file(tmp_path: 
     before, after = replace(spoken, audio=rounded), replace(spoken, audio=read_back)
     assert before.key == after.key
     about = spoken.listeners._describe("asr", "malay")
-    spoken.listeners.memory.get(["heard", about, before.key], lambda: "selamat pagi")
+    spoken.listeners.journal.get_or_make(["heard", about, before.key], lambda: "selamat pagi")
     assert spoken.listeners.heard(after) == "selamat pagi"
     assert "selamat" in write_page("page", [Column("model", [after], True)])
 

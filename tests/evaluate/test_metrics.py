@@ -16,7 +16,6 @@ from qrecipe.errors import UserError
 from qrecipe.evaluate import metrics
 from qrecipe.evaluate.listeners import Listeners
 from qrecipe.evaluate.measure import function_of, measure, number_of, teacher_forced
-from qrecipe.evaluate.memory import Memory
 from qrecipe.evaluate.metrics import TeacherForced
 from qrecipe.evaluate.samples import MIN_CAP, Sample, Task, batches, cap_of, generated
 from qrecipe.model import forward, speak
@@ -25,6 +24,7 @@ from qrecipe.model.opened import Opened
 from qrecipe.recipe.evaluator import Evaluators
 from qrecipe.recipe.metrics import BUILTIN, find
 from qrecipe.recipe.recipe import Evaluation
+from qrecipe.store import Journal
 from tests.support import audio
 
 REFERENCE = Path("reference.wav")
@@ -264,10 +264,10 @@ def test_what_was_heard_is_remembered_and_a_torn_line_is_not(tmp_path: Path) -> 
         asked.append(1)
         return "apa khabar"
 
-    assert Memory(file).get(["a", 1], ask) == "apa khabar"
+    assert Journal(file).get_or_make(["a", 1], ask) == "apa khabar"
     with open(file, "a") as f:
         f.write('{"key": "torn')
-    memory = Memory(file)
-    assert (memory.get(["a", 1], ask), memory.get(["b"], lambda: None), memory.known(["c"])) == ("apa khabar", None, None)
+    journal = Journal(file)
+    assert (journal.get_or_make(["a", 1], ask), journal.get_or_make(["b"], lambda: None), journal.get(["c"])) == ("apa khabar", None, None)
     assert len(asked) == 1
-    assert Memory(file).get(["b"], lambda: "asked again") is None
+    assert Journal(file).get_or_make(["b"], lambda: "asked again") is None

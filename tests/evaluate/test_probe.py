@@ -13,7 +13,6 @@ import torch
 from qrecipe.data.audio import load
 from qrecipe.data.speech import SpeechData, SpeechRow
 from qrecipe.evaluate.listeners import Listeners
-from qrecipe.evaluate.memory import Memory
 from qrecipe.evaluate.probe import Probe, probe
 from qrecipe.evaluate.samples import Sample, recorded
 from qrecipe.evaluate.spoil import TEXTS, WAYS
@@ -22,6 +21,7 @@ from qrecipe.recipe.evaluator import Evaluators
 from qrecipe.recipe.gate import Gate
 from qrecipe.recipe.metrics import BUILTIN
 from qrecipe.recipe.recipe import Evaluation
+from qrecipe.store import Journal
 from tests.support import whisper
 
 pytestmark = pytest.mark.slow
@@ -40,7 +40,7 @@ def dataset(rows: int) -> SpeechData:
 
 
 def ears(**more: Any) -> Listeners:
-    return Listeners(cast(Any, None), None, Evaluators(**more), Path.cwd(), {"malay": "ms"}, memory=Memory())
+    return Listeners(cast(Any, None), None, Evaluators(**more), Path.cwd(), {"malay": "ms"}, journal=Journal())
 
 
 def tried(gate: dict[str, Any], rows: int, **more: Any) -> Probe:

@@ -13,7 +13,7 @@ import pytest
 
 from qrecipe.cli import main
 from qrecipe.files import write_json
-from qrecipe.run.garbage import find
+from qrecipe.run.gc import find
 from qrecipe.run.record import RecordedBase, RunRecord, StageOutcome
 from tests.support.shared import Finished
 

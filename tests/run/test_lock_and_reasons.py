@@ -230,5 +230,5 @@ def test_room_is_computed_from_what_trains(recipe: Path, monkeypatch: pytest.Mon
 
 def test_without_torch() -> None:
     """Reasons, drift, disk and garbage are asked by verbs that answer at once."""
-    code = "import sys; import qrecipe.run.reasons, qrecipe.run.locking, qrecipe.run.disk, qrecipe.run.garbage; sys.exit('torch' in sys.modules)"
+    code = "import sys; import qrecipe.run.reasons, qrecipe.run.locking, qrecipe.run.disk, qrecipe.run.gc; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

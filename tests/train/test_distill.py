@@ -10,28 +10,28 @@ import torch
 import torch.nn.functional as F
 
 from qrecipe.data.batches import Item
-from qrecipe.data.speech import SpeechData
-from qrecipe.data.taught import Guide, guides
+from qrecipe.data.speech import SoftTargets, SpeechData
+from qrecipe.data.synthetic import soft_targets
 from qrecipe.evaluate.measure import teacher_forced
 from qrecipe.model import prompt
 from qrecipe.model.opened import Opened
-from qrecipe.plan.teaching import TOP
+from qrecipe.plan.synthetic import TOP
 from qrecipe.recipe.stage import RespellStage
 from qrecipe.train import distill
 from qrecipe.train.speech import SpeechObjective
 from tests.support.training import LANGUAGE, PROJECTION, learner_of
 
 
-def guide_of(logits: torch.Tensor, top: int) -> Guide:
+def targets_of(logits: torch.Tensor, top: int) -> SoftTargets:
     logs, codes = torch.log_softmax(logits, 1).topk(top, dim=1)
-    return Guide(codes, logs)
+    return SoftTargets(codes, logs)
 
 
 def test_with_every_code_it_is_the_whole_divergence() -> None:
     torch.manual_seed(0)
     theirs, mine = torch.randn(7, 50) * 3, torch.randn(7, 50) * 3
     whole = F.kl_div(torch.log_softmax(mine, 1), torch.log_softmax(theirs, 1), log_target=True, reduction="none").sum(1)
-    assert torch.allclose(distill.divergence(mine, guide_of(theirs, 50)), whole, atol=1e-5)
+    assert torch.allclose(distill.divergence(mine, targets_of(theirs, 50)), whole, atol=1e-5)
 
 
 def with_others_as_one(theirs: torch.Tensor, mine: torch.Tensor, top: int) -> torch.Tensor:
@@ -48,15 +48,15 @@ def with_others_as_one(theirs: torch.Tensor, mine: torch.Tensor, top: int) -> to
 def test_with_some_codes_it_is_the_divergence_with_the_others_as_one() -> None:
     torch.manual_seed(1)
     theirs, mine = torch.randn(5, 40), torch.randn(5, 40)
-    found = distill.divergence(mine, guide_of(theirs, 6))
+    found = distill.divergence(mine, targets_of(theirs, 6))
     assert torch.allclose(found.double(), with_others_as_one(theirs, mine, 6), atol=1e-5)
-    assert (found <= distill.divergence(mine, guide_of(theirs, 40)) + 1e-6).all()
+    assert (found <= distill.divergence(mine, targets_of(theirs, 40)) + 1e-6).all()
 
 
 def test_it_is_zero_and_flat_where_the_student_is_the_teacher() -> None:
     torch.manual_seed(2)
     mine = torch.randn(4, 30, requires_grad=True)
-    found = distill.divergence(mine, guide_of(mine.detach(), 8))
+    found = distill.divergence(mine, targets_of(mine.detach(), 8))
     found.sum().backward()
     assert found.abs().max() < 1e-5
     assert mine.grad is not None
@@ -68,7 +68,7 @@ def spoken(opened: Opened, own: SpeechData) -> SpeechData:
     """Malay rows as if the base had said them in Spanish: its distributions under another text and language."""
     row = opened.language_row("spanish")
     examples = [replace(own.example(r, row, "non_streaming", "x_vector", opened.tokenizer), body=r.body[::-1]) for r in own.rows]
-    return replace(own, rows=[replace(r, guide=g) for r, g in zip(own.rows, guides(opened, examples), strict=True)])
+    return replace(own, rows=[replace(r, soft_targets=t) for r, t in zip(own.rows, soft_targets(opened, examples), strict=True)])
 
 
 def respell_stage(*train: dict[str, Any], **changes: Any) -> RespellStage:
@@ -108,8 +108,8 @@ def test_the_student_learns_the_codes_under_its_own_prompt(opened: Opened, spoke
 
 def _distribution(opened: Opened, example: prompt.Example, whole: int) -> torch.Tensor:
     """Log probabilities of code 0 at every label, in the order of the vocabulary."""
-    (guide,) = guides(opened, [example], top=whole)
-    return torch.empty_like(guide.logs).scatter_(1, guide.codes, guide.logs)
+    (targets,) = soft_targets(opened, [example], top=whole)
+    return torch.empty_like(targets.logs).scatter_(1, targets.codes, targets.logs)
 
 
 def test_rows_without_a_teacher_have_no_divergence(opened: Opened, spoken: SpeechData, english: SpeechData) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from qrecipe.data.batches import Item, Sampler
 from qrecipe.model.opened import Opened
-from qrecipe.plan.teaching import Sentence
+from qrecipe.plan.synthetic import Sentence
 from qrecipe.recipe.respelling import Table, parse
 from qrecipe.recipe.stage import EmbeddingMatchStage
 from qrecipe.train.embedding_match import EmbeddingMatchObjective, Pair, pairs

@@ -13,10 +13,10 @@ import torch
 
 from qrecipe.data.batches import Sampler
 from qrecipe.data.speech import SpeechData
-from qrecipe.data.states import States, Wanted, key_of
+from qrecipe.data.states import States, Wanted, example_key
 from qrecipe.model import forward, prompt
 from qrecipe.model.opened import Opened
-from qrecipe.run import garbage
+from qrecipe.run import gc
 from qrecipe.train.loop import StageResult, train_stage
 from qrecipe.train.speech import SpeechObjective
 from tests.support.training import learner_of, speech_stage
@@ -68,7 +68,7 @@ def test_training_on_kept_states_is_training(train: Any, entry: dict[str, Any], 
 
 def _wanted(opened: Opened, own: SpeechData) -> dict[str, Wanted]:
     examples = [own.example(r, opened.language_row("malay"), "streaming", "x_vector", opened.tokenizer) for r in own.rows]
-    return {key_of(e): Wanted(key_of(e), len(e.codes), lambda e=e: e) for e in examples}  # type: ignore[misc]
+    return {example_key(e): Wanted(example_key(e), len(e.codes), lambda e=e: e) for e in examples}  # type: ignore[misc]
 
 
 def test_a_shard_is_whole_or_computed_again(opened: Opened, own: SpeechData, tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_a_shard_is_whole_or_computed_again(opened: Opened, own: SpeechData, tmp
     batch = prompt.collate([example], prompt.ControlIds.of(opened.config))
     with torch.no_grad():
         alone = forward.label_hidden(tables, batch, torch.float32)[batch.frame_label]
-    assert torch.allclose(again.row(key_of(example)), alone, atol=1e-4)
+    assert torch.allclose(again.row(example_key(example)), alone, atol=1e-4)
 
 
 def test_states_are_named_by_everything_that_makes_them(opened: Opened, own: SpeechData, tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_states_are_named_by_everything_that_makes_them(opened: Opened, own: Spe
         replace(example, x_vector=None),
         replace(example, reference_body=[1, 2], reference_codes=example.codes),
     ]
-    assert len({key_of(e) for e in (example, *others)}) == len(others) + 1
+    assert len({example_key(e) for e in (example, *others)}) == len(others) + 1
     tables = forward.Tables(opened.talker)
     folders = {States(tmp_path, opened, tables, layer, talker).folder for layer in (None, 4, 5) for talker in ("base", "stage")}
     assert len(folders) == 6
@@ -126,6 +126,6 @@ def test_rows_that_come_once_are_not_kept(opened: Opened, own: SpeechData, tmp_p
 def test_what_is_not_used_is_garbage(opened: Opened, own: SpeechData, tmp_path: Path) -> None:
     states = States(tmp_path, opened, forward.Tables(opened.talker), None, "base")
     states.fill(_wanted(opened, own))
-    assert not garbage.find(tmp_path / "runs", tmp_path / "bundles", tmp_path, 1.0).garbage
-    found = garbage.find(tmp_path / "runs", tmp_path / "bundles", tmp_path, -1.0).garbage
+    assert not gc.find(tmp_path / "runs", tmp_path / "bundles", tmp_path, 1.0).garbage
+    found = gc.find(tmp_path / "runs", tmp_path / "bundles", tmp_path, -1.0).garbage
     assert [g.path.parent for g in found] == [states.folder]

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from qrecipe.data.taught import Guide, Taught
+from qrecipe.data.speech import SpeechRow
 from qrecipe.evaluate.listeners import Listeners
-from qrecipe.plan.teaching import Lesson, Sentence
+from qrecipe.plan.synthetic import Sentence, SyntheticDataset
 from qrecipe.recipe import load
-from qrecipe.run import teaching
+from qrecipe.run import synthetic
 from qrecipe.run.events import Events
 from tests.support import recipes
 from tests.support.running import run_recipe
@@ -82,24 +82,23 @@ def test_a_language_learned_from_text_alone(mini: Any, tmp_path: Path) -> None:
     assert not [e for e in events(tmp_path)[count:] if e["event"] in ("taught", "step")], "all of it was done before"
 
 
-def said(frames: int, cap: int) -> Taught:
-    return Taught(torch.zeros(frames, 2, dtype=torch.int64), Guide(torch.zeros(frames, 1, dtype=torch.int64), torch.zeros(frames, 1)), cap)
+def said(frames: int, cap: int, text: str = "") -> SpeechRow:
+    codes = torch.zeros(frames, 2, dtype=torch.int64)
+    return SpeechRow(1, text, [], [], codes, frames / 12.5, 0.0, "v", Path("v"), None, frames >= cap)
 
 
 def test_what_did_not_come_out_right_is_dropped() -> None:
     """Thirty characters: two seconds are usual, five are too long, half a second too short, and one never ended."""
-    lesson = Lesson("t", "malay", "spanish", tuple(Sentence(i, "", "a" * 30) for i in range(6)), (Path("v"),), None)
+    dataset = SyntheticDataset("t", "malay", "spanish", tuple(Sentence(i, "", "a" * 30) for i in range(6)), (Path("v"),), None)
     spoken = [said(n, 90) for n in (25, 24, 62, 6, 90, 28)]
-    found = teaching._ill(lesson, spoken)
-    assert [(d.sentence, d.why) for d in found] == [(2, "rate"), (3, "rate"), (4, "runaway")]
-    assert teaching._counts(found) == {"runaway": 1, "rate": 2, "outruns": 0, "misheard": 0}
+    assert synthetic._unusual(dataset, spoken) == {"runaway": [4], "rate": [2, 3]}
 
 
 def test_what_sounds_like_something_else_is_dropped(mini: Any, tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The recogniser is told the language of the text, and compares with the text as the student reads it."""
     monkeypatch.setenv("QRECIPE_CACHE", str(tmp_path / "cache"))
     loaded = load(tiny(evaluators={"asr": {"model": "wheel:whisper-base"}}, teacher={"max_cer": 0.3}))
-    lesson = Lesson(
+    dataset = SyntheticDataset(
         "t", "malay", "spanish", (Sentence(1, "kita", "quita"), Sentence(2, "suka", "suca"), Sentence(3, "x", "x")), (Path("v"),), None
     )
     asked: list[tuple[int, str]] = []
@@ -110,17 +109,17 @@ def test_what_sounds_like_something_else_is_dropped(mini: Any, tiny: Any, tmp_pa
 
     monkeypatch.setattr(Listeners, "_transcribe", transcribe)
     sounds = [(np.full(24_000 + i, 0.1 * (i + 1), dtype=np.float32), 24_000) for i in range(2)]
-    monkeypatch.setattr(teaching, "sound", lambda opened, codes: sounds[: len(codes)])
-    planned = SimpleNamespace(loaded=loaded)
+    monkeypatch.setattr(synthetic, "sound", lambda opened, codes: sounds[: len(codes)])
+    planned = SimpleNamespace(loaded=loaded, base=mini)
     model = SimpleNamespace(tokenizer=mini.tokenizer)
-    spoken = [said(20, 90), said(21, 90), said(90, 90)]
+    spoken = [said(8, 90, "kita"), said(7, 90, "suka"), said(90, 90, "x")]
     for _ in range(2):  # the second time nobody listens
-        found = teaching._misheard(planned, mini, lesson, spoken, model, Events(None), gone={2})  # type: ignore[arg-type]  # stand-ins
-        assert [(d.sentence, d.why) for d in found] == [(1, "misheard")]
+        rejected = synthetic._reject(planned, model, Events(None), dataset, spoken)  # type: ignore[arg-type]  # stand-ins
+        assert rejected == {"runaway": [2], "rate": [], "outruns": [], "misheard": [1]}
     assert [language for _, language in asked] == ["malay", "malay"]
 
 
-def test_the_measure_of_rate_is_the_lessons_own() -> None:
+def test_the_measure_of_rate_is_the_datasets_own() -> None:
     """A language of few letters is not dropped for being slow."""
-    lesson = Lesson("t", "korean", "korean", tuple(Sentence(i, "", "가" * 12) for i in range(4)), (Path("v"),), None)
-    assert teaching._ill(lesson, [said(n, 90) for n in (30, 33, 28, 36)]) == []
+    dataset = SyntheticDataset("t", "korean", "korean", tuple(Sentence(i, "", "가" * 12) for i in range(4)), (Path("v"),), None)
+    assert synthetic._unusual(dataset, [said(n, 90) for n in (30, 33, 28, 36)]) == {"runaway": [], "rate": []}

@@ -1,6 +1,6 @@
-"""Checks of a recipe where the base itself is the teacher: who speaks which sentences, in whose voice, spelled how.
+"""Checks of a recipe that learns from synthetic speech: who speaks what, in whose voice, spelled how.
 
-Needs no base and no data; what does need them is checked by `qrecipe.plan.teaching`.
+Needs no base and no data; what does need them is checked by `qrecipe.plan.synthetic`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from qrecipe.recipe.recipe import Recipe
 from qrecipe.recipe.stage import Stage, Use
 
 
-def has_teacher(stage: Stage, use: Use, recipe: Recipe) -> bool:
+def is_spoken(stage: Stage, use: Use, recipe: Recipe) -> bool:
     """Whether the base speaks this dataset's sentences for a stage."""
     spec, dataset = OBJECTIVES[stage.objective], recipe.datasets.get(use.dataset)
     return spec.speaks and dataset is not None and dataset.kind == "text" and (use.is_self or spec.respells)
@@ -38,7 +38,7 @@ def check(recipe: Recipe, node: Node) -> Iterator[Problem]:
         for j, use in enumerate(stage.uses):
             n = node.at("stages", i, "data", j)
             yield from _self(recipe, stage, use, n) if use.is_self else _respelled(recipe, stage, use, n)
-    if not any(has_teacher(stage, use, recipe) for stage in recipe.stages for use in stage.uses):
+    if not any(is_spoken(stage, use, recipe) for stage in recipe.stages for use in stage.uses):
         return
     if not voices(recipe):
         n = node.get("teacher") or node.get("stages") or node

@@ -1,10 +1,10 @@
-"""What the base will say for stages to learn from: which sentences, spelled how, in whose voice. Pure, never imports torch."""
+"""Synthetic datasets: which sentences the base speaks for stages to learn from, spelled how, in whose voice. Never imports torch."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from qrecipe.errors import Problems, RecipeError, suggest
@@ -13,16 +13,17 @@ from qrecipe.plan import boundaries
 from qrecipe.plan.bases import BaseInfo
 from qrecipe.plan.evaluators import find
 from qrecipe.plan.manifest import Manifest
-from qrecipe.plan.values import PlannedTaught
+from qrecipe.plan.values import PlannedSynthetic
 from qrecipe.qwen3 import FRAMES_PER_SECOND, PREDICTOR_HEADS, PREDICTOR_LAYERS, TALKER_LAYERS, within
-from qrecipe.recipe import LoadedRecipe, teaching
+from qrecipe.recipe import LoadedRecipe
 from qrecipe.recipe.language import TAGS
 from qrecipe.recipe.objectives import OBJECTIVES
 from qrecipe.recipe.respelling import Table, read
-from qrecipe.recipe.stage import Stage
+from qrecipe.recipe.stage import Stage, Use
+from qrecipe.recipe.synthetic import is_spoken, voices
 
-TEACHING = 1
-"""Raised whenever the base would say something else for the same lesson."""
+SYNTHESIS = 1
+"""Raised whenever the base would say something else for the same dataset."""
 TOP = 64
 """Codes of the base's distribution that are kept at every frame."""
 USUAL_RATE = 13.0
@@ -36,7 +37,7 @@ WINDOW = 8
 
 @dataclass(frozen=True)
 class Sentence:
-    """One sentence of a lesson."""
+    """One sentence of a text dataset."""
 
     line: int
     """Line of the manifest."""
@@ -47,10 +48,10 @@ class Sentence:
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """A text dataset as the base speaks it."""
+class SyntheticDataset:
+    """A text dataset that the base speaks, or whose words it respells."""
 
-    dataset: str
+    name: str
     language: str
     """The language that the student reads it in."""
     spoken_as: str
@@ -59,10 +60,18 @@ class Lesson:
     voices: tuple[Path, ...]
     digest: str | None
     """Names what the base will say; None while a voice is not on this machine."""
+    table: Table | None = None
+    """Respells the sentences; None where the base speaks the language itself."""
+    step_seconds: float | None = None
+    """Estimated time of one step of generation on a GPU; None if the base's shape is not known."""
 
-    def cap(self, sentence: Sentence, slowest: float) -> int:
+    def cap(self, i: int, slowest: float) -> int:
         """Frames at which a sentence is cut: `slowest` characters a second, and one second."""
-        return math.ceil((len(sentence.spoken) / slowest + 1.0) * FRAMES_PER_SECOND)
+        return math.ceil((len(self.sentences[i].spoken) / slowest + 1.0) * FRAMES_PER_SECOND)
+
+    def voice(self, i: int) -> Path:
+        """The recording in whose voice a sentence is spoken."""
+        return self.voices[i % len(self.voices)]
 
     def batches(self, size: int) -> Iterator[list[int]]:
         """Numbers of the sentences that are spoken at once, those of a like length together."""
@@ -72,76 +81,59 @@ class Lesson:
             order = sorted(near, key=lambda i: (len(self.sentences[i].spoken), i))
             yield from (order[i : i + size] for i in range(0, len(order), size))
 
-    def planned(self, batch: int, step: float | None = None) -> PlannedTaught:
-        """What a plan says of it; `step` are the seconds that one step of generation takes."""
+    def planned(self, batch: int) -> PlannedSynthetic:
+        """The entry of a plan; `batch` sentences are spoken at once."""
         expected = [len(s.spoken) / USUAL_RATE * FRAMES_PER_SECOND for s in self.sentences]
         positions = sum(max(expected[i] for i in b) for b in self.batches(batch))
-        return PlannedTaught(
-            dataset=self.dataset,
+        return PlannedSynthetic(
+            dataset=self.name,
             spoken_as=self.spoken_as,
             sentences=len(self.sentences),
             voices=len(self.voices),
             frames=round(sum(expected)),
             positions=round(positions),
-            seconds=None if step is None else round(positions * step, 1),
+            seconds=None if self.step_seconds is None else round(positions * self.step_seconds, 1),
             digest=self.digest,
         )
 
 
-@dataclass
-class Teaching:
-    """Everything that the base will say for a recipe."""
-
-    tables: dict[str, Table] = field(default_factory=dict)
-    """Respelling tables by language."""
-    lessons: dict[str, Lesson] = field(default_factory=dict)
-    """By dataset."""
-    step: float | None = None
-    """Estimated seconds of one step of generation on a GPU."""
-
-    def of(self, loaded: LoadedRecipe, stage: Stage) -> list[PlannedTaught]:
-        """What a stage is taught: what the base says for it, or what its words are respelled to."""
-        batch = loaded.recipe.teacher.batch
-        if OBJECTIVES[stage.objective].speaks:
-            found = {u.dataset for u in stage.uses if teaching.has_teacher(stage, u, loaded.recipe)}
-        else:
-            found = {u.dataset for u in stage.uses} if OBJECTIVES[stage.objective].respells else set()
-        planned = [self.lessons[d].planned(batch, self.step) for d in sorted(found) if d in self.lessons]
-        if OBJECTIVES[stage.objective].speaks:
-            return planned
-        silent = {"voices": 0, "frames": 0, "positions": 0, "seconds": None}
-        return [p.model_copy(update={**silent, "digest": _words(self.lessons[p.dataset])}) for p in planned]
+def planned_for(loaded: LoadedRecipe, stage: Stage, datasets: dict[str, SyntheticDataset]) -> list[PlannedSynthetic]:
+    """Entries of a stage's plan: datasets that the base speaks for it, or whose words it matches with their respellings."""
+    names = sorted({u.dataset for u in stage.uses if u.dataset in datasets and _is_synthetic(loaded, stage, u)})
+    entries = [datasets[n].planned(loaded.recipe.teacher.batch) for n in names]
+    if OBJECTIVES[stage.objective].speaks:
+        return entries
+    silent = {"voices": 0, "frames": 0, "positions": 0, "seconds": None}
+    return [e.model_copy(update={**silent, "digest": _words(datasets[e.dataset])}) for e in entries]
 
 
-def make_teaching(loaded: LoadedRecipe, base: BaseInfo, manifests: dict[str, Manifest], hashes: FileHashes, problems: Problems) -> Teaching:
-    """Reads the respelling tables and spells the sentences. Adds what is wrong to `problems`."""
+def make_synthetic(
+    loaded: LoadedRecipe, base: BaseInfo, manifests: dict[str, Manifest], hashes: FileHashes, problems: Problems
+) -> dict[str, SyntheticDataset]:
+    """Reads the respelling tables and spells the sentences, by dataset. Adds what is wrong to `problems`."""
     recipe = loaded.recipe
-    found = Teaching(step=_step(base))
-    wanted = {u.dataset: s for s in recipe.stages for u in s.uses if _is_taught(loaded, s, u.dataset)}
-    for language in dict.fromkeys(recipe.datasets[d].language for d in wanted):
-        table = _table(loaded, base, language, problems)
-        if table is not None:
-            found.tables[language] = table
-    voices = _voices(loaded, problems) if any(OBJECTIVES[s.objective].speaks for s in wanted.values()) else []
-    listener = _listener(loaded, hashes, problems) if voices else None
-    for name in wanted:
-        dataset, manifest = recipe.datasets[name], manifests.get(name)
-        own = recipe.languages.get(dataset.language)
-        if manifest is None or (own is not None and dataset.language not in found.tables):
+    stages = {u.dataset: s for s in recipe.stages for u in s.uses if _is_synthetic(loaded, s, u)}
+    languages = dict.fromkeys(recipe.datasets[d].language for d in stages)
+    tables = {language: _table(loaded, base, language, problems) for language in languages}
+    recordings = _voices(loaded, problems) if any(OBJECTIVES[s.objective].speaks for s in stages.values()) else []
+    listener = _listener(loaded, hashes, problems) if recordings else None
+    voice_hashes = [hashes.sha256(v) for v in recordings if is_file(v)]
+    step, datasets = _step(base), {}
+    for name in stages:
+        language, manifest = recipe.datasets[name].language, manifests.get(name)
+        own, table = recipe.languages.get(language), tables[language]
+        if manifest is None or (own is not None and table is None):
             continue
         sentences = [Sentence(r.line, r.text, r.text) for r in manifest.rows]
-        spoken_as = dataset.language
-        if own is not None and own.respelling is not None:
+        spoken_as = language
+        if own is not None and own.respelling is not None and table is not None:
             spoken_as = own.respelling.language
-            sentences = _spelled(sentences, found.tables[dataset.language], loaded, name, problems)
-        known = [hashes.sha256(v) for v in voices if is_file(v)]
-        content = [TEACHING, recipe.teacher.model_dump(mode="json", exclude={"voices"}), spoken_as, known]
+            sentences = _spelled(sentences, table, loaded, name, problems)
+        content = [SYNTHESIS, recipe.teacher.model_dump(mode="json", exclude={"voices"}), spoken_as, voice_hashes]
         content += [[s.spoken for s in sentences], listener]
-        complete = len(known) == len(voices)
-        found.lessons[name] = Lesson(
-            name, dataset.language, spoken_as, tuple(sentences), tuple(voices), digest(content) if complete else None
-        )
-    return found
+        key = digest(content) if len(voice_hashes) == len(recordings) else None
+        datasets[name] = SyntheticDataset(name, language, spoken_as, tuple(sentences), tuple(recordings), key, table, step)
+    return datasets
 
 
 def _step(base: BaseInfo) -> float | None:
@@ -153,17 +145,17 @@ def _step(base: BaseInfo) -> float | None:
     return (1 + heads) * CALL_SECONDS + (own + heads * others) * LAYER_SECONDS
 
 
-def _is_taught(loaded: LoadedRecipe, stage: Stage, dataset: str) -> bool:
+def _is_synthetic(loaded: LoadedRecipe, stage: Stage, use: Use) -> bool:
+    """Whether a stage learns from what the base says for a dataset, or from its words respelled."""
     spec = OBJECTIVES[stage.objective]
-    uses = [u for u in stage.uses if u.dataset == dataset and u.dataset in loaded.recipe.datasets]
-    if not spec.speaks:
-        return spec.respells and bool(uses)
-    return any(teaching.has_teacher(stage, u, loaded.recipe) for u in uses)
+    if spec.speaks:
+        return is_spoken(stage, use, loaded.recipe)
+    return spec.respells and use.dataset in loaded.recipe.datasets
 
 
-def _words(lesson: Lesson) -> str:
-    """Names what words are matched to, which nobody speaks."""
-    return digest([TEACHING, lesson.spoken_as, [[s.text, s.spoken] for s in lesson.sentences]])
+def _words(dataset: SyntheticDataset) -> str:
+    """Names the pairs of words and respellings, which nobody speaks."""
+    return digest([SYNTHESIS, dataset.spoken_as, [[s.text, s.spoken] for s in dataset.sentences]])
 
 
 def _listener(loaded: LoadedRecipe, hashes: FileHashes, problems: Problems) -> object:
@@ -178,7 +170,7 @@ def _listener(loaded: LoadedRecipe, hashes: FileHashes, problems: Problems) -> o
 
 def _voices(loaded: LoadedRecipe, problems: Problems) -> list[Path]:
     found = []
-    for i, text in enumerate(teaching.voices(loaded.recipe)):
+    for i, text in enumerate(voices(loaded.recipe)):
         path = loaded.path(text)
         n = loaded.node.at("teacher", "voices", i)
         if loaded.recipe.teacher.voices:  # those of datasets are judged there
@@ -242,5 +234,5 @@ def _spelled(sentences: list[Sentence], table: Table, loaded: LoadedRecipe, name
 
 
 def bytes_of(frames: int, groups: int) -> int:
-    """Room that a lesson takes in the cache."""
+    """Bytes that the synthetic speech of so many frames takes in the cache."""
     return frames * (2 * groups + TOP * (2 + 4))

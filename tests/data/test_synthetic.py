@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from qrecipe.data import taught
+from qrecipe.data import synthetic
 from qrecipe.data.codes import Encoder
-from qrecipe.data.taught import speak_lesson
+from qrecipe.data.synthetic import synthesize
 from qrecipe.files import FileHashes
 from qrecipe.model.opened import Opened
 from qrecipe.plan.bases import LocalBase
-from qrecipe.plan.teaching import Lesson, Sentence
+from qrecipe.plan.synthetic import Sentence, SyntheticDataset
 from qrecipe.recipe.teacher import Teacher
 from tests.support import audio
 
@@ -29,16 +29,16 @@ def encoder(opened: Opened, mini: LocalBase, tmp_path: Path, monkeypatch: pytest
     return Encoder(opened, mini, FileHashes())
 
 
-def lesson(folder: Path, texts: tuple[str, ...] = TEXTS, language: str = "spanish") -> Lesson:
+def spanish(folder: Path, texts: tuple[str, ...] = TEXTS, language: str = "spanish") -> SyntheticDataset:
     voices = tuple(audio.write(folder / f"voice{i}.wav", audio.speech(i, 1.0)) for i in range(2))
-    return Lesson("text", "malay", language, tuple(Sentence(i + 1, t, t) for i, t in enumerate(texts)), voices, "x")
+    return SyntheticDataset("text", "malay", language, tuple(Sentence(i + 1, t, t) for i, t in enumerate(texts)), voices, "x")
 
 
 @pytest.fixture
 def batches(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """What is spoken and not taken from the cache."""
     spoken: list[list[str]] = []
-    stock = taught.speak.speak
+    stock = synthetic.speak.speak
 
     def speak(opened: Opened, utterances: list[Any], **settings: Any) -> Any:
         if len(spoken) == 2 and spoken[-1] != ["go on"]:
@@ -47,7 +47,7 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         spoken.append([u.text for u in utterances])
         return stock(opened, utterances, **settings)
 
-    monkeypatch.setattr(taught.speak, "speak", speak)
+    monkeypatch.setattr(synthetic.speak, "speak", speak)
     return spoken
 
 
@@ -55,21 +55,21 @@ def test_what_was_interrupted_goes_on_and_nothing_is_said_twice(
     opened: Opened, mini: LocalBase, encoder: Encoder, tmp_path: Path, batches: list[list[str]]
 ) -> None:
     assert mini.identity is not None
-    todo = lesson(tmp_path)
+    todo = spanish(tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        speak_lesson(opened, encoder, mini.identity, todo, QUICK)
+        synthesize(opened, encoder, mini.identity, todo, QUICK)
     assert len(batches) == 3, "two batches and the interruption"
-    first = speak_lesson(opened, encoder, mini.identity, todo, QUICK)
+    first = synthesize(opened, encoder, mini.identity, todo, QUICK)
     said = [t for b in batches for t in b if t != "go on"]
     assert sorted(said) == sorted(TEXTS)
-    again = speak_lesson(opened, encoder, mini.identity, todo, QUICK)
+    again = synthesize(opened, encoder, mini.identity, todo, QUICK)
     assert [t for b in batches for t in b if t != "go on"] == said, "all of it came from the cache"
-    for a, b, sentence in zip(first, again, todo.sentences, strict=True):
+    for i, (a, b) in enumerate(zip(first.rows, again.rows, strict=True)):
         assert torch.equal(a.codes, b.codes)
-        assert torch.equal(a.guide.logs, b.guide.logs)
-        assert torch.equal(a.guide.codes, b.guide.codes)
-        assert a.codes.shape[0] <= todo.cap(sentence, QUICK.slowest)
-        assert a.guide.codes.shape[0] == a.codes.shape[0] + (not a.runaway)
+        assert torch.equal(a.soft_targets.logs, b.soft_targets.logs)
+        assert torch.equal(a.soft_targets.codes, b.soft_targets.codes)
+        assert a.codes.shape[0] <= todo.cap(i, QUICK.slowest)
+        assert a.soft_targets.codes.shape[0] == a.codes.shape[0] + (not a.cut)
 
 
 def test_the_distribution_is_what_stock_generation_drew_from(opened: Opened, mini: LocalBase, encoder: Encoder, tmp_path: Path) -> None:
@@ -78,23 +78,23 @@ def test_the_distribution_is_what_stock_generation_drew_from(opened: Opened, min
     caught: list[torch.Tensor] = []
     hook = opened.talker.codec_head.register_forward_hook(lambda module, args, out: caught.append(out.detach()[:, -1].float()))
     try:
-        said = speak_lesson(opened, encoder, mini.identity, lesson(tmp_path, ("Hace sol.", "Hace frio.")), QUICK)
+        said = synthesize(opened, encoder, mini.identity, spanish(tmp_path, ("Hace sol.", "Hace frio.")), QUICK)
     finally:
         hook.remove()
     steps = [c for c in caught if c.dim() == 2 and c.shape[0] == 2]
-    for row, sentence in enumerate(said):
+    for row, sentence in enumerate(said.rows):
         frames = sentence.codes.shape[0]
         drawn = torch.log_softmax(torch.stack([s[row] for s in steps[:frames]]), 1)
-        assert torch.allclose(drawn.gather(1, sentence.guide.codes[:frames]), sentence.guide.logs[:frames], atol=2e-3)
-        top = drawn.topk(taught.TOP, dim=1).values
-        assert torch.allclose(top, sentence.guide.logs[:frames], atol=2e-3)
+        assert torch.allclose(drawn.gather(1, sentence.soft_targets.codes[:frames]), sentence.soft_targets.logs[:frames], atol=2e-3)
+        top = drawn.topk(synthetic.TOP, dim=1).values
+        assert torch.allclose(top, sentence.soft_targets.logs[:frames], atol=2e-3)
 
 
 def test_a_broken_entry_is_made_again(opened: Opened, mini: LocalBase, encoder: Encoder, tmp_path: Path) -> None:
     assert mini.identity is not None
-    todo = lesson(tmp_path, ("Hola.",))
-    before = speak_lesson(opened, encoder, mini.identity, todo, QUICK)
-    (file,) = (tmp_path / "cache" / taught.FOLDER).rglob("*.sealed")
+    todo = spanish(tmp_path, ("Hola.",))
+    before = synthesize(opened, encoder, mini.identity, todo, QUICK)
+    (file,) = (tmp_path / "cache" / synthetic.FOLDER).rglob("*.sealed")
     file.write_bytes(file.read_bytes()[:-9] + b"123456789")
-    after = speak_lesson(opened, encoder, mini.identity, todo, QUICK)
-    assert torch.equal(before[0].codes, after[0].codes)
+    after = synthesize(opened, encoder, mini.identity, todo, QUICK)
+    assert torch.equal(before.rows[0].codes, after.rows[0].codes)

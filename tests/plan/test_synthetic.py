@@ -10,7 +10,7 @@ import pytest
 
 from qrecipe.files import FileHashes
 from qrecipe.plan.plan import Planned, make_plan
-from qrecipe.plan.teaching import Lesson, Sentence
+from qrecipe.plan.synthetic import Sentence, SyntheticDataset
 from qrecipe.recipe import load
 from tests.support import audio, recipes
 
@@ -52,9 +52,9 @@ def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Pl
 def test_sentences_are_spelled_for_the_reader(planned: Callable[..., Planned]) -> None:
     found = planned()
     assert not found.errors
-    lesson = found.teaching.lessons["text"]
-    assert (lesson.language, lesson.spoken_as) == ("malay", "spanish")
-    assert [s.spoken for s in lesson.sentences][1:3] == ["Saya suca macan nasi.", "Adic pergi ce secolah."]
+    dataset = found.synthetic["text"]
+    assert (dataset.language, dataset.spoken_as) == ("malay", "spanish")
+    assert [s.spoken for s in dataset.sentences][1:3] == ["Saya suca macan nasi.", "Adic pergi ce secolah."]
     (taught,) = found.plan.stages[0].taught
     assert (taught.dataset, taught.spoken_as, taught.sentences, taught.voices) == ("text", "spanish", 6, 1)
     letters = sum(len(t) for t in recipes.MALAY)
@@ -65,8 +65,8 @@ def test_sentences_are_spelled_for_the_reader(planned: Callable[..., Planned]) -
 def test_self_is_the_text_of_that_language_as_it_is(planned: Callable[..., Planned]) -> None:
     found = planned(stages=[{**STAGE, "data": ["text", {"use": "self", "language": "english", "share": 0.2}]}])
     assert not found.errors
-    lesson = found.teaching.lessons["english"]
-    assert [s.text for s in lesson.sentences] == [s.spoken for s in lesson.sentences] == recipes.ENGLISH
+    dataset = found.synthetic["english"]
+    assert [s.text for s in dataset.sentences] == [s.spoken for s in dataset.sentences] == recipes.ENGLISH
     assert [(d.dataset, d.language, d.share) for d in found.plan.stages[0].data] == [
         ("text", "malay", None),
         ("self-english", "english", 0.2),
@@ -128,13 +128,15 @@ def test_paths_lead_out_of_the_folder_for_no_recipe(planned: Callable[..., Plann
 
 
 def test_sentences_added_at_the_end_leave_the_batches_before_as_they_were() -> None:
-    def lesson(n: int) -> Lesson:
-        return Lesson("t", "malay", "spanish", tuple(Sentence(i, "", "a" * (1 + i * 7 % 31)) for i in range(n)), (Path("v"),), None)
+    def dataset(n: int) -> SyntheticDataset:
+        return SyntheticDataset(
+            "t", "malay", "spanish", tuple(Sentence(i, "", "a" * (1 + i * 7 % 31)) for i in range(n)), (Path("v"),), None
+        )
 
-    few, many = (list(lesson(n).batches(4)) for n in (64, 100))
+    few, many = (list(dataset(n).batches(4)) for n in (64, 100))
     assert many[:16] == few
     assert sorted(i for b in many for i in b) == list(range(100))
-    lengths = [len(lesson(64).sentences[i].spoken) for i in few[0]]
+    lengths = [len(dataset(64).sentences[i].spoken) for i in few[0]]
     assert lengths == sorted(lengths)
 
 

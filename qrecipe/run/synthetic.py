@@ -1,0 +1,188 @@
+"""Synthetic datasets of a run: the base speaks them, sentences that went wrong are dropped and counted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from statistics import median
+
+import torch
+
+from qrecipe.data.audio import AudioProblem, rate_problem, resample
+from qrecipe.data.codes import Encoder
+from qrecipe.data.speech import SpeechData, SpeechRow
+from qrecipe.data.synthetic import folder_of, synthesize
+from qrecipe.errors import DataError
+from qrecipe.evaluate.listeners import Listeners
+from qrecipe.evaluate.measure import MEASURING, number_of
+from qrecipe.evaluate.samples import Sample
+from qrecipe.model.opened import Opened
+from qrecipe.model.speak import sound
+from qrecipe.model.weights import Delta
+from qrecipe.model.working import WorkingWeights
+from qrecipe.plan.complete import RunPlan
+from qrecipe.plan.synthetic import SyntheticDataset
+from qrecipe.recipe import metrics
+from qrecipe.recipe.objectives import OBJECTIVES
+from qrecipe.recipe.stage import SpokenStage
+from qrecipe.run.events import Events
+from qrecipe.store import JsonStore, key_of
+
+FACTOR = 2.0
+"""A sentence that is this many times slower or faster than the dataset's median did not come out right."""
+BATCH = 16
+"""Sentences that are decoded at once for the recogniser, and whose error rates are stored together."""
+
+Rejected = dict[str, list[int]]
+"""Reason -> indices of the sentences that are not learned: `runaway`, `rate`, `outruns` or `misheard`."""
+
+
+def spoken_for(plan: RunPlan, stages: Iterable[str]) -> list[str]:
+    """Datasets that the base speaks for these stages."""
+    wanted = set(stages)
+    names = {t.dataset for s in plan.plan.stages if s.id in wanted and OBJECTIVES[s.objective].speaks for t in s.taught}
+    return [n for n in plan.synthetic if n in names]
+
+
+@dataclass
+class SyntheticSpeech:
+    """The synthetic datasets of a run, each spoken before the first stage that needs it."""
+
+    plan: RunPlan
+    encoder: Encoder
+    working: WorkingWeights
+    start: Delta
+    """Weights of the modules while the base speaks: its own, with new rows at their init."""
+    events: Events
+    data: dict[str, SpeechData] = field(default_factory=dict)
+    """By dataset."""
+
+    def prepare(self, stages: Iterable[str], now: Delta) -> None:
+        """Has the base speak what these stages need and no earlier one did. The modules hold `now` before and after."""
+        missing = [n for n in spoken_for(self.plan, stages) if n not in self.data]
+        if missing:
+            self.working.set(self.start)
+            self.data |= prepare_synthetic(self.plan, self.encoder, self.events, missing)
+            self.working.set(now)
+
+
+def prepare_synthetic(plan: RunPlan, encoder: Encoder, events: Events, names: Iterable[str]) -> dict[str, SpeechData]:
+    """Has the base speak datasets and drops what went wrong. The modules of the encoder's base must hold its own weights.
+
+    Raises `DataError` if a voice cannot be read, or no sentence of a dataset came out right.
+    """
+    ready = {}
+    for name in names:
+        dataset = plan.synthetic[name]
+        data = _spoken(plan, encoder, events, dataset)
+        rejected = _reject(plan, encoder.opened, events, dataset, data.rows)
+        ready[name] = _without(plan, dataset, data, rejected)
+        _report(dataset, ready[name], rejected, events)
+    encoder.hashes.save()
+    return ready
+
+
+def _spoken(plan: RunPlan, encoder: Encoder, events: Events, dataset: SyntheticDataset) -> SpeechData:
+    what = f"the base speaks {dataset.name}"
+    if dataset.spoken_as != dataset.language:
+        what += f" as {dataset.spoken_as}"
+
+    def progress(done: int) -> None:
+        events.tell("speaking", what=what, done=done, of=len(dataset.sentences))
+
+    try:
+        return synthesize(encoder.opened, encoder, plan.base.identity, dataset, plan.loaded.recipe.teacher, progress)
+    except AudioProblem as e:
+        n = plan.loaded.node.at("teacher", "voices")
+        raise DataError(n.problem("QR043", f"a voice of the base: {e}")) from None
+
+
+def _reject(plan: RunPlan, opened: Opened, events: Events, dataset: SyntheticDataset, rows: list[SpeechRow]) -> Rejected:
+    """Checks the speech of a dataset, the cheap checks first."""
+    recipe = plan.loaded.recipe
+    rejected = _unusual(dataset, rows)
+    stages = [s for s in recipe.stages if dataset.name in {u.dataset for u in s.uses}]
+    streaming = any(isinstance(s, SpokenStage) and s.layout == "streaming" for s in stages)
+    rejected["outruns"] = _outrunning(rows) if streaming else []
+    rejected["misheard"] = []
+    if recipe.teacher.max_cer is not None:
+        good = sorted(set(range(len(rows))) - {i for indices in rejected.values() for i in indices})
+        rejected["misheard"] = _misheard(plan, opened, events, dataset, {i: rows[i] for i in good})
+    return rejected
+
+
+def _unusual(dataset: SyntheticDataset, rows: list[SpeechRow]) -> Rejected:
+    """Sentences that did not end, and those far slower or faster than the others."""
+    rates = [len(s.spoken) / max(r.seconds, 1e-6) for s, r in zip(dataset.sentences, rows, strict=True)]
+    ended = [rate for rate, r in zip(rates, rows, strict=True) if not r.cut]
+    usual = median(ended) if ended else 0.0
+    rejected: Rejected = {"runaway": [], "rate": []}
+    for i, (sentence, row) in enumerate(zip(dataset.sentences, rows, strict=True)):
+        if row.cut:
+            rejected["runaway"].append(i)
+        elif not usual / FACTOR <= rates[i] <= usual * FACTOR or rate_problem(sentence.spoken, row.seconds) is not None:
+            rejected["rate"].append(i)
+    return rejected
+
+
+def _outrunning(rows: list[SpeechRow]) -> list[int]:
+    """Sentences whose speech is over before their text, where a stage reads one token a frame alone."""
+    return [i for i, r in enumerate(rows) if not r.cut and len(r.body) > r.frames]
+
+
+def _misheard(plan: RunPlan, opened: Opened, events: Events, dataset: SyntheticDataset, rows: dict[int, SpeechRow]) -> list[int]:
+    """Sentences, by index, that the recipe's recogniser misunderstands when it is told the language of the text."""
+    loaded, identity = plan.loaded, plan.base.identity
+    recipe, limit = loaded.recipe, loaded.recipe.teacher.max_cer
+    spec = metrics.find("cer")
+    assert limit is not None
+    assert spec is not None
+    places = {"asr": loaded.node.at("evaluators", "asr").place}
+    tags = {k: v.bcp47 for k, v in recipe.languages.items()}
+    listeners = Listeners(opened, identity, recipe.evaluators, loaded.root, tags, places)
+    order = list(rows)
+    batches = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
+
+    def key(batch: list[int]) -> str:
+        content = [[rows[i].text, rows[i].codes.tolist()] for i in batch]
+        return key_of(["heard", MEASURING, spec.function, listeners.describe(spec, dataset.language), content], 40)
+
+    def make(n: int) -> dict[str, list[float | None]]:
+        rates: list[float | None] = []
+        for i, (audio, rate) in zip(batches[n], sound(opened, [rows[i].codes for i in batches[n]]), strict=True):
+            cap = dataset.cap(i, recipe.teacher.slowest)
+            measured = number_of(spec, Sample(rows[i], resample(audio, rate), rows[i].codes, cap, dataset.language, listeners))
+            rates.append(None if measured is None else measured[0])
+        return {"rates": rates}
+
+    rates: dict[int, float | None] = {}
+    for n, entry in JsonStore(folder_of(identity)).get_or_make([key(b) for b in batches], make):
+        rates.update(zip(batches[n], entry["rates"], strict=True))
+        events.tell("listening", what=f"listening to {dataset.name}", done=len(rates), of=len(order))
+    return [i for i in order if (rate := rates[i]) is not None and rate > limit]
+
+
+def _without(plan: RunPlan, dataset: SyntheticDataset, data: SpeechData, rejected: Rejected) -> SpeechData:
+    indices = {i for some in rejected.values() for i in some}
+    rows = [r for i, r in enumerate(data.rows) if i not in indices]
+    if not rows:
+        n = plan.loaded.node.at("datasets", dataset.name)
+        reasons = ", ".join(f"{reason} {len(some)}" for reason, some in rejected.items() if some)
+        message = f"the base said none of the {len(data.rows)} sentences of `{dataset.name}` well enough ({reasons})"
+        raise DataError(n.key_problem("QR047", message, "listen to the base: `qrecipe say`"))
+    return replace(data, rows=rows)
+
+
+def _report(dataset: SyntheticDataset, data: SpeechData, rejected: Rejected, events: Events) -> None:
+    rest = torch.cat([r.soft_targets.left_over for r in data.rows if r.soft_targets is not None])
+    events.emit(
+        "taught",
+        dataset=dataset.name,
+        spoken_as=dataset.spoken_as,
+        sentences=len(dataset.sentences),
+        kept=len(data.rows),
+        dropped={reason: len(some) for reason, some in rejected.items()},
+        lines={reason: [dataset.sentences[i].line for i in some] for reason, some in rejected.items()},
+        minutes=round(data.seconds / 60, 2),
+        left_over=round(float(rest.mean()), 6),
+    )
