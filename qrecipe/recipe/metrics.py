@@ -40,7 +40,7 @@ class MetricSpec:
     needs: Need | None = None
     """The evaluator behind it."""
     spoilt: tuple[str, ...] = ()
-    """Ways of spoiling a recording (`qrecipe.evaluate.spoil`) that the metric must notice: a gate on it is proven on them before a run."""
+    """Corruptions of a recording (`qrecipe.evaluate.corruptions`) that the metric must notice: a gate on it is proven on them before a run."""
     packages: tuple[str, ...] = ()
     """Modules that must be importable, beside those of the evaluator."""
     extra: str | None = None

@@ -91,8 +91,8 @@ class Judge:
         problems = Problems()
         for found in probe(counting, self._data, self._settings, self._listeners, self._progress):
             label, needed = found.gate.label(), found.prompts_needed
-            self._events.emit("gate_tried", gate=label, sound=found.sound, tried=found.natural is not None, reason=found.reason)
-            if not found.sound:
+            self._events.emit("gate_tried", gate=label, sound=found.is_valid, tried=found.clean_verdict is not None, reason=found.reason)
+            if not found.is_valid:
                 help_ = f"about {needed:,} prompts would do" if needed else "move the threshold, or see docs/method.md on gates"
                 problems.append(Problem("QR083", f"{label} was tried on recordings: {found.why()}", places[label], help_))
         problems.raise_any(RecipeError)

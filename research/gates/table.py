@@ -24,12 +24,12 @@ import torch
 
 from qrecipe.data.audio import load
 from qrecipe.data.speech import SpeechData, SpeechRow
+from qrecipe.evaluate.corruptions import CORRUPTIONS
 from qrecipe.evaluate.gates import judge
 from qrecipe.evaluate.listeners import Listeners
 from qrecipe.evaluate.measure import measure_samples
-from qrecipe.evaluate.probe import ways_of as must_notice
+from qrecipe.evaluate.probe import corruptions_for as must_notice
 from qrecipe.evaluate.samples import Sample, recorded
-from qrecipe.evaluate.spoil import WAYS
 from qrecipe.evaluate.values import Value
 from qrecipe.qwen3 import FRAME_SAMPLES
 from qrecipe.recipe.evaluator import Evaluators
@@ -83,7 +83,7 @@ def main() -> int:
     ears = Listeners(cast(Any, None), None, evaluators, Path.cwd(), {"target": arguments.tag}, journal=journal)
     data = rows_of(arguments.manifest, arguments.reference, arguments.prompts)
     natural = recorded(data, Evaluation(), ears)
-    columns: dict[str, list[Sample]] = {"recordings": natural, **{way: WAYS[way](natural) for way in COLUMNS}}
+    columns: dict[str, list[Sample]] = {"recordings": natural, **{name: CORRUPTIONS[name](natural) for name in COLUMNS}}
     if arguments.other is not None:
         columns["voice"] = [_spoken_by(s, arguments.other) for s in natural]
     good = True

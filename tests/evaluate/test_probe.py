@@ -12,10 +12,10 @@ import torch
 
 from qrecipe.data.audio import load
 from qrecipe.data.speech import SpeechData, SpeechRow
+from qrecipe.evaluate.corruptions import CORRUPTIONS, DESCRIPTIONS
 from qrecipe.evaluate.listeners import Listeners
 from qrecipe.evaluate.probe import Probe, probe
 from qrecipe.evaluate.samples import Sample, recorded
-from qrecipe.evaluate.spoil import TEXTS, WAYS
 from qrecipe.qwen3 import FRAME_SAMPLES
 from qrecipe.recipe.evaluator import Evaluators
 from qrecipe.recipe.gate import Gate
@@ -50,15 +50,15 @@ def tried(gate: dict[str, Any], rows: int, **more: Any) -> Probe:
 
 def test_every_way_of_spoiling_that_a_metric_names_exists() -> None:
     named = {way for spec in BUILTIN.values() for way in spec.spoilt}
-    assert named == WAYS.keys() == TEXTS.keys()
+    assert named == CORRUPTIONS.keys() == DESCRIPTIONS.keys()
     listening = [s for s in BUILTIN.values() if s.source == "generated"]
     assert all(s.spoilt for s in listening)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", CORRUPTIONS)
 def test_spoilt_copies_are_other_recordings_of_the_same_rows(way: str) -> None:
     samples = recorded(dataset(3), Evaluation(), ears())
-    spoilt = WAYS[way](samples)
+    spoilt = CORRUPTIONS[way](samples)
     assert [s.row.line for s in spoilt] == [s.row.line for s in samples]
     for before, after in zip(samples, spoilt, strict=True):
         assert (before.key, before.row.text, before.frames) != (after.key, after.row.text, after.frames)
@@ -69,13 +69,13 @@ def test_spoilt_copies_are_other_recordings_of_the_same_rows(way: str) -> None:
 
 def test_a_gate_that_tells_them_apart_is_sound() -> None:
     found = tried({"metric": "duration_ratio", "min": 0.8}, 8)
-    assert (found.sound, found.missed, list(found.spoilt)) == (True, [], ["cut"])
-    assert tried({"metric": "duration_ratio", "max": 1.25}, 8).spoilt.keys() == {"doubled"}
+    assert (found.is_valid, found.undetected_corruptions, list(found.corrupted_verdicts)) == (True, [], ["cut"])
+    assert tried({"metric": "duration_ratio", "max": 1.25}, 8).corrupted_verdicts.keys() == {"doubled"}
 
 
 def test_a_gate_that_is_too_lax_or_too_strict_is_refused() -> None:
     lax = tried({"metric": "duration_ratio", "min": 0.3}, 8)
-    assert (lax.sound, lax.missed, lax.prompts_needed) == (False, ["cut"], None)
+    assert (lax.is_valid, lax.undetected_corruptions, lax.prompts_needed) == (False, ["cut"], None)
     assert "passes recordings cut off" in lax.why()
     strict = tried({"metric": "silence_share", "max": 0.0001}, 8)
     assert "even recordings fail it" in strict.why()
@@ -83,21 +83,21 @@ def test_a_gate_that_is_too_lax_or_too_strict_is_refused() -> None:
 
 def test_too_few_prompts_are_refused_with_the_number_that_would_do() -> None:
     few = tried({"metric": "runaway_rate", "max": 0.2}, 8)
-    assert (few.sound, few.missed, few.prompts_needed) == (False, [], 16)
+    assert (few.is_valid, few.undetected_corruptions, few.prompts_needed) == (False, [], 16)
     assert "cannot say that recordings pass (0, 0 to 0.324, 8 prompts)" in few.why()
-    assert tried({"metric": "runaway_rate", "max": 0.2}, 16).sound
+    assert tried({"metric": "runaway_rate", "max": 0.2}, 16).is_valid
 
 
 def test_relative_gates_are_given_a_baseline() -> None:
     """A gate on a loss has the recordings as its baseline, one on a gain the spoilt copies."""
-    assert tried({"metric": "silence_share", "max_increase": 0.1, "baseline": "base"}, 8).sound
-    assert tried({"metric": "silence_share", "min_decrease": 0.05, "baseline": "base"}, 8).sound
-    assert not tried({"metric": "silence_share", "max_increase": 0.9, "baseline": "base"}, 8).sound
+    assert tried({"metric": "silence_share", "max_increase": 0.1, "baseline": "base"}, 8).is_valid
+    assert tried({"metric": "silence_share", "min_decrease": 0.05, "baseline": "base"}, 8).is_valid
+    assert not tried({"metric": "silence_share", "max_increase": 0.9, "baseline": "base"}, 8).is_valid
 
 
 def test_what_does_not_listen_is_not_tried() -> None:
     found = tried({"metric": "talker_nll", "max": 3.0}, 2)
-    assert (found.natural, found.sound) == (None, True)
+    assert (found.clean_verdict, found.is_valid) == (None, True)
     assert found.as_json()["tried"] is False
 
 
@@ -114,5 +114,5 @@ def test_error_rates_notice_missing_ends_and_stutters() -> None:
 
     natural = cer(samples)
     assert natural < 0.25
-    assert cer(WAYS["doubled"](samples)) > natural + 0.15
-    assert cer(WAYS["cut"](samples)) > natural + 0.15
+    assert cer(CORRUPTIONS["doubled"](samples)) > natural + 0.15
+    assert cer(CORRUPTIONS["cut"](samples)) > natural + 0.15

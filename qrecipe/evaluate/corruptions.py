@@ -1,4 +1,4 @@
-"""Recordings spoilt on purpose, each in the way that some metric is there to notice."""
+"""Recordings corrupted on purpose, each in the way that some metric is there to notice."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def stub(samples: Sequence[Sample]) -> list[Sample]:
 
 def doubled(samples: Sequence[Sample]) -> list[Sample]:
     """Every piece of half a second to a second, cut where it is quietest, said twice: a stutter."""
-    found = []
+    corrupted = []
     for s in samples:
         level, pieces, start = loudness(s.audio), [], 0
         while len(s.audio) - start > SAMPLE_RATE:
@@ -50,8 +50,8 @@ def doubled(samples: Sequence[Sample]) -> list[Sample]:
             pieces.append(s.audio[start:end])
             start = end
         pieces.append(s.audio[start:])
-        found.append(_with(s, np.concatenate([np.tile(p, 2) for p in pieces])))
-    return found
+        corrupted.append(_with(s, np.concatenate([np.tile(p, 2) for p in pieces])))
+    return corrupted
 
 
 def reversed_(samples: Sequence[Sample]) -> list[Sample]:
@@ -61,12 +61,12 @@ def reversed_(samples: Sequence[Sample]) -> list[Sample]:
 
 def noise(samples: Sequence[Sample]) -> list[Sample]:
     """Under white noise as loud as the speech."""
-    found = []
+    corrupted = []
     for s in samples:
         level = float(np.sqrt(np.mean(np.square(s.audio, dtype=np.float64)))) * 10 ** (-NOISE_DB / 20)
         hiss = np.random.default_rng(s.row.line).normal(0.0, level, len(s.audio))
-        found.append(_with(s, np.clip(s.audio + hiss, -1.0, 1.0)))
-    return found
+        corrupted.append(_with(s, np.clip(s.audio + hiss, -1.0, 1.0)))
+    return corrupted
 
 
 def voice(samples: Sequence[Sample]) -> list[Sample]:
@@ -88,14 +88,14 @@ def recordings(samples: Sequence[Sample]) -> list[Sample]:
 
 def gaps(samples: Sequence[Sample]) -> list[Sample]:
     """With a third of a second of silence after every half second."""
-    found = []
+    corrupted = []
     for s in samples:
         pieces = [
             np.concatenate([s.audio[i : i + SAMPLE_RATE // 2], np.zeros(SAMPLE_RATE // 3, np.float32)])
             for i in range(0, len(s.audio), SAMPLE_RATE // 2)
         ]
-        found.append(_with(s, np.concatenate(pieces)))
-    return found
+        corrupted.append(_with(s, np.concatenate(pieces)))
+    return corrupted
 
 
 def endless(samples: Sequence[Sample]) -> list[Sample]:
@@ -105,15 +105,15 @@ def endless(samples: Sequence[Sample]) -> list[Sample]:
 
 def stuck(samples: Sequence[Sample]) -> list[Sample]:
     """With one frame in the middle held for two seconds."""
-    found = []
+    corrupted = []
     for s in samples:
         middle = s.frames // 2
         held = s.codes[middle : middle + 1].expand(25, -1)
-        found.append(replace(s, codes=torch.cat([s.codes[:middle], held, s.codes[middle:]])))
-    return found
+        corrupted.append(replace(s, codes=torch.cat([s.codes[:middle], held, s.codes[middle:]])))
+    return corrupted
 
 
-WAYS: dict[str, Callable[[Sequence[Sample]], list[Sample]]] = {
+CORRUPTIONS: dict[str, Callable[[Sequence[Sample]], list[Sample]]] = {
     "transcripts": transcripts,
     "cut": cut,
     "stub": stub,
@@ -128,7 +128,7 @@ WAYS: dict[str, Callable[[Sequence[Sample]], list[Sample]]] = {
     "stuck": stuck,
 }
 """By the names that metrics use."""
-TEXTS = {
+DESCRIPTIONS = {
     "transcripts": "under other texts",
     "cut": "cut off at three fifths",
     "stub": "cut off at three tenths",
@@ -142,7 +142,7 @@ TEXTS = {
     "endless": "that do not end",
     "stuck": "that hang on one sound",
 }
-"""What `recordings …` are, for people."""
+"""The corrupted copies for people, as words after `recordings`."""
 
 
 def _with(sample: Sample, audio: Audio) -> Sample:
