@@ -83,7 +83,7 @@ class Store(Generic[T]):
 
         Args:
             keys: of the entries, each once.
-            make: computes the value of a key by its index; it is stored before it is given.
+            make: computes the value of a key by its index; it is stored before it is yielded.
             pause: seconds between two looks, when other processes are making all that is missing.
         """
         pending = list(range(len(keys)))

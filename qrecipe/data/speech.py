@@ -72,7 +72,7 @@ class SpeechData:
     """Lower-case name."""
     rows: list[SpeechRow]
     skipped: list[Problem] = field(default_factory=list)
-    """Problems of the rows that were left out."""
+    """Problems of the rows that cannot be used."""
     x_vectors: dict[Path, torch.Tensor] = field(default_factory=dict)
     """By reference."""
     reference_codes: dict[Path, torch.Tensor] = field(default_factory=dict)
@@ -122,7 +122,7 @@ def prepare(
         streaming_only: rows with more text tokens than frames cannot be used.
         need_reference: rows without any reference recording cannot be used; otherwise they have no speaker.
 
-    Raises `DataError` with every row's problem if `on_bad_row` is `stop`, or if no row is left.
+    Raises `DataError` with every row's problem if `on_bad_row` is `stop`, or if no row can be used.
     """
     data = SpeechData(name, dataset.language, [])
     data.skipped = problems = list(manifest.problems)

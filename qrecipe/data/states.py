@@ -1,7 +1,7 @@
-"""States of the talker that nothing which trains can change, computed once and kept in the user's cache.
+"""States of the talker that nothing which trains can change, computed once and stored in the user's cache.
 
 Rows are spread over shards by their own content, and a shard is computed whole and in one order whatever was there
-before, so that a run that was stopped gives the bytes that it would have given undisturbed.
+before, so that a run that was stopped gives the bytes of one that was not.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ AT_ONCE = 8_192
 """Frames that are computed at once on a GPU."""
 
 Progress = Callable[[int, int], None]
-"""Told (rows done, of)."""
+"""Called with (rows done, of)."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,12 @@ def example_key(example: prompt.Example) -> str:
 
 
 class States:
-    """What enters a layer of the talker, or the hidden states that predict frames, by row."""
+    """Inputs of a layer of the talker, or the hidden states that predict frames, by row."""
 
     def __init__(self, cache: Path, opened: Opened, tables: forward.Tables, first_layer: int | None, talker: Any) -> None:
         """
         Args:
-            first_layer: the layer whose input is kept, [positions, hidden] of every row; None: hidden states, [frames, hidden].
+            first_layer: the layer whose input is stored, [positions, hidden] of every row; None: hidden states, [frames, hidden].
             talker: names the weights below that layer, as a value for canonical JSON.
         """
         self.first_layer = first_layer
@@ -82,7 +82,7 @@ class States:
         return self._shards.folder
 
     def fill(self, wanted: Mapping[str, Wanted], progress: Progress | None = None) -> int:
-        """Computes what is not there yet; returns the bytes of all that was asked for."""
+        """Computes the states that are not stored yet; returns the bytes of all that are `wanted`."""
         groups = _groups(wanted.values())
         keys = [key_of([w.key for w in g]) for g in groups]
         done = 0
@@ -94,7 +94,7 @@ class States:
         return sum(f.stat().st_size for k in keys for f in self._shards.paths(k))
 
     def row(self, key: str) -> torch.Tensor:
-        """States of a row that was asked for."""
+        """States of a row that `fill` was called with: [positions, hidden] or [frames, hidden]."""
         states: torch.Tensor = self._by_row[key].get_tensor(key)
         return states
 

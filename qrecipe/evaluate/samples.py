@@ -1,7 +1,7 @@
-"""Speech to be judged: spoken by a model batch by batch and kept, or the recordings in its place.
+"""Speech to be judged: spoken by a model batch by batch and stored, or the recordings in its place.
 
-A batch is the unit: what it says, how and with which seed is fixed by the settings, so a batch that was kept is the one
-that would be spoken again. What is judged is what is kept: sound is rounded to 16 bits before anything listens.
+A batch is the unit: the settings fix its texts, voices and seed, so a stored batch is the one that would be spoken
+again. The stored sound is what is judged: it is rounded to 16 bits before anything listens.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ class Sample:
     listeners: Listeners
     layout: Layout = "streaming"
     prompt: PromptKind = "x_vector"
-    """How the voice was given."""
+    """Whether the model had the voice as an x-vector or as a recording with its text."""
     seed: int | None = None
     """None for a recording."""
     file: Path | None = None
-    """Where the sound is kept."""
+    """Where the sound is stored."""
 
     @property
     def frames(self) -> int:
@@ -72,7 +72,7 @@ class Sample:
 
     @property
     def transcript(self) -> str:
-        """What the recipe's recogniser hears."""
+        """Transcript by the recipe's recogniser."""
         return self.listeners.transcribe(self)
 
     @cached_property
@@ -111,7 +111,7 @@ def lengths(rows: list[SpeechRow]) -> dict[int, Length]:
 
 @dataclass(frozen=True)
 class PromptBatch:
-    """What is spoken at once."""
+    """Prompts that are spoken at once."""
 
     rows: list[SpeechRow]
     layout: Layout
@@ -121,7 +121,7 @@ class PromptBatch:
 
 def batches(data: SpeechData, settings: Evaluation) -> list[PromptBatch]:
     """Every batch of an evaluation, in order."""
-    found = []
+    todo = []
     for layout in settings.layouts:
         for kind in settings.kinds:
             by_kind: dict[PromptKind, list[SpeechRow]] = {}
@@ -133,23 +133,23 @@ def batches(data: SpeechData, settings: Evaluation) -> list[PromptBatch]:
             for actual, rows in by_kind.items():
                 for seed in settings.seeds:
                     for start in range(0, len(rows), settings.batch):
-                        found.append(PromptBatch(rows[start : start + settings.batch], layout, actual, seed))
-    return found
+                        todo.append(PromptBatch(rows[start : start + settings.batch], layout, actual, seed))
+    return todo
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a model is asked to speak, and where what it says is kept."""
+    """Prompts for a model, and where its speech is stored."""
 
     data: SpeechData
     settings: Evaluation
     listeners: Listeners
     speak_as: str | None = None
-    """The language whose token is given instead of the dataset's."""
+    """The language whose token the model gets instead of the dataset's."""
     folder: Path | None = None
-    """Where batches are kept and taken from; None keeps nothing."""
+    """Of stored batches; None stores nothing."""
     identity: Any = None
-    """Content of the model and of the dataset; names what is kept, with the batch's own settings."""
+    """Content of the model and of the dataset; part of the key of a stored batch."""
 
     @property
     def label(self) -> str:
@@ -162,7 +162,7 @@ Spoken = list[tuple[Audio, torch.Tensor]]
 
 
 class SampleStore(Store[Spoken]):
-    """What was spoken of one batch: a folder with FLAC files, and codes in a manifest with the hashes of all files."""
+    """Speech of one batch: a folder with FLAC files, and codes in a manifest with the hashes of all files."""
 
     def __init__(self, folder: Path, batch: PromptBatch, language: str) -> None:
         super().__init__(folder)
@@ -254,9 +254,9 @@ def _rounded(audio: Audio) -> Audio:
 def recorded(data: SpeechData, settings: Evaluation, listeners: Listeners) -> list[Sample]:
     """The recordings of the rows that are spoken, as if they had been generated: what a metric finds in real speech."""
     rows = [r for r in spoken_rows(data, settings) if r.audio is not None]
-    found = []
+    samples = []
     for row in rows:
         assert row.audio is not None
         audio = load(row.audio, math.inf).samples
-        found.append(Sample(row, audio, row.codes, cap_of(row, settings), data.language, listeners))
-    return found
+        samples.append(Sample(row, audio, row.codes, cap_of(row, settings), data.language, listeners))
+    return samples

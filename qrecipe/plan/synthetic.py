@@ -25,7 +25,7 @@ from qrecipe.recipe.synthetic import is_spoken, voices
 SYNTHESIS = 1
 """Raised whenever the base would say something else for the same dataset."""
 TOP = 64
-"""Codes of the base's distribution that are kept at every frame."""
+"""Codes of the base's distribution that are stored at every frame."""
 USUAL_RATE = 13.0
 """Characters a second that readers speak; only for estimates."""
 CALL_SECONDS, LAYER_SECONDS = 3e-3, 5e-4
@@ -42,9 +42,9 @@ class Sentence:
     line: int
     """Line of the manifest."""
     text: str
-    """What the student reads."""
+    """Read by the student."""
     spoken: str
-    """What the base reads: the same, or respelled."""
+    """Read by the base: the same, or respelled."""
 
 
 @dataclass(frozen=True)
@@ -163,13 +163,13 @@ def _listener(loaded: LoadedRecipe, hashes: FileHashes, problems: Problems) -> o
     evaluators = loaded.recipe.evaluators
     if loaded.recipe.teacher.max_cer is None or evaluators.asr is None:
         return None
-    found, missing = find("asr", evaluators, loaded.root, loaded.node.at("evaluators", "asr", "model").place, hashes)
+    model, missing = find("asr", evaluators, loaded.root, loaded.node.at("evaluators", "asr", "model").place, hashes)
     problems.extend(missing)
-    return [evaluators.asr.model_dump(mode="json"), found.identity]
+    return [evaluators.asr.model_dump(mode="json"), model.identity]
 
 
 def _voices(loaded: LoadedRecipe, problems: Problems) -> list[Path]:
-    found = []
+    paths = []
     for i, text in enumerate(voices(loaded.recipe)):
         path = loaded.path(text)
         n = loaded.node.at("teacher", "voices", i)
@@ -180,8 +180,8 @@ def _voices(loaded: LoadedRecipe, problems: Problems) -> list[Path]:
                 continue
             if not is_file(path):
                 problems.append(n.problem("QR040", f"{text} is not there yet", None, "warning"))
-        found.append(path)
-    return found
+        paths.append(path)
+    return paths
 
 
 def _table(loaded: LoadedRecipe, base: BaseInfo, language: str, problems: Problems) -> Table | None:
@@ -207,9 +207,9 @@ def _table(loaded: LoadedRecipe, base: BaseInfo, language: str, problems: Proble
     except RecipeError as e:
         problems.extend(e.problems)
         return None
-    for tag, given, of in ((table.source, own.bcp47, language), (table.into, TAGS.get(spoken), spoken)):
-        if given is not None and tag.split("-")[0] != given.split("-")[0]:
-            message = f"the table spells `{table.source}` for readers of `{table.into}`, and `{of}` is `{given}`"
+    for tag, expected, of in ((table.source, own.bcp47, language), (table.into, TAGS.get(spoken), spoken)):
+        if expected is not None and tag.split("-")[0] != expected.split("-")[0]:
+            message = f"the table spells `{table.source}` for readers of `{table.into}`, and `{of}` is `{expected}`"
             problems.append(where.problem("QR049", message))
             return None
     return table
@@ -217,20 +217,23 @@ def _table(loaded: LoadedRecipe, base: BaseInfo, language: str, problems: Proble
 
 def _spelled(sentences: list[Sentence], table: Table, loaded: LoadedRecipe, name: str, problems: Problems) -> list[Sentence]:
     """Sentences respelled, without those that keep letters which the reader's language is not written with."""
-    kept, left = [], []
+    spelled, foreign_letters = [], []
     for s in sentences:
         spoken = table.spell(s.text)
         foreign = table.foreign(spoken)
         if foreign:
-            left.append((s.line, foreign[0]))
+            foreign_letters.append((s.line, foreign[0]))
         else:
-            kept.append(Sentence(s.line, s.text, spoken))
-    if left:
+            spelled.append(Sentence(s.line, s.text, spoken))
+    if foreign_letters:
         n = loaded.node.at("datasets", name)
-        line, letter = left[0]
-        message = f"{len(left)} of {len(sentences)} sentences of `{name}` are left out: respelled they keep letters that `{table.into}` is not written with (line {line}: `{letter}`)"
-        problems.append(n.key_problem("QR047", message, "add a rule to the table", "warning" if kept else "error"))
-    return kept
+        line, letter = foreign_letters[0]
+        message = (
+            f"{len(foreign_letters)} of {len(sentences)} sentences of `{name}` are left out: respelled they keep letters "
+            f"that `{table.into}` is not written with (line {line}: `{letter}`)"
+        )
+        problems.append(n.key_problem("QR047", message, "add a rule to the table", "warning" if spelled else "error"))
+    return spelled
 
 
 def bytes_of(frames: int, groups: int) -> int:

@@ -44,7 +44,9 @@ class RunStore:
         try:
             lock = try_lock(path)
         except OSError:
-            lock = None
+            if not path.exists():
+                raise
+            lock = None  # where files cannot be locked, nobody knows who else works here
         if lock is None:
             who = path.read_text("utf-8").strip() or "another process"
             raise UserError(Problem("QR071", f"another run works here: {who}", Place(str(self.folder))))
