@@ -91,8 +91,9 @@ def test_every_page_of_the_manual_is_in_its_index() -> None:
     assert pages <= listed, f"not in docs/index.md: {sorted(p.name for p in pages - listed)}"
 
 
-def test_tests_that_are_named_exist() -> None:
-    named = {t for page in PAGES for t in re.findall(r"`(tests/[\w/]+\.py)`", page.read_text(encoding="utf-8"))}
+def test_source_files_that_are_named_exist() -> None:
+    source = re.compile(r"`((?:tests|qrecipe|research|benchmarks)/[\w/]+\.py)`")
+    named = {t for page in PAGES for t in source.findall(page.read_text(encoding="utf-8"))}
     assert named
     assert [t for t in sorted(named) if not (ROOT / t).is_file()] == []
 
@@ -102,6 +103,8 @@ def test_files_and_names_of_the_architecture_exist() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     named = re.findall(r"`([\w./-]+(?:\.(?:py|md|toml|yaml)|/))(?:::(\w+))?`", text)
     assert len(named) > 50
+    rooms = {f"{f.parent.name}/" for f in ROOT.glob("qrecipe/*/__init__.py")}
+    assert rooms <= {path for path, _ in named}, f"not in docs/architecture.md: {rooms - {path for path, _ in named}}"
     for path, name in (n for n in named if n[0] != "cli/VERB.py"):
         files = [f for f in (ROOT / "qrecipe" / path, ROOT / path) if f.exists()]
         assert files, f"docs/architecture.md names {path}, which does not exist: correct the page"
