@@ -239,7 +239,7 @@ def _recogniser(recipe: Recipe, gate: Gate, n: Node) -> Iterator[Problem]:
 
 
 def _judge_data(recipe: Recipe, name: str, n: Node) -> Iterator[Problem]:
-    """What judges is recordings that nothing trains on."""
+    """Data that judges consists of recordings that nothing trains on."""
     dataset, trained = recipe.datasets.get(name), recipe.trained_datasets()
     if dataset is None:
         yield n.problem("QR020", f"no dataset is called `{name}`", suggest(name, recipe.datasets))

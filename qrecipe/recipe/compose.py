@@ -83,7 +83,7 @@ class _Loading:
         if not isinstance(node.value, dict):
             raise RecipeError(node.problem("QR012", "a recipe is a mapping of fields"))
         extends, remove = node.get("extends"), node.get("remove")
-        own = replace(node, value={k: v for k, v in node.value.items() if k not in ("extends", "remove")})
+        own = node.without("extends", "remove")
         merged: Node | None = None
         if extends is not None:
             parents = extends.elements() if isinstance(extends.value, list) else [extends]
@@ -139,14 +139,14 @@ class _Loading:
             self._wrong("QR014", f"`extends` names a missing file: {named}", parent, f"did you mean `{spelled}`?" if spelled else None)
         else:
             try:
-                return _without(self.load(target, steps, _shown(target, child, child_shown)), "template")
+                return self.load(target, steps, _shown(target, child, child_shown)).without("template")
             except RecipeError as e:
                 self.problems += e.problems
                 self.broken = True
         return None
 
     def _removed(self, node: Node | None, remove: Node) -> Node | None:
-        """What is extended, less what `remove` names."""
+        """The tree that is extended, less the parts that `remove` names."""
         for entry in remove.elements() if isinstance(remove.value, list) else [remove]:
             if not isinstance(entry.value, str) or not entry.value:
                 message = "`remove` is a list of paths such as `stages.talker` or `datasets.replay`"
@@ -167,45 +167,25 @@ class _Loading:
             message = f"`remove` names `{entry.value}`, and what is extended has no `{key}`"
             self.problems.append(entry.problem("QR018", message, suggest(key, names)))
             return node
-        if isinstance(node.value, list):
-            at = names.index(key)
-            if not rest:
-                return replace(node, value=[n for i, n in enumerate(node.value) if i != at])
-            return replace(node, value=[self._less(n, rest, entry) if i == at else n for i, n in enumerate(node.value)])
-        assert isinstance(node.value, dict)
-        if rest:
-            return replace(node, value={**node.value, key: self._less(node.value[key], rest, entry)})
-        return _without(node, key)
+        position = names.index(key) if isinstance(node.value, list) else key
+        if not rest:
+            return node.without(position)
+        return node.mapped(lambda k, child: self._less(child, rest, entry) if k == position else child)
 
     def rebased(self, node: Node) -> Node:
         """Paths rewritten from the folder of the file that states them to the recipe's folder."""
-
-        def moved(n: Node) -> Node:
-            file = self.folders.get(n.place.file)
-            if not isinstance(n.value, str) or os.path.isabs(n.value) or file is None or file.parent == self.root:
-                return n
-            return replace(n, value=os.path.relpath(file.parent / n.value, self.root))
-
-        def along(n: Node, path: tuple[str, ...]) -> Node:
-            if not path:
-                return moved(n)
-            if isinstance(n.value, list):
-                return replace(n, value=[along(v, path[1:]) for v in n.value] if path[0] == "*" else n.value)
-            if not isinstance(n.value, dict):
-                return n
-            return replace(n, value={k: along(v, path[1:]) if path[0] in ("*", k) else v for k, v in n.value.items()})
-
         for path in PATH_FIELDS:
-            node = along(node, path)
-        if not isinstance(node.value, dict):
+            node = self._rebased(node, path)
+        is_folder = str(node.at("base", "model").value).startswith(".")
+        return self._rebased(node, ("base", "model")) if is_folder else node
+
+    def _rebased(self, node: Node, path: tuple[str, ...]) -> Node:
+        if path:
+            return node.mapped(lambda k, child: self._rebased(child, path[1:]) if path[0] in ("*", k) else child)
+        file = self.folders.get(node.place.file)
+        if not isinstance(node.value, str) or os.path.isabs(node.value) or file is None or file.parent == self.root:
             return node
-        fields = dict(node.value)
-        base = fields.get("base")
-        model = base.get("model") if base is not None else None
-        if base is not None and model is not None and isinstance(model.value, str) and model.value.startswith("."):
-            assert isinstance(base.value, dict)
-            fields["base"] = replace(base, value={**base.value, "model": moved(model)})
-        return replace(node, value=fields)
+        return replace(node, value=os.path.relpath(file.parent / node.value, self.root))
 
 
 def _sibling(path: Path) -> str | None:
@@ -219,11 +199,6 @@ def _sibling(path: Path) -> str | None:
 def _shown(target: Path, child: Path, child_shown: str) -> str:
     """How messages name a template: relative to the same folder as the file that extends it."""
     return os.path.normpath(os.path.join(os.path.dirname(child_shown), os.path.relpath(target, child.resolve().parent)))
-
-
-def _without(node: Node, key: str) -> Node:
-    assert isinstance(node.value, dict)
-    return replace(node, value={k: v for k, v in node.value.items() if k != key})
 
 
 def _merge(old: Node, new: Node, key: str = "") -> Node:
@@ -297,14 +272,9 @@ def _shifted(node: Node, by: int) -> Node:
     def moved(place: Place | None) -> Place | None:
         return replace(place, column=place.column + by) if place is not None and place.line == 1 else place
 
-    value = node.value
-    if isinstance(value, dict):
-        value = {k: _shifted(v, by) for k, v in value.items()}
-    elif isinstance(value, list):
-        value = [_shifted(v, by) for v in value]
-    place = moved(node.place)
+    place = node.place if node.value is None and by else moved(node.place)
     assert place is not None
-    return replace(node, value=value, place=place if node.value is not None or by == 0 else node.place, key_place=moved(node.key_place))
+    return replace(node.mapped(lambda _, child: _shifted(child, by)), place=place, key_place=moved(node.key_place))
 
 
 def _set(node: Node, keys: list[str], at: int, new: Node, whole: Place) -> Node:
@@ -323,7 +293,7 @@ def _set(node: Node, keys: list[str], at: int, new: Node, whole: Place) -> Node:
         index = ids.index(key) if key in ids else numbers.index(key) if key in numbers else None
         if index is None:
             raise wrong(f"there is no `{key}`", suggest(key, ids))
-        return replace(node, value=[_set(n, keys, at + 1, new, whole) if i == index else n for i, n in enumerate(node.value)])
+        return node.mapped(lambda i, child: _set(child, keys, at + 1, new, whole) if i == index else child)
     if isinstance(node.value, dict) or node.value is None:
         fields = dict(node.value) if isinstance(node.value, dict) else {}
         child = fields.get(key)
@@ -392,11 +362,9 @@ def _substitute(node: Node, template: bool) -> tuple[Node, Problems]:
     variables = _Variables(node, template)
 
     def walk(n: Node) -> Node:
-        if isinstance(n.value, dict):
-            return replace(n, value={k: v if n is node and k == "vars" else walk(v) for k, v in n.value.items()})
-        if isinstance(n.value, list):
-            return replace(n, value=[walk(v) for v in n.value])
-        return variables.put_into(n) if isinstance(n.value, str) and "$" in n.value else n
+        if isinstance(n.value, str):
+            return variables.put_into(n) if "$" in n.value else n
+        return n.mapped(lambda k, child: child if n is node and k == "vars" else walk(child))
 
     result = walk(node)
     vars_ = node.get("vars")

@@ -123,7 +123,7 @@ def _problem(error: Any, node: Node) -> Problem:
 
 
 def _value_message(error: Any, target: Node) -> tuple[str, str | None]:
-    """What is wrong with a value, and what would help."""
+    """The message of a wrong value, and what would help."""
     kind, value = error["type"], target.plain()
     if kind == "literal_error":
         message = f"should be {error.get('expected') or _expected(error)}"

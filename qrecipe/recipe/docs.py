@@ -19,7 +19,7 @@ from qrecipe.recipe.model import Settings
 @cache
 def field_docs(model: type[BaseModel]) -> dict[str, str]:
     """Field name -> docstring, those of base classes included."""
-    found: dict[str, str] = {}
+    docs: dict[str, str] = {}
     for cls in reversed(model.__mro__):
         if not issubclass(cls, BaseModel) or cls in (BaseModel, Settings):
             continue
@@ -29,16 +29,13 @@ def field_docs(model: type[BaseModel]) -> dict[str, str]:
             if not isinstance(field, ast.AnnAssign) or not isinstance(field.target, ast.Name):
                 continue
             if isinstance(doc, ast.Expr) and isinstance(doc.value, ast.Constant) and isinstance(doc.value.value, str):
-                found[field.target.id] = inspect.cleandoc(doc.value.value)
-    return found
+                docs[field.target.id] = inspect.cleandoc(doc.value.value)
+    return docs
 
 
 def settings_models(root: type[BaseModel] = Settings) -> list[type[BaseModel]]:
     """Every settings model that is imported."""
-    found = []
-    for child in root.__subclasses__():
-        found += [child, *settings_models(child)]
-    return found
+    return [model for child in root.__subclasses__() for model in (child, *settings_models(child))]
 
 
 def describe_fields() -> None:

@@ -32,18 +32,12 @@ def meant_field(loc: Loc) -> str | None:
 
 def fields_at(loc: Loc) -> set[str]:
     """The fields that are known at a location of the recipe."""
-    found: list[Any] = [Recipe]
-    for key in loc:
-        found = [x for a in found for x in _inside(a, key)]
-    return {info.alias or name for a in found for m in _models(a) for name, info in m.model_fields.items()}
+    return {info.alias or name for model in _models_at(loc) for name, info in model.model_fields.items()}
 
 
 def meaning_of(loc: Loc) -> str | None:
-    """What a field is for: the first sentence of its docstring."""
-    found: list[Any] = [Recipe]
-    for key in loc[:-1]:
-        found = [x for a in found for x in _inside(a, key)]
-    for model in (m for a in found for m in _models(a)):
+    """The meaning of a field: the first sentence of its docstring."""
+    for model in _models_at(loc[:-1]):
         for name, info in model.model_fields.items():
             if loc[-1] in (info.alias or name, name):
                 first, more, _ = field_docs(model)[name].partition(". ")
@@ -51,8 +45,16 @@ def meaning_of(loc: Loc) -> str | None:
     return None
 
 
+def _models_at(loc: Loc) -> list[type[BaseModel]]:
+    """Every settings model that may be at a location of the recipe."""
+    annotations: list[Any] = [Recipe]
+    for key in loc:
+        annotations = [inner for a in annotations for inner in _inside(a, key)]
+    return [m for a in annotations for m in _models(a)]
+
+
 def _inside(annotation: Any, key: int | str) -> list[Any]:
-    """Annotations of what stands under `key`."""
+    """Annotations of the values under `key`."""
     origin, args = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return _inside(args[0], key)

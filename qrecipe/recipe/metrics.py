@@ -1,4 +1,4 @@
-"""What can be measured: torch-free specs of metrics. The functions that measure live in `qrecipe.evaluate`.
+"""Metrics: torch-free specs of what can be measured. The functions that measure live in `qrecipe.evaluate`.
 
 Other packages add metrics through the entry-point group `qrecipe.metrics`; each entry point loads to a `MetricSpec`.
 """
@@ -34,7 +34,7 @@ class MetricSpec:
     counts: bool = False
     """Values are `Ratio`s of counted events to what they are counted among, such as characters: where nothing was counted, the interval is that of so many trials."""
     centre: Literal["mean", "median"] = "mean"
-    """What stands for the prompts."""
+    """Statistic over the prompts."""
     on_recordings: bool = False
     """Recordings have a value of their own, which is shown beside the model's."""
     needs: Need | None = None

@@ -41,24 +41,12 @@ def changed(node: Node, path: Loc, change: Callable[[Node], Node]) -> Node:
     """The tree with the node at a path changed; unchanged if there is none."""
     if not path:
         return change(node)
-    child = node.child(path[0])
-    if child is None:
-        return node
-    new = changed(child, path[1:], change)
-    if isinstance(node.value, dict):
-        return replace(node, value={k: new if k == path[0] else v for k, v in node.value.items()})
-    return replace(node, value=[new if i == path[0] else v for i, v in enumerate(node.elements())])
+    return node.mapped(lambda key, child: changed(child, path[1:], change) if key == path[0] else child)
 
 
 def without(node: Node, path: Loc) -> Node:
     """The tree without the node at a path."""
-
-    def cut(parent: Node) -> Node:
-        if isinstance(parent.value, dict):
-            return replace(parent, value={k: v for k, v in parent.value.items() if k != path[-1]})
-        return replace(parent, value=[v for i, v in enumerate(parent.elements()) if i != path[-1]])
-
-    return changed(node, path[:-1], cut)
+    return changed(node, path[:-1], lambda parent: parent.without(path[-1]))
 
 
 def with_field(node: Node, path: Loc, name: str, value: Scalar) -> Node:

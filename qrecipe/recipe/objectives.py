@@ -1,4 +1,4 @@
-"""What a stage can learn towards: torch-free specs. The functions that compute the losses live in `qrecipe.train`."""
+"""Objectives of stages: torch-free specs. The functions that compute the losses live in `qrecipe.train`."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -39,7 +39,7 @@ _INF = re.compile(r"[-+]?\.(inf|Inf|INF)\Z")
 _NAN = {".nan", ".NaN", ".NAN"}
 _BREAKS = re.compile("[\x85\u2028\u2029]")
 NO_CHARACTER = re.compile("[\0\ud800-\udfff]")
-"""What an escape can write and no text can hold: NUL, and halves of surrogate pairs."""
+"""Characters that an escape can write and no text can hold: NUL, and halves of surrogate pairs."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,20 @@ class Node:
             node = child
         return node
 
+    def mapped(self, change: Callable[[str | int, Node], Node]) -> Node:
+        """The same with every child changed; `change` takes its key or index and the child."""
+        if isinstance(self.value, dict):
+            return replace(self, value={k: change(k, v) for k, v in self.value.items()})
+        if isinstance(self.value, list):
+            return replace(self, value=[change(i, v) for i, v in enumerate(self.value)])
+        return self
+
+    def without(self, *keys: str | int) -> Node:
+        """The same without these fields or elements."""
+        if isinstance(self.value, dict):
+            return replace(self, value={k: v for k, v in self.value.items() if k not in keys})
+        return replace(self, value=[v for i, v in enumerate(self.elements()) if i not in keys])
+
     def problem(self, code: str, message: str, help_: str | None = None, severity: Severity | None = None) -> Problem:
         """A problem of the value."""
         return Problem(code, message, self.place, help_, severity)
@@ -104,7 +118,7 @@ class Node:
 
 
 def core_scalar(text: str) -> Scalar:
-    """What a plain scalar means in the YAML 1.2 core schema.
+    """The value of a plain scalar in the YAML 1.2 core schema.
 
     >>> core_scalar("no"), core_scalar("1e-5"), core_scalar("012"), core_scalar("12:30")
     ('no', 1e-05, 12, '12:30')

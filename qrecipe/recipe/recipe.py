@@ -102,14 +102,14 @@ class Recipe(Settings):
         return [name for name, d in self.datasets.items() if d.kind == "text" and d.language == language]
 
     @model_validator(mode="after")
-    def _what_self_says(self) -> Recipe:
+    def _name_texts_of_self(self) -> Recipe:
         """`{use: self, language: english}` means the text dataset in this language where there is exactly one."""
 
         def named(use: str | Use) -> str | Use:
             if isinstance(use, str) or not use.is_self or use.text is not None:
                 return use
-            found = self.texts_in(str(use.language))
-            return use.model_copy(update={"text": found[0]}) if len(found) == 1 else use
+            texts = self.texts_in(str(use.language))
+            return use.model_copy(update={"text": texts[0]}) if len(texts) == 1 else use
 
         stages = [s.model_copy(update={"data": [named(d) for d in s.data]}) for s in self.stages]
         return self if stages == self.stages else self.model_copy(update={"stages": stages})

@@ -40,7 +40,7 @@ MAX_RULES = 2000
 
 @dataclass(frozen=True)
 class Around:
-    """What must stand on one side of a rule: one entry a letter, from left to right."""
+    """The context on one side of a rule: one entry a letter, from left to right."""
 
     letters: tuple[tuple[frozenset[str], bool], ...] = ()
     """(letters, whether one of them must stand there; else none of them may, and some letter must)."""

@@ -27,11 +27,11 @@ def at_revision(file: Path, revision: str) -> Iterator[Path]:
         with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
             tar.extractall(name, filter="data")
         (Path(name) / ".git").mkdir(exist_ok=True)  # so that the copy is a repository of its own for `extends`
-        found = Path(name) / inside
-        if not found.is_file():
-            others = [p.name for p in found.parent.glob("*.y*ml")] if found.parent.is_dir() else []
+        copy = Path(name) / inside
+        if not copy.is_file():
+            others = [p.name for p in copy.parent.glob("*.y*ml")]
             raise UserError(Problem("QR001", f"{inside} is not in {revision}", Place(str(file)), suggest(file.name, others)))
-        yield found
+        yield copy
 
 
 def _git(folder: Path, *arguments: str, why: str) -> bytes:

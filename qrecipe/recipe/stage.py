@@ -43,7 +43,7 @@ class Train(Settings):
 
 
 SELF = "self"
-"""What `use` calls the untouched base."""
+"""Name of the untouched base in `use`."""
 
 
 class Use(Settings):
@@ -70,7 +70,7 @@ class Use(Settings):
 
     @property
     def name(self) -> str:
-        """What tells the uses of a stage apart: the dataset, or `self-LANGUAGE`."""
+        """Name that is unique within a stage: the dataset, or `self-LANGUAGE`."""
         return f"{SELF}-{self.language}" if self.is_self else self.use
 
 
@@ -127,7 +127,7 @@ class _Stage(Settings):
 
 
 class SpokenStage(_Stage):
-    """What stages that learn frames have in common, whoever spoke them."""
+    """Settings of stages that learn frames, whoever spoke them."""
 
     layout: Literal[Layout, "mixed"] = "mixed"
     """How text meets frames: one token a frame (the default of `generate_voice_clone`), all text first, or half of the rows each, so that the language is learned for both."""

@@ -32,6 +32,6 @@ class Teacher(Settings):
 
     @property
     def sampling(self) -> dict[str, float]:
-        """What stock `generate_voice_clone` is told beside the checkpoint's own settings."""
-        given = {"temperature": self.temperature, "top_k": self.top_k}
-        return {prefix + k: v for k, v in given.items() if v is not None for prefix in ("", "subtalker_")}
+        """Arguments of stock `generate_voice_clone` beside the checkpoint's own settings."""
+        sampling = {"temperature": self.temperature, "top_k": self.top_k}
+        return {prefix + k: v for k, v in sampling.items() if v is not None for prefix in ("", "subtalker_")}
