@@ -1,4 +1,4 @@
-"""What will happen: recipe and base in, a `Plan` out. Never imports torch."""
+"""Plans: recipe and base in, a `Plan` out. Never imports torch."""
 
 from qrecipe.plan.complete import RunPlan, complete_plan
 from qrecipe.plan.plan import Planned, make_plan, require_complete, require_data

@@ -10,6 +10,7 @@ import math
 import os
 import re
 import struct
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import resources
@@ -30,13 +31,15 @@ MAX_DIMENSIONS = 8
 REQUIRED_FILES = ("config.json", "generation_config.json", "tokenizer_config.json", "vocab.json", "merges.txt")
 DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 """Number formats of weights, as safetensors and as torch name them."""
+OWN_FILES = {"bundle.json", "verdicts.json", mini.MANIFEST}
+"""Files that this program adds to a folder."""
 HASH_NOW = 64 << 20
 """Bytes up to which a plan hashes a folder's files at once; larger ones are hashed by `run`."""
 
 
 @dataclass(frozen=True)
 class BaseInfo:
-    """What is known of a base without opening it."""
+    """A base as far as it is known without opening it."""
 
     model: str
     """As the recipe names it; a folder by its own name only."""
@@ -194,46 +197,33 @@ def describe_folder(folder: Path, base: Base, place: Place, hashes: FileHashes) 
     def wrong(message: str, help_: str | None = None) -> BaseModelError:
         return BaseModelError(Problem("QR051", f"{folder.name}: {message}", place.start, help_))
 
+    # Nothing of a folder is read before it is known that nothing in it runs code.
     missing = [f for f in (*REQUIRED_FILES, "speech_tokenizer/config.json") if not (folder / f).is_file()]
     if missing:
         raise wrong("missing " + ", ".join(missing), "a complete Base folder of Qwen3-TTS, as downloaded from the hub")
-    why = folder_problem(folder)
-    if why is not None:
+    if (why := folder_problem(folder)) is not None:
         raise wrong(why)
     config = read_json(folder / "config.json")
     if config.get("model_type") != "qwen3_tts":
         raise wrong("config.json is not of a Qwen3-TTS model")
-    if config.get("tts_model_type") != "base":
-        raise wrong(
-            f"this is a `{config.get('tts_model_type')}` model; languages are taught to a Base model",
-            "use the checkpoint whose name ends in `-Base`",
-        )
-    why = _talker_problem(config)
-    if why is not None:
+    if (kind := config.get("tts_model_type")) != "base":
+        message = f"this is a `{kind}` model; languages are taught to a Base model"
+        raise wrong(message, "use the checkpoint whose name ends in `-Base`")
+    if (why := _talker_problem(config)) is not None:
         raise wrong(f"config.json: {why}")
     for part in (folder, folder / "speech_tokenizer"):
-        try:
-            weights = weight_files(part)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
-            raise wrong(f"model.safetensors.index.json cannot be used: {e}") from None
-        if not weights:
-            unsafe = unsafe_weights(part)
-            why = f"weights are in {unsafe}, which may run code when it is read" if unsafe else "no weights"
-            raise wrong(f"{'the speech tokenizer: ' if part != folder else ''}{why}; only safetensors are read")
-        absent = [f.name for f in weights if not f.is_file()]
-        if absent:
-            raise wrong("missing " + ", ".join(absent))
+        if (why := _weights_problem(part, "the speech tokenizer: " if part != folder else "")) is not None:
+            raise wrong(why)
+
     # Only the talker's shapes are wanted. A speech tokenizer that cannot be read is an error here, not in the middle of a run.
     header_shapes(weight_files(folder / "speech_tokenizer"), place)
-    tensors: dict[str, tuple[int, ...]] = {}
-    dtypes: dict[str, int] = {}
-    for file in weight_files(folder):
-        for name, entry in read_header(file, place).items():
-            tensors[name] = tuple(entry["shape"])
-            dtypes[entry["dtype"]] = dtypes.get(entry["dtype"], 0) + 1
-    main = max(dtypes, key=lambda k: dtypes[k]) if dtypes else "no numbers"
+    entries = {name: entry for file in weight_files(folder) for name, entry in read_header(file, place).items()}
+    dtypes = Counter(entry["dtype"] for entry in entries.values())
+    main = dtypes.most_common(1)[0][0] if dtypes else "no numbers"
     if main not in DTYPES:
         raise wrong(f"weights of {main}; " + " or ".join(DTYPES) + " are trained")
+
+    # A folder is named by its own name alone, so that plans of two machines are equal.
     revision = folder.name if base.revision is not None and re.fullmatch(r"[0-9a-f]{40}", folder.name) else base.revision
     name = folder.name if base.model.startswith((".", "/", "~")) else base.model
     described = BaseInfo(
@@ -243,15 +233,29 @@ def describe_folder(folder: Path, base: Base, place: Place, hashes: FileHashes) 
         identity=None,
         dtype=DTYPES[main],
         config=config,
-        tensors=tensors,
+        tensors={n: tuple(entry["shape"]) for n, entry in entries.items()},
         tokenizer=TextTokenizer.of_folder(folder),
     )
     identity = quick_identity(folder, hashes)
     return described if identity is None else described.local(name, identity)
 
 
+def _weights_problem(folder: Path, label: str) -> str | None:
+    """Why the safetensors files of a part cannot be used, or None."""
+    try:
+        weights = weight_files(folder)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+        return f"model.safetensors.index.json cannot be used: {e}"
+    if not weights:
+        unsafe = unsafe_weights(folder)
+        why = f"weights are in {unsafe}, which may run code when it is read" if unsafe else "no weights"
+        return f"{label}{why}; only safetensors are read"
+    absent = [f.name for f in weights if not f.is_file()]
+    return "missing " + ", ".join(absent) if absent else None
+
+
 def _talker_problem(config: dict[str, Any]) -> str | None:
-    """What is wrong with the maps of a config that the plan reads, or None."""
+    """Why the maps of a config that the plan reads cannot be used, or None."""
     talker = config.get("talker_config")
     if not isinstance(talker, dict):
         return "no `talker_config`"
@@ -285,17 +289,16 @@ def weight_files(folder: Path) -> list[Path]:
 
 def base_files(folder: Path) -> list[Path]:
     """Files of a base folder that a bundle carries on: configs, tokenizer, weights, speech tokenizer, licences."""
-    kept = []
+    files = []
     for file in sorted(folder.rglob("*")):
         relative = file.relative_to(folder)
-        if not file.is_file() or any(p.startswith(".") for p in relative.parts):
-            continue
-        if len(relative.parts) > 1 and relative.parts[0] != "speech_tokenizer":
+        hidden = any(p.startswith(".") for p in relative.parts)
+        if hidden or not file.is_file() or (len(relative.parts) > 1 and relative.parts[0] != "speech_tokenizer"):
             continue
         licence = relative.name.upper().startswith(("LICENSE", "LICENCE", "NOTICE"))
-        if licence or file.suffix in {".json", ".txt", ".safetensors"}:
-            kept.append(file)
-    return [f for f in kept if f.name not in {"bundle.json", "verdicts.json", mini.MANIFEST}]
+        if (licence or file.suffix in {".json", ".txt", ".safetensors"}) and file.name not in OWN_FILES:
+            files.append(file)
+    return files
 
 
 def quick_identity(folder: Path, hashes: FileHashes) -> str | None:

@@ -45,7 +45,7 @@ MIN_MINUTES = 30.0
 
 @dataclass(frozen=True)
 class Context:
-    """What a plan knows when it is checked."""
+    """A plan's sources when it is checked."""
 
     loaded: LoadedRecipe
     base: BaseInfo

@@ -1,4 +1,4 @@
-"""What a stage computes, known from what it trains: where gradients stop, what never changes, what it costs.
+"""The computation of a stage, known from what it trains: where gradients stop, what never changes, what it costs.
 
 Everything here follows from names and shapes; nothing of it is part of a plan's hash. Sizes are of a GPU with bfloat16
 weights and float32 masters; on a CPU everything is float32.
@@ -29,7 +29,7 @@ from qrecipe.qwen3 import (
 from qrecipe.recipe.stage import EmbeddingMatchStage, Stage, TextLmStage
 
 INPUTS = (TEXT_EMBEDDING, TEXT_PROJECTION, CODEC_EMBEDDING, PREDICTOR_EMBEDDINGS)
-"""What the talker reads through: one that trains changes every hidden state."""
+"""Modules that the talker reads through: one that trains changes every hidden state."""
 _LAYER = re.compile(rf"{re.escape(TALKER_LAYERS)}\.(\d+)\.")
 _PREFIX = 10
 """Positions of a row beside its text and its frames."""
@@ -59,7 +59,7 @@ class Volume:
 
 @dataclass(frozen=True)
 class Compute:
-    """What a stage computes."""
+    """The computation of a stage."""
 
     layers: int
     """Of the talker."""
@@ -69,8 +69,8 @@ class Compute:
     terms: tuple[str, ...]
     """Loss terms that can move anything that trains; the others are not computed."""
     cached: Literal["hidden", "layer"] | None
-    """What never changes during the stage and is computed once: the hidden states that predict frames, or what enters
-    `first_layer`. None where everything depends on what trains."""
+    """States that never change during the stage and are computed once: the hidden states that predict frames, or those that
+    enter `first_layer`. None where everything depends on what trains."""
     cache_bytes: int | None
     """Of that on the disk at most, as bfloat16; None while the data is not known."""
     weights: int
@@ -147,7 +147,7 @@ class _Decoder:
 
 
 def compute(stage: Stage, trainable: Trainable, shapes: Shapes, volume: Volume | None, speech_tokenizer: int = 0) -> Compute | None:
-    """What a stage computes; None for an objective that does not run the talker.
+    """The computation of a stage; None for an objective that does not run the talker.
 
     Args:
         shapes: tensors of the base.
@@ -240,16 +240,16 @@ class _Model:
 
 
 def _first_layer(names: Iterable[str], layers: int) -> int | None:
-    first: int | None = None
+    """The lowest layer of the talker that something trains in or below."""
+    reached = []
     for name in names:
-        found = 0 if within(name, *INPUTS) else None
-        if (match := _LAYER.match(name)) is not None:
-            found = int(match[1])
+        if within(name, *INPUTS):
+            reached.append(0)
+        elif (match := _LAYER.match(name)) is not None:
+            reached.append(int(match[1]))
         elif within(name, TALKER_NORM):
-            found = layers
-        if found is not None:
-            first = found if first is None else min(first, found)
-    return first
+            reached.append(layers)
+    return min(reached, default=None)
 
 
 def _terms(names: Iterable[str], first: int | None, predictor_weight: float) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""What a dataset holds, by content: equal hashes mean the same rows, recordings and references."""
+"""Hashes of datasets: equal hashes mean the same rows, recordings and references."""
 
 from __future__ import annotations
 

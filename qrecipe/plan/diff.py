@@ -126,7 +126,7 @@ def _summary(stage: PlannedStage) -> str:
 
 
 def what(train: PlannedTrain) -> str:
-    """What an entry trains, as a person would write it."""
+    """The target of an entry, as a person would write it."""
     text = ", ".join(train.match) + (" except " + ", ".join(train.except_) if train.except_ else "")
     if train.lora is not None:
         text += f" (LoRA, rank {train.lora['rank']:g}, alpha {train.lora['alpha']:g})"
@@ -140,21 +140,21 @@ def _use(name: str, share: float | None) -> str:
 def _stage(a: PlannedStage, b: PlannedStage) -> Iterator[str]:
     if a.objective != b.objective:
         yield f"objective: {a.objective} -> {b.objective}"
-    left = list(a.trainable)
+    removed = list(a.trainable)
     for train in b.trainable:
-        same = next((t for t in left if _target(t) == _target(train)), None)
+        same = next((t for t in removed if _target(t) == _target(train)), None)
         if same is None:
             count = f", {train.parameters:,} parameters" if train.parameters is not None else ""
             yield f"now trains {what(train)} at {train.lr:g}{count}"
             continue
-        left.remove(same)
+        removed.remove(same)
         if same.lr != train.lr:
             yield f"{what(train)} learns at {train.lr:g} instead of {same.lr:g}"
         if same.weight_decay != train.weight_decay:
             yield f"weight decay of {what(train)}: {same.weight_decay:g} -> {train.weight_decay:g}"
         if same.rows_sha256 != train.rows_sha256 and None not in (same.rows_sha256, train.rows_sha256):
             yield f"other rows of {what(train)}: {same.rows_count:,} -> {train.rows_count:,}"
-    for train in left:
+    for train in removed:
         yield f"no longer trains {what(train)} (was {train.lr:g})"
     if a.parameters != b.parameters and None not in (a.parameters, b.parameters):
         yield f"parameters that train: {a.parameters:,} -> {b.parameters:,}"
@@ -169,7 +169,7 @@ def _stage(a: PlannedStage, b: PlannedStage) -> Iterator[str]:
 
 
 def _target(train: PlannedTrain) -> object:
-    """What two entries have in common that train the same: tensors where they are known, else how they are spelled."""
+    """Equal for two entries that train the same: their tensors where they are known, else their patterns."""
     rows = tuple(train.rows) if isinstance(train.rows, list) else train.rows
     lora = tuple((train.lora or {}).items())
     return (tuple(train.tensors), rows, lora) if train.tensors else (tuple(train.match), tuple(train.except_), rows, lora)

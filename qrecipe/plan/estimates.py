@@ -1,4 +1,4 @@
-"""What every stage of a plan computes and about what it costs. Shown beside a plan, never part of it."""
+"""Computation and estimated cost of every stage of a plan. Shown beside a plan, never part of it."""
 
 from __future__ import annotations
 
@@ -25,13 +25,11 @@ def estimates(planned: Planned, hashes: FileHashes) -> dict[str, Compute]:
     tokenizer = SPEECH_TOKENIZER
     if base.folder is not None:
         tokenizer = sum(f.stat().st_size for f in weight_files(base.folder / "speech_tokenizer"))
-    found = {}
+    computed = {}
     for stage, resolved in zip(planned.loaded.recipe.stages, planned.plan.stages, strict=True):
         volume = _volume(stage, resolved, planned, hashes)
-        made = compute(stage, planned.trainables[stage.id], base.tensors, volume, tokenizer)
-        if made is not None:
-            found[stage.id] = made
-    return found
+        computed[stage.id] = compute(stage, planned.trainables[stage.id], base.tensors, volume, tokenizer)
+    return {stage: c for stage, c in computed.items() if c is not None}
 
 
 def _volume(stage: Stage, resolved: PlannedStage, planned: Planned, hashes: FileHashes) -> Volume | None:
@@ -41,8 +39,8 @@ def _volume(stage: Stage, resolved: PlannedStage, planned: Planned, hashes: File
     text = planned.base.tokenizer
     if text is None or rest <= 0 or any(u.dataset not in planned.manifests for u in own):
         return None
-    said = {t.dataset: t.frames for t in resolved.taught}
-    parts = [_read(planned.manifests[u.dataset], text, hashes, stage.objective == "text_lm", said.get(u.dataset)) for u in own]
+    synthetic = {t.dataset: t.frames for t in resolved.taught}
+    parts = [_read(planned.manifests[u.dataset], text, hashes, stage.objective == "text_lm", synthetic.get(u.dataset)) for u in own]
     known = [p for p in parts if p is not None]
     if len(known) < len(parts):
         return None
@@ -50,11 +48,11 @@ def _volume(stage: Stage, resolved: PlannedStage, planned: Planned, hashes: File
     return Volume(round(rows), frames, tokens)
 
 
-def _read(manifest: Manifest, tokenizer: TextTokenizer, hashes: FileHashes, text: bool, said: float | None) -> Volume | None:
-    """`said` are the frames that the base is expected to make of the texts."""
+def _read(manifest: Manifest, tokenizer: TextTokenizer, hashes: FileHashes, text: bool, synthetic: float | None) -> Volume | None:
+    """`synthetic` are the frames that the base is expected to make of the texts."""
     tokens = sum(len(tokenizer.assistant(r.text)[1]) for r in manifest.rows)
-    if text or said is not None:
-        return Volume(len(manifest.rows), tokens if said is None else said, tokens)
+    if text or synthetic is not None:
+        return Volume(len(manifest.rows), tokens if synthetic is None else synthetic, tokens)
     lengths = [seconds(r, hashes) for r in manifest.rows]
     known = [n for n in lengths if n is not None]
     return Volume(len(known), sum(known) * FRAMES_PER_SECOND, tokens) if len(known) == len(lengths) else None

@@ -32,10 +32,10 @@ def here(base: Base, root: Path, place: Place) -> Path:
         if not folder.is_dir():
             raise BaseModelError(Problem("QR050", f"the folder {base.model} is not there", place))
         return folder
-    found = cached_snapshot(base)
-    if found is None or not (found / "speech_tokenizer" / "config.json").exists():
+    cached = cached_snapshot(base)
+    if cached is None or not (cached / "speech_tokenizer" / "config.json").exists():
         raise BaseModelError(Problem("QR050", f"{base.model} is not in the hub cache of this machine", place, _how_to_get(base)))
-    return found
+    return cached
 
 
 def _how_to_get(base: Base) -> str:

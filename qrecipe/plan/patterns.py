@@ -67,11 +67,11 @@ def _plain_start(pattern: str) -> str:
 
 def spellings(names: Iterable[str]) -> set[str]:
     """Every module and parameter name, for suggestions: all dotted prefixes."""
-    found: set[str] = set()
+    prefixes: set[str] = set()
     for name in names:
         parts = name.split(".")
-        found.update(".".join(parts[: i + 1]) for i in range(len(parts)))
-    return found
+        prefixes.update(".".join(parts[: i + 1]) for i in range(len(parts)))
+    return prefixes
 
 
 def near(pattern: str, names: Iterable[str]) -> str | None:
@@ -95,8 +95,8 @@ def near(pattern: str, names: Iterable[str]) -> str | None:
         below = [k for k in sorted(known) if not good or matches(good, k)]
         filled = [k for k in below if len(k.split(".")) >= len(rest) and _all_match(rest, k.split(".")[-len(rest) :])]
         if filled:
-            found = min(filled, key=lambda k: (len(k.split(".")), len(k), k))
-            return ".".join([*found.split(".")[: -len(rest)], *rest])
+            shortest = min(filled, key=lambda k: (len(k.split(".")), len(k), k))
+            return ".".join([*shortest.split(".")[: -len(rest)], *rest])
         close = get_close_matches(part, sorted(children), n=1, cutoff=0.6)
         if not close:
             return good or None

@@ -74,12 +74,12 @@ class TextTokenizer:
     def special(self) -> dict[str, int]:
         """Special tokens and their ids; none may stand inside a text."""
         try:
-            found = {str(entry["content"]): int(i) for i, entry in self._config.get("added_tokens_decoder", {}).items()}
+            special = {str(entry["content"]): int(i) for i, entry in self._config.get("added_tokens_decoder", {}).items()}
         except (AttributeError, KeyError, TypeError, ValueError):
             raise self._wrong(f"{self.config_file.name}: `added_tokens_decoder` is no table of special tokens") from None
-        if not all(found):
+        if not all(special):
             raise self._wrong(f"{self.config_file.name}: a special token without characters")
-        return found
+        return special
 
     @cached_property
     def _tokenizer(self) -> Any:
@@ -136,7 +136,7 @@ class TextTokenizer:
 
     @cached_property
     def _known(self) -> dict[str, tuple[list[int], list[int]]]:
-        """What was tokenised before: a text is checked, counted and laid out."""
+        """Texts that were tokenised before: each is checked, counted and laid out."""
         return {}
 
     def reference(self, text: str) -> list[int]:

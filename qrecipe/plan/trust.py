@@ -1,4 +1,4 @@
-"""What a base folder from a stranger may hold: checked from names, sizes and small JSON files before anything is opened.
+"""Checks of a base folder from a stranger: from names, sizes and small JSON files before anything is opened.
 
 Refuses whatever could run code when it is read, links that lead out of the folder, and numbers in a config that would
 take more memory or time than any model of this family. Never imports torch, never reads weights.

@@ -69,7 +69,7 @@ class PlannedStage(_Value):
     objective: str
     data: list[PlannedData]
     taught: list[PlannedSynthetic]
-    """What the base speaks or respells for it."""
+    """Synthetic datasets: text that the base speaks or respells for it."""
     trainable: list[PlannedTrain]
     parameters: int | None
     parameters_max: int | None
@@ -82,7 +82,7 @@ class PlannedStage(_Value):
     fingerprint: str | None
     """Hash of `inputs`, with every stage before kept; None while a part is not known."""
     inputs: SkipValidation[StageInputs] = Field(exclude=True, repr=False)
-    """What the result depends on, in plain data; no part of the plan's JSON, which holds its hash."""
+    """Everything that the result depends on, in plain data; no part of the plan's JSON, which holds its hash."""
 
 
 class PlannedBase(_Value):
@@ -121,14 +121,14 @@ class PlannedEvaluator(_Value):
 
 
 class Plan(_Value):
-    """What will happen. `hash` names it; warnings are not part of it."""
+    """Everything that a run will do. `hash` names it; warnings are not part of it."""
 
     recipe: str
     version: str
     numerics: int
     seed: int
     start: SkipValidation[StartInputs] = Field(exclude=True, repr=False)
-    """What the first state of a run depends on; no part of the plan's JSON."""
+    """Everything that the first state of a run depends on; no part of the plan's JSON."""
     base: PlannedBase
     languages: dict[str, PlannedLanguage]
     datasets: dict[str, PlannedDataset]

@@ -33,6 +33,6 @@ def one_of(first: str, a: object, second: str, b: object) -> None:
 
 
 def schema_of_one(*names: str) -> ConfigDict:
-    """What `one_of` checks, for the JSON Schema: exactly one of the fields is given, and null is not given."""
-    given: list[JsonValue] = [{"required": [name], "properties": {name: {"not": {"type": "null"}}}} for name in names]
-    return ConfigDict(json_schema_extra={"oneOf": given})
+    """The rule of `one_of` for the JSON Schema: exactly one of the fields is present, and not null."""
+    present: list[JsonValue] = [{"required": [name], "properties": {name: {"not": {"type": "null"}}}} for name in names]
+    return ConfigDict(json_schema_extra={"oneOf": present})
