@@ -31,10 +31,10 @@ def command(shell: str) -> int:
 
 def complete_recipes(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Recipes below the working folder that begin with what was typed, by path or by name, and folders on the way."""
-    found = [p for p in _recipes(Path(incomplete).parent if "/" in incomplete else Path()) if str(p).startswith(incomplete)]
-    if not found and "/" not in incomplete:
-        found = [p for p in _recipes(Path("recipes")) if p.name.startswith(incomplete)]
-    return [CompletionItem(str(p)) for p in found] or [CompletionItem(incomplete, type="file")]
+    paths = [p for p in _recipes(Path(incomplete).parent if "/" in incomplete else Path()) if str(p).startswith(incomplete)]
+    if not paths and "/" not in incomplete:
+        paths = [p for p in _recipes(Path("recipes")) if p.name.startswith(incomplete)]
+    return [CompletionItem(str(p)) for p in paths] or [CompletionItem(incomplete, type="file")]
 
 
 def complete_stages(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -53,12 +53,12 @@ def complete_sets(context: click.Context, parameter: click.Parameter, incomplete
         value = load(_named(context)).recipe.model_dump(mode="json", by_alias=True)
     except (QRecipeError, OSError, StopIteration):
         return []
-    found: object = value
+    node: object = value
     *path, word = incomplete.split(".")
     for key in path:
-        found = _children(found).get(key)
+        node = _children(node).get(key)
     head = "".join(f"{p}." for p in path)
-    items = [head + k + ("=" if not isinstance(v, (dict, list)) else "") for k, v in _children(found).items() if k.startswith(word)]
+    items = [head + k + ("=" if not isinstance(v, (dict, list)) else "") for k, v in _children(node).items() if k.startswith(word)]
     return [CompletionItem(i, type="nospace") for i in items]
 
 
@@ -90,8 +90,8 @@ def _recipes(folder: Path) -> Iterator[Path]:
 
 def _named(context: click.Context) -> Path:
     """The recipe that the command line names."""
-    given = context.params.get("file") or next(w for w in _words() if w.endswith((".yaml", ".yml")))
-    return Path(given)
+    file = context.params.get("file") or next(w for w in _words() if w.endswith((".yaml", ".yml")))
+    return Path(file)
 
 
 def _words() -> list[str]:

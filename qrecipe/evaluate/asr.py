@@ -21,7 +21,7 @@ PACKAGES = {"faster_whisper": ("faster-whisper", "ctranslate2"), "transformers":
 
 
 class Recogniser(Protocol):
-    """What a backend is."""
+    """A backend that turns sound into text."""
 
     def transcribe(self, audio: Audio, language: str) -> str:
         """The transcript of `audio` ([samples] float32, mono at 16 kHz) in the language with this code."""

@@ -130,7 +130,10 @@ def interval(spec: MetricSpec, prompts: Prompts, confidence: float, seed: str, d
 
 
 def _trials_without_event(spec: MetricSpec, prompts: Prompts) -> float | None:
-    """Characters, words or samples among which nothing was counted, or no difference; None if there was, or if the metric counts nothing."""
+    """Characters, words or samples among which no error, or no difference, was counted.
+
+    None if there was one, or if the metric counts nothing.
+    """
     if not (spec.binary or spec.counts) or any(v for v, _ in prompts.values()):
         return None
     return sum(w for _, w in prompts.values())
@@ -138,12 +141,16 @@ def _trials_without_event(spec: MetricSpec, prompts: Prompts) -> float | None:
 
 def by_slice(spec: MetricSpec, values: Sequence[Value]) -> dict[str, dict[str, float]]:
     """The metric in every slice of every dimension in which the values differ."""
-    found = {d: slices(values, d) for d in get_args(Dimension)}
-    return {d: {k or "-": centre_of(spec, per_prompt(v)) for k, v in parts.items()} for d, parts in found.items() if len(parts) > 1}
+    centres = {}
+    for dimension in get_args(Dimension):
+        parts = slices(values, dimension)
+        if len(parts) > 1:
+            centres[dimension] = {key or "-": centre_of(spec, per_prompt(part)) for key, part in parts.items()}
+    return centres
 
 
 def centre_of(spec: MetricSpec, prompts: Prompts) -> float:
-    """What stands for the prompts: their weighted mean, or the median of metrics that say so."""
+    """Centre of the prompts' values: their weighted mean, or the median where the metric says so."""
     return median(v for v, _ in prompts.values()) if spec.centre == "median" else mean_of(prompts)
 
 
@@ -194,8 +201,8 @@ def needed(gate: Gate, spec: MetricSpec, prompts: Prompts) -> int | None:
         sizes = (m for m in range(n + 1, MAX_NEEDED) if none_of(trials * m / n, gate.confidence) <= gap)
         return next(sizes, None)
     reach = NormalDist().inv_cdf(0.5 + gate.confidence / 2) * deviation(numbers, weights)
-    found = max(n + 1, math.ceil((reach / gap) ** 2))
-    return found if found <= MAX_NEEDED else None
+    prompts_needed = max(n + 1, math.ceil((reach / gap) ** 2))
+    return prompts_needed if prompts_needed <= MAX_NEEDED else None
 
 
 def _finite(x: float) -> float:

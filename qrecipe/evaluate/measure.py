@@ -28,7 +28,7 @@ from qrecipe.recipe.recipe import Evaluation
 FRAMES_AT_ONCE = 4000
 """Frames of teacher-forced rows in one batch on a GPU."""
 READ = {"talker_nll": ("talker_nll",), "predictor_nll": ("predictor_nll",), "text_gain": ("talker_nll", "other_text_nll")}
-"""What the built-in metrics read of a recording; a package's own may read both likelihoods."""
+"""Likelihoods that the built-in metrics read; a package's own metric may read both."""
 MEASURING = 1
 """Raised whenever a metric would give another number for the same sample."""
 
@@ -36,16 +36,16 @@ MEASURING = 1
 def function_of(spec: MetricSpec) -> Callable[[Any], Measured]:
     """The function that measures a metric, imported when it is needed."""
     module, name = spec.function.split(":")
-    found: Callable[[Any], Measured] = getattr(import_module(module), name)
-    return found
+    function: Callable[[Any], Measured] = getattr(import_module(module), name)
+    return function
 
 
 def number_of(spec: MetricSpec, item: Any) -> tuple[float, float] | None:
     """(value, weight) of an item; None where it has none: a ratio without a denominator, a pitch of no voiced frame."""
-    found = function_of(spec)(item)
-    if isinstance(found, Ratio):
-        return (found.numerator / found.denominator, float(found.denominator)) if found.denominator else None
-    return None if found is None or not math.isfinite(found) else (float(found), 1.0)
+    measured = function_of(spec)(item)
+    if isinstance(measured, Ratio):
+        return (measured.numerator / measured.denominator, float(measured.denominator)) if measured.denominator else None
+    return None if measured is None or not math.isfinite(measured) else (float(measured), 1.0)
 
 
 def teacher_forced(
@@ -78,15 +78,15 @@ def teacher_forced(
             predictor = (
                 forward.predictor_nll(logits, laid).double().cpu() if ask["with_predictor"] else laid.frame_codes.double() * math.nan
             )
-        found, labels, frames = [], 0, 0
+        likelihoods, labels, frames = [], 0, 0
         for example in examples:
             n = example.codes.shape[0]
-            found.append(
+            likelihoods.append(
                 TeacherForced(float(talker[labels : labels + example.labels].mean()), float(predictor[frames : frames + n].mean()))
             )
             labels += example.labels
             frames += n
-        return found
+        return likelihoods
 
     at_once = ON_A_CPU if opened.device.type == "cpu" else FRAMES_AT_ONCE
     room: Room[SpeechRow] = Room(at_once, lambda part: sum(r.frames for r in part), lambda r: f"{data.name}:{r.line}")
@@ -123,7 +123,7 @@ class _OtherTexts:
 def measure_samples(
     samples: Iterable[Sample], specs: Sequence[MetricSpec], listeners: Listeners, rows: list[SpeechRow]
 ) -> dict[str, list[Value]]:
-    """Values of metrics of generated speech over samples, each asked for once and remembered. `rows` are all that are spoken."""
+    """Values of metrics of generated speech over samples, each measured once. `rows` are all that are spoken."""
     values: dict[str, list[Value]] = {s.name: [] for s in specs}
     thirds = lengths(rows)
     for sample in samples:
@@ -145,8 +145,8 @@ def measure_recordings(
     """Values of metrics of generated speech over the recordings themselves."""
     specs = [s for s in (find(m) for m in metrics) if s is not None]
     samples = recorded(data, settings, listeners)
-    told = _told(samples, f"listening to the recordings of {data.name}", len(samples), progress)
-    return measure_samples(told, specs, listeners, spoken_rows(data, settings))
+    reported = _reported(samples, f"listening to the recordings of {data.name}", len(samples), progress)
+    return measure_samples(reported, specs, listeners, spoken_rows(data, settings))
 
 
 def measure(
@@ -158,7 +158,7 @@ def measure(
 ) -> dict[str, list[Value]]:
     """Values of metrics over a dataset under every condition of the settings. The modules must hold the weights as exported.
 
-    `on_sample` is told every sample after it was measured.
+    `on_sample` gets every sample after it was measured.
     """
     data, settings, listeners = task.data, task.settings, task.listeners
     specs = [s for s in (find(m) for m in metrics) if s is not None]
@@ -171,7 +171,7 @@ def measure(
         made = generated(opened, task, progress)
         total = sum(len(b.rows) for b in batches(data, settings))
         listens = progress if any(s.needs for s in spoken) else None
-        samples = _told(list(made), f"listening to {task.label}", total, listens, on_sample)
+        samples = _reported(list(made), f"listening to {task.label}", total, listens, on_sample)
         values.update(measure_samples(samples, spoken, listeners, spoken_rows(data, settings)))
     return values
 
@@ -193,7 +193,7 @@ def _forced(opened: Opened, data: SpeechData, specs: Sequence[MetricSpec], setti
     return values
 
 
-def _told(
+def _reported(
     samples: Iterable[Sample], what: str, of: int, progress: Progress | None, on_sample: Callable[[Sample], None] | None = None
 ) -> Iterable[Sample]:
     """Passes samples on and says how far the listening is."""

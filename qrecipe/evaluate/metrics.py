@@ -45,7 +45,7 @@ def talker_nll(item: TeacherForced) -> float:
 
 
 def text_gain(item: TeacherForced) -> float:
-    """What the text is worth: nats a label that another recording's text costs."""
+    """Worth of the text: nats a label that another recording's text costs."""
     return item.other_text_nll - item.talker_nll
 
 
@@ -95,14 +95,14 @@ def mos(sample: Sample) -> float:
     return sample.listeners.opinion(sample)
 
 
-def said_and_heard(sample: Sample) -> tuple[str, str]:
+def text_and_transcript(sample: Sample) -> tuple[str, str]:
     """The text and the transcript, both normalised."""
     return normalise.normalise(sample.row.text, sample.tag), normalise.normalise(sample.transcript, sample.tag)
 
 
-def _rate(found: Any, length: int) -> Ratio:
+def _rate(edits: Any, length: int) -> Ratio:
     """Edits that jiwer counted over the length of the text, at most 1."""
-    return Ratio(min(found.substitutions + found.deletions + found.insertions, length), length)
+    return Ratio(min(edits.substitutions + edits.deletions + edits.insertions, length), length)
 
 
 def cer(sample: Sample) -> Ratio:
@@ -113,22 +113,20 @@ def cer(sample: Sample) -> Ratio:
     """
     import jiwer
 
-    said, heard = said_and_heard(sample)
-    if not said:
+    text, transcript = text_and_transcript(sample)
+    if not text:
         return Ratio(0, 0)
-    found = jiwer.process_characters(said, heard)
-    return _rate(found, len(said))
+    return _rate(jiwer.process_characters(text, transcript), len(text))
 
 
 def wer(sample: Sample) -> Ratio:
     """Word edits of the transcript over words of the text; both normalised. At most as many as the text has words, as in `cer`."""
     import jiwer
 
-    said, heard = (normalise.words(t, sample.tag) for t in said_and_heard(sample))
-    if not said:
+    text, transcript = (normalise.words(t, sample.tag) for t in text_and_transcript(sample))
+    if not text:
         return Ratio(0, 0)
-    found = jiwer.process_words(" ".join(said), " ".join(heard))
-    return _rate(found, len(said))
+    return _rate(jiwer.process_words(" ".join(text), " ".join(transcript)), len(text))
 
 
 def repeats(words: list[str], longest: int = 4) -> int:
@@ -147,5 +145,5 @@ def repeats(words: list[str], longest: int = 4) -> int:
 
 def repeated_words(sample: Sample) -> Ratio:
     """Words of the transcript that are said again at once, beyond those of the text, over words of the text."""
-    said, heard = (normalise.words(t, sample.tag) for t in said_and_heard(sample))
-    return Ratio(max(0, repeats(heard) - repeats(said)), len(said))
+    text, transcript = (normalise.words(t, sample.tag) for t in text_and_transcript(sample))
+    return Ratio(max(0, repeats(transcript) - repeats(text)), len(text))

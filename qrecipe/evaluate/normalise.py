@@ -1,4 +1,4 @@
-"""What counts as the same text: both the prompt and the transcript are normalised before they are compared.
+"""Equality of texts: the prompt and the transcript are both normalised before they are compared.
 
 The rules, in order (`VERSION` is raised with every change, and is part of what a value is stored under):
 

@@ -19,7 +19,7 @@ HOP = 480
 """Samples between frames of analysis: 20 ms."""
 WINDOW = 960
 SILENCE_DB = 40.0
-"""What is this far below the loudest frame is silence."""
+"""Frames this far below the loudest one are silence, in dB."""
 PAUSE = 0.2
 """Seconds of silence inside the speech that make a pause."""
 F0_RANGE = (65.0, 500.0)

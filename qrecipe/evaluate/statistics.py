@@ -53,12 +53,12 @@ def compare(
     if spec.better in ("one", "match"):
         target = {v.line: v.value for v in recordings} if spec.better == "match" else {v.line: 1.0 for v in [*a, *b]}
         a, b = _distances(a, target), _distances(b, target)
-    found = statistic(replace(spec, centre="mean"), paired(b, a), confidence, difference=True)
-    if found is None:
+    difference = statistic(replace(spec, centre="mean"), paired(b, a), confidence, difference=True)
+    if difference is None:
         return None
     sign = -1 if spec.better == "higher" else 1
-    low, high = sorted((sign * found.low, sign * found.high))
-    return found, "better" if high < 0 else "worse" if low > 0 else "undecided"
+    low, high = sorted((sign * difference.low, sign * difference.high))
+    return difference, "better" if high < 0 else "worse" if low > 0 else "undecided"
 
 
 def _distances(values: Sequence[Value], target: dict[int, float]) -> list[Value]:

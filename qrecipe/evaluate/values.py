@@ -48,10 +48,10 @@ def where(values: Sequence[Value], **wanted: str | None) -> list[Value]:
 
 def slices(values: Sequence[Value], dimension: Dimension) -> dict[str, list[Value]]:
     """Values by what they are in one dimension, sorted by name."""
-    found: dict[str, list[Value]] = {}
+    parts: dict[str, list[Value]] = {}
     for value in values:
-        found.setdefault(getattr(value, dimension), []).append(value)
-    return dict(sorted(found.items()))
+        parts.setdefault(getattr(value, dimension), []).append(value)
+    return dict(sorted(parts.items()))
 
 
 def per_prompt(values: Sequence[Value]) -> Prompts:

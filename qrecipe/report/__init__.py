@@ -1,1 +1,1 @@
-"""What a person looks at: problems, plan tables, progress, verdicts. Only prints; decides nothing."""
+"""Output for people: problems, plan tables, progress, verdicts. Only prints; decides nothing."""

@@ -1,4 +1,4 @@
-"""What a code means and what to do: the rows of docs/problems.md, and examples of the mistake and its remedy."""
+"""Meaning and remedy of each code: the rows of docs/problems.md, and examples of the mistake and its remedy."""
 
 from __future__ import annotations
 

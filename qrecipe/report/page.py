@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import soundfile
 
 from qrecipe.data.audio import Audio, encoded
-from qrecipe.evaluate.metrics import said_and_heard
+from qrecipe.evaluate.metrics import text_and_transcript
 from qrecipe.evaluate.samples import Sample
 from qrecipe.plan.documents import Statistic, Verdict
 from qrecipe.qwen3 import SAMPLE_RATE
@@ -32,12 +32,12 @@ del { color: #b00020 } ins { color: #b00020; background: #ffe3e6; text-decoratio
 
 @dataclass(frozen=True)
 class Column:
-    """What one model said, or the recordings."""
+    """Speech of one model, or the recordings."""
 
     name: str
     samples: Sequence[Sample]
     transcripts: bool
-    """Whether a recogniser heard them."""
+    """Whether a recogniser transcribed them."""
 
 
 def write_page(
@@ -97,8 +97,8 @@ def _samples(columns: Sequence[Column]) -> str:
     for line, text in prompts:
         cells = [f"<td>{_text(text)}</td>"]
         for column in columns:
-            said = [s for s in column.samples if (s.row.line, s.row.text) == (line, text)]
-            cells.append("<td>" + "".join(_sample(s, column.transcripts) for s in said) + "</td>")
+            spoken = [s for s in column.samples if (s.row.line, s.row.text) == (line, text)]
+            cells.append("<td>" + "".join(_sample(s, column.transcripts) for s in spoken) + "</td>")
         rows.append("<tr>" + "".join(cells) + "</tr>")
     return "<h2>Samples</h2>" + _table(["text", *(c.name for c in columns)], rows)
 
@@ -106,23 +106,23 @@ def _samples(columns: Sequence[Column]) -> str:
 def _sample(sample: Sample, transcript: bool) -> str:
     how = "" if sample.seed is None else f"{sample.layout}, {sample.prompt}, seed {sample.seed}, ".replace("_", "-")
     about = f'<span class="how">{_text(how)}{len(sample.audio) / SAMPLE_RATE:.1f} s</span>'
-    heard = f"<div>{marked(*said_and_heard(sample))}</div>" if transcript else ""
-    return f'<audio controls preload="none" src="data:{sound(sample.audio)}"></audio>{about}{heard}'
+    words = f"<div>{marked(*text_and_transcript(sample))}</div>" if transcript else ""
+    return f'<audio controls preload="none" src="data:{sound(sample.audio)}"></audio>{about}{words}'
 
 
-def marked(said: str, heard: str) -> str:
+def marked(text: str, transcript: str) -> str:
     """A transcript as HTML with its errors: what is missing struck out, what was added or replaced marked."""
     import jiwer
 
-    if not said.split():
-        return _text(heard)
-    if not heard.split():
-        return f"<del>{_text(said)}</del>"
-    found = jiwer.process_words(said, heard)
+    if not text.split():
+        return _text(transcript)
+    if not transcript.split():
+        return f"<del>{_text(text)}</del>"
+    words = jiwer.process_words(text, transcript)
     parts = []
-    for chunk in found.alignments[0]:
-        missing = " ".join(found.references[0][chunk.ref_start_idx : chunk.ref_end_idx])
-        added = " ".join(found.hypotheses[0][chunk.hyp_start_idx : chunk.hyp_end_idx])
+    for chunk in words.alignments[0]:
+        missing = " ".join(words.references[0][chunk.ref_start_idx : chunk.ref_end_idx])
+        added = " ".join(words.hypotheses[0][chunk.hyp_start_idx : chunk.hyp_end_idx])
         if chunk.type == "equal":
             parts.append(_text(added))
             continue

@@ -43,9 +43,9 @@ def _window(line: str, column: int, length: int) -> tuple[str, int, int]:
     length = max(1, min(length, len(line) - column))
     if len(line) > WIDTH:
         start = max(0, min(column - WIDTH // 4, len(line) - WIDTH))
-        left, right = "…" if start else "", "…" if start + WIDTH < len(line) else ""
-        line, column = left + line[start : start + WIDTH] + right, column - start + len(left)
-        length = max(1, min(length, len(line) - column - len(right)))
+        before, after = "…" if start else "", "…" if start + WIDTH < len(line) else ""
+        line, column = before + line[start : start + WIDTH] + after, column - start + len(before)
+        length = max(1, min(length, len(line) - column - len(after)))
     return "".join(c if c.isprintable() else " " if c == "\t" else "\ufffd" for c in line), column, length
 
 

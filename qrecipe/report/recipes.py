@@ -15,7 +15,7 @@ DEFAULT = "default"
 
 def origins_of(value: Any, node: Node) -> dict[str, str]:
     """The file and line of every scalar and of every empty map or list, by its path; stages go by id, as for `--set`."""
-    return {".".join(path): _origin(found) for path, _, found in _leaves(value, node, ())}
+    return {".".join(path): _origin(leaf) for path, _, leaf in _leaves(value, node, ())}
 
 
 def as_yaml(value: Any, origins: dict[str, str] | None = None) -> str:
@@ -48,8 +48,8 @@ def _origin(node: Node | None) -> str:
     if node is None:
         return DEFAULT
     place = node.place.file if node.place.file.startswith("--set") else f"{node.place.file}:{node.place.line}"
-    given = "".join(f", ${name} at {p.file if p.file.startswith('--set') else f'{p.file}:{p.line}'}" for name, p in node.variables)
-    return place + given
+    variables = "".join(f", ${name} at {p.file if p.file.startswith('--set') else f'{p.file}:{p.line}'}" for name, p in node.variables)
+    return place + variables
 
 
 def _lines(value: Any, origins: dict[str, str], indent: str, path: tuple[str, ...]) -> Iterator[tuple[str, str]]:

@@ -68,8 +68,8 @@ def plan_table(plan: Plan, standings: dict[str, str] | None = None, computes: Ma
             table.add_row("", _indented("gate " + gate))
         table.add_section()
     for need, evaluator in plan.evaluators.items():
-        known = "" if evaluator.identity or evaluator.model is None else " (not on this machine)"
-        table.add_row("", _indented(f"{need} by {evaluator.backend}" + (f", {evaluator.model}{known}" if evaluator.model else "")))
+        absent = "" if evaluator.identity or evaluator.model is None else " (not on this machine)"
+        table.add_row("", _indented(f"{need} by {evaluator.backend}" + (f", {evaluator.model}{absent}" if evaluator.model else "")))
     for gate in plan.accept:
         table.add_row("[bold]accept[/]" if gate == plan.accept[0] else "", _indented("gate " + gate))
     return table
@@ -87,29 +87,29 @@ def _what(train: PlannedTrain) -> str:
     if train.rows is None:
         return what
     kind = train.rows if isinstance(train.rows, str) else "listed"
-    known = f", {count(train.rows_count)}" if train.rows_count is not None else ""
-    return f"{what} (rows: {kind}{known})"
+    number = f", {count(train.rows_count)}" if train.rows_count is not None else ""
+    return f"{what} (rows: {kind}{number})"
 
 
-def _computes(found: Compute | None) -> list[str]:
-    """What is run without gradients, what is computed once, and what that takes."""
-    if found is None:
+def _computes(compute: Compute | None) -> list[str]:
+    """Lines on a stage's cost: parts without gradients, states computed once, losses, memory and time."""
+    if compute is None:
         return []
-    if found.first_layer is None:
+    if compute.first_layer is None:
         what = "the talker runs without gradients"
-    elif found.first_layer == 0:
+    elif compute.first_layer == 0:
         what = "gradients through the whole talker"
     else:
-        what = f"layers 0 to {found.first_layer - 1} of the talker run without gradients"
-    if found.cached is not None:
-        kept = "its hidden states are" if found.cached == "hidden" else f"what enters layer {found.first_layer} is"
-        room = f", at most {size(found.cache_bytes)} on the disk" if found.cache_bytes is not None else ""
-        what += f"; {kept} computed once{room}"
-    losses = " and ".join(found.terms) if found.terms else "none"
-    parts = {"weights": found.weights, "what trains": found.trained + found.optimizer, "activations and gradients": found.passing}
-    memory = f"on a GPU about {size(found.peak)} (" + ", ".join(f"{k} {size(v)}" for k, v in parts.items()) + ")"
-    if found.seconds is not None:
-        memory += f", {duration(found.seconds)} on one H100 beside selection and gates"
+        what = f"layers 0 to {compute.first_layer - 1} of the talker run without gradients"
+    if compute.cached is not None:
+        cached = "its hidden states are" if compute.cached == "hidden" else f"what enters layer {compute.first_layer} is"
+        on_disk = f", at most {size(compute.cache_bytes)} on the disk" if compute.cache_bytes is not None else ""
+        what += f"; {cached} computed once{on_disk}"
+    losses = " and ".join(compute.terms) if compute.terms else "none"
+    parts = {"weights": compute.weights, "what trains": compute.trained + compute.optimizer, "activations and gradients": compute.passing}
+    memory = f"on a GPU about {size(compute.peak)} (" + ", ".join(f"{k} {size(v)}" for k, v in parts.items()) + ")"
+    if compute.seconds is not None:
+        memory += f", {duration(compute.seconds)} on one H100 beside selection and gates"
     return [f"{what}; losses: {losses}", memory]
 
 
@@ -175,7 +175,7 @@ def statistics_table(title: str, statistics: Mapping[str, Statistic]) -> Table:
     for name, s in statistics.items():
         recordings = "-" if s.recordings is None else f"{s.recordings:.4g}"
         spread = f"{s.spread[0]:.4g} to {s.spread[1]:.4g}"
-        parts = "; ".join(", ".join(f"{k} {v:.4g}" for k, v in found.items()) for found in s.slices.values())
+        parts = "; ".join(", ".join(f"{k} {v:.4g}" for k, v in part.items()) for part in s.slices.values())
         table.add_row(name, f"{s.value:.4g}", f"{s.low:.4g} to {s.high:.4g}", recordings, spread, str(s.prompts), escape(parts))
     return table
 
@@ -189,13 +189,13 @@ def comparison_table(title: str, comparison: Comparison) -> Table:
     for name, s in comparison.differences.items():
         verdict = comparison.verdicts[name]
         values = [f"{m.metrics[name].value:.4g}" for m in (comparison.a, comparison.b)]
-        said = f"[{styles[verdict]}]{verdict}[/]"
-        table.add_row(name, *values, f"{s.value:+.4g}", f"{s.low:+.4g} to {s.high:+.4g}", str(s.prompts), said)
+        coloured = f"[{styles[verdict]}]{verdict}[/]"
+        table.add_row(name, *values, f"{s.value:+.4g}", f"{s.low:+.4g} to {s.high:+.4g}", str(s.prompts), coloured)
     return table
 
 
 def probe_table(probes: Sequence[dict[str, Any]]) -> Table:
-    """Gates that were tried on good and on spoilt recordings."""
+    """Gates that were tried on recordings and on corrupted copies."""
     table = _plain("gates tried on recordings")
     for column in ("gate", "recordings", "spoilt", "verdict"):
         table.add_column(column, overflow="fold")
@@ -203,15 +203,15 @@ def probe_table(probes: Sequence[dict[str, Any]]) -> Table:
         if not p["tried"]:
             table.add_row(escape(p["gate"]), "-", "-", f"[yellow]not tried: {escape(p['reason'])}[/]")
             continue
-        spoilt = ", ".join(f"{way} {v['value']:.3g} {v['outcome']}" for way, v in p["spoilt"].items())
+        corrupted = ", ".join(f"{name} {v['value']:.3g} {v['outcome']}" for name, v in p["spoilt"].items())
         needed = f"; {p['prompts_needed']:,} prompts would do" if p["prompts_needed"] else ""
-        said = "[green]can tell[/]" if p["sound"] else f"[red]{escape(p['reason'] + needed)}[/]"
-        table.add_row(escape(p["gate"]), f"{p['recordings']['value']:.3g} {p['recordings']['outcome']}", spoilt, said)
+        verdict = "[green]can tell[/]" if p["sound"] else f"[red]{escape(p['reason'] + needed)}[/]"
+        table.add_row(escape(p["gate"]), f"{p['recordings']['value']:.3g} {p['recordings']['outcome']}", corrupted, verdict)
     return table
 
 
 def data_table(reports: Sequence[Report]) -> Table:
-    """What `prepare` found."""
+    """Datasets as `prepare` measured them."""
     table = _plain("data")
     for column in ("dataset", "language", "rows", "skipped", "minutes", "tokens/char", "tokens/s", "voices", "cosine"):
         table.add_column(column, overflow="fold")

@@ -1,4 +1,4 @@
-"""How much room a run needs, computed from its plan before it starts. An upper bound; never imports torch."""
+"""Disk space that a run needs, computed from its plan before it starts. An upper bound; never imports torch."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Need:
 
 
 def needs(planned: Planned, run: Path, bundles: Path, done: Collection[str] = (), hashes: FileHashes | None = None) -> list[Need]:
-    """What the run's folder and the bundle need at most beside the stages that are `done`."""
+    """Bytes that the run's folder, the bundle and the cache need at most, beside the stages that are `done`."""
     base = planned.base
     checkpoints = results = 0
     for stage, resolved in zip(planned.loaded.recipe.stages, planned.plan.stages, strict=True):
@@ -52,11 +52,11 @@ def needs(planned: Planned, run: Path, bundles: Path, done: Collection[str] = ()
     for data in (t for s in planned.plan.stages if s.id not in done for t in s.taught):
         spoken[data.dataset] = max(data.frames, spoken.get(data.dataset, 0))
     groups = int(base.talker.get("num_code_groups") or 0)
-    said = sum(bytes_of(frames, groups) for frames in spoken.values())
-    kept = sum((c.cache_bytes or 0) * FLOAT // BF16 for s, c in estimates(planned, hashes or FileHashes()).items() if s not in done)
-    found = [Need("checkpoints and results", run, checkpoints + results + SLACK), Need("bundle", bundles, _bundle(base))]
-    in_cache = {"speech of the base": said, "states of frozen layers": kept}
-    return found + [Need(what, cache_dir(), size) for what, size in in_cache.items() if size]
+    synthetic = sum(bytes_of(frames, groups) for frames in spoken.values())
+    states = sum((c.cache_bytes or 0) * FLOAT // BF16 for s, c in estimates(planned, hashes or FileHashes()).items() if s not in done)
+    folders = [Need("checkpoints and results", run, checkpoints + results + SLACK), Need("bundle", bundles, _bundle(base))]
+    in_cache = {"speech of the base": synthetic, "states of frozen layers": states}
+    return folders + [Need(what, cache_dir(), size) for what, size in in_cache.items() if size]
 
 
 def _bundle(base: BaseInfo) -> int:
@@ -72,11 +72,11 @@ def _result(trainable: Trainable, shapes: dict[str, tuple[int, ...]]) -> int:
     return sum(math.prod(shape) if rows is None else len(rows) * math.prod(shape[1:]) for shape, rows in chosen)
 
 
-def require(found: list[Need], tell: Callable[..., None]) -> None:
+def require(needed: list[Need], tell: Callable[..., None]) -> None:
     """Tells what is needed, and raises `UserError` if a file system has less. Folders on the same one are added up."""
-    tell(needs=[{"what": n.what, "folder": str(n.folder), "bytes": n.bytes} for n in found])
+    tell(needs=[{"what": n.what, "folder": str(n.folder), "bytes": n.bytes} for n in needed])
     by_device: dict[int, list[Need]] = {}
-    for need in found:
+    for need in needed:
         by_device.setdefault(os.stat(_existing(need.folder)).st_dev, []).append(need)
     problems = Problems()
     for together in by_device.values():

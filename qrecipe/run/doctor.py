@@ -41,9 +41,9 @@ def examine(model: str | None, revision: str | None, folder: Path) -> dict[str, 
         place = Place("--base")
         base = Base(model=model, revision=revision)
         try:
-            found = here(base, folder, place)
-            describe_folder(found, base, place, FileHashes())
-            path = str(found)
+            base_folder = here(base, folder, place)
+            describe_folder(base_folder, base, place, FileHashes())
+            path = str(base_folder)
         except UserError as e:
             missing += [f"{p.message}" + (f" ({p.help})" if p.help else "") for p in e.problems]
     return {"environment": environment, "path": path, "missing": missing}

@@ -1,4 +1,4 @@
-"""What happens in a run, as one JSON object a line in `events.jsonl`, told to whoever listens at the same time."""
+"""Events of a run: one JSON object a line in `events.jsonl`, passed on to a listener at the same time."""
 
 from __future__ import annotations
 
