@@ -20,13 +20,13 @@ from qrecipe.plan.wav import read_wav
 from qrecipe.qwen3 import FRAME_SAMPLES, SAMPLE_RATE
 
 TRIM_DB = 40.0
-"""What is this far below the loudest part counts as silence, in dB."""
+"""Sound this far below the loudest part counts as silence, in dB."""
 MARGIN = 0.1
 """Seconds of silence that stay at most on both sides."""
 SILENT_PEAK = 1e-3
 """Full scale is 1; a recording that never exceeds this is silent (-60 dBFS)."""
 CANCELLED = 0.02
-"""A mean of channels below this share of the loudest one is what is left of two that are each other's opposite."""
+"""Channels whose mean is below this share of the loudest one cancel each other out."""
 MISSING_SECONDS = 0.05
 """A file that holds so much less than its header says broke off."""
 MAX_STREAM = 1 << 30
@@ -189,12 +189,12 @@ def load(path: Path, max_seconds: float) -> Clip:
     whole = first + (last - first) // FRAME_SAMPLES * FRAME_SAMPLES
     if whole >= int(end):  # ends on a whole frame, as long as that takes silence alone
         last = whole
-    kept = samples[first:last]
-    if len(kept) / SAMPLE_RATE < MIN_SECONDS:
-        raise AudioProblem(f"{len(kept) / SAMPLE_RATE:.2f} s of speech; at least {MIN_SECONDS:g} s are needed")
-    if len(kept) / SAMPLE_RATE > max_seconds:
-        raise AudioProblem(f"{len(kept) / SAMPLE_RATE:.1f} s long; at most {max_seconds:g} s are used (`max_seconds`)")
-    return Clip(np.ascontiguousarray(kept), seconds, seconds - len(kept) / SAMPLE_RATE)
+    speech = samples[first:last]
+    if len(speech) / SAMPLE_RATE < MIN_SECONDS:
+        raise AudioProblem(f"{len(speech) / SAMPLE_RATE:.2f} s of speech; at least {MIN_SECONDS:g} s are needed")
+    if len(speech) / SAMPLE_RATE > max_seconds:
+        raise AudioProblem(f"{len(speech) / SAMPLE_RATE:.1f} s long; at most {max_seconds:g} s are used (`max_seconds`)")
+    return Clip(np.ascontiguousarray(speech), seconds, seconds - len(speech) / SAMPLE_RATE)
 
 
 def _clipped(samples: Audio, floating: bool) -> float:

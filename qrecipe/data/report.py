@@ -1,4 +1,4 @@
-"""What `prepare` says of the data: amounts, rates, speakers, characters, and the method's minimums."""
+"""The report of `prepare` on the data: amounts, rates, speakers, characters, and the method's minimums."""
 
 from __future__ import annotations
 
