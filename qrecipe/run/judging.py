@@ -1,29 +1,27 @@
-"""Measuring and judging during a run: every value is measured once for a state of the model, gates read values."""
+"""Measuring and judging in a run: every value is measured once for a state of the model, gates read values."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from qrecipe.data.speech import SpeechData
 from qrecipe.errors import Place, Problem, Problems, RecipeError
 from qrecipe.evaluate.gates import judge, undecidable
-from qrecipe.evaluate.listeners import Listeners
 from qrecipe.evaluate.measure import MEASURING, measure, measure_recordings
 from qrecipe.evaluate.probe import probe
 from qrecipe.evaluate.samples import Sample, Task, generated, recorded
 from qrecipe.evaluate.values import Value
 from qrecipe.files import write_text
-from qrecipe.model.opened import Opened
 from qrecipe.plan.documents import Verdict
 from qrecipe.plan.fingerprints import NUMERICS
-from qrecipe.plan.values import PlannedDataset
 from qrecipe.recipe.gate import Gate
 from qrecipe.recipe.metrics import MetricSpec, find
 from qrecipe.recipe.recipe import Evaluation
 from qrecipe.report.page import Column, write_page
-from qrecipe.run.events import Events, tell_progress
-from qrecipe.run.store import RunStore
+from qrecipe.run.events import tell_progress
+from qrecipe.run.session import RunSession
 
 Key = tuple[str, str | None, str]
 """(dataset, language whose token is given in place of its own, metric)."""
@@ -37,28 +35,11 @@ def spec_of(gate: Gate) -> MetricSpec:
     return spec
 
 
+@dataclass(frozen=True)
 class Judge:
-    """Judges gates on whatever the modules of `opened` hold; `state` names that, and `base` the encoders, which never change."""
+    """Judges gates on whatever the modules of a session hold; a `state` is the fingerprint of that."""
 
-    def __init__(
-        self,
-        opened: Opened,
-        data: dict[str, SpeechData],
-        planned: dict[str, PlannedDataset],
-        settings: Evaluation,
-        listeners: Listeners,
-        store: RunStore,
-        events: Events,
-        base: str,
-    ) -> None:
-        self._opened = opened
-        self._data = data
-        self._planned = planned
-        self._settings = settings
-        self._listeners = listeners
-        self._store = store
-        self._events = events
-        self._base = base
+    session: RunSession
 
     def baseline(self, gates: Sequence[Gate], baseline: str, state: str) -> Measured:
         """Values that gates with this baseline compare with, measured while the modules hold it."""
@@ -71,17 +52,17 @@ class Judge:
         verdicts = []
         for gate in gates:
             spec = spec_of(gate)
-            missing = self._listeners.missing(spec)
+            missing = self.session.listeners.missing(spec)
             if missing is not None:
                 assert gate.optional, "reported before the run"
                 verdict = undecidable(gate, missing.message, "skipped")
             else:
                 key = (gate.data, gate.speak_as, gate.metric)
                 before = baselines[gate.baseline][key] if gate.baseline in baselines else None
-                evaluator = self._listeners.describe(spec, self._data[gate.data].language)
+                evaluator = self.session.listeners.describe(spec, self.session.data.speech[gate.data].language)
                 verdict = judge(gate, spec, values[key], before, recordings.get((gate.data, gate.metric), ()), evaluator)
             verdicts.append(verdict)
-            self._events.emit("verdict", where=where, **verdict.as_json())
+            self.session.events.emit("verdict", where=where, **verdict.as_json())
         return verdicts
 
     def require_sound(self, gates: Sequence[tuple[Gate, Place]]) -> None:
@@ -89,48 +70,51 @@ class Judge:
         places = {g.label(): place for g, place in reversed(gates) if g.severity == "error"}
         counting = [g for g, _ in gates if g.severity == "error"]
         problems = Problems()
-        for found in probe(counting, self._data, self._settings, self._listeners, self._progress):
-            label, needed = found.gate.label(), found.prompts_needed
-            self._events.emit("gate_tried", gate=label, sound=found.is_valid, tried=found.clean_verdict is not None, reason=found.reason)
-            if not found.is_valid:
+        session = self.session
+        for probed in probe(counting, session.data.speech, session.evaluation, session.listeners, self._progress):
+            label, needed = probed.gate.label(), probed.prompts_needed
+            session.events.emit("gate_tried", gate=label, sound=probed.is_valid, tried=probed.clean_verdict is not None, reason=probed.reason)
+            if not probed.is_valid:
                 help_ = f"about {needed:,} prompts would do" if needed else "move the threshold, or see docs/method.md on gates"
-                problems.append(Problem("QR083", f"{label} was tried on recordings: {found.why()}", places[label], help_))
+                problems.append(Problem("QR083", f"{label} was tried on recordings: {probed.why()}", places[label], help_))
         problems.raise_any(RecipeError)
 
     def demonstrate(self, gates: Sequence[Gate], state: str) -> None:
         """Has the base speak what gates will judge, once and in one layout: what a person compares the stages with."""
-        settings = self._settings.model_copy(update={"seeds": self._settings.seeds[:1], "layouts": self._settings.layouts[:1]})
+        settings = self.session.evaluation
+        settings = settings.model_copy(update={"seeds": settings.seeds[:1], "layouts": settings.layouts[:1]})
         for dataset in dict.fromkeys(g.data for g, s in self._judged_here(gates) if s.source == "generated" and g.speak_as is None):
-            for _ in generated(self._opened, self._task(dataset, state, settings), self._progress):
+            for _ in generated(self.session.opened, self._task(dataset, state, settings), self._progress):
                 pass
 
     def _task(self, dataset: str, state: str, settings: Evaluation, speak_as: str | None = None) -> Task:
         """What a state is asked to speak; its samples are kept in the state's folder."""
-        folder = self._store.stage_folder(state) / "samples" / dataset
-        identity = [NUMERICS, state, self._planned[dataset].sha256]
-        return Task(self._data[dataset], settings, self._listeners, speak_as, folder, identity)
+        folder = self.session.store.stage_folder(state) / "samples" / dataset
+        identity = [NUMERICS, state, self.session.plan.plan.datasets[dataset].sha256]
+        return Task(self.session.data.speech[dataset], settings, self.session.listeners, speak_as, folder, identity)
 
     def page(self, title: str, states: Sequence[tuple[str, str]], verdicts: dict[str, list[Verdict]]) -> None:
         """Writes report.html: recordings and what every state said, side by side, as far as it was kept."""
-        first = self._settings.model_copy(update={"seeds": self._settings.seeds[:1]})
+        settings, listeners = self.session.evaluation, self.session.listeners
+        first = settings.model_copy(update={"seeds": settings.seeds[:1]})
         columns: list[Column] = []
-        for dataset, data in self._data.items():
+        for dataset, data in self.session.data.speech.items():
             made = []
             for name, state in states:
                 samples = list(generated(None, self._task(dataset, state, first)))
                 if samples:
                     made.append(Column(f"{dataset}: {name}", samples, self._hears(data, samples)))
             if made:
-                samples = recorded(data, self._settings, self._listeners)
+                samples = recorded(data, settings, listeners)
                 columns += [Column(f"{dataset}: recording", samples, self._hears(data, samples)), *made]
-        write_text(self._store.folder / "report.html", write_page(title, columns, verdicts=verdicts))
+        write_text(self.session.store.folder / "report.html", write_page(title, columns, verdicts=verdicts))
 
     def _hears(self, data: SpeechData, samples: Sequence[Sample]) -> bool:
         """Whether all samples were transcribed: the page asks no recogniser."""
-        return all(self._listeners.heard(s) is not None for s in samples)
+        return all(self.session.listeners.heard(s) is not None for s in samples)
 
     def _judged_here(self, gates: Sequence[Gate]) -> list[tuple[Gate, MetricSpec]]:
-        return [(g, s) for g in gates if self._listeners.missing(s := spec_of(g)) is None]
+        return [(g, s) for g in gates if self.session.listeners.missing(s := spec_of(g)) is None]
 
     def _measured(self, gates: Sequence[Gate], state: str, where: str) -> Measured:
         wanted: dict[tuple[str, str | None], set[str]] = {}
@@ -145,13 +129,13 @@ class Judge:
     def _values(self, dataset: str, speak_as: str | None, metrics: list[str], state: str, where: str) -> dict[str, list[Value]]:
         """Values of metrics over a dataset, from the store where they were measured before."""
         keys = {m: self._key("values", dataset, m, state, speak_as) for m in metrics}
-        found = {m: v for m in metrics if (v := self._store.load_values(keys[m])) is not None}
+        found = {m: v for m in metrics if (v := self.session.store.load_values(keys[m])) is not None}
         missing = [m for m in metrics if m not in found]
         if missing:
-            self._events.emit("measuring", dataset=dataset, metrics=missing, where=where)
-            new = measure(self._opened, self._task(dataset, state, self._settings, speak_as), missing, self._progress)
+            self.session.events.emit("measuring", dataset=dataset, metrics=missing, where=where)
+            new = measure(self.session.opened, self._task(dataset, state, self.session.evaluation, speak_as), missing, self._progress)
             for metric, values in new.items():
-                self._store.save_values(keys[metric], values)
+                self.session.store.save_values(keys[metric], values)
             found.update(new)
         return found
 
@@ -159,9 +143,20 @@ class Judge:
         """What a value depends on."""
         spec = find(metric)
         assert spec is not None, "checked by the recipe"
-        listener = self._listeners.describe(spec, self._data[dataset].language)
-        settings = self._settings.model_dump(mode="json", exclude={"probe_gates"})
-        return [kind, NUMERICS, MEASURING, state, self._planned[dataset].sha256, settings, speak_as, metric, spec.function, listener]
+        listener = self.session.listeners.describe(spec, self.session.data.speech[dataset].language)
+        settings = self.session.evaluation.model_dump(mode="json", exclude={"probe_gates"})
+        return [
+            kind,
+            NUMERICS,
+            MEASURING,
+            state,
+            self.session.plan.plan.datasets[dataset].sha256,
+            settings,
+            speak_as,
+            metric,
+            spec.function,
+            listener,
+        ]
 
     def _recordings(self, gates: Sequence[Gate], where: str) -> dict[tuple[str, str], list[Value]]:
         """Metrics over the recordings themselves, by (dataset, metric); none for metrics that recordings have no value of."""
@@ -170,19 +165,21 @@ class Judge:
         for gate, spec in self._judged_here(gates):
             if not spec.on_recordings:
                 continue
-            key = self._key("recordings", gate.data, gate.metric, self._base)
-            stored = self._store.load_values(key)
+            key = self._key("recordings", gate.data, gate.metric, self.session.plan.start)
+            stored = self.session.store.load_values(key)
             if stored is not None:
                 found[(gate.data, gate.metric)] = stored
             else:
                 wanted.setdefault(gate.data, {})[gate.metric] = key
         for dataset, keys in wanted.items():
-            self._events.emit("measuring", dataset=dataset, metrics=list(keys), where=f"recordings, for {where}")
-            new = measure_recordings(self._data[dataset], list(keys), self._settings, self._listeners, self._progress)
+            self.session.events.emit("measuring", dataset=dataset, metrics=list(keys), where=f"recordings, for {where}")
+            new = measure_recordings(
+                self.session.data.speech[dataset], list(keys), self.session.evaluation, self.session.listeners, self._progress
+            )
             for metric, values in new.items():
-                self._store.save_values(keys[metric], values)
+                self.session.store.save_values(keys[metric], values)
                 found[(dataset, metric)] = values
         return found
 
     def _progress(self, what: str, done: int, of: int) -> None:
-        tell_progress(self._events, what, done, of)
+        tell_progress(self.session.events, what, done, of)

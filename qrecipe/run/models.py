@@ -7,25 +7,27 @@ from pathlib import Path
 
 from qrecipe.errors import BaseModelError, Place, Problem, UserError, suggest
 from qrecipe.files import FileHashes
-from qrecipe.model.opened import Opened, open_model
+from qrecipe.model.opened import Opened
 from qrecipe.model.weights import Delta
 from qrecipe.model.working import WorkingWeights
 from qrecipe.plan.bases import LocalBase
 from qrecipe.plan.fetch import resolve
 from qrecipe.recipe.base import Base
+from qrecipe.run.events import Events
 from qrecipe.run.record import RECORD, RunRecord, require_record
+from qrecipe.run.session import Session, open_session
 from qrecipe.run.store import RunStore
 
 
-def open_argument(model: str, hashes: FileHashes) -> tuple[Opened, LocalBase]:
+def open_argument(model: str, hashes: FileHashes, events: Events) -> Session:
     """Opens what a MODEL argument names. Raises `UserError`."""
     place = Place(model)
     folder, at_sign, stage = model.rpartition("@")
     if at_sign and (Path(folder) / RECORD).is_file():
-        return _open_stage(Path(folder), stage, hashes)
+        return _open_stage(Path(folder), stage, hashes, events)
     name, _, revision = model.partition("@") if "/" in model and not Path(model).exists() else (model, "", "")
-    info = resolve(Base(model=name, revision=revision or None), Path.cwd(), place, hashes)
-    return open_model(info), info
+    base = resolve(Base(model=name, revision=revision or None), Path.cwd(), place, hashes)
+    return open_session(base, hashes, events)
 
 
 def base_of_run(record: RunRecord, place: Place, hashes: FileHashes) -> LocalBase:
@@ -33,19 +35,20 @@ def base_of_run(record: RunRecord, place: Place, hashes: FileHashes) -> LocalBas
     return resolve(Base(model=record.base.model, revision=record.base.revision), Path(record.file).parent, place, hashes)
 
 
-def _open_stage(folder: Path, stage: str, hashes: FileHashes) -> tuple[Opened, LocalBase]:
+def _open_stage(folder: Path, stage: str, hashes: FileHashes, events: Events) -> Session:
     record, place = require_record(folder), Place(f"{folder}@{stage}")
     if stage not in record.results:
         raise UserError(Problem("QR020", f"the run has no stage `{stage}`", place, suggest(stage, record.results)))
     base = base_of_run(record, place, hashes)
-    opened = open_model(base)
-    working = WorkingWeights(opened)
-    working.add_languages(record.languages)
     # what the stage learned on: the kept stages before it, whether or not it was kept itself
     earlier = list(record.results)[: list(record.results).index(stage)]
     states = [record.start, *(record.results[s] for s in earlier if s in record.kept), record.results[stage]]
-    working.set(stages_delta(RunStore(folder), states, place))
-    return opened, replace(base, identity=f"{base.identity}+{states[-1]}")
+    delta = stages_delta(RunStore(folder), states, place)
+    session = open_session(replace(base, identity=f"{base.identity}+{states[-1]}"), hashes, events)
+    working = WorkingWeights(session.opened)
+    working.add_languages(record.languages)
+    working.set(delta)
+    return session
 
 
 def stages_delta(store: RunStore, fingerprints: list[str], place: Place) -> Delta:

@@ -10,6 +10,7 @@ from pydantic import field_serializer
 
 from qrecipe.errors import Place, Problem, UserError
 from qrecipe.files import read_json, write_json
+from qrecipe.plan.complete import RunPlan
 from qrecipe.plan.documents import BundleStage, Verdict
 from qrecipe.recipe.model import Settings
 
@@ -116,6 +117,26 @@ class RunRecord(Settings):
     def write(self, folder: Path) -> None:
         """Replaces the record of a run's folder."""
         write_json(folder / RECORD, self.model_dump(mode="json"))
+
+
+def record_of(
+    plan: RunPlan, stages: list[StageOutcome], status: RunStatus | Literal["running"], accept: list[Verdict], training: str | None
+) -> RunRecord:
+    """The record of a run that came so far."""
+    base = plan.loaded.recipe.base
+    return RunRecord(
+        recipe=plan.plan.recipe,
+        status=status,
+        file=str(plan.loaded.file),
+        sets=list(plan.loaded.sets),
+        start=plan.start,
+        training=training,
+        plan=plan.plan.hash,
+        base=RecordedBase(model=base.model, revision=base.revision, folder=str(plan.base.folder)),
+        languages=plan.rows,
+        stages=stages,
+        accept=accept,
+    )
 
 
 def read_record(folder: Path) -> RunRecord | None:

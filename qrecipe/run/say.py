@@ -11,6 +11,7 @@ from qrecipe.files import FileHashes, replacing
 from qrecipe.model.speak import Utterance, speak
 from qrecipe.plan.tokenizer import clean_text
 from qrecipe.qwen3 import Layout
+from qrecipe.run.events import Events
 from qrecipe.run.models import language_of, open_argument
 
 
@@ -23,7 +24,7 @@ def say(
         voice = read(reference)
     except AudioProblem as e:
         raise DataError(Problem("QR043", f"{reference}: {e}", Place("--reference"))) from None
-    opened, _ = open_argument(model, FileHashes())
+    opened = open_argument(model, FileHashes(), Events(None)).opened
     language_of(opened, language, Place("--language"))
     said = clean_text(text)
     why = opened.tokenizer.text_problem(said)

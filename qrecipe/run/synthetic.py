@@ -9,23 +9,21 @@ from statistics import median
 import torch
 
 from qrecipe.data.audio import AudioProblem, rate_problem, resample
-from qrecipe.data.codes import Encoder
 from qrecipe.data.speech import SpeechData, SpeechRow
 from qrecipe.data.synthetic import folder_of, synthesize
 from qrecipe.errors import DataError
 from qrecipe.evaluate.listeners import Listeners
 from qrecipe.evaluate.measure import MEASURING, number_of
 from qrecipe.evaluate.samples import Sample
-from qrecipe.model.opened import Opened
 from qrecipe.model.speak import sound
 from qrecipe.model.weights import Delta
-from qrecipe.model.working import WorkingWeights
 from qrecipe.plan.complete import RunPlan
 from qrecipe.plan.synthetic import SyntheticDataset
 from qrecipe.recipe import metrics
 from qrecipe.recipe.objectives import OBJECTIVES
 from qrecipe.recipe.stage import SpokenStage
 from qrecipe.run.events import Events
+from qrecipe.run.session import RunSession, Session
 from qrecipe.store import JsonStore, key_of
 
 FACTOR = 2.0
@@ -48,56 +46,51 @@ def spoken_for(plan: RunPlan, stages: Iterable[str]) -> list[str]:
 class SyntheticSpeech:
     """The synthetic datasets of a run, each spoken before the first stage that needs it."""
 
-    plan: RunPlan
-    encoder: Encoder
-    working: WorkingWeights
-    start: Delta
-    """Weights of the modules while the base speaks: its own, with new rows at their init."""
-    events: Events
+    session: RunSession
     data: dict[str, SpeechData] = field(default_factory=dict)
     """By dataset."""
 
     def prepare(self, stages: Iterable[str], now: Delta) -> None:
         """Has the base speak what these stages need and no earlier one did. The modules hold `now` before and after."""
-        missing = [n for n in spoken_for(self.plan, stages) if n not in self.data]
+        missing = [n for n in spoken_for(self.session.plan, stages) if n not in self.data]
         if missing:
-            self.working.set(self.start)
-            self.data |= prepare_synthetic(self.plan, self.encoder, self.events, missing)
-            self.working.set(now)
+            self.session.working.set(self.session.start)
+            self.data |= prepare_synthetic(self.session.plan, self.session, missing)
+            self.session.working.set(now)
 
 
-def prepare_synthetic(plan: RunPlan, encoder: Encoder, events: Events, names: Iterable[str]) -> dict[str, SpeechData]:
-    """Has the base speak datasets and drops what went wrong. The modules of the encoder's base must hold its own weights.
+def prepare_synthetic(plan: RunPlan, session: Session, names: Iterable[str]) -> dict[str, SpeechData]:
+    """Has the base speak datasets and drops what went wrong. The modules of the session must hold the base's own weights.
 
     Raises `DataError` if a voice cannot be read, or no sentence of a dataset came out right.
     """
     ready = {}
     for name in names:
         dataset = plan.synthetic[name]
-        data = _spoken(plan, encoder, events, dataset)
-        rejected = _reject(plan, encoder.opened, events, dataset, data.rows)
+        data = _spoken(plan, session, dataset)
+        rejected = _reject(plan, session, dataset, data.rows)
         ready[name] = _without(plan, dataset, data, rejected)
-        _report(dataset, ready[name], rejected, events)
-    encoder.hashes.save()
+        _report(dataset, ready[name], rejected, session.events)
+    session.hashes.save()
     return ready
 
 
-def _spoken(plan: RunPlan, encoder: Encoder, events: Events, dataset: SyntheticDataset) -> SpeechData:
+def _spoken(plan: RunPlan, session: Session, dataset: SyntheticDataset) -> SpeechData:
     what = f"the base speaks {dataset.name}"
     if dataset.spoken_as != dataset.language:
         what += f" as {dataset.spoken_as}"
 
     def progress(done: int) -> None:
-        events.tell("speaking", what=what, done=done, of=len(dataset.sentences))
+        session.events.tell("speaking", what=what, done=done, of=len(dataset.sentences))
 
     try:
-        return synthesize(encoder.opened, encoder, plan.base.identity, dataset, plan.loaded.recipe.teacher, progress)
+        return synthesize(session.opened, session.encoder, plan.base.identity, dataset, plan.loaded.recipe.teacher, progress)
     except AudioProblem as e:
         n = plan.loaded.node.at("teacher", "voices")
         raise DataError(n.problem("QR043", f"a voice of the base: {e}")) from None
 
 
-def _reject(plan: RunPlan, opened: Opened, events: Events, dataset: SyntheticDataset, rows: list[SpeechRow]) -> Rejected:
+def _reject(plan: RunPlan, session: Session, dataset: SyntheticDataset, rows: list[SpeechRow]) -> Rejected:
     """Checks the speech of a dataset, the cheap checks first."""
     recipe = plan.loaded.recipe
     rejected = _unusual(dataset, rows)
@@ -107,7 +100,7 @@ def _reject(plan: RunPlan, opened: Opened, events: Events, dataset: SyntheticDat
     rejected["misheard"] = []
     if recipe.teacher.max_cer is not None:
         good = sorted(set(range(len(rows))) - {i for indices in rejected.values() for i in indices})
-        rejected["misheard"] = _misheard(plan, opened, events, dataset, {i: rows[i] for i in good})
+        rejected["misheard"] = _misheard(plan, session, dataset, {i: rows[i] for i in good})
     return rejected
 
 
@@ -130,7 +123,7 @@ def _outrunning(rows: list[SpeechRow]) -> list[int]:
     return [i for i, r in enumerate(rows) if not r.cut and len(r.body) > r.frames]
 
 
-def _misheard(plan: RunPlan, opened: Opened, events: Events, dataset: SyntheticDataset, rows: dict[int, SpeechRow]) -> list[int]:
+def _misheard(plan: RunPlan, session: Session, dataset: SyntheticDataset, rows: dict[int, SpeechRow]) -> list[int]:
     """Sentences, by index, that the recipe's recogniser misunderstands when it is told the language of the text."""
     loaded, identity = plan.loaded, plan.base.identity
     recipe, limit = loaded.recipe, loaded.recipe.teacher.max_cer
@@ -139,6 +132,7 @@ def _misheard(plan: RunPlan, opened: Opened, events: Events, dataset: SyntheticD
     assert spec is not None
     places = {"asr": loaded.node.at("evaluators", "asr").place}
     tags = {k: v.bcp47 for k, v in recipe.languages.items()}
+    opened = session.opened
     listeners = Listeners(opened, identity, recipe.evaluators, loaded.root, tags, places)
     order = list(rows)
     batches = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
@@ -158,7 +152,7 @@ def _misheard(plan: RunPlan, opened: Opened, events: Events, dataset: SyntheticD
     rates: dict[int, float | None] = {}
     for n, entry in JsonStore(folder_of(identity)).get_or_make([key(b) for b in batches], make):
         rates.update(zip(batches[n], entry["rates"], strict=True))
-        events.tell("listening", what=f"listening to {dataset.name}", done=len(rates), of=len(order))
+        session.events.tell("listening", what=f"listening to {dataset.name}", done=len(rates), of=len(order))
     return [i for i in order if (rate := rates[i]) is not None and rate > limit]
 
 

@@ -15,19 +15,12 @@ from qrecipe.evaluate.measure import teacher_forced
 from qrecipe.files import cache_dir, digest
 from qrecipe.model import fused
 from qrecipe.model.forward import Tables
-from qrecipe.model.opened import Opened
 from qrecipe.model.weights import Delta, Guard, Learner, survival
-from qrecipe.model.working import WorkingWeights
-from qrecipe.plan.bases import BaseInfo
 from qrecipe.plan.compute import Compute, compute
 from qrecipe.plan.fingerprints import NUMERICS
-from qrecipe.plan.plan import Planned
-from qrecipe.recipe import Recipe
 from qrecipe.recipe.stage import EmbeddingMatchStage, SpokenStage, Stage, TextLmStage
-from qrecipe.run.datasets import Prepared
-from qrecipe.run.events import Events
 from qrecipe.run.locking import lock_stage
-from qrecipe.run.store import RunStore
+from qrecipe.run.session import RunSession
 from qrecipe.run.synthetic import SyntheticSpeech
 from qrecipe.train.checkpoints import Checkpoints, Every
 from qrecipe.train.embedding_match import EmbeddingMatchObjective, Pair, pairs
@@ -44,21 +37,10 @@ ROOM = 0.9
 class Trainer:
     """What every stage of a run trains with."""
 
-    planned: Planned
-    base: BaseInfo
-    opened: Opened
-    working: WorkingWeights
-    data: Prepared
+    session: RunSession
     synthetic: SyntheticSpeech
-    store: RunStore
-    events: Events
     every: Every
-    """How often the state of a stage is kept, beside every interruption."""
-
-    @property
-    def recipe(self) -> Recipe:
-        """The recipe."""
-        return self.planned.loaded.recipe
+    """How often the state of a stage is stored, beside every interruption."""
 
     def train(self, stage: Stage, before: Delta, state: str, fingerprint: str) -> tuple[Delta, dict[str, Any]]:
         """Trains a stage, or the rest of one that was stopped, on the weights before it, and keeps its result.
@@ -68,35 +50,34 @@ class Trainer:
         """
         checkpoints = self._checkpoints(stage, fingerprint)
         delta, result = self._trained(stage, before, state, checkpoints)
-        self.store.save_stage(fingerprint, delta, result)
+        self.session.store.save_stage(fingerprint, delta, result)
         checkpoints.clear()
         return delta, result
 
     def _checkpoints(self, stage: Stage, fingerprint: str) -> Checkpoints:
-        assert self.base.tensors is not None, "the base is here"
-        trainable = lock_stage(stage.id, self.planned.trainables[stage.id], self.base.tensors).model_dump(mode="json")
+        trainable = lock_stage(stage.id, self.session.plan.trainables[stage.id], self.session.base.tensors).model_dump(mode="json")
         return Checkpoints(
-            self.store.checkpoint_folder(fingerprint),
+            self.session.store.checkpoint_folder(fingerprint),
             trainable,
             self.every,
-            lambda event, **fields: self.events.emit(event, stage=stage.id, **fields),
+            lambda event, **fields: self.session.events.emit(event, stage=stage.id, **fields),
         )
 
     def _trained(self, stage: Stage, before: Delta, state: str, checkpoints: Checkpoints) -> tuple[Delta, dict[str, Any]]:
         self.synthetic.prepare([stage.id], before)
-        trainable = self.planned.trainables[stage.id]
-        torch.manual_seed(self.recipe.seed)
-        guard = Guard(self.opened.net, trainable)
-        learner = Learner(self.opened.net, trainable, before)
+        trainable = self.session.plan.trainables[stage.id]
+        torch.manual_seed(self.session.recipe.seed)
+        guard = Guard(self.session.opened.net, trainable)
+        learner = Learner(self.session.opened.net, trainable, before)
         try:
             with fused.compiled(self._compiles(stage)):
                 result = self._learn(stage, learner, state, checkpoints)
         finally:
             learner.close()
-            self.opened.reset()
-        survives = survival(self.opened.net, result.delta, self.opened.export_dtype)
-        self.working.set(before.then(result.delta))
-        guard.check(self.opened.net)
+            self.session.opened.reset()
+        survives = survival(self.session.opened.net, result.delta, self.session.opened.export_dtype)
+        self.session.working.set(before.then(result.delta))
+        guard.check(self.session.opened.net)
         return result.delta, {
             "stage": stage.id,
             "steps": result.steps,
@@ -107,53 +88,52 @@ class Trainer:
         }
 
     def _compute(self, stage: Stage) -> Compute | None:
-        assert self.base.tensors is not None, "the base is here"
-        return compute(stage, self.planned.trainables[stage.id], self.base.tensors, None)
+        return compute(stage, self.session.plan.trainables[stage.id], self.session.base.tensors, None)
 
     def _compiles(self, stage: Stage) -> bool:
         """Whether the stage is compiled; says why not where it was asked for."""
-        device = self.opened.device
+        device = self.session.opened.device
         if stage.compile == "off" or device.type == "cpu":
             return False
         why = fused.trouble(device)
-        self.events.emit("compiling", stage=stage.id, trouble=why)
+        self.session.events.emit("compiling", stage=stage.id, trouble=why)
         return why is None
 
     def _recomputes(self, stage: Stage, found: Compute | None) -> bool:
         """Whether layers are computed again in the backward pass: only where the stage would not fit otherwise."""
-        device = self.opened.device
+        device = self.session.opened.device
         if device.type == "cpu" or found is None:
             return False
         peak, room = found.peak, torch.cuda.get_device_properties(device).total_memory
         if peak <= ROOM * room:
             return False
-        self.events.emit("recomputing", stage=stage.id, peak=peak, room=room)
+        self.session.events.emit("recomputing", stage=stage.id, peak=peak, room=room)
         return True
 
     def _remember(self, stage: Stage, found: Compute, objective: SpeechObjective, tables: Tables, sampler: Sampler, state: str) -> None:
         """Computes once what nothing that trains can change."""
-        states = States(cache_dir(), self.opened, tables, found.first_layer, [NUMERICS, state])
+        states = States(cache_dir(), self.session.opened, tables, found.first_layer, [NUMERICS, state])
         steps = sampler.steps(stage.epochs, stage.steps)
         began = time.monotonic()
         size = objective.remember(
             states,
             islice(sampler.batches(), steps),
-            lambda done, of: self.events.tell("remembering", stage=stage.id, done=done, of=of),
+            lambda done, of: self.session.events.tell("remembering", stage=stage.id, done=done, of=of),
         )
         if size is not None:
-            self.events.emit("remembered", stage=stage.id, bytes=size, seconds=round(time.monotonic() - began, 3))
+            self.session.events.emit("remembered", stage=stage.id, bytes=size, seconds=round(time.monotonic() - began, 3))
 
     def _learn(self, stage: Stage, learner: Learner, state: str, checkpoints: Checkpoints) -> StageResult:
-        seed = int(digest([self.recipe.seed, stage.id])[:8], 16)
+        seed = int(digest([self.session.recipe.seed, stage.id])[:8], 16)
         found = self._compute(stage)
         learner.tables.recompute = self._recomputes(stage, found)
         objective: Objective
         if isinstance(stage, SpokenStage):
             assert found is not None, "it runs the talker"
-            spoken = {u.name: self.synthetic.data.get(u.dataset) or self.data.speech[u.dataset] for u in stage.uses}
-            objective = SpeechObjective(stage, self.opened, learner.tables, spoken, seed, found.terms)
+            spoken = {u.name: self.synthetic.data.get(u.dataset) or self.session.data.speech[u.dataset] for u in stage.uses}
+            objective = SpeechObjective(stage, self.session.opened, learner.tables, spoken, seed, found.terms)
         elif isinstance(stage, EmbeddingMatchStage):
-            objective = EmbeddingMatchObjective(stage, self.opened, learner.tables, self._words(stage))
+            objective = EmbeddingMatchObjective(stage, self.session.opened, learner.tables, self._words(stage))
         else:
             objective = self._text_objective(stage, learner, seed)
         lengths = objective.lengths()
@@ -169,35 +149,35 @@ class Trainer:
                 batches = sampler.batches()
                 last = fitted.fit(
                     lambda: next(batches)[0],
-                    lambda step, loss: self.events.tell("fitting", stage=stage.id, step=step, of=fitted.stage.fit_steps, loss=loss),
+                    lambda step, loss: self.session.events.tell("fitting", stage=stage.id, step=step, of=fitted.stage.fit_steps, loss=loss),
                 )
-                self.events.emit("fitted", stage=stage.id, loss=last)
+                self.session.events.emit("fitted", stage=stage.id, loss=last)
 
         evaluate = None
         if stage.select is not None:
-            held_out = self.data.speech[stage.select.data]
+            held_out = self.session.data.speech[stage.select.data]
             metric = stage.select.metric
 
             def evaluate() -> float:
                 found = [
                     getattr(item, metric)
-                    for layout in self.recipe.evaluation.layouts
-                    for kind in self.recipe.evaluation.kinds
-                    for _, item in teacher_forced(self.opened, learner.tables, held_out, layout, kind, metrics=[metric])
+                    for layout in self.session.recipe.evaluation.layouts
+                    for kind in self.session.recipe.evaluation.kinds
+                    for _, item in teacher_forced(self.session.opened, learner.tables, held_out, layout, kind, metrics=[metric])
                 ]
                 return float(sum(found) / len(found))
 
         return train_stage(
             stage,
-            self.opened,
+            self.session.opened,
             learner,
             objective,
             sampler,
             begin=begin,
             evaluate=evaluate,
             checkpoints=checkpoints,
-            tell=lambda event, **fields: self.events.emit(event, stage=stage.id, **fields),
-            on_step=lambda r: self.events.emit(
+            tell=lambda event, **fields: self.session.events.emit(event, stage=stage.id, **fields),
+            on_step=lambda r: self.session.events.emit(
                 "step",
                 stage=stage.id,
                 step=r.step,
@@ -206,24 +186,26 @@ class Trainer:
                 gradient_norm=round(r.gradient_norm, 5),
                 rate=round(r.rate, 5),
             ),
-            on_select=lambda step, value, best: self.events.emit("select", stage=stage.id, step=step, value=round(value, 6), best=best),
+            on_select=lambda step, value, best: self.session.events.emit(
+                "select", stage=stage.id, step=step, value=round(value, 6), best=best
+            ),
         )
 
     def _words(self, stage: EmbeddingMatchStage) -> dict[str, list[Pair]]:
         """Words of the stage's texts with their respellings."""
         words = {}
         for use in stage.uses:
-            dataset = self.planned.synthetic[use.dataset]
+            dataset = self.session.plan.synthetic[use.dataset]
             assert dataset.table is not None, "checked by the recipe"
             words[use.name] = pairs(dataset.sentences, dataset.table)
         return words
 
     def _text_objective(self, stage: TextLmStage, learner: Learner, seed: int) -> TextLmObjective:
-        data = {u.use: self.data.text[u.use] for u in stage.uses}
-        own = [d for d in data.values() if d.language in self.recipe.languages]
-        special = set(self.opened.tokenizer.special.values())
+        data = {u.use: self.session.data.text[u.use] for u in stage.uses}
+        own = [d for d in data.values() if d.language in self.session.recipe.languages]
+        special = set(self.session.opened.tokenizer.special.values())
         seen = sorted({t for d in own for body in d.bodies for t in body} - special)
-        return TextLmObjective(stage, self.opened, learner.tables, data, seen, seed)
+        return TextLmObjective(stage, self.session.opened, learner.tables, data, seen, seed)
 
 
 def _rounded(losses: dict[str, float]) -> dict[str, float]:

@@ -181,8 +181,7 @@ def test_prepare_and_evaluate_refuse_drift_where_they_are_asked_to(
 ) -> None:
     """Before anything is encoded or measured: no model is opened."""
     monkeypatch.chdir(recipe.parent)
-    for opener in ("qrecipe.run.prepare.open_model", "qrecipe.run.evaluation.open_argument"):
-        monkeypatch.setattr(opener, lambda *a: pytest.fail("a model was opened"))
+    monkeypatch.setattr("qrecipe.run.session.open_model", lambda *a: pytest.fail("a model was opened"))
     assert verb(*words, "--locked") == 2
     assert "there is no lock" in capfd.readouterr().err
     planned = complete_plan(load(recipe))

@@ -1,0 +1,87 @@
+"""A model in memory with what the verbs need beside it. Sessions are opened once and never changed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from qrecipe.data.codes import Encoder
+from qrecipe.evaluate.listeners import Listeners
+from qrecipe.files import FileHashes
+from qrecipe.model.opened import Opened, open_model
+from qrecipe.model.weights import Delta
+from qrecipe.model.working import WorkingWeights
+from qrecipe.plan.bases import LocalBase
+from qrecipe.plan.complete import RunPlan
+from qrecipe.recipe import Recipe
+from qrecipe.recipe.checks import at
+from qrecipe.recipe.recipe import Evaluation
+from qrecipe.run.events import Events
+from qrecipe.run.store import RunStore
+from qrecipe.store import Journal
+
+if TYPE_CHECKING:
+    from qrecipe.run.datasets import Prepared
+
+
+@dataclass(frozen=True)
+class Session:
+    """A model that `evaluate`, `say` or `prepare` works with."""
+
+    base: LocalBase
+    opened: Opened
+    encoder: Encoder
+    events: Events
+
+    @property
+    def hashes(self) -> FileHashes:
+        """Hashes of the files that are read."""
+        return self.encoder.hashes
+
+    @property
+    def device(self) -> str:
+        """The device for people."""
+        if self.opened.device.type == "cuda":
+            return torch.cuda.get_device_name()
+        return f"CPU, {torch.get_num_threads()} threads"
+
+
+def open_session(base: LocalBase, hashes: FileHashes, events: Events) -> Session:
+    """Opens a base. Raises `BaseModelError`."""
+    opened = open_model(base)
+    return Session(base, opened, Encoder(opened, base, hashes), events)
+
+
+@dataclass(frozen=True)
+class RunSession(Session):
+    """What the stages of a run work with. Only the weights in memory change; `working` moves them."""
+
+    plan: RunPlan
+    store: RunStore
+    working: WorkingWeights
+    start: Delta
+    """The new rows at their init."""
+    data: Prepared
+    listeners: Listeners
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe that is run."""
+        return self.plan.loaded.recipe
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """How its gates are measured."""
+        return self.recipe.evaluation
+
+
+def recipe_listeners(session: Session, plan: RunPlan, journal: Path) -> Listeners:
+    """The evaluators that a recipe names. `journal` is the file of what they answered so far."""
+    loaded, recipe = plan.loaded, plan.loaded.recipe
+    tags = {k: v.bcp47 for k, v in recipe.languages.items()}
+    places = {need: at(loaded.node, "evaluators", need).place for need in ("asr", "speaker", "mos")}
+    identity = session.base.identity
+    return Listeners(session.opened, identity, recipe.evaluators, loaded.root, tags, places, session.hashes, Journal(journal))

@@ -1,0 +1,59 @@
+"""The start of a run: new languages get their rows, datasets are encoded, losses are checked against the recordings."""
+
+from __future__ import annotations
+
+from qrecipe.model.forward import Tables
+from qrecipe.model.languages import check_free, initial_rows, require_free
+from qrecipe.model.weights import Delta
+from qrecipe.model.working import WorkingWeights
+from qrecipe.plan.complete import RunPlan
+from qrecipe.recipe.checks import at
+from qrecipe.run.datasets import needed, prepare_all
+from qrecipe.run.session import RunSession, Session, recipe_listeners
+from qrecipe.run.store import RunStore
+from qrecipe.train import selfcheck
+
+
+def start_run(session: Session, plan: RunPlan, store: RunStore) -> RunSession:
+    """Adds the languages and encodes the data. Raises `UserError`."""
+    working = WorkingWeights(session.opened)
+    start = _add_languages(session, plan, working)
+    store.save_stage(plan.start, start, {"stage": None})
+    session.events.emit("languages", rows={k: plan.rows[k] for k in plan.loaded.recipe.languages})
+    data = prepare_all(plan, session, needed(plan))
+    listeners = recipe_listeners(session, plan, store.folder / "heard.jsonl")
+    return RunSession(**vars(session), plan=plan, store=store, working=working, start=start, data=data, listeners=listeners)
+
+
+def _add_languages(session: Session, plan: RunPlan, working: WorkingWeights) -> Delta:
+    """New rows at their init, and the languages in the config in memory, as the bundle's config will have them."""
+    net, listed = session.opened.net, session.base.languages
+    chosen = {}
+    for key, language in plan.loaded.recipe.languages.items():
+        node = at(plan.loaded.node, "languages", key)
+        row = plan.rows[key]
+        require_free(check_free(net, row, listed, (node.key_place or node.place), language.token_id == "auto"))
+        chosen[key] = (row, language)
+    working.add_languages({k: row for k, (row, _) in chosen.items()})
+    start = initial_rows(net, chosen, listed)
+    working.set(start)
+    return start
+
+
+def check_alignment(session: RunSession) -> None:
+    """Compares losses on recordings with those at shifted labels: a misaligned engine must not train. Raises `EngineError`."""
+    speech, opened = session.data.speech, session.opened
+    trained = [n for n in speech if n in session.recipe.trained_datasets()]
+    if not trained:
+        session.events.emit("self_check", verdict="skipped", reason="the recipe trains on text alone", losses=[])
+        return
+    # a language that the base knows tells most; in a new one even aligned losses are high
+    known = [n for n in trained if speech[n].language in session.base.languages] or trained
+    data = speech[known[0]]
+    row = opened.language_row(data.language)
+    examples = [data.example(r, row, "streaming", None, opened.tokenizer) for r in data.rows[: selfcheck.ROWS]]
+    losses = selfcheck.measure(opened, Tables(opened.talker), examples)
+    verdict = next((v for v in ("failed", "skipped") if any(a.verdict == v for a in losses)), "passed")
+    reason = "the base predicts these recordings too poorly to tell" if verdict == "skipped" else None
+    session.events.emit("self_check", verdict=verdict, reason=reason, losses=[str(a) for a in losses])
+    selfcheck.require(losses)
