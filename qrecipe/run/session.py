@@ -17,7 +17,6 @@ from qrecipe.model.working import WorkingWeights
 from qrecipe.plan.bases import LocalBase
 from qrecipe.plan.complete import RunPlan
 from qrecipe.recipe import Recipe
-from qrecipe.recipe.checks import at
 from qrecipe.recipe.recipe import Evaluation
 from qrecipe.run.events import Events
 from qrecipe.run.store import RunStore
@@ -82,6 +81,6 @@ def recipe_listeners(session: Session, plan: RunPlan, journal: Path) -> Listener
     """The evaluators that a recipe names. `journal` is the file of what they answered so far."""
     loaded, recipe = plan.loaded, plan.loaded.recipe
     tags = {k: v.bcp47 for k, v in recipe.languages.items()}
-    places = {need: at(loaded.node, "evaluators", need).place for need in ("asr", "speaker", "mos")}
+    places = {need: loaded.node.at("evaluators", need).place for need in ("asr", "speaker", "mos")}
     identity = session.base.identity
     return Listeners(session.opened, identity, recipe.evaluators, loaded.root, tags, places, session.hashes, Journal(journal))

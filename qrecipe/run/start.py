@@ -7,7 +7,6 @@ from qrecipe.model.languages import check_free, initial_rows, require_free
 from qrecipe.model.weights import Delta
 from qrecipe.model.working import WorkingWeights
 from qrecipe.plan.complete import RunPlan
-from qrecipe.recipe.checks import at
 from qrecipe.run.datasets import needed, prepare_all
 from qrecipe.run.session import RunSession, Session, recipe_listeners
 from qrecipe.run.store import RunStore
@@ -30,7 +29,7 @@ def _add_languages(session: Session, plan: RunPlan, working: WorkingWeights) -> 
     net, listed = session.opened.net, session.base.languages
     chosen = {}
     for key, language in plan.loaded.recipe.languages.items():
-        node = at(plan.loaded.node, "languages", key)
+        node = plan.loaded.node.at("languages", key)
         row = plan.rows[key]
         require_free(check_free(net, row, listed, (node.key_place or node.place), language.token_id == "auto"))
         chosen[key] = (row, language)
