@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from qrecipe.cli.measuring import measuring_options, request_of
+from qrecipe.cli.measuring import MeasuringOptions, measuring_options
 from qrecipe.cli.options import allow_option, format_option
 
 
@@ -22,7 +22,7 @@ def command(first: str, second: str, format_: str, **options: Any) -> int:
     from qrecipe.report.console import RunConsole
     from qrecipe.run.evaluation import compare
 
-    request = request_of(**options)
+    request = MeasuringOptions(**options).request()
     with RunConsole() as console:
         result = compare(first, second, request, console)
     if format_ == "json":

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from qrecipe.cli.measuring import measuring_options, request_of
+from qrecipe.cli.measuring import MeasuringOptions, measuring_options
 from qrecipe.cli.options import allow_option, format_option
 
 
@@ -28,7 +28,7 @@ def command(model: str, format_: str, probe_gates: bool, **options: Any) -> int:
 
     if probe_gates and options["recipe"] is None:
         raise click.UsageError("--probe-gates tries the gates of a recipe: give --recipe")
-    request = request_of(**options, probe_gates=probe_gates)
+    request = MeasuringOptions(**options).request(probe_gates)
     with RunConsole() as console:
         result = evaluate(model, request, console)
     unsound = any(not g["sound"] for g in result.gates)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -11,6 +12,9 @@ import click
 from qrecipe.cli.options import FILE
 
 if TYPE_CHECKING:
+    from qrecipe.recipe import LoadedRecipe
+    from qrecipe.recipe.evaluator import Evaluators
+    from qrecipe.recipe.recipe import Evaluation
     from qrecipe.run.evaluation import Request
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -59,75 +63,85 @@ def measuring_options(function: F) -> F:
     return function
 
 
-def request_of(
-    *,
-    data: Path,
-    metrics: str,
-    recipe: Path | None,
-    locked: bool,
-    layout: str,
-    prompt: str,
-    language: str,
-    reference: Path | None,
-    reference_text: str | None,
-    seeds: str,
-    prompts: int | None,
-    batch: int,
-    asr: str | None,
-    asr_backend: str,
-    speaker: str,
-    mos: str,
-    bcp47: str | None,
-    confidence: float,
-    out: Path | None,
-    probe_gates: bool = False,
-) -> Request:
-    """What the options ask for. Raises `UserError`."""
+@dataclass(frozen=True)
+class MeasuringOptions:
+    """Values of the options, by their names."""
+
+    data: Path
+    metrics: str
+    recipe: Path | None
+    locked: bool
+    layout: str
+    prompt: str
+    language: str
+    reference: Path | None
+    reference_text: str | None
+    seeds: str
+    prompts: int | None
+    batch: int
+    asr: str | None
+    asr_backend: str
+    speaker: str
+    mos: str
+    bcp47: str | None
+    confidence: float
+    out: Path | None
+
+    def evaluation(self) -> Evaluation:
+        """The options as the section `evaluation` of a recipe."""
+        from qrecipe.recipe.recipe import Evaluation
+
+        try:
+            seeds = [int(s) for s in self.seeds.split(",")]
+        except ValueError:
+            raise click.BadParameter("seeds are whole numbers separated by commas", param_hint="--seeds") from None
+        layouts = ["streaming", "non_streaming"] if self.layout == "both" else [self.layout]
+        prompt = None if self.prompt == "default" else self.prompt
+        section = {"seeds": seeds, "prompts": self.prompts, "batch": self.batch, "layouts": layouts, "prompt": prompt}
+        return Evaluation.model_validate(section)
+
+    def evaluators(self) -> Evaluators:
+        """The options as the section `evaluators` of a recipe."""
+        from qrecipe.recipe.evaluator import Evaluators
+
+        asr = {"model": self.asr, "backend": self.asr_backend} if self.asr else None
+        named = self.speaker in ("base", "resemblyzer")
+        speaker = {"backend": self.speaker} if named else {"backend": "wavlm", "model": self.speaker}
+        return Evaluators.model_validate({"asr": asr, "speaker": speaker, "mos": {"backend": self.mos}})
+
+    def request(self, probe_gates: bool = False) -> Request:
+        """The request that the options make, over those of the recipe if one is named. Raises `UserError`."""
+        from qrecipe.recipe import load
+        from qrecipe.run.evaluation import Request, from_recipe
+
+        language = self.language.lower()
+        request = Request(
+            data=self.data,
+            metrics=self.metrics.split(","),
+            language=language,
+            settings=self.evaluation(),
+            reference=self.reference,
+            reference_text=self.reference_text,
+            evaluators=self.evaluators(),
+            tags={language: self.bcp47} if self.bcp47 else {},
+            confidence=self.confidence,
+            out=self.out,
+        )
+        if self.recipe is None:
+            if self.locked:
+                raise click.BadParameter("there is a lock beside a recipe: give --recipe", param_hint="--locked")
+            return request
+        loaded = load(self.recipe)
+        if self.locked:
+            _require_lock(loaded)
+        return from_recipe(loaded, str(self.data), request, probe_gates)
+
+
+def _require_lock(loaded: LoadedRecipe) -> None:
     from qrecipe.files import FileHashes
     from qrecipe.plan import make_plan
     from qrecipe.plan.complete import with_identity
-    from qrecipe.recipe import load
-    from qrecipe.recipe.evaluator import Evaluators
-    from qrecipe.recipe.recipe import Evaluation
-    from qrecipe.run.evaluation import Request, from_recipe
     from qrecipe.run.locking import require_lock
 
-    try:
-        numbers = [int(s) for s in seeds.split(",")]
-    except ValueError:
-        raise click.BadParameter("seeds are whole numbers separated by commas", param_hint="--seeds") from None
-    settings = Evaluation.model_validate(
-        {
-            "seeds": numbers,
-            "prompts": prompts,
-            "batch": batch,
-            "layouts": ["streaming", "non_streaming"] if layout == "both" else [layout],
-            "prompt": None if prompt == "default" else prompt,
-        }
-    )
-    encoder: dict[str, Any] = {"backend": speaker} if speaker in ("base", "resemblyzer") else {"backend": "wavlm", "model": speaker}
-    evaluators = Evaluators.model_validate(
-        {"asr": {"model": asr, "backend": asr_backend} if asr else None, "speaker": encoder, "mos": {"backend": mos}}
-    )
-    language = language.lower()
-    request = Request(
-        data=data,
-        metrics=metrics.split(","),
-        language=language,
-        settings=settings,
-        reference=reference,
-        reference_text=reference_text,
-        evaluators=evaluators,
-        tags={language: bcp47} if bcp47 else {},
-        confidence=confidence,
-        out=out,
-    )
-    if recipe is None:
-        if locked:
-            raise click.BadParameter("there is a lock beside a recipe: give --recipe", param_hint="--locked")
-        return request
-    loaded = load(recipe)
-    if locked:
-        hashes = FileHashes()
-        require_lock(with_identity(make_plan(loaded, hashes), hashes))
-    return from_recipe(loaded, str(data), request, probe_gates)
+    hashes = FileHashes()
+    require_lock(with_identity(make_plan(loaded, hashes), hashes))
