@@ -73,7 +73,9 @@ class Judge:
         session = self.session
         for probed in probe(counting, session.data.speech, session.evaluation, session.listeners, self._progress):
             label, needed = probed.gate.label(), probed.prompts_needed
-            session.events.emit("gate_tried", gate=label, sound=probed.is_valid, tried=probed.clean_verdict is not None, reason=probed.reason)
+            session.events.emit(
+                "gate_tried", gate=label, sound=probed.is_valid, tried=probed.clean_verdict is not None, reason=probed.reason
+            )
             if not probed.is_valid:
                 help_ = f"about {needed:,} prompts would do" if needed else "move the threshold, or see docs/method.md on gates"
                 problems.append(Problem("QR083", f"{label} was tried on recordings: {probed.why()}", places[label], help_))
