@@ -20,7 +20,7 @@ from qrecipe.errors import EngineError
 from qrecipe.files import FileHashes
 from qrecipe.model.opened import open_model
 from qrecipe.model.weights import Delta
-from qrecipe.plan.bases import LocalBase
+from qrecipe.plan.bases import LocalBase, weight_files
 from qrecipe.plan.fetch import resolve
 from qrecipe.plan.tokenizer import TextTokenizer
 from qrecipe.qwen3 import CODEC_TABLE, TEXT_TABLE
@@ -73,7 +73,7 @@ def check_weights(base: dict[str, torch.Tensor], new: dict[str, torch.Tensor], d
 
 def test_only_trained_bytes_differ(mini: LocalBase, exported: Path, delta: Delta) -> None:
     assert mini.folder is not None
-    for old in sorted(mini.folder.glob("model-*.safetensors")):
+    for old in weight_files(mini.folder):
         new = exported / old.name
         assert header(old) == header(new)
         assert old.stat().st_size == new.stat().st_size
@@ -89,7 +89,7 @@ def test_every_other_file_is_the_base_s(mini: LocalBase, exported: Path) -> None
             changed.add(str(file.relative_to(exported)))
         assert file.stat().st_ino != original.stat().st_ino, "copied, never linked"
         assert file.stat().st_nlink == 1
-    assert changed == {"config.json", *(f.name for f in mini.folder.glob("model-*.safetensors"))}
+    assert changed == {"config.json", *(f.name for f in weight_files(mini.folder))}
     missing = {f.name for f in mini.folder.iterdir()} - {f.name for f in exported.iterdir()}
     assert missing == {"builtin.json", "README.md"}
 
