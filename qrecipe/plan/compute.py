@@ -132,7 +132,7 @@ class _Decoder:
         """Of one layer."""
         return self.hidden * (2 * self.heads + 2 * self.keys + 3 * self.inner)
 
-    def kept(self, trains: bool, turned_again: bool = False) -> int:
+    def saved(self, trains: bool, turned_again: bool = False) -> int:
         """Bytes that one layer keeps of one position. Inputs of linear layers are kept only for those that train.
 
         `turned_again`: queries and keys after norm and rotation are not kept but computed again, by the kernel that does all between the
@@ -172,7 +172,7 @@ def compute(stage: Stage, trainable: Trainable, shapes: Shapes, volume: Volume |
         trained=learned * FP32,
         gradients=learned * FP32,
         optimizer=learned * MOMENTS,
-        activations=round(batch * model.kept(ratio)),
+        activations=round(batch * model.saved(ratio)),
         accumulates=stage.batch.accumulate > 1,
         operations=_operations(stage, model, ratio, volume),
     )
@@ -198,12 +198,12 @@ class _Model:
         """Whether linear layers of a part learn, themselves or through low-rank deltas."""
         return any(within(n, part) for n in self._names)
 
-    def kept(self, ratio: float) -> float:
+    def saved(self, ratio: float) -> float:
         """Bytes that one frame keeps, or that its loss needs beside them."""
         total, logits = 0.0, 0
         if self.first is not None:
             for i in range(self.first, self.talker.layers):
-                total += ratio * self.talker.kept(self.trains(f"{TALKER_LAYERS}.{i}"))
+                total += ratio * self.talker.saved(self.trains(f"{TALKER_LAYERS}.{i}"))
         if "talker" in self.terms:
             logits = self.shapes[f"{CODEC_HEAD}.weight"][0]
             total += logits * BF16
@@ -211,7 +211,7 @@ class _Model:
             for i in range(self.predictor.layers):
                 layer = f"{PREDICTOR_LAYERS}.{i}"
                 joint = all(f"{layer}.self_attn.{n}_proj.weight" in self._joint for n in "qkv")
-                total += self.groups * self.predictor.kept(self.trains(layer), turned_again=joint)
+                total += self.groups * self.predictor.saved(self.trains(layer), turned_again=joint)
             heard = self.groups * (self.talker.hidden + self.predictor.hidden) + (self.groups - 1) * self.predictor.hidden
             count = (self.groups - 1) * self.shapes[f"{PREDICTOR_HEADS}.0.weight"][0]
             total += (heard + count) * BF16

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 from qrecipe.recipe.evaluator import Need
 
 ENTRY_POINTS = "qrecipe.metrics"
 LIKELIHOOD = ("talker_nll", "predictor_nll")
 """Metrics of how likely recordings are."""
+
+_Better = Literal["lower", "higher", "one", "match"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class MetricSpec:
     unit: str
     source: Literal["teacher_forced", "generated"]
     """`teacher_forced` reads recordings only; `generated` speaks every prompt with every seed."""
-    better: Literal["lower", "higher", "one", "match"]
+    better: _Better
     """`one`: the nearer to 1; `match`: the nearer to the recordings' own."""
     function: str
     """`module:function`, called with one item: `TeacherForced`, or for `generated` one spoken `Sample`. Returns a float, or a `Ratio` whose denominators weigh the prompts."""
@@ -47,186 +49,61 @@ class MetricSpec:
     """The extra of qrecipe that installs them."""
 
 
+def _likelihood(name: str, better: _Better, description: str) -> MetricSpec:
+    return MetricSpec(name, description, "nat", "teacher_forced", better, f"qrecipe.evaluate.metrics:{name}")
+
+
+def _spoken(name: str, unit: str, better: _Better, description: str, function: str | None = None, **more: Any) -> MetricSpec:
+    """A metric of generated speech; `function` where it is not `metrics:NAME` of `qrecipe.evaluate`."""
+    return MetricSpec(name, description, unit, "generated", better, f"qrecipe.evaluate.{function or f'metrics:{name}'}", **more)
+
+
+def _sound(name: str, unit: str, better: _Better, description: str, *corruptions: str, on_recordings: bool = True) -> MetricSpec:
+    """A metric of the sound alone."""
+    return _spoken(name, unit, better, description, f"sound:{name}", spoilt=corruptions, on_recordings=on_recordings)
+
+
 def _error_rate(name: str, unit: str) -> MetricSpec:
-    return MetricSpec(
-        name,
-        f"{unit} error rate: edits over {unit}s of the normalised text, pooled over prompts; of one sample at most as many as its text has {unit}s",
-        "share",
-        "generated",
-        "lower",
-        f"qrecipe.evaluate.metrics:{name}",
-        counts=True,
-        spoilt=("transcripts", "cut", "doubled", "reversed"),
-        needs="asr",
-        packages=("jiwer",),
-        extra="asr",
-        on_recordings=True,
-    )
+    counted = f"edits over {unit}s of the normalised text, pooled over prompts"
+    description = f"{unit} error rate: {counted}; of one sample at most as many as its text has {unit}s"
+    corruptions = ("transcripts", "cut", "doubled", "reversed")
+    needs: dict[str, Any] = {"needs": "asr", "packages": ("jiwer",), "extra": "asr"}
+    return _spoken(name, "share", "lower", description, counts=True, spoilt=corruptions, on_recordings=True, **needs)
 
 
-BUILTIN: dict[str, MetricSpec] = {
-    m.name: m
-    for m in (
-        MetricSpec(
-            "talker_nll",
-            "negative log-likelihood of codebook 0, end of speech included, mean per label",
-            "nat",
-            "teacher_forced",
-            "lower",
-            "qrecipe.evaluate.metrics:talker_nll",
-        ),
-        MetricSpec(
-            "predictor_nll",
-            "negative log-likelihood of the other codebooks, mean per frame and codebook",
-            "nat",
-            "teacher_forced",
-            "lower",
-            "qrecipe.evaluate.metrics:predictor_nll",
-        ),
-        MetricSpec(
-            "text_gain",
-            "what reading is worth: `talker_nll` under another recording's text less that under its own, the other text being the nearest in length",
-            "nat",
-            "teacher_forced",
-            "higher",
-            "qrecipe.evaluate.metrics:text_gain",
-        ),
-        _error_rate("cer", "character"),
-        _error_rate("wer", "word"),
-        MetricSpec(
-            "repeated_words",
-            "words of the transcript that are repeated immediately, beyond those of the text, over words of the text",
-            "share",
-            "generated",
-            "lower",
-            "qrecipe.evaluate.metrics:repeated_words",
-            counts=True,
-            spoilt=("doubled",),
-            needs="asr",
-            on_recordings=True,
-        ),
-        MetricSpec(
-            "runaway_rate",
-            "share of samples that reach the frame cap instead of ending",
-            "share",
-            "generated",
-            "lower",
-            "qrecipe.evaluate.metrics:runaway",
-            binary=True,
-            spoilt=("endless",),
-        ),
-        MetricSpec(
-            "early_stop_rate",
-            "share of samples that last less than half as long as the recording",
-            "share",
-            "generated",
-            "lower",
-            "qrecipe.evaluate.metrics:early_stop",
-            binary=True,
-            spoilt=("stub",),
-        ),
-        MetricSpec(
-            "duration_ratio",
-            "frames spoken over frames of the recording, median over prompts",
-            "ratio",
-            "generated",
-            "one",
-            "qrecipe.evaluate.metrics:duration_ratio",
-            centre="median",
-            spoilt=("doubled", "cut"),
-        ),
-        MetricSpec(
-            "repeated_frames",
-            "longest run of frames with the same code 0",
-            "frame",
-            "generated",
-            "lower",
-            "qrecipe.evaluate.metrics:repeated_frames",
-            spoilt=("stuck",),
-            on_recordings=True,
-        ),
-        MetricSpec(
-            "silence_share",
-            "share of 20 ms frames that lie 40 dB or more below the loudest",
-            "share",
-            "generated",
-            "lower",
-            "qrecipe.evaluate.sound:silence_share",
-            spoilt=("gaps",),
-            on_recordings=True,
-        ),
-        MetricSpec(
-            "speaking_rate",
-            "characters of the normalised text a second, from the first to the last speech",
-            "1/s",
-            "generated",
-            "match",
-            "qrecipe.evaluate.sound:speaking_rate",
-            spoilt=("doubled", "cut"),
-            on_recordings=True,
-        ),
-        MetricSpec(
-            "pause_rate",
-            "pauses of 0.2 s or more a second of speech",
-            "1/s",
-            "generated",
-            "lower",
-            "qrecipe.evaluate.sound:pause_rate",
-            spoilt=("gaps",),
-            on_recordings=True,
-        ),
-        MetricSpec(
-            "speaker_similarity",
-            "cosine between speaker vectors of the sample and of its reference, by `evaluators.speaker`",
-            "cosine",
-            "generated",
-            "higher",
-            "qrecipe.evaluate.metrics:speaker_similarity",
-            needs="speaker",
-            spoilt=("voice",),
-            on_recordings=True,
-        ),
-        MetricSpec(
-            "mos",
-            "mean opinion score from 1 to 5 as `evaluators.mos` predicts it",
-            "MOS",
-            "generated",
-            "higher",
-            "qrecipe.evaluate.metrics:mos",
-            needs="mos",
-            spoilt=("noise",),
-            on_recordings=True,
-        ),
-        MetricSpec(
-            "f0_range",
-            "semitones between the 5th and the 95th percentile of pitch",
-            "semitone",
-            "generated",
-            "match",
-            "qrecipe.evaluate.sound:f0_range",
-            spoilt=("flat",),
-            on_recordings=True,
-        ),
-        MetricSpec(
-            "f0_correlation",
-            "correlation of the pitch contour with that of the recording, after alignment",
-            "correlation",
-            "generated",
-            "higher",
-            "qrecipe.evaluate.sound:f0_correlation",
-            spoilt=("flat", "recordings"),
-        ),
-        MetricSpec(
-            "energy_correlation",
-            "correlation of loudness in dB with that of the recording, after alignment",
-            "correlation",
-            "generated",
-            "higher",
-            "qrecipe.evaluate.sound:energy_correlation",
-            spoilt=("reversed", "recordings"),
-        ),
-    )
-}
+_GAIN = (
+    "what reading is worth: `talker_nll` under another recording's text less that under its own, the other text being the nearest in length"
+)
+_REPEATED = "words of the transcript that are repeated immediately, beyond those of the text, over words of the text"
+_SIMILARITY = "cosine between speaker vectors of the sample and of its reference, by `evaluators.speaker`"
+_MOS = "mean opinion score from 1 to 5 as `evaluators.mos` predicts it"
+_RUNAWAY = "share of samples that reach the frame cap instead of ending"
+_EARLY = "share of samples that last less than half as long as the recording"
+_DURATION = "frames spoken over frames of the recording, median over prompts"
+_RATE = "characters of the normalised text a second, from the first to the last speech"
+_CONTOUR = "correlation of the pitch contour with that of the recording, after alignment"
+_LOUDNESS = "correlation of loudness in dB with that of the recording, after alignment"
+_SPECS = (
+    _likelihood("talker_nll", "lower", "negative log-likelihood of codebook 0, end of speech included, mean per label"),
+    _likelihood("predictor_nll", "lower", "negative log-likelihood of the other codebooks, mean per frame and codebook"),
+    _likelihood("text_gain", "higher", _GAIN),
+    _error_rate("cer", "character"),
+    _error_rate("wer", "word"),
+    _spoken("repeated_words", "share", "lower", _REPEATED, counts=True, spoilt=("doubled",), needs="asr", on_recordings=True),
+    _spoken("runaway_rate", "share", "lower", _RUNAWAY, "metrics:runaway", binary=True, spoilt=("endless",)),
+    _spoken("early_stop_rate", "share", "lower", _EARLY, "metrics:early_stop", binary=True, spoilt=("stub",)),
+    _spoken("duration_ratio", "ratio", "one", _DURATION, centre="median", spoilt=("doubled", "cut")),
+    _spoken("repeated_frames", "frame", "lower", "longest run of frames with the same code 0", spoilt=("stuck",), on_recordings=True),
+    _sound("silence_share", "share", "lower", "share of 20 ms frames that lie 40 dB or more below the loudest", "gaps"),
+    _sound("speaking_rate", "1/s", "match", _RATE, "doubled", "cut"),
+    _sound("pause_rate", "1/s", "lower", "pauses of 0.2 s or more a second of speech", "gaps"),
+    _spoken("speaker_similarity", "cosine", "higher", _SIMILARITY, needs="speaker", spoilt=("voice",), on_recordings=True),
+    _spoken("mos", "MOS", "higher", _MOS, needs="mos", spoilt=("noise",), on_recordings=True),
+    _sound("f0_range", "semitone", "match", "semitones between the 5th and the 95th percentile of pitch", "flat"),
+    _sound("f0_correlation", "correlation", "higher", _CONTOUR, "flat", "recordings", on_recordings=False),
+    _sound("energy_correlation", "correlation", "higher", _LOUDNESS, "reversed", "recordings", on_recordings=False),
+)
+BUILTIN: dict[str, MetricSpec] = {m.name: m for m in _SPECS}
 
 
 @lru_cache(maxsize=256)
