@@ -75,7 +75,8 @@ def make_plan(loaded: LoadedRecipe, hashes: FileHashes | None = None, strict: bo
     languages = planner.languages()
     planner.check_languages()
     datasets = planner.datasets()
-    synthetic = make_synthetic(loaded, base, planner.manifests, hashes, problems)
+    synthetic, mistakes = make_synthetic(loaded, base, planner.manifests, hashes)
+    problems += mistakes
 
     # Every stage starts from the one before it, and its fingerprint holds that of its start.
     stages: list[PlannedStage] = []

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from qrecipe.errors import Problems, RecipeError, suggest
+from qrecipe.errors import Problems, RecipeError, Severity, suggest
 from qrecipe.files import FileHashes, digest, is_file
 from qrecipe.plan import boundaries
 from qrecipe.plan.bases import BaseInfo
@@ -18,6 +18,7 @@ from qrecipe.qwen3 import FRAMES_PER_SECOND, PREDICTOR_HEADS, PREDICTOR_LAYERS, 
 from qrecipe.recipe import LoadedRecipe
 from qrecipe.recipe.language import TAGS
 from qrecipe.recipe.objectives import OBJECTIVES
+from qrecipe.recipe.reader import Node
 from qrecipe.recipe.respelling import Table, read
 from qrecipe.recipe.stage import Stage, Use
 from qrecipe.recipe.synthetic import is_spoken, voices
@@ -108,15 +109,15 @@ def planned_for(loaded: LoadedRecipe, stage: Stage, datasets: dict[str, Syntheti
 
 
 def make_synthetic(
-    loaded: LoadedRecipe, base: BaseInfo, manifests: dict[str, Manifest], hashes: FileHashes, problems: Problems
-) -> dict[str, SyntheticDataset]:
-    """Reads the respelling tables and spells the sentences, by dataset. Adds what is wrong to `problems`."""
+    loaded: LoadedRecipe, base: BaseInfo, manifests: dict[str, Manifest], hashes: FileHashes
+) -> tuple[dict[str, SyntheticDataset], Problems]:
+    """Reads the respelling tables and spells the sentences, by dataset."""
     recipe = loaded.recipe
+    reader = _Reader(loaded, base, hashes)
     stages = {u.dataset: s for s in recipe.stages for u in s.uses if _is_synthetic(loaded, s, u)}
-    languages = dict.fromkeys(recipe.datasets[d].language for d in stages)
-    tables = {language: _table(loaded, base, language, problems) for language in languages}
-    recordings = _voices(loaded, problems) if any(OBJECTIVES[s.objective].speaks for s in stages.values()) else []
-    listener = _listener(loaded, hashes, problems) if recordings else None
+    tables = {language: reader.table(language) for language in dict.fromkeys(recipe.datasets[d].language for d in stages)}
+    recordings = reader.voices() if any(OBJECTIVES[s.objective].speaks for s in stages.values()) else []
+    listener = reader.listener() if recordings else None
     voice_hashes = [hashes.sha256(v) for v in recordings if is_file(v)]
     step, datasets = _step(base), {}
     for name in stages:
@@ -128,12 +129,12 @@ def make_synthetic(
         spoken_as = language
         if own is not None and own.respelling is not None and table is not None:
             spoken_as = own.respelling.language
-            sentences = _spelled(sentences, table, loaded, name, problems)
+            sentences = reader.spelled(sentences, table, name)
         content = [SYNTHESIS, recipe.teacher.model_dump(mode="json", exclude={"voices"}), spoken_as, voice_hashes]
         content += [[s.spoken for s in sentences], listener]
         key = digest(content) if len(voice_hashes) == len(recordings) else None
         datasets[name] = SyntheticDataset(name, language, spoken_as, tuple(sentences), tuple(recordings), key, table, step)
-    return datasets
+    return datasets, reader.problems
 
 
 def _step(base: BaseInfo) -> float | None:
@@ -158,82 +159,88 @@ def _words(dataset: SyntheticDataset) -> str:
     return digest([SYNTHESIS, dataset.spoken_as, [[s.text, s.spoken] for s in dataset.sentences]])
 
 
-def _listener(loaded: LoadedRecipe, hashes: FileHashes, problems: Problems) -> object:
-    """The recogniser that judges what the base says, with its content; None where nobody listens."""
-    evaluators = loaded.recipe.evaluators
-    if loaded.recipe.teacher.max_cer is None or evaluators.asr is None:
-        return None
-    model, missing = find("asr", evaluators, loaded.root, loaded.node.at("evaluators", "asr", "model").place, hashes)
-    problems.extend(missing)
-    return [evaluators.asr.model_dump(mode="json"), model.identity]
+class _Reader:
+    """Reads the files that synthetic datasets are made from, and collects problems."""
 
+    def __init__(self, loaded: LoadedRecipe, base: BaseInfo, hashes: FileHashes) -> None:
+        self.loaded = loaded
+        self.base = base
+        self.hashes = hashes
+        self.problems = Problems()
 
-def _voices(loaded: LoadedRecipe, problems: Problems) -> list[Path]:
-    paths = []
-    for i, text in enumerate(voices(loaded.recipe)):
-        path = loaded.path(text)
-        n = loaded.node.at("teacher", "voices", i)
-        if loaded.recipe.teacher.voices:  # those of datasets are judged there
-            outside = boundaries.problem(path, text, n, loaded.bounds)
-            if outside is not None:
-                problems.append(outside)
-                continue
-            if not is_file(path):
-                problems.append(n.problem("QR040", f"{text} is not there yet", None, "warning"))
-        paths.append(path)
-    return paths
-
-
-def _table(loaded: LoadedRecipe, base: BaseInfo, language: str, problems: Problems) -> Table | None:
-    own = loaded.recipe.languages.get(language)
-    if own is None or own.respelling is None:
-        return None
-    node = loaded.node.at("languages", language, "respelling")
-    where, spoken = node.at("table"), own.respelling.language
-    known = base.languages
-    if base.config is not None and spoken not in known:
-        problems.append(node.at("language").problem("QR020", f"the base knows no language `{spoken}`", suggest(spoken, known)))
-        return None
-    path = loaded.path(own.respelling.table)
-    outside = boundaries.problem(path, own.respelling.table, where, loaded.bounds)
-    if outside is not None:
-        problems.append(outside)
-        return None
-    if not is_file(path):
-        problems.append(where.problem("QR040", f"{own.respelling.table} is not there yet", None, "warning"))
-        return None
-    try:
-        table = read(path, loaded.shown(own.respelling.table))
-    except RecipeError as e:
-        problems.extend(e.problems)
-        return None
-    for tag, expected, of in ((table.source, own.bcp47, language), (table.into, TAGS.get(spoken), spoken)):
-        if expected is not None and tag.split("-")[0] != expected.split("-")[0]:
-            message = f"the table spells `{table.source}` for readers of `{table.into}`, and `{of}` is `{expected}`"
-            problems.append(where.problem("QR049", message))
+    def listener(self) -> object:
+        """The recogniser that judges what the base says, with its content; None where nobody listens."""
+        evaluators = self.loaded.recipe.evaluators
+        if self.loaded.recipe.teacher.max_cer is None or evaluators.asr is None:
             return None
-    return table
+        place = self.loaded.node.at("evaluators", "asr", "model").place
+        model, missing = find("asr", evaluators, self.loaded.root, place, self.hashes)
+        self.problems += missing
+        return [evaluators.asr.model_dump(mode="json"), model.identity]
 
+    def voices(self) -> list[Path]:
+        """Recordings in whose voices the base speaks."""
+        stated = self.loaded.recipe.teacher.voices  # those of datasets are checked there
+        return [
+            self.loaded.path(text)
+            for i, text in enumerate(voices(self.loaded.recipe))
+            if not stated or self._may_read(text, self.loaded.node.at("teacher", "voices", i))
+        ]
 
-def _spelled(sentences: list[Sentence], table: Table, loaded: LoadedRecipe, name: str, problems: Problems) -> list[Sentence]:
-    """Sentences respelled, without those that keep letters which the reader's language is not written with."""
-    spelled, foreign_letters = [], []
-    for s in sentences:
-        spoken = table.spell(s.text)
-        foreign = table.foreign(spoken)
-        if foreign:
-            foreign_letters.append((s.line, foreign[0]))
-        else:
-            spelled.append(Sentence(s.line, s.text, spoken))
-    if foreign_letters:
-        n = loaded.node.at("datasets", name)
-        line, letter = foreign_letters[0]
-        message = (
-            f"{len(foreign_letters)} of {len(sentences)} sentences of `{name}` are left out: respelled they keep letters "
-            f"that `{table.into}` is not written with (line {line}: `{letter}`)"
-        )
-        problems.append(n.key_problem("QR047", message, "add a rule to the table", "warning" if spelled else "error"))
-    return spelled
+    def _may_read(self, text: str, n: Node) -> bool:
+        """Whether a recipe may read a file. One that is not on this machine yet is reported."""
+        outside = boundaries.problem(self.loaded.path(text), text, n, self.loaded.bounds)
+        if outside is not None:
+            self.problems.append(outside)
+        elif not is_file(self.loaded.path(text)):
+            self.problems.append(n.problem("QR040", f"{text} is not there yet", None, "warning"))
+        return outside is None
+
+    def table(self, language: str) -> Table | None:
+        """The respelling table of a language; None if it has none that can be used."""
+        own = self.loaded.recipe.languages.get(language)
+        if own is None or own.respelling is None:
+            return None
+        node, file, spoken = self.loaded.node.at("languages", language, "respelling"), own.respelling.table, own.respelling.language
+        where = node.at("table")
+        if self.base.config is not None and spoken not in self.base.languages:
+            help_ = suggest(spoken, self.base.languages)
+            self.problems.append(node.at("language").problem("QR020", f"the base knows no language `{spoken}`", help_))
+            return None
+        if not self._may_read(file, where) or not is_file(self.loaded.path(file)):
+            return None
+        try:
+            table = read(self.loaded.path(file), self.loaded.shown(file))
+        except RecipeError as e:
+            self.problems += e.problems
+            return None
+        for tag, expected, of in ((table.source, own.bcp47, language), (table.into, TAGS.get(spoken), spoken)):
+            if expected is not None and tag.split("-")[0] != expected.split("-")[0]:
+                message = f"the table spells `{table.source}` for readers of `{table.into}`, and `{of}` is `{expected}`"
+                self.problems.append(where.problem("QR049", message))
+                return None
+        return table
+
+    def spelled(self, sentences: list[Sentence], table: Table, dataset: str) -> list[Sentence]:
+        """Sentences respelled, without those that keep letters which the reader's language is not written with."""
+        spelled, foreign_letters = [], []
+        for s in sentences:
+            spoken = table.spell(s.text)
+            foreign = table.foreign(spoken)
+            if foreign:
+                foreign_letters.append((s.line, foreign[0]))
+            else:
+                spelled.append(Sentence(s.line, s.text, spoken))
+        if foreign_letters:
+            n = self.loaded.node.at("datasets", dataset)
+            line, letter = foreign_letters[0]
+            message = (
+                f"{len(foreign_letters)} of {len(sentences)} sentences of `{dataset}` are left out: respelled they keep letters "
+                f"that `{table.into}` is not written with (line {line}: `{letter}`)"
+            )
+            severity: Severity = "warning" if spelled else "error"
+            self.problems.append(n.key_problem("QR047", message, "add a rule to the table", severity))
+        return spelled
 
 
 def bytes_of(frames: int, groups: int) -> int:
