@@ -26,9 +26,9 @@ MAX_DOCUMENT = 64 << 20
 
 def cache_dir() -> Path:
     """The user's cache of audio codes, x-vectors and file hashes: `QRECIPE_CACHE`, else `~/.cache/qrecipe`."""
-    given = os.environ.get("QRECIPE_CACHE")
-    if given:
-        return Path(given)
+    folder = os.environ.get("QRECIPE_CACHE")
+    if folder:
+        return Path(folder)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qrecipe"
 
 
@@ -192,13 +192,13 @@ class FileHashes:
 
     def sha256(self, path: Path) -> str:
         """The file's hash, computed if it is not known."""
-        found = self.known(path)
-        if found is None:
+        checksum = self.known(path)
+        if checksum is None:
             stat = path.stat()
-            found = sha256(path)
-            self._known[self._name(path)] = [stat.st_size, stat.st_mtime_ns, found]
+            checksum = sha256(path)
+            self._known[self._name(path)] = [stat.st_size, stat.st_mtime_ns, checksum]
             self._changed = True
-        return found
+        return checksum
 
     def seconds(self, path: Path, measure: Callable[[Path], float | None]) -> float | None:
         """How long a recording is, measured once and remembered beside the hash."""
@@ -217,7 +217,7 @@ class FileHashes:
         return self._real[text]
 
     def once(self, path: Path, about: Hashable, read: Callable[[], T]) -> T:
-        """What `read` gives for a file, asked for once as long as the file stays the same; `about` says what else it depends on.
+        """The result of `read` for a file, read once as long as the file stays the same; `about` is what else it depends on.
 
         Not kept on disk: for a command that reads one file for several recipes.
         """
@@ -228,8 +228,8 @@ class FileHashes:
         key = (real_path(path), stat.st_size, stat.st_mtime_ns, about)
         if key not in self._read:
             self._read[key] = read()
-        found: T = self._read[key]
-        return found
+        value: T = self._read[key]
+        return value
 
     def save(self) -> None:
         """Adds what was learned to what other processes have written by now; a cache that cannot be written is no error."""

@@ -104,9 +104,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except Exception as e:
         if os.environ.get("QRECIPE_DEBUG"):
             raise
-        known = _of_the_machine(e)
-        if known is not None:
-            _problems([known], as_json)
+        problem = _of_the_machine(e)
+        if problem is not None:
+            _problems([problem], as_json)
             sys.exit(2)
         _failed(f"{type(e).__name__}: {e}", as_json, "an error that qrecipe did not expect", "QRECIPE_DEBUG=1 shows where")
         sys.exit(1)

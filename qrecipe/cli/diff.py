@@ -33,14 +33,14 @@ def command(old: Path, new: Path | None, against: str | None, format_: str) -> i
     with ExitStack() as stack:
         if against is not None:
             before = stack.enter_context(at_revision(old, against))
-            found = compare(make_plan(load(before), FileHashes(before.parent / ".hashes.json")), make_plan(load(old), hashes))
+            difference = compare(make_plan(load(before), FileHashes(before.parent / ".hashes.json")), make_plan(load(old), hashes))
             title = f"{old} since {against}"
         else:
             assert new is not None
-            found = compare(make_plan(load(old), hashes), make_plan(load(new), hashes))
+            difference = compare(make_plan(load(old), hashes), make_plan(load(new), hashes))
             title = f"{old} -> {new}"
     if format_ == "json":
-        print_json(found.as_json())
+        print_json(difference.as_json())
     else:
-        click.echo(report.as_markdown(found, title) if format_ == "markdown" else report.as_text(found, title), nl=False)
+        click.echo(report.as_markdown(difference, title) if format_ == "markdown" else report.as_text(difference, title), nl=False)
     return 0

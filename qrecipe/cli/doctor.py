@@ -18,16 +18,16 @@ def command(model: str | None, revision: str | None, format_: str) -> int:
     from qrecipe.cli.app import print_json
     from qrecipe.run.doctor import examine
 
-    found = examine(model, revision, Path.cwd())
+    findings = examine(model, revision, Path.cwd())
     if format_ == "json":
-        print_json(found)
+        print_json(findings)
     else:
-        for key, value in found["environment"].items():
+        for key, value in findings["environment"].items():
             click.echo(f"{key}: {value}")
         if model:
-            click.echo(f"base {model}: {found['path'] or 'not on this machine'}")
-        for problem in found["missing"]:
+            click.echo(f"base {model}: {findings['path'] or 'not on this machine'}")
+        for problem in findings["missing"]:
             click.echo(f"missing: {problem}")
-        if not found["missing"]:
+        if not findings["missing"]:
             click.echo("nothing is missing")
-    return 2 if found["missing"] else 0
+    return 2 if findings["missing"] else 0

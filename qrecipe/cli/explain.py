@@ -17,18 +17,18 @@ def command(code: str | None, format_: str) -> int:
     from qrecipe.errors import CODES, suggest
     from qrecipe.report.explain import explanations
 
-    known = explanations()
+    explained = explanations()
     if code is None:
         if format_ == "json":
-            print_json([e.as_json() for e in known.values()])
+            print_json([e.as_json() for e in explained.values()])
         else:
             click.echo("".join(f"{c}  {kind.meaning}\n" for c, kind in CODES.items()), nl=False)
         return 0
-    found = known.get(code.upper())
-    if found is None:
-        raise click.UsageError(f"no problem has the code `{code}`; {suggest(code.upper(), known)}")
+    explanation = explained.get(code.upper())
+    if explanation is None:
+        raise click.UsageError(f"no problem has the code `{code}`; {suggest(code.upper(), explained)}")
     if format_ == "json":
-        print_json(found.as_json())
+        print_json(explanation.as_json())
     else:
-        click.echo(found.as_text(), nl=False)
+        click.echo(explanation.as_text(), nl=False)
     return 0

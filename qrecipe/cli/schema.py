@@ -23,19 +23,19 @@ def command(name: str | None, write: Path | None) -> int:
     from qrecipe.recipe import metrics
     from qrecipe.recipe.objectives import OBJECTIVES
 
-    known = schemas()
+    by_name = schemas()
     if write is not None:
-        for key, value in known.items():
+        for key, value in by_name.items():
             write_json(write / f"{key}.schema.json", value)
-        click.echo(f"{len(known)} schemas in {write}")
+        click.echo(f"{len(by_name)} schemas in {write}")
         return 0
     if name == "metrics":
         print_json([asdict(s) for n in metrics.names() if (s := metrics.find(n)) is not None])
     elif name == "objectives":
         print_json([asdict(o) for o in OBJECTIVES.values()])
-    elif name in known:
-        print_json(known[name])
+    elif name in by_name:
+        print_json(by_name[name])
     else:
         what = f"no schema is called `{name}`" if name else "which schema?"
-        raise click.UsageError(f"{what}; {suggest(name or '', [*known, 'metrics', 'objectives'])}")
+        raise click.UsageError(f"{what}; {suggest(name or '', [*by_name, 'metrics', 'objectives'])}")
     return 0

@@ -96,19 +96,19 @@ def _files(request: Request, folder: Path, schema: Path) -> dict[Path, str]:
 def _problems(request: Request, path: Path) -> Iterator[Problem]:
     place = Place("qrecipe new")
     language = request.language
-    known = templates()
+    template_files = templates()
     why = language_key_problem(language)
     if why is None and not re.fullmatch(r"[a-z][a-z0-9_-]{0,62}", language):
         why = "is not a name: lower-case letters, digits, `_`, `-`, a letter first"
     if why is None and language == REPLAY:
         why = "is one that every published base speaks: a recipe adds languages"
-    valid = why is None and re.match(BCP47, request.bcp47) and request.template in known
+    valid = why is None and re.match(BCP47, request.bcp47) and request.template in template_files
     if why is not None:
         yield Problem("QR021", f"language `{language}` {why}", place, f"for example `--language {_clean(language)}`")
     if not re.match(BCP47, request.bcp47):
         yield Problem("QR070", f"`{request.bcp47}` is not a BCP 47 tag", place, "for example `--bcp47 ha`")
-    if request.template not in known:
-        yield Problem("QR070", f"no template is called `{request.template}`", place, suggest(request.template, known))
+    if request.template not in template_files:
+        yield Problem("QR070", f"no template is called `{request.template}`", place, suggest(request.template, template_files))
     if valid and path.exists():
         yield Problem("QR070", f"{path} is there already", place, "choose another folder with `--out`, or edit the file")
 
