@@ -50,14 +50,14 @@ def text_report(name: str, language: str, manifest: Manifest, tokenizer: TextTok
     """Describes a text dataset."""
     texts = [r.text for r in manifest.rows]
     tokens = sum(len(tokenizer.assistant(t)[1]) for t in texts)
-    return _report(name, "text", language, texts, len(manifest.problems), tokens, None, None, elsewhere, own)
+    return _report(name, "text", language, texts, manifest.bad_rows, tokens, None, None, elsewhere, own)
 
 
 def speech_report(data: SpeechData, cosine: float | None, elsewhere: set[str] | None, own: bool) -> Report:
     """Describes a speech dataset."""
     texts = [r.text for r in data.rows]
     tokens = sum(len(r.body) for r in data.rows)
-    return _report(data.name, "speech", data.language, texts, len(data.skipped), tokens, data, cosine, elsewhere, own)
+    return _report(data.name, "speech", data.language, texts, data.rows_skipped, tokens, data, cosine, elsewhere, own)
 
 
 def speaker_cosine(data: SpeechData, vectors: list[tuple[str, torch.Tensor]]) -> float:

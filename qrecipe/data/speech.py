@@ -72,11 +72,18 @@ class SpeechData:
     """Lower-case name."""
     rows: list[SpeechRow]
     skipped: list[Problem] = field(default_factory=list)
-    """Problems of the rows that cannot be used."""
+    """Problems of the rows that cannot be used, the first ones of a kind."""
+    unshown: int = 0
+    """Rows that cannot be used beyond those in `skipped`."""
     x_vectors: dict[Path, torch.Tensor] = field(default_factory=dict)
     """By reference."""
     reference_codes: dict[Path, torch.Tensor] = field(default_factory=dict)
     """By reference, for in-context prompts."""
+
+    @property
+    def rows_skipped(self) -> int:
+        """Rows that cannot be used."""
+        return len(self.skipped) + self.unshown
 
     @property
     def seconds(self) -> float:
@@ -126,6 +133,7 @@ def prepare(
     """
     data = SpeechData(name, dataset.language, [])
     data.skipped = problems = list(manifest.problems)
+    data.unshown = manifest.bad_rows - len(problems)
     recordings = [Recording(r.audio, True, dataset.max_seconds) for r in manifest.rows if r.codes is None and r.audio is not None]
     tell = (lambda done: progress(name, done, len(recordings))) if progress is not None else None
     results = iter(encoder.codes(recordings, tell))

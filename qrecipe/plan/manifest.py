@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from qrecipe.errors import Place, Problem, Problems
+from qrecipe.errors import Place, Problem, Problems, nearest
 from qrecipe.files import is_file
 from qrecipe.plan import boundaries
-from qrecipe.plan.rows import SpeechLine, parse
+from qrecipe.plan.rows import SpeechLine, fields, parse
 from qrecipe.plan.texts import unsayable
 from qrecipe.plan.tokenizer import TextTokenizer, clean_text
 from qrecipe.recipe.reader import NO_CHARACTER
@@ -19,7 +20,24 @@ from qrecipe.recipe.reader import NO_CHARACTER
 MAX_LINE = 1 << 20
 """Bytes of a row."""
 MAX_BAD_ROWS = 1000
-"""Rows whose problems are reported; further ones are counted."""
+"""Problems that are kept with their lines; further ones are counted."""
+SHOWN_ALIKE = 3
+"""Rows of which the same is wrong that are shown with their lines."""
+HEAD = 1 << 14
+"""Bytes by which a file that is no manifest is known."""
+BOM = b"\xef\xbb\xbf"
+UTF_16 = ((b"\xff\xfe\x00\x00", "UTF-32"), (b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16"), (b"{\x00", "UTF-16"), (b"\x00{", "UTF-16"))
+SOUND = (b"RIFF", b"RF64", b"OggS", b"fLaC", b"ID3", b"FORM", b"\xff\xfb", b"\xff\xf3")
+SEPARATORS = ((b"\t", "tabs"), (b"|", "`|`"), (b";", "`;`"), (b",", "commas"))
+MANIFEST_HELP = 'a manifest is JSONL, one JSON object a line: {"audio": "clips/1.wav", "text": "..."}'
+OTHER_NAMES = {
+    **dict.fromkeys(("audio_filepath", "audio_path", "audio_file", "file_name", "filename", "file", "path", "wav", "clip"), "audio"),
+    **dict.fromkeys(("transcript", "transcription", "sentence", "normalized_text", "raw_transcription", "transcript_text"), "text"),
+    **dict.fromkeys(("speaker_id", "client_id", "spk", "speaker_name"), "speaker"),
+    **dict.fromkeys(("ref_text", "prompt_text"), "reference_text"),
+    **dict.fromkeys(("prompt_audio", "reference_audio", "ref_wav"), "reference"),
+}
+"""Fields of other tools' manifests -> what they are here."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +67,10 @@ class Manifest:
     """Of rows that cannot be used; a recording that is not there is a warning until a run needs it."""
     shown: str
     """How messages name the file."""
+    bad_rows: int = 0
+    """Rows that cannot be used, those without their recordings included; `problems` shows the first ones of a kind."""
+    missing: int = 0
+    """Recordings that are not there."""
 
 
 def read_manifest(
@@ -65,9 +87,11 @@ def read_manifest(
     whole = Place(shown or str(path))
     reader = _Reader(kind, path, tokenizer, boundaries.followed(path.parent, *([root] if root is not None else [])))
     rows: list[Row] = []
-    problems = Problems()
-    bad = 0
+    kinds = _Kinds(whole)
     try:
+        other = other_format(path)
+        if other is not None:
+            return Manifest(path, [], Problems([Problem("QR041", f"not a manifest: {other}", whole, MANIFEST_HELP)]), whole.file)
         with open(path, "rb") as f:
             for number, raw in enumerate(_lines(f), start=1):
                 if not raw.strip():
@@ -75,18 +99,80 @@ def read_manifest(
                 row = reader.row(raw, Place(whole.file, number, 1))
                 if isinstance(row, Row):
                     rows.append(row)
-                    continue
-                bad += 1
-                if bad <= MAX_BAD_ROWS:
-                    problems += row
+                else:
+                    kinds.add(row)
     except OSError as e:
         unreadable = Problem("QR040", f"cannot read the manifest: {e.strerror or e}", whole)
         return Manifest(path, [], Problems([unreadable]), whole.file)
-    if bad > MAX_BAD_ROWS:
-        problems.append(Problem("QR041", f"{bad - MAX_BAD_ROWS:,} more rows cannot be used", whole))
+    problems = kinds.summed()
     if not rows and not problems:
         problems.append(Problem("QR041", "the manifest has no rows", whole))
-    return Manifest(path, rows, problems, whole.file)
+    return Manifest(path, rows, problems, whole.file, kinds.rows, kinds.missing)
+
+
+@dataclass
+class _Kinds:
+    """Problems of a manifest's rows: the first ones of each kind with their lines, then how many more there are.
+
+    Numbers and verdicts never depend on how many are shown.
+    """
+
+    whole: Place
+    shown: Problems = field(default_factory=Problems)
+    rows: int = 0
+    """Rows with a problem."""
+    missing: int = 0
+    """Recordings that are not there."""
+    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """(code, message) -> problems. Missing recordings are one kind."""
+
+    def add(self, problems: Problems) -> None:
+        """Takes what is wrong with one row."""
+        self.rows += 1
+        for problem in problems:
+            absent = problem.severity == "warning"
+            self.missing += absent
+            kind = self._kind(problem)
+            self.counts[kind] += 1
+            if self.counts[kind] <= (MAX_BAD_ROWS if absent else SHOWN_ALIKE) and len(self.shown) < MAX_BAD_ROWS:
+                self.shown.append(problem)
+
+    def summed(self) -> Problems:
+        """What is shown; the last one of a kind says how many more rows are alike."""
+        last = {self._kind(p): i for i, p in enumerate(self.shown)}
+        problems, unseen = Problems(self.shown), 0
+        shown = Counter(map(self._kind, self.shown))
+        for kind, count in self.counts.items():
+            more = count - shown[kind]
+            if more and kind in last:
+                problems[last[kind]] = replace(problems[last[kind]], note=f"{more:,} more rows are alike")
+            unseen += 0 if kind in last else more
+        if unseen:
+            problems.append(Problem("QR041", f"{unseen:,} more rows cannot be used", self.whole))
+        return problems
+
+    @staticmethod
+    def _kind(problem: Problem) -> tuple[str, str]:
+        """Problems of a kind have one cause. Missing recordings are one, whatever they are called."""
+        return problem.code, "" if problem.severity == "warning" else problem.message
+
+
+def other_format(path: Path) -> str | None:
+    """What a file is that is no JSONL at all, by its beginning; None for what may be a manifest. Raises `OSError`."""
+    with open(path, "rb") as f:
+        head = f.read(HEAD)
+    for mark, encoding in UTF_16:
+        if head.startswith(mark):
+            return f"the file is in {encoding}; save it as UTF-8"
+    if head.startswith(SOUND):
+        return "the file is a recording"
+    first = next((line for line in head.removeprefix(BOM).splitlines() if line.strip()), b"").strip()
+    if first.startswith(b"[") and not first.endswith(b"]"):
+        return "the file is one JSON list; write its entries one a line"
+    for separator, name in SEPARATORS:
+        if not first.startswith((b"{", b"[")) and separator in first:
+            return f"the file looks like a table with columns between {name}"
+    return None
 
 
 def _lines(f: BinaryIO) -> Iterator[bytes]:
@@ -95,7 +181,7 @@ def _lines(f: BinaryIO) -> Iterator[bytes]:
         if not line.endswith(b"\n"):
             while (rest := f.readline(MAX_LINE)) and not rest.endswith(b"\n"):
                 pass
-        yield line.removesuffix(b"\n")
+        yield line.removesuffix(b"\n").removeprefix(BOM)  # editors begin a file with one, `cat` puts it in the middle
 
 
 @dataclass(frozen=True)
@@ -123,6 +209,10 @@ class _Reader:
             from qrecipe.plan.documents import check  # only for rows that are wrong: jsonschema takes long to import
 
             problems = check(f"{self.kind}-row", value, place, "QR041")
+            renames = _renames(value, self.kind)
+            unknown = Problems(replace(p, help=renames) for p in problems if p.message.startswith("unknown field"))
+            if unknown and renames:
+                return unknown  # with other names, nothing may be missing
             if problems:
                 return problems
         strings = "".join(v for v in value.values() if isinstance(v, str))
@@ -174,6 +264,18 @@ class _Reader:
 
     def _text_problem(self, text: str) -> str | None:
         return self.tokenizer.text_problem(text) if self.tokenizer else unsayable(text)
+
+
+def _renames(value: object, kind: Literal["text", "speech"]) -> str | None:
+    """What fields of a row are called here, if they are another tool's."""
+    if not isinstance(value, dict):
+        return None
+    known = fields(kind)
+    renamed = {name: OTHER_NAMES.get(name) or nearest(name, known) for name in value if name not in known}
+    meant = {name: here for name, here in renamed.items() if here in known and here not in value}
+    if not meant:
+        return None
+    return "rename " + ", ".join(f"`{name}` to `{here}`" for name, here in meant.items())
 
 
 def _bad(place: Place, message: str) -> Problems:

@@ -148,9 +148,9 @@ def stopped_by_missing(dataset: Dataset, manifest: Manifest) -> bool:
 def _summed(manifest: Manifest) -> list[Problem]:
     """A manifest's problems; missing recordings, of which there may be thousands, as one."""
     missing: list[Problem] = manifest.problems.warnings
-    if len(missing) > 1:
+    if manifest.missing > 1:
         first = missing[0]
-        missing = [replace(first, message=f"{first.message}; {len(missing)} recordings are missing in all")]
+        missing = [replace(first, message=f"{first.message}; {manifest.missing:,} recordings are missing in all")]
     return [*manifest.problems.errors, *missing]
 
 
@@ -236,7 +236,7 @@ class _Planner:
                 kind=dataset.kind,
                 language=dataset.language,
                 rows=len(manifest.rows),
-                bad_rows=len(manifest.problems),
+                bad_rows=manifest.bad_rows,
                 sha256=None if missing else dataset_hash(self.loaded, dataset, manifest, self.hashes),
             )
         return planned

@@ -49,6 +49,11 @@ class SpeechLine(Settings):
 _LINES: dict[Literal["text", "speech"], type[TextLine] | type[SpeechLine]] = {"text": TextLine, "speech": SpeechLine}
 
 
+def fields(kind: Literal["text", "speech"]) -> frozenset[str]:
+    """Names that a line may hold."""
+    return frozenset(_LINES[kind].model_fields)
+
+
 def parse(kind: Literal["text", "speech"], value: object, strict: bool = True) -> TextLine | SpeechLine | None:
     """A line of a manifest, None if it does not follow its schema; a hundred times faster than jsonschema.
 

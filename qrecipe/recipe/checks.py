@@ -80,7 +80,9 @@ def _datasets(recipe: Recipe, node: Node, root: Path) -> Iterator[Problem]:
         if dataset.language == "auto":
             message = "`auto` speaks without a language, so no language's row would ever be trained"
             yield n.at("language").problem("QR020", message, suggest("", recipe.languages))
-        if not is_file(root / dataset.path):
+        if (root / dataset.path).is_dir():
+            yield n.at("path").problem("QR040", f"{dataset.path} is a folder; a manifest is a file with one JSON object a line")
+        elif not is_file(root / dataset.path):
             help_ = _sibling(root / dataset.path)
             yield n.at("path").problem("QR040", f"{dataset.path} is not there yet", help_, "warning")
         if isinstance(dataset, SpeechDataset):

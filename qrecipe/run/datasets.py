@@ -56,14 +56,14 @@ def prepare_all(planned: Planned, session: Session, names: Iterable[str]) -> Pre
                 )
                 prepared.speech[name] = data
                 skipped = data.skipped
-                events.emit("dataset", dataset=name, rows=len(data.rows), skipped=len(skipped), minutes=round(data.seconds / 60, 2))
+                events.emit("dataset", dataset=name, rows=len(data.rows), skipped=data.rows_skipped, minutes=round(data.seconds / 60, 2))
             else:
                 skipped = manifest.problems
                 if dataset.on_bad_row == "stop" or not manifest.rows:
                     skipped.raise_any(DataError)
                 bodies = [tokenizer.assistant(r.text)[1] for r in manifest.rows]
                 prepared.text[name] = TextData(name, dataset.language, bodies, [r.line for r in manifest.rows])
-                events.emit("dataset", dataset=name, rows=len(bodies), skipped=len(skipped), minutes=None)
+                events.emit("dataset", dataset=name, rows=len(bodies), skipped=manifest.bad_rows, minutes=None)
             for problem in skipped:
                 events.emit("row_skipped", dataset=name, **problem.as_json())
         except DataError as e:

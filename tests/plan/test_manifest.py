@@ -180,3 +180,43 @@ def test_two_recipes_read_one_manifest_once_until_it_changes(tmp_path: Path, mon
     (tmp_path / "data" / "text.jsonl").write_text('{"text": "Ada buku lain."}\n')
     assert make_plan(two, hashes).plan.datasets["text"] != first["text"]
     assert asked[4:] == ["text.jsonl"]
+
+
+def test_marks_of_byte_order_are_no_part_of_a_row(tmp_path: Path) -> None:
+    bom = b"\xef\xbb\xbf"
+    assert len(read(tmp_path, "text", bom + GOOD, GOOD, bom + GOOD).rows) == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        ('{"text": "Ada buku."}\n'.encode("utf-16"), "UTF-16"),
+        ('{"text": "Ada buku."}\n'.encode("utf-16-be"), "UTF-16"),
+        (b"a|Ada buku.|ada buku\n" * 9, "columns between `|`"),
+        (b"path\tsentence\na.wav\tAda\n", "columns between tabs"),
+        (b"\xef\xbb\xbfaudio;text\r\na.wav;Ada\r\n", "columns between `;`"),
+        (b'[\n {"text": "Ada"}\n]', "one JSON list"),
+        (b"RIFF\x00\x00\x00\x00WAVEfmt ", "a recording"),
+    ],
+)
+def test_another_kind_of_file_is_one_sentence(content: bytes, kind: str, tmp_path: Path) -> None:
+    (tmp_path / "m.jsonl").write_bytes(content)
+    (problem,) = read_manifest(tmp_path / "m.jsonl", "speech", TOKENIZER).problems
+    assert kind in problem.message
+    assert "one JSON object a line" in (problem.help or "")
+
+
+def test_fields_of_other_tools_are_one_message_with_their_names_here(tmp_path: Path) -> None:
+    rows = [{"audio_filepath": f"{i}.wav", "text": "Ada buku.", "duration": 1.5} for i in range(1000)]
+    manifest = read(tmp_path, "speech", *rows)
+    assert manifest.bad_rows == 1000
+    assert len(manifest.problems) == 3
+    assert all(p.help == "rename `audio_filepath` to `audio`" for p in manifest.problems)
+    assert manifest.problems[-1].note == "997 more rows are alike"
+
+
+@pytest.mark.parametrize("many", [10, 1000, 1001, 3000])
+def test_how_many_recordings_are_missing_changes_no_verdict(many: int, tmp_path: Path) -> None:
+    manifest = read(tmp_path, "speech", *({"audio": f"none{i}.wav", "text": "Ada buku."} for i in range(many)))
+    assert (manifest.missing, manifest.bad_rows) == (many, many)
+    assert manifest.problems.errors == []
