@@ -82,7 +82,11 @@ class SpeechLogits:
 
 def input_embeddings(tables: Tables, batch: SpeechBatch, dtype: torch.dtype) -> torch.Tensor:
     """The talker's input, rows end to end: [N, hidden]. Every distinct text token is projected once; sums are float32."""
-    projected = tables.talker.text_projection(tables.text(batch.tokens))
+    return summed_embeddings(tables, batch, tables.talker.text_projection(tables.text(batch.tokens)), dtype)
+
+
+def summed_embeddings(tables: Tables, batch: SpeechBatch, projected: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """`input_embeddings` of text tokens that are projected already, [distinct, hidden]."""
     x = F.embedding(batch.text, projected.float())
     x.index_add_(0, batch.codec_at, tables.codec(batch.codec).float())
     if batch.frames.shape[0]:

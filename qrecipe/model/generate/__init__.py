@@ -1,0 +1,157 @@
+"""Generation at the speed of the device: what every part of qrecipe speaks with.
+
+Stock `generate` is the oracle: the same distribution, and with the same uniform numbers the same codes. A prompt's random
+numbers are its own, and its arithmetic has one shape, so what it says does not depend on what is said beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+from qrecipe.model.generate.decoder import Decoder, Shape
+from qrecipe.model.generate.ops import CHUNK
+from qrecipe.model.generate.prompts import Prompt, numbered
+from qrecipe.model.generate.sampling import Draw, Sampling
+from qrecipe.model.generate.weights import DecodingWeights
+from qrecipe.model.opened import Opened
+from qrecipe.model.room import no_room
+
+__all__ = ["Draw", "Prompt", "Sampling", "generate", "numbered", "width_for"]
+
+CPU_WIDTH = 8
+GPU_WIDTHS = (8, 64, 256)
+"""Rows of the matrix products. On a GPU more rows round otherwise, so the size of a whole task decides, never what is left of it."""
+GPU_FRAMES = 8
+"""Frames between two looks at which rows are done: a look waits for the GPU."""
+GPU_SHARE = 0.8
+"""Of the free memory of a GPU that caches may take."""
+
+OnDone = Callable[[int, torch.Tensor], None]
+"""Called with (index of the prompt, its codes [frames, groups]) when an utterance is done."""
+
+
+def width_for(count: int, device: torch.device) -> int:
+    """Rows of the matrix products for a task of so many prompts."""
+    if device.type != "cuda":
+        return CPU_WIDTH
+    return next((w for w in GPU_WIDTHS if w >= count), GPU_WIDTHS[-1])
+
+
+@torch.inference_mode()
+def generate(
+    opened: Opened,
+    prompts: Sequence[Prompt],
+    sampling: Sampling,
+    *,
+    batch: int | None = None,
+    task: int | None = None,
+    on_done: OnDone | None = None,
+) -> list[torch.Tensor]:
+    """Codes of every prompt, [frames, groups] int64 on the CPU each, without the end.
+
+    Args:
+        prompts: `numbered` where some may be equal.
+        batch: rows at most; None for as many as the device's memory and the task call for. No part of the result.
+        task: prompts of the task that these are a part of, see `width_for`.
+        on_done: told of every utterance as soon as it is done, in no particular order.
+
+    Raises:
+        UserError: QR074 if not even one row fits into memory.
+    """
+    results: dict[int, torch.Tensor] = {}
+    # the longest first, so that the last rows to end are short ones
+    waiting = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i].body), i))
+    weights = _weights(opened)
+    shape = _shape(opened, weights, prompts, sampling, batch, width_for(max(len(prompts), task or 0), opened.device))
+    while waiting:
+        try:
+            for index, codes in _run(opened, weights, prompts, waiting, sampling, shape):
+                results[index] = codes
+                if on_done is not None:
+                    on_done(index, codes)
+        except torch.OutOfMemoryError:
+            if shape.rows == 1:
+                raise no_room("this prompt", f"{shape.positions} positions", "shorten the text or its reference") from None
+            shape = Shape(shape.width, shape.rows // 2, shape.positions, shape.frames, shape.tokens)
+            _decoders(opened).clear()
+            torch.cuda.empty_cache()
+        waiting = [i for i in waiting if i not in results]
+    return [results[i] for i in range(len(prompts))]
+
+
+def _run(
+    opened: Opened, weights: DecodingWeights, prompts: Sequence[Prompt], order: Sequence[int], sampling: Sampling, shape: Shape
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """Keeps all rows busy until nothing waits; yields what is done."""
+    decoder = _decoder(opened, weights, sampling, shape)
+    decoder.know_texts(prompts)
+    waiting, row_of = list(order), dict[int, int]()
+    frames = GPU_FRAMES if opened.device.type == "cuda" else 1
+    while waiting or row_of:
+        idle = [row for row in range(shape.rows) if row not in row_of][: len(waiting)]
+        if idle:
+            entering, waiting = waiting[: len(idle)], waiting[len(idle) :]
+            decoder.admit(idle, [prompts[i] for i in entering])
+            row_of.update(zip(idle, entering, strict=True))
+        for _ in range(frames):
+            decoder.step()
+        done = decoder.done[: shape.rows].tolist()
+        ended = [row for row in row_of if done[row]]
+        for row, codes in zip(ended, decoder.finished(ended) if ended else [], strict=True):
+            yield row_of.pop(row), codes
+
+
+def _shape(opened: Opened, weights: DecodingWeights, prompts: Sequence[Prompt], sampling: Sampling, batch: int | None, width: int) -> Shape:
+    frames = max(min(sampling.max_frames, p.max_frames or sampling.max_frames) for p in prompts)
+    on_gpu = opened.device.type == "cuda"
+    if on_gpu:  # sizes in steps, so that a graph serves more than one task
+        frames = -(-frames // CHUNK) * CHUNK
+    longest = max(p.length for p in prompts)
+    positions = -(-(-(-longest // CHUNK) * CHUNK + frames + 1) // CHUNK) * CHUNK
+    tokens = len({t for p in prompts for t in (*p.role, *p.body, *(p.reference_body or []))}) + 3
+    if on_gpu:
+        tokens = 1 << (tokens - 1).bit_length()
+    rows = max(1, min(width, batch or width, len(prompts)))
+    if on_gpu:
+        stack = weights.talker
+        row = 2 * len(stack.layers) * stack.kv_heads * stack.width * positions * weights.codec.element_size()
+        rows = max(1, min(rows, int(GPU_SHARE * torch.cuda.mem_get_info()[0] / row)))
+    return Shape(width, rows, positions, frames, tokens)
+
+
+def _decoders(opened: Opened) -> dict[Any, Any]:
+    """What is kept of a base between calls: copies of weights, caches, graphs. Nothing on a CPU, where making it is cheap."""
+    kept: dict[Any, Any] = opened.__dict__.setdefault("_decoders", {})
+    return kept
+
+
+def _weights(opened: Opened) -> DecodingWeights:
+    kept = _decoders(opened)
+    if "weights" in kept and kept["weights"].refresh():
+        weights: DecodingWeights = kept["weights"]
+        return weights
+    kept.clear()
+    weights = DecodingWeights(opened)
+    if opened.device.type == "cuda":
+        kept["weights"] = weights
+    return weights
+
+
+def _decoder(opened: Opened, weights: DecodingWeights, sampling: Sampling, shape: Shape) -> Decoder:
+    """The decoder of a shape; of those for a GPU the last one is kept, with its graph."""
+    if opened.device.type != "cuda":
+        return Decoder(opened, weights, sampling, shape)
+    kept = _decoders(opened)
+    key = (sampling, shape)
+    if key not in kept:
+        for other in [k for k in kept if k != "weights"]:
+            del kept[other]
+        torch.cuda.empty_cache()
+        kept["weights"] = weights
+        kept[key] = Decoder(opened, weights, sampling, shape)
+    decoder: Decoder = kept[key]
+    decoder.done.fill_(True)
+    return decoder

@@ -1,0 +1,288 @@
+"""A batch of rows that speak: static key and value caches, one frame of every row at a time.
+
+Prompts lie in the cache from position 0 on, a row's next position is its own, and what lies beyond it is never read. Every
+matrix product has the shape of `width` rows however many are in use, so a row's numbers do not depend on its batch-mates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from qrecipe.model.forward import Tables, summed_embeddings
+from qrecipe.model.generate import ops as torch_ops
+from qrecipe.model.generate import sampling as draws
+from qrecipe.model.generate.ops import CHUNK, Cache
+from qrecipe.model.generate.prompts import Prompt
+from qrecipe.model.generate.sampling import Sampling
+from qrecipe.model.generate.weights import DecodingWeights, Layer, Stack
+from qrecipe.model.opened import Opened
+from qrecipe.model.prompt import ControlIds, collate
+
+PREFILLED_AT_ONCE = 16
+"""Rows of a prefill on a GPU. Always as many, of a length rounded up to whole chunks; on a CPU a prompt is computed alone."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes that memory is taken for, and a graph recorded."""
+
+    width: int
+    """Rows of every matrix product."""
+    rows: int
+    """Rows in use, at most `width`."""
+    positions: int
+    """Of the longest prompt with its frames, whole chunks."""
+    frames: int
+    """Of the longest utterance."""
+    tokens: int
+    """Distinct text tokens."""
+
+
+class Decoder:
+    """So many rows of caches and state, and the operations that advance them by a frame."""
+
+    def __init__(self, opened: Opened, weights: DecodingWeights, sampling: Sampling, shape: Shape, ops: Any = torch_ops) -> None:
+        """Allocates all memory; on a GPU the first frame records a graph."""
+        self.shape, self.sampling = shape, sampling
+        self._opened, self._w, self._ops = opened, weights, ops
+        self._ids = ControlIds.of(opened.config)
+        self._tables = Tables(opened.talker)
+        self._graph: torch.cuda.CUDAGraph | None = None
+        device, w = weights.device, weights
+
+        def zeros(*size: int, dtype: torch.dtype = w.dtype) -> torch.Tensor:
+            return torch.zeros(size, dtype=dtype, device=device)
+
+        # caches have the rows in use alone, all else has the width of the matrix products
+        self._caches = {
+            id(stack): [Cache.empty(stack, shape.rows, positions, w.codec) for _ in stack.layers]
+            for stack, positions in ((w.talker, shape.positions), (w.predictor, -(-w.groups // 16) * 16))
+        }
+        self._rotation = {
+            id(w.talker): w.rotation(w.talker, shape.positions),
+            id(w.predictor): w.rotation(w.predictor, -(-w.groups // 16) * 16),
+        }
+        width, frames = shape.width, shape.frames + 1  # what a finished row goes on saying lands in the last
+        hidden, vocabulary = self._w.talker.hidden, len(w.codec_head)
+        self.x, self._zero = zeros(width, hidden), zeros(width, hidden)
+        self._nothing = zeros(2 * width, w.predictor.hidden)
+        self.position, self.frame, self.length, self.limit = (zeros(width, dtype=torch.int64) for _ in range(4))
+        self.done = torch.ones(width, dtype=torch.bool, device=device)
+        self.seen = zeros(width, vocabulary, dtype=torch.bool)
+        self.uniforms = zeros(width, frames, w.groups, dtype=torch.float32)
+        self.text = zeros(width, frames, dtype=torch.int64)
+        self.codes = zeros(width, frames, w.groups, dtype=torch.int64)
+        self.projected = zeros(shape.tokens, hidden)
+        self._lookup: dict[int, int] = {}
+        self._rows = torch.arange(width, device=device)
+        self._code_offsets = torch.arange(w.groups - 1, device=device) * w.codebook
+        end = torch.arange(vocabulary, device=device) == self._ids.eos
+        self._is_end = end
+        self._suppressed = (torch.arange(vocabulary, device=device) >= vocabulary - draws.CONTROL_ROWS) & ~end
+        self._inner = [ops.place_at(self._rotation[id(w.predictor)], i, self._caches[id(w.predictor)][0]) for i in range(w.groups)]
+
+    # ---- prompts
+
+    def know_texts(self, prompts: Sequence[Prompt]) -> None:
+        """Projects every text token that the prompts need, now or beside a later frame."""
+        ids = self._ids
+        tokens = sorted(
+            {t for p in prompts for t in (*p.role, *p.body, *(p.reference_body or []))} | {ids.tts_pad, ids.tts_bos, ids.tts_eos}
+        )
+        assert len(tokens) <= self.shape.tokens
+        self._lookup = {token: i for i, token in enumerate(tokens)}
+        self.projected[: len(tokens)] = self._w.text(torch.tensor(tokens, device=self._w.device))
+
+    def admit(self, rows: Sequence[int], prompts: Sequence[Prompt]) -> None:
+        """Puts prompts into rows, in place of what was there."""
+        order = sorted(range(len(rows)), key=lambda i: -(-prompts[i].length // CHUNK))
+        on_gpu = self._w.device.type == "cuda"
+        start = 0
+        while start < len(order):
+            end = start + 1
+            size = -(-prompts[order[start]].length // CHUNK)
+            while on_gpu and end < len(order) and end - start < PREFILLED_AT_ONCE and -(-prompts[order[end]].length // CHUNK) == size:
+                end += 1
+            part = order[start:end]
+            self._prefill([rows[i] for i in part], [prompts[i] for i in part], size * CHUNK if on_gpu else None)
+            start = end
+        self._reset([rows[i] for i in order], [prompts[i] for i in order])
+
+    def _embeddings(self, prompts: Sequence[Prompt]) -> list[torch.Tensor]:
+        """[positions, hidden] of every prompt."""
+        batch = collate([p.example(self._w.groups) for p in prompts], self._ids)
+        known = torch.tensor([self._lookup[t] for t in batch.tokens.tolist()], device=self._w.device)
+        batch = batch.to(self._w.device)
+        return list(torch.split(summed_embeddings(self._tables, batch, self.projected[known], self._w.dtype), list(batch.lengths)))
+
+    def _prefill(self, rows: list[int], prompts: list[Prompt], padded: int | None) -> None:
+        """Fills the talker's caches of rows, and sets what their first frame begins with."""
+        embedded = self._embeddings(prompts)
+        where = torch.tensor(rows, device=self._w.device)
+        last = torch.tensor([len(x) - 1 for x in embedded], device=self._w.device)
+        self.position[where] = last
+        self.x[where] = torch.stack([x[-1] for x in embedded])
+        length = padded or len(embedded[0])
+        x = torch.stack([F.pad(x, (0, 0, 0, length - len(x))) for x in embedded])
+        if padded is not None:
+            x = F.pad(x, (0, 0, 0, 0, 0, PREFILLED_AT_ONCE - len(x)))
+        count, stack = len(x), self._w.talker
+        cos, sin = (table[:length].unsqueeze(1) for table in self._rotation[id(stack)])
+        x = x.flatten(0, 1)
+        delta = torch.zeros_like(x)
+        for layer, cache in zip(stack.layers, self._caches[id(stack)], strict=True):
+            x, h = torch_ops.add_norm(x, delta, layer.input_norm, stack.eps)
+            q, k, v = self._heads(F.linear(h, layer.qkv, layer.qkv_bias), layer, stack, count, cos, sin)
+            for target, values in ((cache.k, k), (cache.v, v)):
+                filled = F.pad(values, (0, 0, 0, 0, 0, -length % CHUNK))
+                chunks = filled.view(count, -1, CHUNK, *filled.shape[2:]).permute(1, 0, 3, 2, 4)
+                target[: len(chunks)].index_copy_(1, where, chunks[:, : len(rows)].contiguous())
+            if layer is stack.layers[-1]:
+                break  # of the last layer only keys and values are read
+            attended = _causal(q, k, v).flatten(0, 1).flatten(1)
+            x, h = torch_ops.add_norm(x, F.linear(attended, layer.o, layer.o_bias), layer.post_norm, stack.eps)
+            delta = F.linear(torch_ops.gated(F.linear(h, layer.gate_up), stack.activation), layer.down)
+
+    @staticmethod
+    def _heads(
+        qkv: torch.Tensor, layer: Layer, stack: Stack, count: int, cos: torch.Tensor, sin: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Queries, keys and values of whole prompts: [count, length, heads, width] each."""
+        heads, kv = stack.heads, stack.kv_heads
+        y = qkv.view(count, -1, heads + 2 * kv, stack.width)
+        qk = torch_ops.rotate(F.rms_norm(y[:, :, : heads + kv], (stack.width,), eps=stack.eps) * layer.head_norms, cos, sin)
+        return qk[:, :, :heads], qk[:, :, heads:], y[:, :, heads + kv :]
+
+    def _reset(self, rows: list[int], prompts: list[Prompt]) -> None:
+        """Sets all of a row's state but its caches and position."""
+        frames, groups, device = self.shape.frames + 1, self._w.groups, self._w.device
+        where = torch.tensor(rows, device=device)
+        limits = [self.limit_of(p) for p in prompts]
+        text = [[self._lookup[t] for t in p.trailing(self._ids, frames)] for p in prompts]
+        self.text[where] = torch.tensor(text, device=device)
+        self.uniforms[where] = torch.from_numpy(np.stack([p.uniforms(frames, groups) for p in prompts])).to(device)
+        self.limit[where] = torch.tensor(limits, device=device)
+        self.seen[where] = False
+        for state in (self.frame, self.length):
+            state[where] = 0
+        self.done[where] = False
+
+    def limit_of(self, prompt: Prompt) -> int:
+        """Frames at which an utterance is cut."""
+        return min(self.sampling.max_frames, prompt.max_frames or self.sampling.max_frames)
+
+    # ---- a frame
+
+    def step(self) -> None:
+        """Advances every row that is not done by one frame."""
+        if self._w.device.type != "cuda":
+            return self._step()
+        if self._graph is None:
+            self._record()
+        assert self._graph is not None
+        self._graph.replay()
+
+    def _record(self) -> None:
+        """Runs a frame twice, which compiles kernels, and records it; the rows' state stays as it was."""
+        state = (self.x, self.position, self.frame, self.length, self.done, self.seen, self.codes)
+        before = [t.clone() for t in state]
+        side: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(2):
+                self._step()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._step()
+        for tensor, values in zip(state, before, strict=True):
+            tensor.copy_(values)
+        self._graph = graph
+
+    def _step(self) -> None:
+        hidden, code = self._code_0()
+        codes = self._codes_after(hidden, code)
+        self._next_input(codes)
+        self._advance(codes)
+
+    def _through(self, stack: Stack, x: torch.Tensor, delta: torch.Tensor, places: list[Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        """All layers. What is to be added comes and goes apart from what it is added to: the sum and the next norm are one kernel."""
+        ops = self._ops
+        for layer, cache in zip(stack.layers, self._caches[id(stack)], strict=True):
+            x, h = ops.add_norm(x, delta, layer.input_norm, stack.eps)
+            attended = ops.attend(F.linear(h, layer.qkv, layer.qkv_bias), layer, places, cache, stack)
+            x, h = ops.add_norm(x, F.linear(attended, layer.o, layer.o_bias), layer.post_norm, stack.eps)
+            delta = F.linear(ops.gated(F.linear(h, layer.gate_up), stack.activation), layer.down)
+        return x, delta
+
+    def _code_0(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The talker: its hidden state [width, hidden] and code 0 [width] of the next frame."""
+        w, s, rows = self._w, self.sampling, self.shape.rows
+        stack = w.talker
+        cache = self._caches[id(stack)][0]
+        live = len(cache.k) if w.device.type == "cuda" else int(self.position[:rows].max()) // cache.k.shape[3] + 1
+        place = self._ops.place(self._rotation[id(stack)], self.position[:rows], cache, live)
+        x, delta = self._through(stack, self.x, self._zero, [place])
+        hidden = self._ops.add_norm(x, delta, stack.norm, stack.eps)[1]
+        scores = draws.penalize(F.linear(hidden, w.codec_head).float(), self.seen, s.repetition_penalty)
+        early = (self.frame < s.min_frames).unsqueeze(1)
+        scores = scores.masked_fill(self._suppressed | (self._is_end & early), -torch.inf)
+        code = self._ops.choose(scores, self.uniforms[self._rows, self.frame, 0], s.talker)
+        self.seen.scatter_(1, code.unsqueeze(1), True)
+        return hidden, code
+
+    def _codes_after(self, hidden: torch.Tensor, code: torch.Tensor) -> torch.Tensor:
+        """The code predictor: all codes of the frame, [width, groups]."""
+        w, s = self._w, self.sampling
+        stack, width = w.predictor, self.shape.width
+        uniforms = self.uniforms[self._rows, self.frame].t().contiguous()
+        x = torch.stack((w.project(hidden), w.codec_in.index_select(0, code)), 1).flatten(0, 1)
+        codes, places = [code], self._inner[:2]
+        for i, head in enumerate(w.heads):
+            x, delta = self._through(stack, x, self._nothing[: len(x)], places)
+            if i == 0:  # of the two first tokens the second is read
+                x, delta = (t.view(width, 2, -1)[:, 1].contiguous() for t in (x, delta))
+            scores = F.linear(self._ops.add_norm(x, delta, stack.norm, stack.eps)[1], head)
+            codes.append(self._ops.choose(scores, uniforms[i + 1], s.predictor))
+            if i + 1 < len(w.heads):
+                x, places = w.tables_in.index_select(0, codes[-1] + i * w.codebook), self._inner[i + 2 : i + 3]
+        return torch.stack(codes, 1)
+
+    def _next_input(self, codes: torch.Tensor) -> None:
+        """The frame's embedding and the text token beside it."""
+        w = self._w
+        rest = w.tables.index_select(0, (codes[:, 1:] + self._code_offsets).flatten()).view(len(codes), w.groups - 1, -1)
+        heard = torch.cat((w.codec.index_select(0, codes[:, 0]).unsqueeze(1), rest), 1).sum(1)
+        self.x.copy_(heard + self.projected.index_select(0, self.text[self._rows, self.frame]))
+
+    def _advance(self, codes: torch.Tensor) -> None:
+        """Keeps the frame, and counts for rows that go on."""
+        self.codes.index_put_((self._rows, self.frame), codes)
+        ended = codes[:, 0] == self._ids.eos
+        going = ~self.done
+        self.length.add_(going & ~ended)
+        self.position.add_(going)
+        self.frame.add_(going)
+        self.done.logical_or_(ended | (self.length >= self.limit))
+
+    def finished(self, rows: Sequence[int]) -> list[torch.Tensor]:
+        """Codes of rows that are done, [frames, groups] int64 on the CPU each."""
+        where = torch.tensor(rows, device=self._w.device)
+        lengths, codes = self.length[where].tolist(), self.codes[where].cpu()
+        return [part[:n].clone() for part, n in zip(codes, lengths, strict=True)]
+
+
+def _causal(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Causal attention over whole prompts, [count, length, heads, width] each."""
+    groups = q.shape[2] // k.shape[2]
+    if groups > 1 and q.device.type == "cpu":
+        k, v = (t.repeat_interleave(groups, 2) for t in (k, v))
+        groups = 1
+    q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=groups > 1).transpose(1, 2)
