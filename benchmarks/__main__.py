@@ -153,7 +153,7 @@ def _measure(name: str, given: argparse.Namespace) -> dict[str, Any]:
     elif name == "encoding":
         found = speech.encoding(_spoken(given), 15.0 if device.type == "cuda" else 2.0)
     elif name == "speaking":
-        found = speech.speaking(_spoken(given), [8, 32] if device.type == "cuda" else [2, 8, 16], 60)
+        found = speech.speaking(_spoken(given), *(([1, 8, 64, 256], 120, 10) if device.type == "cuda" else ([1, 16], 60, 20)))
     else:
         only = "talker.code_predictor" if name == "stock-predictor" else None
         found = stock.run(given.stock, _base(given), given.work, given.steps, only)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,14 @@ import torch
 
 from qrecipe.errors import Place
 from qrecipe.files import FileHashes
-from qrecipe.model import speak
+from qrecipe.model import generate, speak
 from qrecipe.model.opened import Opened, open_model
+from qrecipe.model.prompt import Layout
 from qrecipe.plan.fetch import resolve
 from qrecipe.qwen3 import SAMPLE_RATE
 from qrecipe.recipe.base import Base
 
+TEXT = "Selamat pagi, apa khabar hari ini?"
 ENCODED_AT_ONCE = 60
 """Seconds, as in `qrecipe.data.codes`."""
 
@@ -46,16 +49,49 @@ def encoding(base: str, minutes: float) -> dict[str, Any]:
     return {"what": "encoding, batches by length", "audio hours": round(hours, 3), "hours a minute": round(hours / (seconds / 60), 2)}
 
 
-def speaking(base: str, sizes: list[int], frames: int) -> dict[str, Any]:
-    """Batches through stock `generate_voice_clone`, to the cap of `frames` each."""
+def speaking(base: str, sizes: list[int], frames: int, stock_frames: int) -> dict[str, Any]:
+    """Frames a second of `generate` with so many rows, beside stock `generate_voice_clone`.
+
+    Twice as many prompts as rows, of `frames` on average, so that rows which end are replaced; laying out and prefill count.
+    Stock speaks one batch to the cap of `stock_frames`: its time a frame does not depend on how far it has come.
+    """
     model = opened(base)
     voice = torch.randn(int(model.config.talker_config.hidden_size), generator=torch.Generator().manual_seed(0)) * 0.02
-    found = {}
+    sampling = replace(generate.Sampling.of(model.wrapper), min_frames=10 * frames)
+    found: dict[str, Any] = {"frames/s": {}, "stock frames/s": {}, "first call s": {}, "peak GB by rows": {}}
     for size in sizes:
-        said = [speak.Utterance("Selamat pagi, apa khabar hari ini?", "auto", voice)] * size
-        speak.speak(model, said[:1], layout="streaming", seed=0, max_frames=2)
+        prompts = generate.numbered(_prompts(model, voice, 2 * size, frames))
+        seconds, made = [], []
+        if model.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        for _ in range(3):
+            began = time.perf_counter()
+            made = generate.generate(model, prompts, sampling, batch=size, task=size)
+            seconds.append(time.perf_counter() - began)
+        count = sum(len(codes) for codes in made)
+        assert count == sum(p.max_frames or 0 for p in prompts)
+        found["frames/s"][str(size)] = round(count / min(seconds[1:]), 1)
+        found["first call s"][str(size)] = round(seconds[0] - min(seconds[1:]), 1)
+        if model.device.type == "cuda":
+            found["peak GB by rows"][str(size)] = round(torch.cuda.max_memory_allocated() / 1e9, 1)
+        print(size, found, flush=True)
+        said = [speak.Utterance(TEXT, "auto", voice)] * size
         began = time.perf_counter()
-        made = speak.speak(model, said, layout="streaming", seed=0, max_frames=frames, min_new_tokens=frames)
-        seconds = time.perf_counter() - began
-        found[str(size)] = round(sum(len(m.codes) for m in made) / seconds, 1)
-    return {"what": "speaking, frames a second by batch", **found}
+        slow = speak.speak(model, said, layout="streaming", seed=0, max_frames=stock_frames)
+        seconds = [time.perf_counter() - began]
+        found["stock frames/s"][str(size)] = round(sum(len(m.codes) for m in slow) / seconds[0], 1)
+        print(size, found, flush=True)
+    return {"what": "speaking, frames a second by rows", **found}
+
+
+def _prompts(model: Opened, voice: torch.Tensor, count: int, frames: int) -> list[generate.Prompt]:
+    """Sentences of 20 to 40 tokens in both layouts, to be cut between two thirds and four thirds of `frames`."""
+    rng = np.random.default_rng(0)
+    role, body = model.tokenizer.assistant(TEXT)
+    found = []
+    for i in range(count):
+        text = rng.choice(body, rng.integers(20, 41)).tolist()
+        layout: Layout = "streaming" if i % 2 else "non_streaming"
+        cut = 2 * frames // 3 + (i * 2 * frames // 3) // max(1, count - 1)
+        found.append(generate.Prompt(role, text, None, layout, voice, max_frames=cut))
+    return found

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import product
@@ -225,3 +228,21 @@ def test_random_numbers_are_the_same_for_every_length(prompt_of: Any) -> None:
     prompt = Prompt([1, 2, 3], [4, 5], None, "streaming", torch.ones(2))
     assert (prompt.uniforms(3, 2) == prompt.uniforms(9, 2)[:3]).all()
     assert (prompt.uniforms(1, 4) * 2**24).astype(int).tolist() == [[9709523, 5789622, 12896173, 4161252]]
+
+
+KERNELS = """
+import torch
+from qrecipe.model.generate.weights import Stack
+from qrecipe.model.kernels import decode
+
+for sizes in ((4, 2, 64, 96), (3, 3, 32, 48)):
+    assert decode.agrees(Stack([], torch.empty(0), *sizes, 1e-6, torch.empty(0), None), torch.device("cpu"), torch.float32), sizes
+"""
+
+
+def test_kernels_give_what_torch_gives() -> None:
+    """Interpreted, where no GPU compiles them; what is compiled is tried on the GPU before it is used."""
+    pytest.importorskip("triton")
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    done = subprocess.run([sys.executable, "-c", KERNELS], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

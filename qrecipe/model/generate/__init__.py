@@ -7,17 +7,21 @@ numbers are its own, and its arithmetic has one shape, so what it says does not 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import cache
 from typing import Any
 
 import torch
 
+from qrecipe.model.generate import ops as torch_ops
 from qrecipe.model.generate.decoder import Decoder, Shape
 from qrecipe.model.generate.ops import CHUNK
 from qrecipe.model.generate.prompts import Prompt, numbered
 from qrecipe.model.generate.sampling import Draw, Sampling
-from qrecipe.model.generate.weights import DecodingWeights
+from qrecipe.model.generate.weights import DecodingWeights, Stack
 from qrecipe.model.opened import Opened
 from qrecipe.model.room import no_room
+from qrecipe.model.stock import silence
 
 __all__ = ["Draw", "Prompt", "Sampling", "generate", "numbered", "width_for"]
 
@@ -55,7 +59,7 @@ def generate(
     Args:
         prompts: `numbered` where some may be equal.
         batch: rows at most; None for as many as the device's memory and the task call for. No part of the result.
-        task: prompts of the task that these are a part of, see `width_for`.
+        task: prompts of the task that these are a part of, see `width_for`; by default these are all.
         on_done: told of every utterance as soon as it is done, in no particular order.
 
     Raises:
@@ -65,7 +69,7 @@ def generate(
     # the longest first, so that the last rows to end are short ones
     waiting = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i].body), i))
     weights = _weights(opened)
-    shape = _shape(opened, weights, prompts, sampling, batch, width_for(max(len(prompts), task or 0), opened.device))
+    shape = _shape(opened, weights, prompts, sampling, batch, width_for(task or len(prompts), opened.device))
     while waiting:
         try:
             for index, codes in _run(opened, weights, prompts, waiting, sampling, shape):
@@ -151,7 +155,28 @@ def _decoder(opened: Opened, weights: DecodingWeights, sampling: Sampling, shape
             del kept[other]
         torch.cuda.empty_cache()
         kept["weights"] = weights
-        kept[key] = Decoder(opened, weights, sampling, shape)
+        kept[key] = Decoder(opened, weights, sampling, shape, _ops(weights))
     decoder: Decoder = kept[key]
     decoder.done.fill_(True)
     return decoder
+
+
+def _ops(weights: DecodingWeights) -> Any:
+    """What computes between the matrix products on a GPU: kernels where they can be trusted, else torch."""
+    for stack in (weights.talker, weights.predictor):
+        kernels = _kernels(stack.heads, stack.kv_heads, stack.width, stack.hidden)
+        if kernels is None:
+            return torch_ops
+    return kernels
+
+
+@cache
+def _kernels(heads: int, kv_heads: int, width: int, hidden: int) -> Any:
+    """The kernels, if for a stack of these sizes they give here what torch gives; else None."""
+    stack = Stack([], torch.empty(0), heads, kv_heads, width, hidden, 1e-6, torch.empty(0), None)
+    with suppress(Exception), silence():  # whatever a GPU, or a triton that is not there, makes of it
+        from qrecipe.model.kernels import decode
+
+        if decode.agrees(stack, torch.device("cuda"), torch.bfloat16):
+            return decode
+    return None
