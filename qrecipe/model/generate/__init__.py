@@ -66,8 +66,8 @@ def generate(
         UserError: QR074 if not even one row fits into memory.
     """
     results: dict[int, torch.Tensor] = {}
-    # the longest first, so that the last rows to end are short ones
-    waiting = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i].body), i))
+    # the longest first, by what they may last and then by their text, so that the last rows to end are short ones
+    waiting = sorted(range(len(prompts)), key=lambda i: (-(prompts[i].max_frames or sampling.max_frames), -len(prompts[i].body), i))
     weights = _weights(opened)
     shape = _shape(opened, weights, prompts, sampling, batch, width_for(task or len(prompts), opened.device))
     while waiting:

@@ -6,7 +6,7 @@ matrix product has the shape of `width` rows however many are in use, so a row's
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,8 +24,10 @@ from qrecipe.model.generate.weights import DecodingWeights, Layer, Stack
 from qrecipe.model.opened import Opened
 from qrecipe.model.prompt import ControlIds, collate
 
-PREFILLED_AT_ONCE = 16
-"""Rows of a prefill on a GPU. Always as many, of a length rounded up to whole chunks; on a CPU a prompt is computed alone."""
+PREFILLED_AT_ONCE = {8: 2, 64: 8, 256: 16}
+"""Width -> rows of a prefill on a GPU. Always as many, of a length rounded up to whole chunks; on a CPU a prompt is computed alone."""
+RECORDED_LENGTH = 256
+"""Positions up to which a prefill is a recorded graph: of longer ones the GPU has more to do than the host."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,9 @@ class Decoder:
         self._opened, self._w, self._ops = opened, weights, ops
         self._ids = ControlIds.of(opened.config)
         self._tables = Tables(opened.talker)
-        self._graph: torch.cuda.CUDAGraph | None = None
+        self._graph: Any = None
+        self._prefills: dict[int, tuple[Any, ...]] = {}
+        self._prefilled = PREFILLED_AT_ONCE.get(shape.width, 1)
         device, w = weights.device, weights
 
         def zeros(*size: int, dtype: torch.dtype = w.dtype) -> torch.Tensor:
@@ -107,7 +111,7 @@ class Decoder:
         while start < len(order):
             end = start + 1
             size = -(-prompts[order[start]].length // CHUNK)
-            while on_gpu and end < len(order) and end - start < PREFILLED_AT_ONCE and -(-prompts[order[end]].length // CHUNK) == size:
+            while on_gpu and end < len(order) and end - start < self._prefilled and -(-prompts[order[end]].length // CHUNK) == size:
                 end += 1
             part = order[start:end]
             self._prefill([rows[i] for i in part], [prompts[i] for i in part], size * CHUNK if on_gpu else None)
@@ -122,17 +126,33 @@ class Decoder:
         return list(torch.split(summed_embeddings(self._tables, batch, self.projected[known], self._w.dtype), list(batch.lengths)))
 
     def _prefill(self, rows: list[int], prompts: list[Prompt], padded: int | None) -> None:
-        """Fills the talker's caches of rows, and sets what their first frame begins with."""
+        """Fills the talker's caches of rows, and sets what their first frame begins with.
+
+        `padded` is the length that all are filled up to, on a GPU; there rows that are missing are the first one again.
+        """
         embedded = self._embeddings(prompts)
-        where = torch.tensor(rows, device=self._w.device)
         last = torch.tensor([len(x) - 1 for x in embedded], device=self._w.device)
+        where = torch.tensor(rows, device=self._w.device)
         self.position[where] = last
         self.x[where] = torch.stack([x[-1] for x in embedded])
-        length = padded or len(embedded[0])
-        x = torch.stack([F.pad(x, (0, 0, 0, length - len(x))) for x in embedded])
-        if padded is not None:
-            x = F.pad(x, (0, 0, 0, 0, 0, PREFILLED_AT_ONCE - len(x)))
-        count, stack = len(x), self._w.talker
+        if padded is None:
+            return self._fill_caches(embedded[0].unsqueeze(0), where)
+        missing = self._prefilled - len(rows)
+        where = torch.cat([where, where[:1].expand(missing)])
+        x = torch.stack([F.pad(x, (0, 0, 0, padded - len(x))) for x in [*embedded, *embedded[:1] * missing]])
+        if padded > RECORDED_LENGTH:
+            return self._fill_caches(x, where)
+        if padded not in self._prefills:
+            self._prefills[padded] = _record(self._fill_caches, x, where)
+        graph, *inputs = self._prefills[padded]
+        for static, values in zip(inputs, (x, where), strict=True):
+            static.copy_(values)
+        graph.replay()
+
+    def _fill_caches(self, x: torch.Tensor, where: torch.Tensor) -> None:
+        """Keys and values of prompts [count, length, hidden] into rows [count] of every layer's cache."""
+        count, length = x.shape[:2]
+        stack = self._w.talker
         cos, sin = (table[:length].unsqueeze(1) for table in self._rotation[id(stack)])
         x = x.flatten(0, 1)
         delta = torch.zeros_like(x)
@@ -142,7 +162,7 @@ class Decoder:
             for target, values in ((cache.k, k), (cache.v, v)):
                 filled = F.pad(values, (0, 0, 0, 0, 0, -length % CHUNK))
                 chunks = filled.view(count, -1, CHUNK, *filled.shape[2:]).permute(1, 0, 3, 2, 4)
-                target[: len(chunks)].index_copy_(1, where, chunks[:, : len(rows)].contiguous())
+                target[: len(chunks)].index_copy_(1, where, chunks.contiguous())
             if layer is stack.layers[-1]:
                 break  # of the last layer only keys and values are read
             attended = _causal(q, k, v).flatten(0, 1).flatten(1)
@@ -164,8 +184,12 @@ class Decoder:
         frames, groups, device = self.shape.frames + 1, self._w.groups, self._w.device
         where = torch.tensor(rows, device=device)
         limits = [self.limit_of(p) for p in prompts]
-        text = [[self._lookup[t] for t in p.trailing(self._ids, frames)] for p in prompts]
-        self.text[where] = torch.tensor(text, device=device)
+        text = np.full((len(rows), frames), self._lookup[self._ids.tts_pad])
+        for row, p in zip(text, prompts, strict=True):
+            most = len(p.body) + len(p.reference_body or []) + 1  # after the text there is padding alone
+            beside = [self._lookup[t] for t in p.trailing(self._ids, min(frames, most))]
+            row[: len(beside)] = beside
+        self.text[where] = torch.from_numpy(text).to(device)
         self.uniforms[where] = torch.from_numpy(np.stack([p.uniforms(frames, groups) for p in prompts])).to(device)
         self.limit[where] = torch.tensor(limits, device=device)
         self.seen[where] = False
@@ -184,26 +208,12 @@ class Decoder:
         if self._w.device.type != "cuda":
             return self._step()
         if self._graph is None:
-            self._record()
-        assert self._graph is not None
+            state = (self.x, self.position, self.frame, self.length, self.done, self.seen, self.codes)
+            before = [t.clone() for t in state]
+            (self._graph,) = _record(self._step)
+            for tensor, values in zip(state, before, strict=True):
+                tensor.copy_(values)
         self._graph.replay()
-
-    def _record(self) -> None:
-        """Runs a frame twice, which compiles kernels, and records it; the rows' state stays as it was."""
-        state = (self.x, self.position, self.frame, self.length, self.done, self.seen, self.codes)
-        before = [t.clone() for t in state]
-        side: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(2):
-                self._step()
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self._step()
-        for tensor, values in zip(state, before, strict=True):
-            tensor.copy_(values)
-        self._graph = graph
 
     def _step(self) -> None:
         hidden, code = self._code_0()
@@ -286,3 +296,18 @@ def _causal(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         groups = 1
     q, k, v = (t.transpose(1, 2) for t in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=groups > 1).transpose(1, 2)
+
+
+def _record(run: Callable[..., None], *arguments: torch.Tensor) -> tuple[Any, ...]:
+    """Runs a function twice, which compiles kernels, and records it as a graph; returns it with copies of the arguments that it reads."""
+    static = [t.clone() for t in arguments]
+    side: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(2):
+            run(*static)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run(*static)
+    return (graph, *static)
