@@ -14,9 +14,8 @@ from qrecipe.errors import Place
 from qrecipe.files import FileHashes
 from qrecipe.model import generate, speak
 from qrecipe.model.opened import Opened, open_model
-from qrecipe.model.prompt import Layout
 from qrecipe.plan.fetch import resolve
-from qrecipe.qwen3 import SAMPLE_RATE
+from qrecipe.qwen3 import SAMPLE_RATE, Layout
 from qrecipe.recipe.base import Base
 
 TEXT = "Selamat pagi, apa khabar hari ini?"

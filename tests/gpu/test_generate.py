@@ -11,8 +11,8 @@ import torch
 from qrecipe.model import generate, speak
 from qrecipe.model.generate import Draw, Prompt, Sampling
 from qrecipe.model.opened import Opened, open_model
-from qrecipe.model.prompt import Layout
 from qrecipe.plan.bases import BaseInfo
+from qrecipe.qwen3 import Layout
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 

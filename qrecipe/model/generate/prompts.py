@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from qrecipe.files import canonical_json
 from qrecipe.model import prompt
-from qrecipe.model.prompt import ControlIds, Example, Layout
+from qrecipe.model.prompt import ControlIds, Example
+from qrecipe.qwen3 import Layout
 
 
 @dataclass(frozen=True)
