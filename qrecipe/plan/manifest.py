@@ -11,10 +11,10 @@ from typing import BinaryIO, Literal
 
 from qrecipe.errors import Place, Problem, Problems, nearest
 from qrecipe.files import is_file
-from qrecipe.plan import boundaries
 from qrecipe.plan.rows import SpeechLine, fields, parse
 from qrecipe.plan.texts import unsayable
 from qrecipe.plan.tokenizer import TextTokenizer, clean_text
+from qrecipe.recipe import bounds
 from qrecipe.recipe.reader import NO_CHARACTER
 
 MAX_LINE = 1 << 20
@@ -85,7 +85,7 @@ def read_manifest(
     Recordings lie in the manifest's folder, in `root`, below either, or where the person who runs it allows.
     """
     whole = Place(shown or str(path))
-    reader = _Reader(kind, path, tokenizer, boundaries.followed(path.parent, *([root] if root is not None else [])))
+    reader = _Reader(kind, path, tokenizer, bounds.followed(path.parent, *([root] if root is not None else [])))
     rows: list[Row] = []
     kinds = _Kinds(whole)
     try:
@@ -245,8 +245,8 @@ class _Reader:
         for file in (audio, ref):
             if file is None:
                 continue
-            if not boundaries.within(file, self.roots):
-                problems.append(boundaries.row_problem(file, _relative(file, folder), place))
+            if not bounds.within(file, self.roots):
+                problems.append(bounds.row_problem(file, _relative(file, folder), place))
             elif not is_file(file):
                 problems.append(Problem("QR043", f"there is no file {_relative(file, folder)}", place, None, "warning"))
         if problems:

@@ -11,7 +11,7 @@ from functools import partial
 
 from qrecipe.errors import CODES, BaseModelError, Problem, Problems, RecipeError, suggest
 from qrecipe.files import FileHashes, digest, is_file
-from qrecipe.plan import boundaries, checks, trainable
+from qrecipe.plan import checks, trainable
 from qrecipe.plan.bases import BUILTIN, BaseInfo, folder_of, locate, names_folder
 from qrecipe.plan.contents import dataset_hash
 from qrecipe.plan.evaluators import find, packages_problem
@@ -30,7 +30,7 @@ from qrecipe.plan.values import (
     PlannedTrain,
 )
 from qrecipe.qwen3 import FIRST_FREE_ROW, LAST_ROW
-from qrecipe.recipe import LoadedRecipe, metrics
+from qrecipe.recipe import LoadedRecipe, bounds, metrics
 from qrecipe.recipe.checks import gates_with_nodes
 from qrecipe.recipe.dataset import Dataset
 from qrecipe.recipe.reader import Node
@@ -134,7 +134,7 @@ def _base(loaded: LoadedRecipe, hashes: FileHashes) -> BaseInfo:
     """The base, as far as it is known. Raises `BaseModelError` for what a recipe may not read or what is no base."""
     base, node = loaded.recipe.base, loaded.node.at("base", "model")
     if names_folder(base, loaded.root):
-        outside = boundaries.problem(folder_of(base, loaded.root), f"the base {base.model}", node, loaded.bounds)
+        outside = bounds.problem(folder_of(base, loaded.root), f"the base {base.model}", node, loaded.bounds)
         if outside is not None:
             raise BaseModelError(outside)
     return locate(base, loaded.root, node.place, hashes)
@@ -227,7 +227,7 @@ class _Planner:
                 planned[name] = PlannedDataset(kind=dataset.kind, language=dataset.language, rows=None, bad_rows=None, sha256=None)
                 continue
             about = (dataset.kind, self.base.tokenizer, self.loaded.shown(dataset.path), self.loaded.bounds)
-            manifest = self.hashes.once(path, (*about, *boundaries.allowed()), partial(read_manifest, path, *about))
+            manifest = self.hashes.once(path, (*about, *bounds.allowed()), partial(read_manifest, path, *about))
             self.manifests[name] = manifest
             if manifest.problems and (dataset.on_bad_row == "stop" or not manifest.rows):
                 self.problems += _summed(manifest)
@@ -248,7 +248,7 @@ class _Planner:
             path = getattr(dataset, field_, None)
             if path is not None:
                 n = self.loaded.node.at("datasets", name, field_)
-                outside = boundaries.problem(self.loaded.root / path, path, n, self.loaded.bounds)
+                outside = bounds.problem(self.loaded.root / path, path, n, self.loaded.bounds)
                 problems += [outside] if outside is not None else []
         return problems
 
@@ -283,7 +283,7 @@ class _Planner:
             named = self.loaded.node.at("evaluators", need, "model")
             if model is not None and model.startswith((".", "/", "~")):
                 folder = self.loaded.root / os.path.expanduser(model)
-                outside = boundaries.problem(folder, model, named, self.loaded.bounds)
+                outside = bounds.problem(folder, model, named, self.loaded.bounds)
                 self.problems += [outside] if outside else []
             here, missing[need] = find(need, recipe.evaluators, self.loaded.root, named.place, self.hashes)
             planned[need] = PlannedEvaluator(backend=settings.backend, model=model, identity=here.identity)

@@ -9,13 +9,12 @@ from pathlib import Path
 
 from qrecipe.errors import Problems, RecipeError, Severity, suggest
 from qrecipe.files import FileHashes, digest, is_file
-from qrecipe.plan import boundaries
 from qrecipe.plan.bases import BaseInfo
 from qrecipe.plan.evaluators import find
 from qrecipe.plan.manifest import Manifest
 from qrecipe.plan.values import PlannedSynthetic
 from qrecipe.qwen3 import FRAMES_PER_SECOND, PREDICTOR_HEADS, PREDICTOR_LAYERS, TALKER_LAYERS, within
-from qrecipe.recipe import LoadedRecipe
+from qrecipe.recipe import LoadedRecipe, bounds
 from qrecipe.recipe.language import TAGS
 from qrecipe.recipe.objectives import OBJECTIVES
 from qrecipe.recipe.reader import Node
@@ -189,7 +188,7 @@ class _Reader:
 
     def _may_read(self, text: str, n: Node) -> bool:
         """Whether a recipe may read a file. One that is not on this machine yet is reported."""
-        outside = boundaries.problem(self.loaded.path(text), text, n, self.loaded.bounds)
+        outside = bounds.problem(self.loaded.path(text), text, n, self.loaded.bounds)
         if outside is not None:
             self.problems.append(outside)
         elif not is_file(self.loaded.path(text)):

@@ -13,7 +13,7 @@ from typing import Any
 
 from qrecipe.builtin import mini
 from qrecipe.files import MAX_DOCUMENT, read_json
-from qrecipe.plan.boundaries import inside
+from qrecipe.recipe.bounds import inside
 
 UNSAFE = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".npy", ".npz", ".h5", ".msgpack"}
 """Endings of weights that may run code when they are read, or that are never read."""

@@ -13,7 +13,7 @@ from string import Template
 
 from qrecipe.errors import Place, Problem, Problems, RecipeError, nearest, suggest
 from qrecipe.files import is_file
-from qrecipe.recipe.paths import allowed_roots, is_within
+from qrecipe.recipe import bounds
 from qrecipe.recipe.reader import Node, Scalar, read_file, read_text
 
 MAX_CHAIN = 8
@@ -48,7 +48,7 @@ def compose(path: Path, sets: list[str], shown: str | None = None) -> Node:
 
 def compose_all(path: Path, sets: list[str], shown: str | None = None) -> Composed:
     """Like `compose`, but goes on as far as the files can be read. Raises `RecipeError` where they cannot."""
-    loading = _Loading(path.resolve().parent, allowed_roots(path))
+    loading = _Loading(path.resolve().parent, bounds.followed(bounds.repository(path)))
     try:
         node = loading.load(path, [], shown or str(path))
     except RecipeError as e:
@@ -68,7 +68,7 @@ def compose_all(path: Path, sets: list[str], shown: str | None = None) -> Compos
 class _Loading:
     """Reads a recipe and what it extends, and remembers where each file lies."""
 
-    def __init__(self, root: Path, allowed: list[Path]) -> None:
+    def __init__(self, root: Path, allowed: tuple[str, ...]) -> None:
         self.root = root
         self.allowed = allowed
         self.problems = Problems()
@@ -130,7 +130,7 @@ class _Loading:
             self._wrong("QR014", f"`extends` goes in a circle: {trail}", parent)
         elif len(steps) >= MAX_CHAIN:
             self._wrong("QR014", f"`extends` is deeper than {MAX_CHAIN} files: {trail}", parent)
-        elif not any(is_within(target, root) for root in self.allowed):
+        elif not bounds.within(target, self.allowed):
             help_ = "copy the file into the repository, or allow its folder with `--allow` or QRECIPE_ALLOW"
             self._wrong("QR014", f"`extends` leads out of the recipe's repository: {named}", parent, help_)
         elif not is_file(target):

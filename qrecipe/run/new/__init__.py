@@ -16,10 +16,10 @@ from string import Template
 from qrecipe.errors import Place, Problem, RecipeError, suggest
 from qrecipe.files import write_json, write_text
 from qrecipe.plan.schemas import schemas
+from qrecipe.recipe.bounds import repository
 from qrecipe.recipe.evaluator import WHISPER_LANGUAGES
 from qrecipe.recipe.language import BCP47, TAGS, language_key_problem
 from qrecipe.recipe.objectives import OBJECTIVES
-from qrecipe.recipe.paths import repository
 from qrecipe.recipe.reader import Node, read_file
 from qrecipe.shipped import GATES, gates, templates
 

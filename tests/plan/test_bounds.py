@@ -11,9 +11,9 @@ import pytest
 
 from qrecipe.errors import BaseModelError
 from qrecipe.plan import make_plan
-from qrecipe.plan.boundaries import ALLOW, inside
 from qrecipe.plan.manifest import read_manifest
 from qrecipe.recipe import load
+from qrecipe.recipe.bounds import ALLOW, inside
 from tests.support import recipes
 from tests.support.bases import base_folder
 
