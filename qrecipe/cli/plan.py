@@ -33,15 +33,15 @@ def command(file: Path, runs: Path, strict: bool, sets: tuple[str, ...], format_
     planned = make_plan(load(file, sets), hashes, strict=strict)
     if planned.errors:
         raise RecipeError(planned.problems)
-    found = standings(planned, runs / planned.plan.recipe, hashes)
+    stages = standings(planned, runs / planned.plan.recipe, hashes)
     computes = estimates(planned, hashes)
     hashes.save()
     if format_ == "json":
-        done = {k: v.state == "done" for k, v in found.items()}
+        done = {k: v.state == "done" for k, v in stages.items()}
         warnings = [p.as_json() for p in planned.warnings]
         beside = {
             "done": done,
-            "standings": {k: asdict(v) for k, v in found.items()},
+            "standings": {k: asdict(v) for k, v in stages.items()},
             "compute": {k: v.as_json() for k, v in computes.items()},
             "warnings": warnings,
         }
@@ -54,8 +54,8 @@ def command(file: Path, runs: Path, strict: bool, sets: tuple[str, ...], format_
 
     if planned.warnings:
         click.echo(as_text(planned.warnings), err=True)
-    Console(width=None, highlight=False).print(plan_table(planned.plan, {k: str(v) for k, v in found.items()}, computes))
-    finished = [k for k, v in found.items() if v.state == "done"]
+    Console(width=None, highlight=False).print(plan_table(planned.plan, {k: str(v) for k, v in stages.items()}, computes))
+    finished = [k for k, v in stages.items() if v.state == "done"]
     needed = disk.needs(planned, runs / planned.plan.recipe, Path("bundles"), finished, hashes)
     click.echo("disk, at most: " + ", ".join(f"{n.what} {size(n.bytes)}" for n in needed))
     state = "complete" if planned.plan.complete else "incomplete: `run` needs what the warnings name"

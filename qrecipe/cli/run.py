@@ -24,16 +24,7 @@ from qrecipe.cli.options import FILE, allow_option, format_option, locked_option
 @set_option
 @format_option()
 def command(
-    file: Path,
-    runs: Path,
-    bundles: Path,
-    until: str | None,
-    locked: bool,
-    fresh: bool,
-    checkpoint_minutes: float,
-    checkpoint_steps: int | None,
-    sets: tuple[str, ...],
-    format_: str,
+    file: Path, sets: tuple[str, ...], format_: str, checkpoint_minutes: float, checkpoint_steps: int | None, **options: Any
 ) -> int:
     """Run a recipe: train its stages, judge its gates, write its bundle.
 
@@ -50,6 +41,7 @@ def command(
 
     loaded = load(file, sets)
     ids = [s.id for s in loaded.recipe.stages]
+    until = options["until"]
     if until is not None and until not in ids:
         raise RecipeError(Problem("QR020", f"no stage is called `{until}`", Place("--until"), suggest(until, ids)))
     with RunConsole() as console:
@@ -61,8 +53,8 @@ def command(
         from qrecipe.run.engine import RunOptions, run
         from qrecipe.train.checkpoints import Every
 
-        options = RunOptions(runs, bundles, until, Every(checkpoint_minutes, checkpoint_steps), locked, fresh)
-        outcome = run(plan, options, console)
+        every = Every(checkpoint_minutes, checkpoint_steps)
+        outcome = run(plan, RunOptions(**options, every=every), console)
         _closing(console, outcome, loaded)
     print_json(outcome.as_json(), indent=None)
     return outcome.exit_code

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -21,22 +22,12 @@ from qrecipe.cli.options import FILE, format_option
 @click.option("--seed", default=0, show_default=True, help="Seed of sampling.")
 @click.option("--out", required=True, type=FILE, help="The file to write: .wav, .flac, .mp3, .ogg or .opus.")
 @format_option()
-def command(
-    model: str,
-    text: str,
-    language: str,
-    reference: Path,
-    reference_text: str | None,
-    layout: str,
-    seed: int,
-    out: Path,
-    format_: str,
-) -> int:
+def command(model: str, out: Path, format_: str, **options: Any) -> int:
     """Speak TEXT with MODEL (a base, a bundle, or runs/NAME@STAGE) through stock generate_voice_clone."""
     from qrecipe.cli.app import print_json
-    from qrecipe.run.say import say
+    from qrecipe.run.say import Speech, say
 
-    result = say(model, text, language.lower(), reference, reference_text, layout, seed, out)
+    result = say(model, Speech(**{**options, "language": options["language"].lower()}), out)
     if format_ == "json":
         print_json(result, indent=None)
     else:

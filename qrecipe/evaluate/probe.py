@@ -24,7 +24,7 @@ from qrecipe.evaluate.samples import Sample, recorded, spoken_rows
 from qrecipe.evaluate.values import Value
 from qrecipe.plan.documents import Verdict
 from qrecipe.recipe.gate import Gate
-from qrecipe.recipe.metrics import MetricSpec, find
+from qrecipe.recipe.metrics import MetricSpec, spec_of
 from qrecipe.recipe.recipe import Evaluation
 
 
@@ -116,8 +116,7 @@ def probe(
 
 
 def _probe(gate: Gate, data: dict[str, SpeechData], values: _Values, listeners: Listeners) -> Probe:
-    spec = find(gate.metric)
-    assert spec is not None, "checked by the recipe"
+    spec = spec_of(gate.metric)
     if spec.source != "generated" or not spec.spoilt:
         return Probe(gate, None, {}, f"`{spec.name}` does not listen, or names no way of spoiling a recording")
     missing = listeners.missing(spec)
@@ -143,8 +142,7 @@ def _probe(gate: Gate, data: dict[str, SpeechData], values: _Values, listeners: 
 
 def _listens(gate: Gate, listeners: Listeners) -> MetricSpec | None:
     """The metric of a gate that can be tried here."""
-    spec = find(gate.metric)
-    assert spec is not None, "checked by the recipe"
+    spec = spec_of(gate.metric)
     return spec if spec.source == "generated" and corruptions_for(gate, spec) and listeners.missing(spec) is None else None
 
 

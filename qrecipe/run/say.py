@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from qrecipe.data.audio import AudioProblem, encoded, read
 from qrecipe.errors import DataError, Place, Problem, RecipeError
@@ -15,31 +16,44 @@ from qrecipe.run.events import Events
 from qrecipe.run.models import language_of, open_argument
 
 
-def say(
-    model: str, text: str, language: str, reference: Path, reference_text: str | None, layout: str, seed: int, out: Path
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Speech:
+    """A text and how it is spoken."""
+
+    text: str
+    language: str
+    """Language whose token is given, as the model lists it, or `auto`."""
+    reference: Path
+    """A recording of the voice."""
+    reference_text: str | None
+    """Its text; makes the prompt in-context."""
+    layout: Layout
+    seed: int
+
+
+def say(model: str, speech: Speech, out: Path) -> dict[str, Any]:
     """Speaks a text through stock `generate_voice_clone` with the checkpoint's own sampling. Raises `UserError`."""
-    how = _format(out)
+    file_format = _format(out)
     try:
-        voice = read(reference)
+        voice = read(speech.reference)
     except AudioProblem as e:
-        raise DataError(Problem("QR043", f"{reference}: {e}", Place("--reference"))) from None
+        raise DataError(Problem("QR043", f"{speech.reference}: {e}", Place("--reference"))) from None
     opened = open_argument(model, FileHashes(), Events(None)).opened
-    language_of(opened, language, Place("--language"))
-    said = clean_text(text)
-    why = opened.tokenizer.text_problem(said)
+    language_of(opened, speech.language, Place("--language"))
+    text = clean_text(speech.text)
+    why = opened.tokenizer.text_problem(text)
     if why is not None:
         raise DataError(Problem("QR042", why, Place("TEXT")))
     utterance = Utterance(
-        text=said,
-        language=language,
+        text=text,
+        language=speech.language,
         x_vector=opened.x_vector(voice),
-        reference_text=clean_text(reference_text) if reference_text else None,
-        reference_codes=opened.encode([voice])[0] if reference_text else None,
+        reference_text=clean_text(speech.reference_text) if speech.reference_text else None,
+        reference_codes=opened.encode([voice])[0] if speech.reference_text else None,
     )
-    spoken = speak(opened, [utterance], layout=cast(Layout, layout), seed=seed)[0]
+    spoken = speak(opened, [utterance], layout=speech.layout, seed=speech.seed)[0]
     with replacing(out) as temporary:
-        temporary.write_bytes(encoded(spoken.audio, spoken.rate, **how))
+        temporary.write_bytes(encoded(spoken.audio, spoken.rate, **file_format))
     return {"out": str(out), "seconds": round(len(spoken.audio) / spoken.rate, 3), "frames": int(spoken.codes.shape[0])}
 
 

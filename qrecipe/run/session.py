@@ -56,7 +56,7 @@ def open_session(base: LocalBase, hashes: FileHashes, events: Events) -> Session
 
 @dataclass(frozen=True)
 class RunSession(Session):
-    """What the stages of a run work with. Only the weights in memory change; `working` moves them."""
+    """A run's own session. Only the weights in memory change; `working` moves them."""
 
     plan: RunPlan
     store: RunStore

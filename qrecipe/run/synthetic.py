@@ -127,9 +127,8 @@ def _misheard(plan: RunPlan, session: Session, dataset: SyntheticDataset, rows: 
     """Sentences, by index, that the recipe's recogniser misunderstands when it is told the language of the text."""
     loaded, identity = plan.loaded, plan.base.identity
     recipe, limit = loaded.recipe, loaded.recipe.teacher.max_cer
-    spec = metrics.find("cer")
+    spec = metrics.spec_of("cer")
     assert limit is not None
-    assert spec is not None
     places = {"asr": loaded.node.at("evaluators", "asr").place}
     tags = {k: v.bcp47 for k, v in recipe.languages.items()}
     opened = session.opened
