@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from qrecipe.data.speech import Progress, SpeechData, SpeechRow
-from qrecipe.evaluate.listeners import Listeners
+from qrecipe.evaluate.evaluators import EvaluatorSet
 from qrecipe.evaluate.metrics import Measured, Ratio, TeacherForced
 from qrecipe.evaluate.samples import Sample, Task, batches, generated, lengths, recorded, spoken_rows
 from qrecipe.evaluate.values import Value
@@ -121,7 +121,7 @@ class _OtherTexts:
 
 
 def measure_samples(
-    samples: Iterable[Sample], specs: Sequence[MetricSpec], listeners: Listeners, rows: list[SpeechRow]
+    samples: Iterable[Sample], specs: Sequence[MetricSpec], evaluators: EvaluatorSet, rows: list[SpeechRow]
 ) -> dict[str, list[Value]]:
     """Values of metrics of generated speech over samples, each measured once. `rows` are all that are spoken."""
     values: dict[str, list[Value]] = {s.name: [] for s in specs}
@@ -129,9 +129,9 @@ def measure_samples(
     for sample in samples:
         row = sample.row
         for spec in specs:
-            about = [spec.name, spec.function, MEASURING, listeners.describe(spec, sample.language), sample.tag]
+            about = [spec.name, spec.function, MEASURING, evaluators.describe(spec, sample.language), sample.tag]
             compared = [row.text, row.frames, str(row.reference), str(row.audio), sample.cap, sample.frames]
-            number = listeners.journal.get_or_make(["value", about, sample.key, compared], partial(number_of, spec, sample))
+            number = evaluators.journal.get_or_make(["value", about, sample.key, compared], partial(number_of, spec, sample))
             if number is not None:
                 value, weight = number
                 place = (row.speaker, thirds[row.line])
@@ -140,13 +140,13 @@ def measure_samples(
 
 
 def measure_recordings(
-    data: SpeechData, metrics: Sequence[str], settings: Evaluation, listeners: Listeners, progress: Progress | None = None
+    data: SpeechData, metrics: Sequence[str], settings: Evaluation, evaluators: EvaluatorSet, progress: Progress | None = None
 ) -> dict[str, list[Value]]:
     """Values of metrics of generated speech over the recordings themselves."""
     specs = [s for s in (find(m) for m in metrics) if s is not None]
-    samples = recorded(data, settings, listeners)
+    samples = recorded(data, settings, evaluators)
     reported = _reported(samples, f"listening to the recordings of {data.name}", len(samples), progress)
-    return measure_samples(reported, specs, listeners, spoken_rows(data, settings))
+    return measure_samples(reported, specs, evaluators, spoken_rows(data, settings))
 
 
 def measure(
@@ -160,7 +160,7 @@ def measure(
 
     `on_sample` gets every sample after it was measured.
     """
-    data, settings, listeners = task.data, task.settings, task.listeners
+    data, settings, evaluators = task.data, task.settings, task.evaluators
     specs = [s for s in (find(m) for m in metrics) if s is not None]
     values: dict[str, list[Value]] = {s.name: [] for s in specs}
     forced = [s for s in specs if s.source == "teacher_forced"]
@@ -172,7 +172,7 @@ def measure(
         total = sum(len(b.rows) for b in batches(data, settings))
         listens = progress if any(s.needs for s in spoken) else None
         samples = _reported(list(made), f"listening to {task.label}", total, listens, on_sample)
-        values.update(measure_samples(samples, spoken, listeners, spoken_rows(data, settings)))
+        values.update(measure_samples(samples, spoken, evaluators, spoken_rows(data, settings)))
     return values
 
 

@@ -87,12 +87,12 @@ def repeated_frames(sample: Sample) -> float:
 
 def speaker_similarity(sample: Sample) -> float | None:
     """Cosine of the speaker vectors of the sample and of its reference, by the recipe's speaker encoder."""
-    return sample.listeners.similarity(sample)
+    return sample.evaluators.similarity(sample)
 
 
 def mos(sample: Sample) -> float:
     """Predicted mean opinion score."""
-    return sample.listeners.opinion(sample)
+    return sample.evaluators.mos(sample)
 
 
 def text_and_transcript(sample: Sample) -> tuple[str, str]:

@@ -17,8 +17,8 @@ from typing import Any
 
 from qrecipe.data.speech import Progress, SpeechData
 from qrecipe.evaluate.corruptions import CORRUPTIONS, DESCRIPTIONS
+from qrecipe.evaluate.evaluators import EvaluatorSet
 from qrecipe.evaluate.gates import judge
-from qrecipe.evaluate.listeners import Listeners
 from qrecipe.evaluate.measure import measure_samples
 from qrecipe.evaluate.samples import Sample, recorded, spoken_rows
 from qrecipe.evaluate.values import Value
@@ -101,25 +101,25 @@ def probe(
     gates: Sequence[Gate],
     data: dict[str, SpeechData],
     settings: Evaluation,
-    listeners: Listeners,
+    evaluators: EvaluatorSet,
     progress: Progress | None = None,
 ) -> list[Probe]:
     """Tries gates on their datasets' recordings; equal gates once."""
-    tried = {(g.data, s.name): 1 + len(corruptions_for(g, s)) for g in gates if (s := _listens(g, listeners)) is not None}
+    tried = {(g.data, s.name): 1 + len(corruptions_for(g, s)) for g in gates if (s := _listens(g, evaluators)) is not None}
     rows = {name: len([r for r in spoken_rows(d, settings) if r.audio is not None]) for name, d in data.items()}
-    values = _Values(data, settings, listeners, progress, sum(n * rows[d] for (d, _), n in tried.items()))
+    values = _Values(data, settings, evaluators, progress, sum(n * rows[d] for (d, _), n in tried.items()))
     probes: dict[str, Probe] = {}
     for gate in gates:
         if gate.label() not in probes:
-            probes[gate.label()] = _probe(gate, data, values, listeners)
+            probes[gate.label()] = _probe(gate, data, values, evaluators)
     return list(probes.values())
 
 
-def _probe(gate: Gate, data: dict[str, SpeechData], values: _Values, listeners: Listeners) -> Probe:
+def _probe(gate: Gate, data: dict[str, SpeechData], values: _Values, evaluators: EvaluatorSet) -> Probe:
     spec = spec_of(gate.metric)
     if spec.source != "generated" or not spec.spoilt:
         return Probe(gate, None, {}, f"`{spec.name}` does not listen, or names no way of spoiling a recording")
-    missing = listeners.missing(spec)
+    missing = evaluators.missing(spec)
     if missing is not None:
         return Probe(gate, None, {}, missing.message)
     if not corruptions_for(gate, spec):
@@ -140,10 +140,10 @@ def _probe(gate: Gate, data: dict[str, SpeechData], values: _Values, listeners: 
     return Probe(gate, worst, corrupted_verdicts)
 
 
-def _listens(gate: Gate, listeners: Listeners) -> MetricSpec | None:
+def _listens(gate: Gate, evaluators: EvaluatorSet) -> MetricSpec | None:
     """The metric of a gate that can be tried here."""
     spec = spec_of(gate.metric)
-    return spec if spec.source == "generated" and corruptions_for(gate, spec) and listeners.missing(spec) is None else None
+    return spec if spec.source == "generated" and corruptions_for(gate, spec) and evaluators.missing(spec) is None else None
 
 
 def corruptions_for(gate: Gate, spec: MetricSpec) -> list[str]:
@@ -163,11 +163,11 @@ class _Values:
     """Values of metrics over recordings and corrupted copies, measured when they are first needed."""
 
     def __init__(
-        self, data: dict[str, SpeechData], settings: Evaluation, listeners: Listeners, progress: Progress | None, total: int
+        self, data: dict[str, SpeechData], settings: Evaluation, evaluators: EvaluatorSet, progress: Progress | None, total: int
     ) -> None:
         self._data = data
         self._settings = settings
-        self._listeners = listeners
+        self._evaluators = evaluators
         self._progress = progress
         self._done, self._total = 0, total
         self._samples: dict[tuple[str, str | None], list[Sample]] = {}
@@ -181,7 +181,7 @@ class _Values:
             values: list[Value] = []
             rows = spoken_rows(self._data[dataset], self._settings)
             for sample in samples:
-                values += measure_samples([sample], [spec], self._listeners, rows)[spec.name]
+                values += measure_samples([sample], [spec], self._evaluators, rows)[spec.name]
                 self._done += 1
                 if self._progress is not None:
                     self._progress("trying gates on recordings", self._done, max(self._done, self._total))
@@ -190,7 +190,7 @@ class _Values:
 
     def _corrupted(self, dataset: str, corruption: str | None) -> list[Sample]:
         if (dataset, None) not in self._samples:
-            self._samples[(dataset, None)] = [replace(s) for s in recorded(self._data[dataset], self._settings, self._listeners)]
+            self._samples[(dataset, None)] = [replace(s) for s in recorded(self._data[dataset], self._settings, self._evaluators)]
         if (dataset, corruption) not in self._samples:
             assert corruption is not None
             self._samples[(dataset, corruption)] = CORRUPTIONS[corruption](self._samples[(dataset, None)])

@@ -31,7 +31,7 @@ from qrecipe.recipe.recipe import Evaluation
 from qrecipe.store import Store, key_of
 
 if TYPE_CHECKING:
-    from qrecipe.evaluate.listeners import Listeners
+    from qrecipe.evaluate.evaluators import EvaluatorSet
 
 MIN_CAP = 25
 """Frames below which generation is never cut (two seconds)."""
@@ -51,7 +51,7 @@ class Sample:
     """Frames at which generation was cut."""
     language: str
     """Name of the language that the text is in."""
-    listeners: Listeners
+    evaluators: EvaluatorSet
     layout: Layout = "streaming"
     prompt: PromptKind = "x_vector"
     """Whether the model had the voice as an x-vector or as a recording with its text."""
@@ -68,12 +68,12 @@ class Sample:
     @property
     def tag(self) -> str:
         """BCP 47 tag of the language."""
-        return self.listeners.tag(self.language)
+        return self.evaluators.tag(self.language)
 
     @property
     def transcript(self) -> str:
         """Transcript by the recipe's recogniser."""
-        return self.listeners.transcribe(self)
+        return self.evaluators.transcribe(self)
 
     @cached_property
     def recording(self) -> Audio | None:
@@ -143,7 +143,7 @@ class Task:
 
     data: SpeechData
     settings: Evaluation
-    listeners: Listeners
+    evaluators: EvaluatorSet
     speak_as: str | None = None
     """The language whose token the model gets instead of the dataset's."""
     folder: Path | None = None
@@ -217,7 +217,7 @@ def generated(opened: Opened | None, task: Task, progress: Progress | None = Non
         for row, (audio, codes) in zip(batch.rows, spoken, strict=True):
             cap = cap_of(row, settings)
             file = None if store is None else store.path(key) / f"{row.line}.flac"
-            yield Sample(row, audio, codes, cap, data.language, task.listeners, batch.layout, batch.prompt, batch.seed, file)
+            yield Sample(row, audio, codes, cap, data.language, task.evaluators, batch.layout, batch.prompt, batch.seed, file)
 
 
 def _speak(opened: Opened, data: SpeechData, batch: PromptBatch, settings: Evaluation, language: str) -> Spoken:
@@ -251,12 +251,12 @@ def _rounded(audio: Audio) -> Audio:
     return rounded + np.float32(0.0)  # -0.0 becomes 0.0, as a file gives it back: the sample's key hashes the bytes
 
 
-def recorded(data: SpeechData, settings: Evaluation, listeners: Listeners) -> list[Sample]:
+def recorded(data: SpeechData, settings: Evaluation, evaluators: EvaluatorSet) -> list[Sample]:
     """The recordings of the rows that are spoken, as if they had been generated: what a metric finds in real speech."""
     rows = [r for r in spoken_rows(data, settings) if r.audio is not None]
     samples = []
     for row in rows:
         assert row.audio is not None
         audio = load(row.audio, math.inf).samples
-        samples.append(Sample(row, audio, row.codes, cap_of(row, settings), data.language, listeners))
+        samples.append(Sample(row, audio, row.codes, cap_of(row, settings), data.language, evaluators))
     return samples

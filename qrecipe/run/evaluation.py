@@ -10,7 +10,7 @@ from typing import Any
 from qrecipe.data.speech import SpeechData, prepare
 from qrecipe.errors import DataError, Place, Problem, UserError, suggest
 from qrecipe.evaluate import probe
-from qrecipe.evaluate.listeners import Listeners
+from qrecipe.evaluate.evaluators import EvaluatorChoice, EvaluatorSet
 from qrecipe.evaluate.measure import measure, measure_recordings
 from qrecipe.evaluate.samples import Sample, Task, recorded
 from qrecipe.evaluate.statistics import compare as compare_values
@@ -107,7 +107,7 @@ def compare(first: str, second: str, request: Request, listener: Listener | None
 
 
 def _measure(model: str, request: Request, listener: Listener | None) -> _Measured:
-    """Measures one model, everything that it says and hears included. Raises `UserError` before anything is spoken."""
+    """Measures one model, everything that it says and transcribed included. Raises `UserError` before anything is spoken."""
     names = metric_names(request.metrics)
     _check(request)
     session = open_argument(model, FileHashes(), Events(None, listener))
@@ -119,7 +119,7 @@ def _measure(model: str, request: Request, listener: Listener | None) -> _Measur
             Problem("QR045", "speaking needs a voice, and no row has a reference", Place(str(request.data)), "give --reference")
         )
     folder = request.out or cache_dir() / "evaluations"
-    listeners = _listeners(session, request, names, folder)
+    evaluators = _evaluators(session, request, names, folder)
 
     def progress(what: str, done: int, of: int) -> None:
         tell_progress(session.events, what, done, of)
@@ -128,15 +128,15 @@ def _measure(model: str, request: Request, listener: Listener | None) -> _Measur
     texts = request.heard_language or language
     identity = [NUMERICS, session.base.identity, _content(data, session.hashes)]
     data = replace(data, language=texts)
-    task = Task(data, request.settings, listeners, language if texts != language else None, folder / "samples", identity)
+    task = Task(data, request.settings, evaluators, language if texts != language else None, folder / "samples", identity)
     samples: list[Sample] = []
     values = measure(session.opened, task, names, progress, samples.append)
     # recordings are what a metric makes of real speech; gates are tried on them
     floors = [n for n in spoken if registry.spec_of(n).on_recordings]
-    recordings = measure_recordings(data, floors, request.settings, listeners, progress) if floors else {}
+    recordings = measure_recordings(data, floors, request.settings, evaluators, progress) if floors else {}
     named = {request.name or request.data.stem: data}
-    probed = [p.as_json() for p in probe.probe(request.gates, named, request.settings, listeners, progress)]
-    hears = request.evaluators.asr is not None and any(registry.spec_of(n).needs == "asr" for n in names)
+    probed = [p.as_json() for p in probe.probe(request.gates, named, request.settings, evaluators, progress)]
+    transcribed = request.evaluators.asr is not None and any(registry.spec_of(n).needs == "asr" for n in names)
     result = EvaluationResult(
         evaluation=1,
         model=model,
@@ -147,25 +147,30 @@ def _measure(model: str, request: Request, listener: Listener | None) -> _Measur
         items=_items(data, names, values),
         summary=_summary(data, names, values),
         metrics=_statistics(
-            names, values, recordings, request.confidence, {n: listeners.describe(registry.spec_of(n), texts) for n in names}
+            names, values, recordings, request.confidence, {n: evaluators.describe(registry.spec_of(n), texts) for n in names}
         ),
-        samples=[_heard(s, hears, request.out) for s in samples],
+        samples=[_heard(s, transcribed, request.out) for s in samples],
         gates=probed,
     )
-    columns = [Column("recording", recorded(data, request.settings, listeners), hears), Column(model, samples, hears)] if spoken else []
+    columns = (
+        [Column("recording", recorded(data, request.settings, evaluators), transcribed), Column(model, samples, transcribed)]
+        if spoken
+        else []
+    )
     return _Measured(result, values, recordings, columns)
 
 
-def _listeners(session: Session, request: Request, names: list[str], folder: Path) -> Listeners:
+def _evaluators(session: Session, request: Request, names: list[str], folder: Path) -> EvaluatorSet:
     """The evaluators of a request. Raises `UserError` if one that a metric needs is not on this machine."""
     journal = Journal(folder / "heard.jsonl")
     identity = session.base.identity
-    listeners = Listeners(session.opened, identity, request.evaluators, request.root, request.tags, hashes=session.hashes, journal=journal)
+    choice = EvaluatorChoice(request.evaluators, request.root, request.tags)
+    evaluators = EvaluatorSet(session.opened, identity, choice, session.hashes, journal)
     for name in names:
-        missing = listeners.missing(registry.spec_of(name))
+        missing = evaluators.missing(registry.spec_of(name))
         if missing is not None:
             raise UserError(missing)
-    return listeners
+    return evaluators
 
 
 def _statistics(
@@ -248,7 +253,7 @@ def _summary(data: SpeechData, names: list[str], values: dict[str, list[Value]])
     return counts | {n: s.value for n, s in statistics.items() if s is not None}
 
 
-def _heard(sample: Sample, hears: bool, out: Path | None) -> Heard:
+def _heard(sample: Sample, transcribed: bool, out: Path | None) -> Heard:
     file = sample.file.relative_to(out) if sample.file is not None and out is not None else None
     return Heard(
         line=sample.row.line,
@@ -256,7 +261,7 @@ def _heard(sample: Sample, hears: bool, out: Path | None) -> Heard:
         prompt=sample.prompt,
         seed=sample.seed,
         audio=str(file) if file else None,
-        transcript=sample.transcript if hears else None,
+        transcript=sample.transcript if transcribed else None,
     )
 
 

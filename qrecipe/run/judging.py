@@ -45,14 +45,14 @@ class Judge:
         verdicts = []
         for gate in gates:
             spec = spec_of(gate.metric)
-            missing = self.session.listeners.missing(spec)
+            missing = self.session.evaluators.missing(spec)
             if missing is not None:
                 assert gate.optional, "reported before the run"
                 verdict = undecidable(gate, missing.message, "skipped")
             else:
                 key = (gate.data, gate.speak_as, gate.metric)
                 before = baselines[gate.baseline][key] if gate.baseline in baselines else None
-                evaluator = self.session.listeners.describe(spec, self.session.data.speech[gate.data].language)
+                evaluator = self.session.evaluators.describe(spec, self.session.data.speech[gate.data].language)
                 verdict = judge(gate, spec, values[key], before, recordings.get((gate.data, gate.metric), ()), evaluator)
             verdicts.append(verdict)
             self.session.events.emit("verdict", where=where, **verdict.as_json())
@@ -64,7 +64,7 @@ class Judge:
         counting = [g for g, _ in gates if g.severity == "error"]
         problems = Problems()
         session = self.session
-        for probed in probe(counting, session.data.speech, session.evaluation, session.listeners, self._progress):
+        for probed in probe(counting, session.data.speech, session.evaluation, session.evaluators, self._progress):
             label, needed = probed.gate.label(), probed.prompts_needed
             session.events.emit(
                 "gate_tried", gate=label, sound=probed.is_valid, tried=probed.clean_verdict is not None, reason=probed.reason
@@ -86,11 +86,11 @@ class Judge:
         """Speech of a state over a dataset; its samples are stored in the state's folder."""
         folder = self.session.store.stage_folder(state) / "samples" / dataset
         identity = [NUMERICS, state, self.session.plan.plan.datasets[dataset].sha256]
-        return Task(self.session.data.speech[dataset], settings, self.session.listeners, speak_as, folder, identity)
+        return Task(self.session.data.speech[dataset], settings, self.session.evaluators, speak_as, folder, identity)
 
     def page(self, title: str, states: Sequence[tuple[str, str]], verdicts: dict[str, list[Verdict]]) -> None:
         """Writes report.html: recordings and what every state said, side by side, as far as it was kept."""
-        settings, listeners = self.session.evaluation, self.session.listeners
+        settings, evaluators = self.session.evaluation, self.session.evaluators
         first = settings.model_copy(update={"seeds": settings.seeds[:1]})
         columns: list[Column] = []
         for dataset, data in self.session.data.speech.items():
@@ -100,16 +100,16 @@ class Judge:
                 if samples:
                     made.append(Column(f"{dataset}: {name}", samples, self._hears(data, samples)))
             if made:
-                samples = recorded(data, settings, listeners)
+                samples = recorded(data, settings, evaluators)
                 columns += [Column(f"{dataset}: recording", samples, self._hears(data, samples)), *made]
         write_text(self.session.store.folder / "report.html", write_page(title, columns, verdicts=verdicts))
 
     def _hears(self, data: SpeechData, samples: Sequence[Sample]) -> bool:
         """Whether all samples were transcribed: the page asks no recogniser."""
-        return all(self.session.listeners.heard(s) is not None for s in samples)
+        return all(self.session.evaluators.known_transcript(s) is not None for s in samples)
 
     def _judged_here(self, gates: Sequence[Gate]) -> list[tuple[Gate, MetricSpec]]:
-        return [(g, s) for g in gates if self.session.listeners.missing(s := spec_of(g.metric)) is None]
+        return [(g, s) for g in gates if self.session.evaluators.missing(s := spec_of(g.metric)) is None]
 
     def _measured(self, gates: Sequence[Gate], state: str, where: str) -> Measured:
         wanted: dict[tuple[str, str | None], set[str]] = {}
@@ -137,7 +137,7 @@ class Judge:
     def _key(self, kind: str, dataset: str, metric: str, state: str, speak_as: str | None = None) -> list[Any]:
         """Inputs of a value."""
         spec = spec_of(metric)
-        listener = self.session.listeners.describe(spec, self.session.data.speech[dataset].language)
+        evaluator = self.session.evaluators.describe(spec, self.session.data.speech[dataset].language)
         settings = self.session.evaluation.model_dump(mode="json", exclude={"probe_gates"})
         return [
             kind,
@@ -149,7 +149,7 @@ class Judge:
             speak_as,
             metric,
             spec.function,
-            listener,
+            evaluator,
         ]
 
     def _recordings(self, gates: Sequence[Gate], where: str) -> dict[tuple[str, str], list[Value]]:
@@ -168,7 +168,7 @@ class Judge:
         for dataset, keys in wanted.items():
             self.session.events.emit("measuring", dataset=dataset, metrics=list(keys), where=f"recordings, for {where}")
             new = measure_recordings(
-                self.session.data.speech[dataset], list(keys), self.session.evaluation, self.session.listeners, self._progress
+                self.session.data.speech[dataset], list(keys), self.session.evaluation, self.session.evaluators, self._progress
             )
             for metric, values in new.items():
                 self.session.store.save_values(keys[metric], values)

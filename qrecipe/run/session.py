@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from qrecipe.data.codes import Encoder
-from qrecipe.evaluate.listeners import Listeners
+from qrecipe.evaluate.evaluators import EvaluatorChoice, EvaluatorSet
 from qrecipe.files import FileHashes
 from qrecipe.model.opened import Opened, open_model
 from qrecipe.model.weights import Delta
@@ -64,7 +64,7 @@ class RunSession(Session):
     start: Delta
     """The new rows at their init."""
     data: Prepared
-    listeners: Listeners
+    evaluators: EvaluatorSet
 
     @property
     def recipe(self) -> Recipe:
@@ -77,10 +77,11 @@ class RunSession(Session):
         return self.recipe.evaluation
 
 
-def recipe_listeners(session: Session, plan: RunPlan, journal: Path) -> Listeners:
+def recipe_evaluators(session: Session, plan: RunPlan, journal: Path) -> EvaluatorSet:
     """The evaluators that a recipe names. `journal` is the file of what they answered so far."""
     loaded, recipe = plan.loaded, plan.loaded.recipe
     tags = {k: v.bcp47 for k, v in recipe.languages.items()}
     places = {need: loaded.node.at("evaluators", need).place for need in ("asr", "speaker", "mos")}
     identity = session.base.identity
-    return Listeners(session.opened, identity, recipe.evaluators, loaded.root, tags, places, session.hashes, Journal(journal))
+    choice = EvaluatorChoice(recipe.evaluators, loaded.root, tags, places)
+    return EvaluatorSet(session.opened, identity, choice, session.hashes, Journal(journal))

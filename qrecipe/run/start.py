@@ -8,7 +8,7 @@ from qrecipe.model.weights import Delta
 from qrecipe.model.working import WorkingWeights
 from qrecipe.plan.complete import RunPlan
 from qrecipe.run.datasets import needed, prepare_all
-from qrecipe.run.session import RunSession, Session, recipe_listeners
+from qrecipe.run.session import RunSession, Session, recipe_evaluators
 from qrecipe.run.store import RunStore
 from qrecipe.train import selfcheck
 
@@ -20,8 +20,8 @@ def start_run(session: Session, plan: RunPlan, store: RunStore) -> RunSession:
     store.save_stage(plan.start, start, {"stage": None})
     session.events.emit("languages", rows={k: plan.rows[k] for k in plan.loaded.recipe.languages})
     data = prepare_all(plan, session, needed(plan))
-    listeners = recipe_listeners(session, plan, store.folder / "heard.jsonl")
-    return RunSession(**vars(session), plan=plan, store=store, working=working, start=start, data=data, listeners=listeners)
+    evaluators = recipe_evaluators(session, plan, store.folder / "heard.jsonl")
+    return RunSession(**vars(session), plan=plan, store=store, working=working, start=start, data=data, evaluators=evaluators)
 
 
 def _add_languages(session: Session, plan: RunPlan, working: WorkingWeights) -> Delta:

@@ -12,7 +12,7 @@ from qrecipe.data.audio import AudioProblem, rate_problem, resample
 from qrecipe.data.speech import SpeechData, SpeechRow
 from qrecipe.data.synthetic import folder_of, synthesize
 from qrecipe.errors import DataError
-from qrecipe.evaluate.listeners import Listeners
+from qrecipe.evaluate.evaluators import EvaluatorChoice, EvaluatorSet
 from qrecipe.evaluate.measure import MEASURING, number_of
 from qrecipe.evaluate.samples import Sample
 from qrecipe.model.speak import sound
@@ -132,19 +132,19 @@ def _misheard(plan: RunPlan, session: Session, dataset: SyntheticDataset, rows: 
     places = {"asr": loaded.node.at("evaluators", "asr").place}
     tags = {k: v.bcp47 for k, v in recipe.languages.items()}
     opened = session.opened
-    listeners = Listeners(opened, identity, recipe.evaluators, loaded.root, tags, places)
+    evaluators = EvaluatorSet(opened, identity, EvaluatorChoice(recipe.evaluators, loaded.root, tags, places))
     order = list(rows)
     batches = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
 
     def key(batch: list[int]) -> str:
         content = [[rows[i].text, rows[i].codes.tolist()] for i in batch]
-        return key_of(["heard", MEASURING, spec.function, listeners.describe(spec, dataset.language), content], 40)
+        return key_of(["heard", MEASURING, spec.function, evaluators.describe(spec, dataset.language), content], 40)
 
     def make(n: int) -> dict[str, list[float | None]]:
         rates: list[float | None] = []
         for i, (audio, rate) in zip(batches[n], sound(opened, [rows[i].codes for i in batches[n]]), strict=True):
             cap = dataset.cap(i, recipe.teacher.slowest)
-            measured = number_of(spec, Sample(rows[i], resample(audio, rate), rows[i].codes, cap, dataset.language, listeners))
+            measured = number_of(spec, Sample(rows[i], resample(audio, rate), rows[i].codes, cap, dataset.language, evaluators))
             rates.append(None if measured is None else measured[0])
         return {"rates": rates}
 

@@ -35,7 +35,7 @@ from transformers.utils import logging as transformers_logging
 from qrecipe.builtin import mini
 from qrecipe.errors import Place
 from qrecipe.evaluate.asr import FasterWhisper
-from qrecipe.evaluate.listeners import open_resemblyzer, resampled
+from qrecipe.evaluate.evaluators import open_resemblyzer, resampled
 from qrecipe.evaluate.normalise import normalise
 from qrecipe.evaluate.wheels import materialise
 from qrecipe.files import FileHashes

@@ -14,7 +14,7 @@ from qrecipe.data.audio import load
 from qrecipe.data.speech import SpeechRow
 from qrecipe.errors import Place, RecipeError
 from qrecipe.evaluate import asr, metrics
-from qrecipe.evaluate.listeners import Listeners
+from qrecipe.evaluate.evaluators import EvaluatorChoice, EvaluatorSet
 from qrecipe.evaluate.measure import measure_samples
 from qrecipe.evaluate.samples import Sample
 from qrecipe.evaluate.values import mean_of, per_prompt
@@ -33,13 +33,13 @@ CLIPS = 3
 @pytest.fixture(scope="module")
 def samples() -> list[Sample]:
     whisper.require()
-    ears = Listeners(cast(Any, None), None, Evaluators(asr=whisper.ASR), Path.cwd(), {"malay": "ms"})
+    evaluators = EvaluatorSet(cast(Any, None), None, EvaluatorChoice(Evaluators(asr=whisper.ASR), Path.cwd(), {"malay": "ms"}))
     found = []
     for line, text in enumerate((DATA / "dev.jsonl").read_text(encoding="utf-8").splitlines()[:CLIPS], start=1):
         entry = json.loads(text)
         audio = load(DATA / entry["audio"], 30.0).samples
         row = SpeechRow(line, entry["text"], [], [], torch.zeros((1, 1)), 1.0, 0.0, "", None, None, False)
-        found.append(Sample(row, audio, torch.zeros((1, 1)), 10, "malay", ears))
+        found.append(Sample(row, audio, torch.zeros((1, 1)), 10, "malay", evaluators))
     return found
 
 
@@ -62,7 +62,7 @@ def test_error_rates_are_jiwer_s(samples: list[Sample]) -> None:
         spec = find_metric(name)
         assert spec is not None
         rates = [min(1.0, theirs(t, plain(h))) for t, h in zip(texts, heard, strict=True)]
-        values = measure_samples(samples, [spec], samples[0].listeners, [s.row for s in samples])[name]
+        values = measure_samples(samples, [spec], samples[0].evaluators, [s.row for s in samples])[name]
         pooled = sum(rate * size for rate, size in zip(rates, sizes, strict=True)) / sum(sizes)
         assert mean_of(per_prompt(values)) == pytest.approx(pooled, abs=1e-12)
 

@@ -14,7 +14,7 @@ import torch
 from qrecipe.data.speech import SpeechData, SpeechRow
 from qrecipe.errors import UserError
 from qrecipe.evaluate import metrics
-from qrecipe.evaluate.listeners import Listeners
+from qrecipe.evaluate.evaluators import EvaluatorChoice, EvaluatorSet
 from qrecipe.evaluate.measure import function_of, measure, number_of, teacher_forced
 from qrecipe.evaluate.metrics import TeacherForced
 from qrecipe.evaluate.samples import MIN_CAP, Sample, Task, batches, cap_of, generated
@@ -38,8 +38,8 @@ def speech_row(frames: int, line: int = 1, **more: Any) -> SpeechRow:
     return SpeechRow(line, "Hai.", [1], [2], codes(*range(frames)), 1.0, 0.0, "", REFERENCE, None, False, **more)
 
 
-class Ears:
-    """Listeners that hear what a test says."""
+class FakeEvaluators:
+    """EvaluatorSet that hear what a test says."""
 
     def __init__(self, heard: str = "", tag: str = "ms") -> None:
         self._heard, self._tag = heard, tag
@@ -54,7 +54,7 @@ class Ears:
 def sample(*first: int, frames: int = 10, cap: int = 30, text: str = "Hai.", heard: str = "", tag: str = "ms") -> Sample:
     made = codes(*first) if first else torch.zeros((0, 8), dtype=torch.int64)
     row = replace(speech_row(frames), text=text)
-    return Sample(row, np.zeros(0, dtype=np.float32), made, cap, "malay", cast(Any, Ears(heard, tag)))
+    return Sample(row, np.zeros(0, dtype=np.float32), made, cap, "malay", cast(Any, FakeEvaluators(heard, tag)))
 
 
 def test_every_metric_is_found_and_has_its_function() -> None:
@@ -196,7 +196,7 @@ def test_prompts_that_do_not_fit_into_memory_are_not_split(opened: Opened, data:
 
     monkeypatch.setattr(speak, "speak", full)
     with pytest.raises(UserError, match="speaking 2 prompts at once does not fit") as caught:
-        list(generated(opened, Task(data, Evaluation(batch=2), Listeners(opened, None, Evaluators(), Path.cwd(), {}))))
+        list(generated(opened, Task(data, Evaluation(batch=2), EvaluatorSet(opened, None, EvaluatorChoice(Evaluators(), Path.cwd())))))
     (problem,) = caught.value.problems
     assert problem.code == "QR074"
     assert "`evaluation.batch`" in str(problem.help)
@@ -205,20 +205,20 @@ def test_prompts_that_do_not_fit_into_memory_are_not_split(opened: Opened, data:
 @pytest.mark.slow
 def test_one_call_measures_everything_in_every_condition(opened: Opened, data: SpeechData, tmp_path: Path) -> None:
     settings = Evaluation(seeds=[0, 7], prompts=2, batch=2, frame_cap=1.0)
-    ears = Listeners(opened, None, Evaluators(), Path.cwd(), {})
-    found = measure(opened, Task(data, settings, ears, folder=tmp_path, identity="x"), ["talker_nll", "duration_ratio"])
+    evaluators = EvaluatorSet(opened, None, EvaluatorChoice(Evaluators(), Path.cwd()))
+    found = measure(opened, Task(data, settings, evaluators, folder=tmp_path, identity="x"), ["talker_nll", "duration_ratio"])
     layouts = ("streaming", "non_streaming")
     assert [(v.line, v.layout, v.seed) for v in found["talker_nll"]] == [(line, layout, None) for layout in layouts for line in (4, 5, 6)]
     assert sorted((v.line, v.layout, v.seed) for v in found["duration_ratio"]) == sorted(
         (line, layout, seed) for layout in layouts for seed in (0, 7) for line in (4, 5)
     )
-    assert measure(opened, Task(data, settings, ears), ["duration_ratio"])["duration_ratio"] == found["duration_ratio"]
+    assert measure(opened, Task(data, settings, evaluators), ["duration_ratio"])["duration_ratio"] == found["duration_ratio"]
 
 
 @pytest.mark.slow
 def test_what_was_kept_is_not_spoken_again(opened: Opened, data: SpeechData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Evaluation(seeds=[0, 1], prompts=3, batch=2, frame_cap=1.0, layouts=["streaming"])
-    ears = Listeners(opened, None, Evaluators(), Path.cwd(), {})
+    evaluators = EvaluatorSet(opened, None, EvaluatorChoice(Evaluators(), Path.cwd()))
     spoken = []
     real = speak.speak
 
@@ -230,18 +230,18 @@ def test_what_was_kept_is_not_spoken_again(opened: Opened, data: SpeechData, tmp
 
     monkeypatch.setattr(speak, "speak", stops)
     with pytest.raises(KeyboardInterrupt):
-        list(generated(opened, Task(data, settings, ears, folder=tmp_path, identity="x")))
+        list(generated(opened, Task(data, settings, evaluators, folder=tmp_path, identity="x")))
     monkeypatch.setattr(speak, "speak", lambda *a, **k: (spoken.append(k["seed"]), real(*a, **k))[1])
-    resumed = list(generated(opened, Task(data, settings, ears, folder=tmp_path, identity="x")))
+    resumed = list(generated(opened, Task(data, settings, evaluators, folder=tmp_path, identity="x")))
     assert spoken == [0, 0, 1, 1]
-    again = list(generated(None, Task(data, settings, ears, folder=tmp_path, identity="x")))
-    alone = list(generated(opened, Task(data, settings, ears)))
+    again = list(generated(None, Task(data, settings, evaluators, folder=tmp_path, identity="x")))
+    alone = list(generated(opened, Task(data, settings, evaluators)))
     for first, second, third in zip(resumed, again, alone, strict=True):
         assert first.row.line == second.row.line == third.row.line
         assert np.array_equal(first.audio, second.audio)
         assert np.array_equal(first.audio, third.audio)
         assert torch.equal(first.codes, second.codes)
-    assert list(generated(None, Task(data, settings, ears, folder=tmp_path, identity="another model"))) == []
+    assert list(generated(None, Task(data, settings, evaluators, folder=tmp_path, identity="another model"))) == []
 
 
 def test_conditions_are_slices(data: SpeechData) -> None:

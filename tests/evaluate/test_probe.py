@@ -13,7 +13,7 @@ import torch
 from qrecipe.data.audio import load
 from qrecipe.data.speech import SpeechData, SpeechRow
 from qrecipe.evaluate.corruptions import CORRUPTIONS, DESCRIPTIONS
-from qrecipe.evaluate.listeners import Listeners
+from qrecipe.evaluate.evaluators import EvaluatorChoice, EvaluatorSet
 from qrecipe.evaluate.probe import Probe, probe
 from qrecipe.evaluate.samples import Sample, recorded
 from qrecipe.qwen3 import FRAME_SAMPLES
@@ -39,12 +39,12 @@ def dataset(rows: int) -> SpeechData:
     return SpeechData("dev", "malay", found)
 
 
-def ears(**more: Any) -> Listeners:
-    return Listeners(cast(Any, None), None, Evaluators(**more), Path.cwd(), {"malay": "ms"}, journal=Journal())
+def evaluators(**more: Any) -> EvaluatorSet:
+    return EvaluatorSet(cast(Any, None), None, EvaluatorChoice(Evaluators(**more), Path.cwd(), {"malay": "ms"}), journal=Journal())
 
 
 def tried(gate: dict[str, Any], rows: int, **more: Any) -> Probe:
-    (found,) = probe([Gate.model_validate({"data": "dev", **gate})], {"dev": dataset(rows)}, Evaluation(), ears(**more))
+    (found,) = probe([Gate.model_validate({"data": "dev", **gate})], {"dev": dataset(rows)}, Evaluation(), evaluators(**more))
     return found
 
 
@@ -57,7 +57,7 @@ def test_every_way_of_spoiling_that_a_metric_names_exists() -> None:
 
 @pytest.mark.parametrize("way", CORRUPTIONS)
 def test_spoilt_copies_are_other_recordings_of_the_same_rows(way: str) -> None:
-    samples = recorded(dataset(3), Evaluation(), ears())
+    samples = recorded(dataset(3), Evaluation(), evaluators())
     spoilt = CORRUPTIONS[way](samples)
     assert [s.row.line for s in spoilt] == [s.row.line for s in samples]
     for before, after in zip(samples, spoilt, strict=True):
@@ -104,7 +104,7 @@ def test_what_does_not_listen_is_not_tried() -> None:
 def test_error_rates_notice_missing_ends_and_stutters() -> None:
     whisper.require()
     data = dataset(3)
-    asr = ears(asr=whisper.ASR)
+    asr = evaluators(asr=whisper.ASR)
     samples = recorded(data, Evaluation(), asr)
     from qrecipe.evaluate.measure import measure_samples
     from qrecipe.evaluate.values import mean_of, per_prompt

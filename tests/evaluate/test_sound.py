@@ -16,7 +16,7 @@ from qrecipe.evaluate.samples import Sample
 from qrecipe.qwen3 import SAMPLE_RATE
 
 
-class Ears:
+class FakeEvaluators:
     def tag(self, language: str) -> str:
         return "ms"
 
@@ -33,7 +33,7 @@ def tone(*pieces: tuple[float, float]) -> Audio:
 
 def sample(audio: Audio, text: str = "abcde abcde", recording: Audio | None = None) -> Sample:
     row = SpeechRow(1, text, [], [], torch.zeros((10, 8)), 1.0, 0.0, "", None, None, False)
-    made = Sample(row, audio, torch.zeros((10, 8)), 30, "malay", cast(Any, Ears()))
+    made = Sample(row, audio, torch.zeros((10, 8)), 30, "malay", cast(Any, FakeEvaluators()))
     made.__dict__["recording"] = recording
     return made
 

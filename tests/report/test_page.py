@@ -17,7 +17,7 @@ from qrecipe.evaluate.samples import Sample
 from qrecipe.report.page import Column, marked, sound, write_page
 
 
-class Ears:
+class FakeEvaluators:
     def transcribe(self, sample: Sample) -> str:
         return "saya <b>suka</b> nasi"
 
@@ -51,7 +51,7 @@ def test_sound_is_in_the_page() -> None:
 
 def test_a_page_stands_alone_and_escapes_texts() -> None:
     row = SpeechRow(1, 'Saya <script>alert("x")</script>', [], [], torch.zeros((9, 1)), 1.0, 0.0, "", Path("r"), None, False)
-    item = Sample(row, np.zeros(2400, np.float32), torch.zeros((9, 1)), 30, "malay", cast(Any, Ears()), seed=3)
+    item = Sample(row, np.zeros(2400, np.float32), torch.zeros((9, 1)), 30, "malay", cast(Any, FakeEvaluators()), seed=3)
     page = write_page("a & b", [Column("base", [item], True)])
     assert "<script" not in page
     assert "<b>suka" not in page

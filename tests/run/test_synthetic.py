@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from qrecipe.data.speech import SpeechRow
-from qrecipe.evaluate.listeners import Listeners
+from qrecipe.evaluate.evaluators import EvaluatorSet
 from qrecipe.plan.synthetic import Sentence, SyntheticDataset
 from qrecipe.recipe import load
 from qrecipe.run import synthetic
@@ -107,7 +107,7 @@ def test_what_sounds_like_something_else_is_dropped(mini: Any, tiny: Any, tmp_pa
         asked.append((len(audio), language))
         return ("kita", "saya")[len(asked) - 1]
 
-    monkeypatch.setattr(Listeners, "_transcribe", transcribe)
+    monkeypatch.setattr(EvaluatorSet, "_transcribe", transcribe)
     sounds = [(np.full(24_000 + i, 0.1 * (i + 1), dtype=np.float32), 24_000) for i in range(2)]
     monkeypatch.setattr(synthetic, "sound", lambda opened, codes: sounds[: len(codes)])
     planned = SimpleNamespace(loaded=loaded, base=mini)

@@ -18,7 +18,7 @@ import torch
 from qrecipe.data.audio import load, read
 from qrecipe.data.speech import SpeechRow
 from qrecipe.evaluate import metrics
-from qrecipe.evaluate.listeners import Listeners, resampled
+from qrecipe.evaluate.evaluators import EvaluatorChoice, EvaluatorSet, resampled
 from qrecipe.evaluate.samples import Sample, _rounded
 from qrecipe.recipe import metrics as registry
 from qrecipe.recipe.evaluator import Evaluators
@@ -27,11 +27,12 @@ from qrecipe.report.page import Column, write_page
 MALAY = Path(__file__).parents[2] / "recipes" / "data" / "malay"
 
 
-def sample(**evaluators: Any) -> Sample:
+def sample(**settings: Any) -> Sample:
     entry = json.loads((MALAY / "dev.jsonl").read_text(encoding="utf-8").splitlines()[0])
-    ears = Listeners(cast(Any, None), None, Evaluators.model_validate(evaluators), Path.cwd(), {"malay": "ms"})
+    choice = EvaluatorChoice(Evaluators.model_validate(settings), Path.cwd(), {"malay": "ms"})
+    evaluators = EvaluatorSet(cast(Any, None), None, choice)
     row = SpeechRow(1, entry["text"], [], [], torch.zeros((10, 1)), 1.0, 0.0, "", MALAY / "ref.ogg", None, False, MALAY / entry["audio"])
-    return Sample(row, load(MALAY / entry["audio"], 30.0).samples, torch.zeros((10, 1)), 30, "malay", ears)
+    return Sample(row, load(MALAY / entry["audio"], 30.0).samples, torch.zeros((10, 1)), 30, "malay", evaluators)
 
 
 def test_a_transcript_is_known_by_its_sound_before_and_after_the_file(tmp_path: Path) -> None:
@@ -44,9 +45,9 @@ def test_a_transcript_is_known_by_its_sound_before_and_after_the_file(tmp_path: 
     spoken = sample(asr={"backend": "faster_whisper", "model": "wheel:whisper-base"})
     before, after = replace(spoken, audio=rounded), replace(spoken, audio=read_back)
     assert before.key == after.key
-    about = spoken.listeners._describe("asr", "malay")
-    spoken.listeners.journal.get_or_make(["heard", about, before.key], lambda: "selamat pagi")
-    assert spoken.listeners.heard(after) == "selamat pagi"
+    about = spoken.evaluators._describe("asr", "malay")
+    spoken.evaluators.journal.get_or_make(["heard", about, before.key], lambda: "selamat pagi")
+    assert spoken.evaluators.known_transcript(after) == "selamat pagi"
     assert "selamat" in write_page("page", [Column("model", [after], True)])
 
 

@@ -1,4 +1,4 @@
-"""What hears generated speech: evaluators, loaded when a metric first asks for one, and asked once for every sound."""
+"""Evaluators of generated speech: loaded when a metric first needs one, and run once for every sound."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import random
 import sys
 import types
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -39,38 +40,45 @@ PACKAGES = {
     "plcmos": ("speechmos",),
     "dnsmos": ("speechmos",),
 }
-"""Distributions whose versions change what a backend hears."""
+"""Distributions whose versions change what a backend returns."""
 
 
-class Listeners:
-    """The evaluators of a recipe or of a command.
+@dataclass(frozen=True)
+class EvaluatorChoice:
+    """Evaluators as a recipe or a command names them."""
+
+    settings: Evaluators
+    root: Path
+    """The folder that relative paths start from."""
+    tags: dict[str, str] = field(default_factory=dict)
+    """BCP 47 tags of languages that published bases do not list by name."""
+    places: dict[str, Place] = field(default_factory=dict)
+    """Where the recipe names an evaluator."""
+
+
+class EvaluatorSet:
+    """The evaluators of a recipe or of a command, each loaded when it is first needed.
 
     Args:
-        opened: the model, whose speaker encoder listens too; `identity` is its content.
-        evaluators: what the recipe names.
-        root: the folder that relative paths start from.
-        tags: BCP 47 tags of languages that published bases do not list by name.
-        places: where the recipe names an evaluator.
-        journal: answers of the evaluators so far.
+        opened: the model, whose speaker encoder is an evaluator too; `identity` is its content.
+        choice: the evaluators by name.
+        journal: results of the evaluators so far.
     """
 
     def __init__(
         self,
         opened: Opened,
         identity: str | None,
-        evaluators: Evaluators,
-        root: Path,
-        tags: dict[str, str],
-        places: dict[str, Place] | None = None,
+        choice: EvaluatorChoice,
         hashes: FileHashes | None = None,
         journal: Journal | None = None,
     ) -> None:
         self._opened = opened
         self._identity = identity
-        self._evaluators = evaluators
-        self._root = root
-        self._tags = {**TAGS, **tags}
-        self._places = places or {}
+        self._settings = choice.settings
+        self._root = choice.root
+        self._tags = {**TAGS, **choice.tags}
+        self._places = choice.places
         self._hashes = hashes or FileHashes()
         self.journal = journal or Journal()
         self._recogniser: recognisers.Recogniser | None = None
@@ -81,49 +89,49 @@ class Listeners:
 
     def missing(self, spec: MetricSpec) -> Problem | None:
         """Why a metric cannot be measured on this machine, or None."""
-        if spec.needs == "asr" and self._evaluators.asr is None:
+        if spec.needs == "asr" and self._settings.asr is None:
             return Problem("QR026", f"`{spec.name}` needs a recogniser, and none is named", self._place("asr"))
         lacking = self._find(spec.needs)[1] if spec.needs else []
         return next(iter(lacking), None) or packages_problem(spec.packages, spec.extra, f"`{spec.name}`", Place(spec.name))
 
     def describe(self, spec: MetricSpec, language: str) -> dict[str, Any] | None:
-        """What a metric's value depends on beside the sample: part of the verdict, and of what a value is stored under."""
+        """Everything but the sample that a metric's value depends on: part of the verdict, and of the key of a stored value."""
         return None if spec.needs is None else self._describe(spec.needs, language)
 
     def _describe(self, need: Need, language: str) -> dict[str, Any]:
         if (need, language) not in self._described:
-            settings = getattr(self._evaluators, need)
+            settings = getattr(self._settings, need)
             about: dict[str, Any] = {**settings.model_dump(mode="json", exclude={"languages"}), "identity": self._find(need)[0].identity}
             if settings.backend == "base":
                 about["identity"] = self._identity
             if need == "asr":
-                about |= {"temperature": 0.0, "condition_on_previous_text": False, "language": self.code(language)}
+                about |= {"temperature": 0.0, "condition_on_previous_text": False, "language": self.language_code(language)}
                 about["normalisation"] = {"version": normalise.VERSION, "tag": self.tag(language)}
             about["versions"] = {p: _version(p) for p in PACKAGES.get(settings.backend, ())}
             self._described[(need, language)] = about
         return self._described[(need, language)]
 
     def transcribe(self, sample: Sample) -> str:
-        """What the recogniser hears."""
+        """Transcript of a sample by the recogniser, computed once for each sound."""
         about = self._describe("asr", sample.language)
-        heard: str = self.journal.get_or_make(["heard", about, sample.key], lambda: self._transcribe(sample.audio, sample.language))
-        return heard
+        transcript: str = self.journal.get_or_make(["heard", about, sample.key], lambda: self._transcribe(sample.audio, sample.language))
+        return transcript
 
-    def heard(self, sample: Sample) -> str | None:
-        """The transcript if the recogniser was asked before, else None."""
-        if self._evaluators.asr is None or self._find("asr")[1]:
+    def known_transcript(self, sample: Sample) -> str | None:
+        """The transcript if it was computed before, else None."""
+        if self._settings.asr is None or self._find("asr")[1]:
             return None
-        known: str | None = self.journal.get(["heard", self._describe("asr", sample.language), sample.key])
-        return known
+        transcript: str | None = self.journal.get(["heard", self._describe("asr", sample.language), sample.key])
+        return transcript
 
     def _transcribe(self, audio: Audio, language: str) -> str:
-        asr = self._evaluators.asr
+        asr = self._settings.asr
         assert asr is not None, "checked before anything is measured"
         place = self._place("asr")
         if self._recogniser is None:
             self._recogniser = recognisers.open_recogniser(asr, materialise(self._find("asr")[0], place), place)
         try:
-            return self._recogniser.transcribe(resampled(audio), self.code(language))
+            return self._recogniser.transcribe(resampled(audio), self.language_code(language))
         except (ValueError, OSError) as e:
             reason = str(e).strip().splitlines()[0][:200]
             raise RecipeError(Problem("QR081", f"the recogniser cannot hear `{language}`: {reason}", place)) from None
@@ -145,7 +153,7 @@ class Listeners:
 
     def _speaker(self) -> Callable[[Audio], torch.Tensor]:
         if self._encoder is None:
-            backend, place = self._evaluators.speaker.backend, self._place("speaker")
+            backend, place = self._settings.speaker.backend, self._place("speaker")
             if backend == "base":
                 self._encoder = self._opened.x_vector
             elif backend == "resemblyzer":
@@ -156,17 +164,17 @@ class Listeners:
                 except (RuntimeError, ValueError, OSError, KeyError) as e:
                     reason = (str(e).strip().splitlines() or [type(e).__name__])[0][:200]
                     raise RecipeError(
-                        Problem("QR081", f"transformers cannot load {self._evaluators.speaker.model}: {reason}", place)
+                        Problem("QR081", f"transformers cannot load {self._settings.speaker.model}: {reason}", place)
                     ) from None
                 self._encoder = lambda audio: wavlm.vector(resampled(audio))
         return self._encoder
 
-    def opinion(self, sample: Sample) -> float:
+    def mos(self, sample: Sample) -> float:
         """Predicted mean opinion score, 1 to 5."""
-        score: float = self.journal.get_or_make(["mos", self._describe("mos", sample.language), sample.key], lambda: self._opinion(sample))
+        score: float = self.journal.get_or_make(["mos", self._describe("mos", sample.language), sample.key], lambda: self._mos(sample))
         return score
 
-    def _opinion(self, sample: Sample) -> float:
+    def _mos(self, sample: Sample) -> float:
         audio = np.clip(resampled(sample.audio), -1.0, 1.0)
         seed = int.from_bytes(hashlib.sha256(sample.key.encode()).digest()[:4], "big")
         states = random.getstate(), np.random.get_state()
@@ -176,7 +184,7 @@ class Listeners:
             with silence():
                 from speechmos import dnsmos, plcmos
 
-                if self._evaluators.mos.backend == "plcmos":
+                if self._settings.mos.backend == "plcmos":
                     return float(plcmos.run(audio, sr=LISTENING_RATE)["plcmos"])
                 return float(dnsmos.run(audio, sr=LISTENING_RATE)["ovrl_mos"])
         finally:
@@ -185,17 +193,17 @@ class Listeners:
 
     def tag(self, language: str) -> str:
         """BCP 47 tag of a language; its code for the recogniser where none is known."""
-        asr = self._evaluators.asr
+        asr = self._settings.asr
         return self._tags.get(language) or (asr.languages.get(language) if asr else None) or language
 
-    def code(self, language: str) -> str:
-        """What the recogniser calls a language."""
-        asr = self._evaluators.asr
+    def language_code(self, language: str) -> str:
+        """The recogniser's code of a language."""
+        asr = self._settings.asr
         return (asr.languages.get(language) if asr else None) or self.tag(language).split("-")[0]
 
     def _find(self, need: Need) -> tuple[Found, list[Problem]]:
         if need not in self._found:
-            self._found[need] = find(need, self._evaluators, self._root, self._place(need), self._hashes)
+            self._found[need] = find(need, self._settings, self._root, self._place(need), self._hashes)
         return self._found[need]
 
     def _place(self, need: str) -> Place:
