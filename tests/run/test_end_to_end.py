@@ -26,6 +26,7 @@ from qrecipe.run.store import RunStore
 from tests.support import audio, recipes
 from tests.support.bases import load_weights
 from tests.support.shared import Finished
+from tests.support.threads import default_threads
 
 pytestmark = pytest.mark.slow
 
@@ -49,11 +50,11 @@ class Done:
 
 
 def process(*arguments: object, cwd: Path, **environment: str) -> subprocess.Popen[str]:
-    """`qrecipe` in a process of its own."""
+    """`qrecipe` in a process of its own, with the threads that people's have."""
     return subprocess.Popen(
         [sys.executable, "-m", "qrecipe", *map(str, arguments)],
         cwd=cwd,
-        env={**os.environ, **environment},
+        env={**default_threads(), **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

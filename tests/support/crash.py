@@ -1,7 +1,8 @@
 """Runs `qrecipe` in processes that die: killed at named points, after a time, or told that the disk is full.
 
 `Nursery` starts one process that imports everything and opens the embedded base; every run is forked from it, so that a
-run takes a second or two and not the seconds of importing torch. As a script, this file is that process.
+run takes a second or two and not the seconds of importing torch. As a script, this file is that process. Runs have as many
+threads as torch takes by itself, as people's do.
 
 A fault is `POINT ACTION`. Points count from 1:
 
@@ -29,6 +30,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.support.threads import default_threads
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -53,11 +56,10 @@ class Nursery:
     """The process from which runs are forked. Close it at the end."""
 
     def __init__(self) -> None:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.support.crash"],
             cwd=ROOT,
-            env=environment,
+            env={**default_threads(), "PYTHONPATH": str(ROOT)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -165,13 +167,17 @@ def _arm(fault: str) -> None:
         os.replace, os.rename = renaming(os.replace), renaming(os.rename)
 
 
-def _child(order: dict[str, Any], out: int, err: int, opened: Any) -> None:
+def _child(order: dict[str, Any], out: int, err: int, opened: Any, threads: int) -> None:
     os.dup2(out, 1)
     os.dup2(err, 2)
     os.environ.update(order["environment"])
     os.chdir(order["cwd"])
+    import torch
+
     from qrecipe.cli import main
     from qrecipe.run import engine
+
+    torch.set_num_threads(threads)
 
     engine.open_model = lambda info: opened
     if order["fault"]:
@@ -197,7 +203,8 @@ def _serve() -> None:
     from qrecipe.plan.fetch import resolve
     from qrecipe.recipe.base import Base
 
-    torch.set_num_threads(1)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # a process that has begun others cannot be forked; its children begin theirs
     librosa().effects.trim(np.random.default_rng(0).standard_normal(24_000))  # it imports what it needs at the first call
     opened = open_model(resolve(Base(model="builtin:mini"), Path.cwd(), Place("crash"), FileHashes()))
     for line in sys.stdin:
@@ -208,7 +215,7 @@ def _serve() -> None:
             if pid == 0:
                 code = 1
                 try:
-                    _child(order, out.fileno(), err.fileno(), opened)
+                    _child(order, out.fileno(), err.fileno(), opened, threads)
                 except SystemExit as e:
                     code = int(e.code or 0)
                 except BaseException:
