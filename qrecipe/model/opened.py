@@ -130,7 +130,7 @@ class Opened:
         """Codes of recordings, each [frames, codebooks] int64 on the CPU, by the base's own speech tokenizer.
 
         `audios` are mono at 24 kHz, [samples] each. On a CPU each is encoded alone: what stands beside a recording changes
-        the last digits of its encoding, and with them a code in thousands, and padding costs time. On a GPU those of whole
+        the last digits of its encoding, and with them one code in ten thousand, and padding costs time. On a GPU those of whole
         frames are padded to the longest and encoded at once: the encoder is causal, so that the padding reaches no frame
         before it. What stock makes of a part of a frame at the end depends on the samples that follow, so a recording
         that ends in one is encoded alone, as stock would.
