@@ -32,9 +32,9 @@ from qrecipe.plan.bases import catalogue
 from qrecipe.plan.compute import Volume, compute
 from qrecipe.recipe.reader import Node
 from qrecipe.recipe.stage import SpeechStage
-from qrecipe.train import gradients
-from qrecipe.train.loop import train_stage
-from qrecipe.train.speech import SpeechObjective
+from qrecipe.train import loop
+from qrecipe.train.loop import Hooks, train_stage
+from qrecipe.train.objectives.speech import SpeechObjective
 
 FRAMES = 256
 """Of a step: what is launched for it does not depend on them."""
@@ -84,12 +84,12 @@ def run(name: str, steps: int) -> dict[str, Any]:
     objective = SpeechObjective(stage, opened, learner.tables, {"speech": data}, 0, found.terms)
     sampler = Sampler(objective.lengths(), {}, stage.batch, 0)
     kernel = mock.patch.object(layers, "_kernel", _as_on_a_gpu)
-    with tempfile.TemporaryDirectory() as cache, fused.compiled(case.compile), mock.patch.object(gradients, "ON_A_CPU", 10**9), kernel:
+    with tempfile.TemporaryDirectory() as cache, fused.compiled(case.compile), mock.patch.object(loop, "CPU_CHUNK_FRAMES", 10**9), kernel:
         if case.remember and found.cached is not None:
             states = States(Path(cache), opened, learner.tables, found.first_layer, "benchmark")
-            objective.remember(states, [*islice(sampler.batches(), steps + WARM), *sampler.epoch(0), *sampler.epoch(1)])
+            objective.cache_states(states, [*islice(sampler.batches(), steps + WARM), *sampler.epoch(0), *sampler.epoch(1)])
         marks = [time.thread_time()]
-        train_stage(stage, opened, learner, objective, sampler, on_step=lambda r: marks.append(time.thread_time()))
+        train_stage(stage, opened, learner, objective, sampler, Hooks(observer=training.Watch(lambda r: marks.append(time.thread_time()))))
     spent = [1e3 * (b - a) for a, b in pairwise(marks)]
     learner.close()
     laid = round(_laying_out(opened, full, case.frames), 1)

@@ -6,6 +6,7 @@ import math
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice, pairwise
@@ -24,8 +25,9 @@ from qrecipe.plan import trainable
 from qrecipe.plan.compute import Volume, compute
 from qrecipe.recipe.reader import Node
 from qrecipe.recipe.stage import SpeechStage
-from qrecipe.train.loop import StepReport, train_stage
-from qrecipe.train.speech import SpeechObjective
+from qrecipe.train.loop import Hooks, train_stage
+from qrecipe.train.objectives.speech import SpeechObjective
+from qrecipe.train.observer import Observer, StepReport
 
 REPEATS = 3
 PROFILED = 2
@@ -74,6 +76,22 @@ CASES = {
 
 class Enough(Exception):
     """All steps are measured: what was learned is nobody's."""
+
+
+class Watch(Observer):
+    """Passes reports on to functions."""
+
+    def __init__(self, on_step: Callable[[StepReport], None], on_event: Callable[[str, dict[str, Any]], None] | None = None) -> None:
+        self._on_step, self._on_event = on_step, on_event
+
+    def step(self, report: StepReport) -> None:
+        """Passed on."""
+        self._on_step(report)
+
+    def event(self, kind: str, **fields: object) -> None:
+        """Passed on, if there is a function for it."""
+        if self._on_event is not None:
+            self._on_event(kind, fields)
 
 
 def run(
@@ -127,7 +145,7 @@ def run(
         if case.remember and found.cached is not None:
             every = [*batches, *sampler.epoch(0), *sampler.epoch(1)]
             began = time.perf_counter()
-            result["kept bytes"] = objective.remember(States(Path(cache), opened, learner.tables, found.first_layer, "all"), every)
+            result["kept bytes"] = objective.cache_states(States(Path(cache), opened, learner.tables, found.first_layer, "all"), every)
             result["caching frames/s"] = round(own / (time.perf_counter() - began))
         marks = [time.perf_counter()]
         seconds: list[float] = []
@@ -156,11 +174,11 @@ def run(
             if report.step <= warm:
                 marks[-1], processor[-1] = time.perf_counter(), time.process_time()
 
-        def say(event: str, **fields: Any) -> None:
-            notes.append(f"not compiled: {fields['trouble']}" if event == "compiling" else event)
+        def say(kind: str, fields: dict[str, Any]) -> None:
+            notes.append(f"not compiled: {fields['trouble']}" if kind == "compiling" else kind)
 
         with suppress(Enough):
-            train_stage(stage, opened, learner, objective, sampler, on_step=note, tell=say)
+            train_stage(stage, opened, learner, objective, sampler, Hooks(observer=Watch(note, say)))
         complete = (len(seconds) - warm) // steps
     if complete < REPEATS:
         notes.append(f"{complete} of {REPEATS} stretches, no time for more")
@@ -230,7 +248,7 @@ def agreement(shape: str, device: torch.device, steps: int = 50) -> dict[str, An
         curve: list[dict[str, float]] = []
         if not plain:
             with fused.compiled(device.type == "cuda"):
-                train_stage(stage, opened, learner, objective, sampler, on_step=lambda r: curve.append(r.losses))  # noqa: B023
+                train_stage(stage, opened, learner, objective, sampler, Hooks(observer=Watch(lambda r: curve.append(r.losses))))  # noqa: B023
         else:
             groups = [{"params": g.parameters, "lr": g.lr} for g in learner.groups]
             optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0)

@@ -14,8 +14,8 @@ import torch
 from qrecipe.data import audio
 from qrecipe.data.audio import AudioProblem, Clip, read
 from qrecipe.files import FileHashes, cache_dir, digest
+from qrecipe.model.batcher import AdaptiveBatcher, out_of_memory, recording_too_large
 from qrecipe.model.opened import Opened
-from qrecipe.model.room import Room, no_room
 from qrecipe.plan.bases import LocalBase
 from qrecipe.qwen3 import SAMPLE_RATE
 from qrecipe.store import TensorStore
@@ -79,10 +79,10 @@ class Encoder:
         """
         results: dict[int, Encoded | AudioProblem] = {}
         waiting: dict[int, Clip] = {}
-        room: Room[int] = Room(
+        batcher: AdaptiveBatcher[int] = AdaptiveBatcher(
             BATCH_SECONDS,
-            lambda part: len(part) * max(len(waiting[i].samples) for i in part) / SAMPLE_RATE,
-            lambda i: str(recordings[i].path),
+            lambda batch: len(batch) * max(len(waiting[i].samples) for i in batch) / SAMPLE_RATE,
+            lambda i: recording_too_large(str(recordings[i].path)),
         )
 
         def report() -> None:
@@ -91,7 +91,7 @@ class Encoder:
 
         def encode() -> None:
             by_length = sorted(waiting, key=lambda i: (len(waiting[i].samples), i))
-            for part, codes in room.compute(by_length, lambda part: self.opened.encode([waiting[i].samples for i in part])):
+            for part, codes in batcher.run(by_length, lambda part: self.opened.encode([waiting[i].samples for i in part])):
                 for i, c in zip(part, codes, strict=True):
                     results[i] = self._save(recordings[i], Encoded(c, waiting[i].seconds, waiting[i].trimmed))
                 report()
@@ -123,7 +123,7 @@ class Encoder:
         try:
             vector = self.opened.x_vector(read(path))
         except torch.OutOfMemoryError:
-            raise no_room("this reference", str(path), "a shorter one does; or take a larger GPU") from None
+            raise out_of_memory("this reference", str(path), "a shorter one does; or take a larger GPU") from None
         return self._x_vectors.put(key, {"x_vector": vector})["x_vector"]
 
     def _store(self, recording: Recording) -> TensorStore:

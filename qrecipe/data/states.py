@@ -16,7 +16,7 @@ import torch
 
 from qrecipe.files import digest
 from qrecipe.model import forward, fused, layers, prompt
-from qrecipe.model.layers import ON_A_CPU
+from qrecipe.model.batcher import CPU_CHUNK_FRAMES
 from qrecipe.model.opened import Opened
 from qrecipe.store import MappedStore, key_of
 
@@ -24,8 +24,8 @@ STATES = 1
 """Raised whenever the same row would have other states."""
 SHARD = 16_384
 """Frames of a shard, about."""
-AT_ONCE = 8_192
-"""Frames that are computed at once on a GPU."""
+GPU_CHUNK_FRAMES = 8_192
+"""Frames of a batch on a GPU."""
 
 Progress = Callable[[int, int], None]
 """Called with (rows done, of)."""
@@ -100,11 +100,11 @@ class States:
 
     def _make(self, group: Sequence[Wanted]) -> dict[str, torch.Tensor]:
         tensors: dict[str, torch.Tensor] = {}
-        at_once = ON_A_CPU if self._opened.device.type == "cpu" else AT_ONCE
+        limit = CPU_CHUNK_FRAMES if self._opened.device.type == "cpu" else GPU_CHUNK_FRAMES
         batch: list[Wanted] = []
         for i, w in enumerate(group):
             batch.append(w)
-            if i + 1 == len(group) or sum(b.frames for b in batch) + group[i + 1].frames > at_once:
+            if i + 1 == len(group) or sum(b.frames for b in batch) + group[i + 1].frames > limit:
                 tensors.update(zip((b.key for b in batch), self._compute([b.example() for b in batch]), strict=True))
                 batch = []
         return tensors

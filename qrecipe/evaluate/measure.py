@@ -17,15 +17,14 @@ from qrecipe.evaluate.metrics import Measured, Ratio, TeacherForced
 from qrecipe.evaluate.samples import Sample, Task, batches, generated, lengths, recorded, spoken_rows
 from qrecipe.evaluate.values import Value
 from qrecipe.model import forward, prompt
+from qrecipe.model.batcher import CPU_CHUNK_FRAMES, AdaptiveBatcher, recording_too_large
 from qrecipe.model.forward import Tables
-from qrecipe.model.layers import ON_A_CPU
 from qrecipe.model.opened import Opened
-from qrecipe.model.room import Room
 from qrecipe.qwen3 import Layout, PromptKind
 from qrecipe.recipe.metrics import LIKELIHOOD, MetricSpec, find
 from qrecipe.recipe.recipe import Evaluation
 
-FRAMES_AT_ONCE = 4000
+GPU_CHUNK_FRAMES = 4000
 """Frames of teacher-forced rows in one batch on a GPU."""
 READ = {"talker_nll": ("talker_nll",), "predictor_nll": ("predictor_nll",), "text_gain": ("talker_nll", "other_text_nll")}
 """Likelihoods that the built-in metrics read; a package's own metric may read both."""
@@ -88,14 +87,16 @@ def teacher_forced(
             frames += n
         return likelihoods
 
-    at_once = ON_A_CPU if opened.device.type == "cpu" else FRAMES_AT_ONCE
-    room: Room[SpeechRow] = Room(at_once, lambda part: sum(r.frames for r in part), lambda r: f"{data.name}:{r.line}")
+    limit = CPU_CHUNK_FRAMES if opened.device.type == "cpu" else GPU_CHUNK_FRAMES
+    batcher: AdaptiveBatcher[SpeechRow] = AdaptiveBatcher(
+        limit, lambda batch: sum(r.frames for r in batch), lambda r: recording_too_large(f"{data.name}:{r.line}")
+    )
     by_length = sorted(rows, key=lambda r: (r.frames, r.line))
-    results = {r.line: item for part, found in room.compute(by_length, compute) for r, item in zip(part, found, strict=True)}
+    results = {r.line: item for part, found in batcher.run(by_length, compute) for r, item in zip(part, found, strict=True)}
     if "other_text_nll" in read:
         ask["with_predictor"] = False
         exchanged = [r for r in map(_OtherTexts(data.rows).under, by_length) if r is not None]
-        for part, found in room.compute(exchanged, compute):
+        for part, found in batcher.run(exchanged, compute):
             for row, item in zip(part, found, strict=True):
                 results[row.line] = replace(results[row.line], other_text_nll=item.talker_nll)
     return [(r, results[r.line]) for r in rows]

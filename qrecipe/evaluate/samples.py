@@ -23,8 +23,8 @@ from qrecipe.data.audio import Audio, load, read, resample
 from qrecipe.data.speech import Progress, SpeechData, SpeechRow
 from qrecipe.files import new_folder, read_sealed, sealed, sha256, write_json
 from qrecipe.model import speak
+from qrecipe.model.batcher import out_of_memory
 from qrecipe.model.opened import Opened
-from qrecipe.model.room import no_room
 from qrecipe.qwen3 import SAMPLE_RATE, Layout, PromptKind
 from qrecipe.recipe.gate import Length
 from qrecipe.recipe.recipe import Evaluation
@@ -239,7 +239,7 @@ def _speak(opened: Opened, data: SpeechData, batch: PromptBatch, settings: Evalu
         spoken = speak.speak(opened, utterances, layout=batch.layout, seed=batch.seed, max_frames=max(caps))
     except torch.OutOfMemoryError:
         help_ = "give `evaluation.batch` (`--batch`) a lower number: it is part of the result, so it is not lowered by itself"
-        raise no_room(f"speaking {len(batch.rows)} prompts at once", data.name, help_) from None
+        raise out_of_memory(f"speaking {len(batch.rows)} prompts at once", data.name, help_) from None
     return [(_rounded(resample(s.audio, s.rate)), s.codes) for s in spoken]
 
 

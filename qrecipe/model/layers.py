@@ -39,10 +39,6 @@ KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBacken
 """Of padded attention on a GPU."""
 
 
-ON_A_CPU = 400
-"""Frames that are computed at once on a CPU: what more of them keep its caches do not hold, and a sixth of the time is waiting for memory."""
-
-
 @dataclass
 class Rows:
     """Rows laid end to end."""

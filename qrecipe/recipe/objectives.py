@@ -1,4 +1,4 @@
-"""Objectives of stages: torch-free specs. The functions that compute the losses live in `qrecipe.train`."""
+"""Objectives of stages: torch-free specs. The classes that compute the losses are in `qrecipe.train.objectives`."""
 
 from __future__ import annotations
 
@@ -24,16 +24,22 @@ class ObjectiveSpec:
     respells: bool
     """Whether texts are respelled for a language of the base."""
     function: str
+    """`MODULE:CLASS` of the `qrecipe.train.objectives.objective.Objective`, whose `build` makes one for a stage."""
 
 
 OBJECTIVES: dict[str, ObjectiveSpec] = {
     o.name: o
     for o in (
-        ObjectiveSpec("speech", ("speech",), None, True, False, "qrecipe.train.speech:SpeechObjective"),
-        ObjectiveSpec("text_lm", ("text",), (TEXT_TABLE,), False, False, "qrecipe.train.text_lm:TextLmObjective"),
-        ObjectiveSpec("respell", ("text", "speech"), None, True, True, "qrecipe.train.speech:SpeechObjective"),
+        ObjectiveSpec("speech", ("speech",), None, True, False, "qrecipe.train.objectives.speech:SpeechObjective"),
+        ObjectiveSpec("text_lm", ("text",), (TEXT_TABLE,), False, False, "qrecipe.train.objectives.text_lm:TextLmObjective"),
+        ObjectiveSpec("respell", ("text", "speech"), None, True, True, "qrecipe.train.objectives.speech:SpeechObjective"),
         ObjectiveSpec(
-            "embedding_match", ("text",), (TEXT_TABLE, *_PROJECTION), False, True, "qrecipe.train.embedding_match:EmbeddingMatchObjective"
+            "embedding_match",
+            ("text",),
+            (TEXT_TABLE, *_PROJECTION),
+            False,
+            True,
+            "qrecipe.train.objectives.embedding_match:EmbeddingMatchObjective",
         ),
     )
 }

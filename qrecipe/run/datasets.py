@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from qrecipe.data.codes import Encoder
 from qrecipe.data.report import Report, speaker_cosine, speech_report, text_report
 from qrecipe.data.speech import SpeechData, prepare
+from qrecipe.data.text import TextData
 from qrecipe.errors import DataError, Problem, Problems
 from qrecipe.plan.plan import Planned
 from qrecipe.recipe.dataset import SpeechDataset, TextDataset
 from qrecipe.recipe.stage import SpokenStage
 from qrecipe.run.session import Session
-from qrecipe.train.text_lm import TextData
 
 CLIPS_FOR_SPREAD = 40
 """Clips of a dataset whose x-vectors are compared."""

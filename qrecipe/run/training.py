@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -18,16 +20,17 @@ from qrecipe.model.forward import Tables
 from qrecipe.model.weights import Delta, Guard, Learner, survival
 from qrecipe.plan.compute import Compute, compute
 from qrecipe.plan.fingerprints import NUMERICS
-from qrecipe.recipe.stage import EmbeddingMatchStage, SpokenStage, Stage, TextLmStage
+from qrecipe.recipe.gate import Select
+from qrecipe.recipe.stage import Stage
+from qrecipe.run.events import Events
 from qrecipe.run.locking import lock_stage
 from qrecipe.run.session import RunSession
 from qrecipe.run.synthetic import SyntheticSpeech
 from qrecipe.train.checkpoints import Checkpoints, Every
-from qrecipe.train.embedding_match import EmbeddingMatchObjective, Pair, pairs
-from qrecipe.train.loop import StageResult, train_stage
-from qrecipe.train.objective import Objective
-from qrecipe.train.speech import SpeechObjective
-from qrecipe.train.text_lm import TextLmObjective
+from qrecipe.train.loop import Hooks, StageResult, train_stage
+from qrecipe.train.objectives import build_objective
+from qrecipe.train.objectives.objective import Objective, ObjectiveInputs
+from qrecipe.train.observer import Observer, StepReport
 
 ROOM = 0.9
 """Share of a GPU's memory that a stage may fill by its estimate."""
@@ -60,7 +63,7 @@ class Trainer:
             self.session.store.checkpoint_folder(fingerprint),
             trainable,
             self.every,
-            lambda event, **fields: self.session.events.emit(event, stage=stage.id, **fields),
+            StageEvents(self.session.events, stage.id),
         )
 
     def _trained(self, stage: Stage, before: Delta, state: str, checkpoints: Checkpoints) -> tuple[Delta, dict[str, Any]]:
@@ -99,23 +102,23 @@ class Trainer:
         self.session.events.emit("compiling", stage=stage.id, trouble=why)
         return why is None
 
-    def _recomputes(self, stage: Stage, found: Compute | None) -> bool:
+    def _recomputes(self, stage: Stage, cost: Compute | None) -> bool:
         """Whether layers are computed again in the backward pass: only where the stage would not fit otherwise."""
         device = self.session.opened.device
-        if device.type == "cpu" or found is None:
+        if device.type == "cpu" or cost is None:
             return False
-        peak, room = found.peak, torch.cuda.get_device_properties(device).total_memory
+        peak, room = cost.peak, torch.cuda.get_device_properties(device).total_memory
         if peak <= ROOM * room:
             return False
         self.session.events.emit("recomputing", stage=stage.id, peak=peak, room=room)
         return True
 
-    def _remember(self, stage: Stage, found: Compute, objective: SpeechObjective, tables: Tables, sampler: Sampler, state: str) -> None:
+    def _cache_states(self, stage: Stage, cost: Compute, objective: Objective, tables: Tables, sampler: Sampler, state: str) -> None:
         """Computes once what nothing that trains can change."""
-        states = States(cache_dir(), self.session.opened, tables, found.first_layer, [NUMERICS, state])
+        states = States(cache_dir(), self.session.opened, tables, cost.first_layer, [NUMERICS, state])
         steps = sampler.steps(stage.epochs, stage.steps)
         began = time.monotonic()
-        size = objective.remember(
+        size = objective.cache_states(
             states,
             islice(sampler.batches(), steps),
             lambda done, of: self.session.events.tell("remembering", stage=stage.id, done=done, of=of),
@@ -125,87 +128,73 @@ class Trainer:
 
     def _learn(self, stage: Stage, learner: Learner, state: str, checkpoints: Checkpoints) -> StageResult:
         seed = int(digest([self.session.recipe.seed, stage.id])[:8], 16)
-        found = self._compute(stage)
-        learner.tables.recompute = self._recomputes(stage, found)
-        objective: Objective
-        if isinstance(stage, SpokenStage):
-            assert found is not None, "it runs the talker"
-            spoken = {u.name: self.synthetic.data.get(u.dataset) or self.session.data.speech[u.dataset] for u in stage.uses}
-            objective = SpeechObjective(stage, self.session.opened, learner.tables, spoken, seed, found.terms)
-        elif isinstance(stage, EmbeddingMatchStage):
-            objective = EmbeddingMatchObjective(stage, self.session.opened, learner.tables, self._words(stage))
-        else:
-            objective = self._text_objective(stage, learner, seed)
-        lengths = objective.lengths()
+        cost = self._compute(stage)
+        learner.tables.recompute = self._recomputes(stage, cost)
+        objective = build_objective(stage, self._inputs(stage, learner, seed, cost.terms if cost is not None else ()))
         shares = {u.name: u.share for u in stage.uses if u.share is not None}
-        sampler = Sampler(lengths, shares, stage.batch, seed)
-        if isinstance(objective, SpeechObjective) and found is not None and found.cached is not None:
-            self._remember(stage, found, objective, learner.tables, sampler, state)
-        begin = None
-        if isinstance(objective, TextLmObjective):
-            fitted = objective
+        sampler = Sampler(objective.lengths(), shares, stage.batch, seed)
+        if cost is not None and cost.cached is not None:
+            self._cache_states(stage, cost, objective, learner.tables, sampler, state)
+        evaluate = None if stage.select is None else partial(self._held_out, stage.select, learner.tables)
+        hooks = Hooks(evaluate, checkpoints, StageEvents(self.session.events, stage.id))
+        return train_stage(stage, self.session.opened, learner, objective, sampler, hooks)
 
-            def begin() -> None:
-                batches = sampler.batches()
-                last = fitted.fit(
-                    lambda: next(batches)[0],
-                    lambda step, loss: self.session.events.tell("fitting", stage=stage.id, step=step, of=fitted.stage.fit_steps, loss=loss),
-                )
-                self.session.events.emit("fitted", stage=stage.id, loss=last)
-
-        evaluate = None
-        if stage.select is not None:
-            held_out = self.session.data.speech[stage.select.data]
-            metric = stage.select.metric
-
-            def evaluate() -> float:
-                found = [
-                    getattr(item, metric)
-                    for layout in self.session.recipe.evaluation.layouts
-                    for kind in self.session.recipe.evaluation.kinds
-                    for _, item in teacher_forced(self.session.opened, learner.tables, held_out, layout, kind, metrics=[metric])
-                ]
-                return float(sum(found) / len(found))
-
-        return train_stage(
-            stage,
+    def _inputs(self, stage: Stage, learner: Learner, seed: int, terms: Collection[str]) -> ObjectiveInputs:
+        """The data of a stage by the names of its uses; a text dataset may be read, spoken by the base, or respelled."""
+        session = self.session
+        speech = {**session.data.speech, **self.synthetic.data}
+        synthetic = {u.name: session.plan.synthetic[u.dataset] for u in stage.uses if u.dataset in session.plan.synthetic}
+        return ObjectiveInputs(
             self.session.opened,
-            learner,
-            objective,
-            sampler,
-            begin=begin,
-            evaluate=evaluate,
-            checkpoints=checkpoints,
-            tell=lambda event, **fields: self.session.events.emit(event, stage=stage.id, **fields),
-            on_step=lambda r: self.session.events.emit(
-                "step",
-                stage=stage.id,
-                step=r.step,
-                of=r.of,
-                losses=_rounded(r.losses),
-                gradient_norm=round(r.gradient_norm, 5),
-                rate=round(r.rate, 5),
-            ),
-            on_select=lambda step, value, best: self.session.events.emit(
-                "select", stage=stage.id, step=step, value=round(value, 6), best=best
-            ),
+            learner.tables,
+            seed,
+            self.session.recipe.languages,
+            terms,
+            {u.name: speech[u.dataset] for u in stage.uses if u.dataset in speech},
+            {u.name: self.session.data.text[u.dataset] for u in stage.uses if u.dataset in self.session.data.text},
+            {name: (d.sentences, d.table) for name, d in synthetic.items() if d.table is not None},
         )
 
-    def _words(self, stage: EmbeddingMatchStage) -> dict[str, list[Pair]]:
-        """Words of the stage's texts with their respellings."""
-        words = {}
-        for use in stage.uses:
-            dataset = self.session.plan.synthetic[use.dataset]
-            assert dataset.table is not None, "checked by the recipe"
-            words[use.name] = pairs(dataset.sentences, dataset.table)
-        return words
+    def _held_out(self, select: Select, tables: Tables) -> float:
+        """Mean of a metric over held-out recordings, in every layout and kind of prompt that is evaluated."""
+        evaluation, data = self.session.recipe.evaluation, self.session.data.speech[select.data]
+        values: list[float] = []
+        for layout in evaluation.layouts:
+            for kind in evaluation.kinds:
+                rows = teacher_forced(self.session.opened, tables, data, layout, kind, metrics=[select.metric])
+                values += [getattr(item, select.metric) for _, item in rows]
+        return float(sum(values) / len(values))
 
-    def _text_objective(self, stage: TextLmStage, learner: Learner, seed: int) -> TextLmObjective:
-        data = {u.use: self.session.data.text[u.use] for u in stage.uses}
-        own = [d for d in data.values() if d.language in self.session.recipe.languages]
-        special = set(self.session.opened.tokenizer.special.values())
-        seen = sorted({t for d in own for body in d.bodies for t in body} - special)
-        return TextLmObjective(stage, self.session.opened, learner.tables, data, seen, seed)
+
+class StageEvents(Observer):
+    """Passes a stage's reports on as events of the run."""
+
+    def __init__(self, events: Events, stage: str) -> None:
+        self._events = events
+        self._stage = stage
+
+    def step(self, report: StepReport) -> None:
+        """Recorded with rounded numbers."""
+        self.event(
+            "step",
+            step=report.step,
+            of=report.of,
+            losses=_rounded(report.losses),
+            gradient_norm=round(report.gradient_norm, 5),
+            rate=round(report.lr_scale, 5),
+        )
+
+    def selected(self, step: int, value: float, best: bool) -> None:
+        """Recorded."""
+        self.event("select", step=step, value=round(value, 6), best=best)
+
+    def event(self, kind: str, **fields: object) -> None:
+        """Recorded."""
+        self._events.emit(kind, stage=self._stage, **fields)
+
+    def progress(self, kind: str, **fields: object) -> None:
+        """Shown alone."""
+        self._events.tell(kind, stage=self._stage, **fields)
 
 
 def _rounded(losses: dict[str, float]) -> dict[str, float]:

@@ -1,70 +1,61 @@
-"""The training loop of one stage, in one piece: batches, losses over the global batch, clipping, AdamW, selection, checkpoints.
+"""The training loop of one stage. The optimiser step is `_Loop._train_step`, in the order in which it happens.
 
 Every loss is a sum over labels divided by the labels of the whole global batch, so that splitting a batch into
-micro-batches or over ranks changes nothing but the order of summation. A stage that was stopped goes on from its newest
+micro-batches or over ranks changes nothing but the order of summation. A stage that was stopped resumes from its newest
 checkpoint and gives, on the CPU, the bytes that it would have given undisturbed.
 
-A GPU is given a step before the numbers of the one before are read, and leaves out by itself what must not be taken.
+A GPU is given a step before the numbers of the one before are read. It skips by itself a step that is not finite.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial
-from statistics import fmean, pstdev
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import torch
+from torch.nn.utils import clip_grad_norm_
 
-from qrecipe.data.batches import Micro, Sampler, World, mine
-from qrecipe.errors import EngineError
+from qrecipe.data.batches import Item, Micro, Sampler, World, mine
+from qrecipe.errors import EngineError, UserError
 from qrecipe.interrupts import at_once, whole
 from qrecipe.model import fused
+from qrecipe.model.batcher import CPU_CHUNK_FRAMES, AdaptiveBatcher, out_of_memory
 from qrecipe.model.opened import Opened
 from qrecipe.model.weights import Delta, Learner, LearningGroup
 from qrecipe.recipe.stage import Stage
-from qrecipe.train.checkpoints import Checkpoints, Progress, Randomness, Selection, randomness
-from qrecipe.train.gradients import Gradients, Memory, Numbers, gradients
-from qrecipe.train.objective import Objective
+from qrecipe.train.checkpoints import Checkpoints
+from qrecipe.train.numbers import PendingNumbers, StepLosses, StepNumbers
+from qrecipe.train.objectives.objective import Objective
+from qrecipe.train.observer import Observer, StepReport
+from qrecipe.train.progress import Progress
+
+MAX_BAD_STEPS = 5
+"""Steps in a row whose loss or gradient is not finite before the stage is given up."""
+MAX_BAD_IN_ALL = 50
+"""Such steps of a stage in all."""
+SHOWN_ROWS = 8
 
 
 @dataclass(frozen=True)
-class StepReport:
-    """One optimiser step."""
+class Hooks:
+    """Parts of a run that the loop calls; all are optional."""
 
-    step: int
-    """From 1."""
-    of: int
-    losses: dict[str, float]
-    """Loss term -> mean over the global batch's labels, nats."""
-    gradient_norm: float
-    """Before clipping."""
-    rate: float
-    """Share of the peak learning rate."""
-
-
-@dataclass(frozen=True)
-class _Given:
-    """A step that the device was given, and of which nothing is known yet."""
-
-    step: int
-    share: float
-    """Of the peak learning rate."""
-    micro: list[Micro]
-    silent: list[int]
-    """Groups of parameters that have had no gradient up to it."""
-    gradients: Gradients
-    drawn: Randomness
-    """The generators after it."""
+    evaluate: Callable[[], float] | None = None
+    """Computes the held-out value that `select` reads."""
+    checkpoints: Checkpoints | None = None
+    """Keeps the stage's state; None keeps nothing."""
+    observer: Observer = field(default_factory=Observer)
+    world: World = field(default_factory=World)
 
 
 @dataclass
 class StageResult:
-    """What a stage learned."""
+    """The outcome of a stage."""
 
     delta: Delta
+    """Learned weights."""
     steps: int
     """Steps that were taken."""
     chosen_step: int
@@ -75,223 +66,328 @@ class StageResult:
     """Means over the last tenth of the steps."""
 
 
-MAX_BAD_STEPS = 5
-"""Steps in a row whose loss or gradient is not finite before the stage is given up."""
-MAX_BAD_IN_ALL = 50
-"""Such steps of a stage in all."""
-SPIKE_WINDOW = 32
-"""Steps that a loss is compared with."""
-SPIKE_AFTER = 16
-SPIKE_DEVIATIONS = 6.0
-SPIKE_RATIO = 1.5
-"""A loss this many standard deviations above the window's mean, and this many times the mean, is reported."""
-SHOWN_ROWS = 8
-
-
-def rate_at(step: int, total: int, warmup: float, schedule: str) -> float:
-    """Share of the peak learning rate at a step from 1 to `total`."""
-    rising = max(0, math.ceil(warmup * total))
-    if step <= rising:
-        return step / rising
-    if schedule == "constant":
-        return 1.0
-    left = (total - step) / max(1, total - rising)
-    return left if schedule == "linear" else 0.5 * (1 - math.cos(math.pi * left))
-
-
 def train_stage(
-    stage: Stage,
-    opened: Opened,
-    learner: Learner,
-    objective: Objective,
-    sampler: Sampler,
-    *,
-    world: World | None = None,
-    begin: Callable[[], None] | None = None,
-    evaluate: Callable[[], float] | None = None,
-    checkpoints: Checkpoints | None = None,
-    on_step: Callable[[StepReport], None] | None = None,
-    on_select: Callable[[int, float, bool], None] | None = None,
-    tell: Callable[..., None] | None = None,
+    stage: Stage, base: Opened, learner: Learner, objective: Objective, sampler: Sampler, hooks: Hooks | None = None
 ) -> StageResult:
     """Trains a stage, or the rest of one that was stopped.
 
-    Args:
-        begin: done before the first step, and not again by a stage that goes on.
-        evaluate: gives the held-out value that `select` asks for.
-        checkpoints: where the stage's state is kept; default: nowhere.
-        tell: told `(event, **fields)` of what a person should know: skipped steps, spikes, memory.
-
-    Raises `EngineError` if a group of parameters gets no gradient, or if losses stay non-finite.
+    Raises `EngineError` if a group of parameters gets no gradient, or if losses stay non-finite; `UserError` if a single
+    row does not fit into memory.
     """
-    world = world or World()
-    tell = tell or _silence
-    total = sampler.steps(stage.epochs, stage.steps)
-    groups = [{"params": g.parameters, "lr": g.lr, "weight_decay": g.weight_decay} for g in learner.groups]
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-8, fused=_by_one_kernel(opened.device))
-    peaks = [g.lr for g in learner.groups]
-    heard_by = min(total, len(sampler.epoch(0)))
-    # Groups without a gradient yet: a batch of replay alone gives none to a language's row.
-    at = Progress(silent=list(range(len(learner.groups))), recent=deque(maxlen=max(1, total // 10)), totals=deque(maxlen=SPIKE_WINDOW))
-    good = at
-    resumed = checkpoints is not None and checkpoints.resume(at, learner, optimizer, objective, opened.device)
-    drawn = randomness(opened.device)
-    if begin is not None and not resumed:
-        begin()
-        if checkpoints is not None:
-            checkpoints.save(at, learner, optimizer, objective, drawn)
-    memory = Memory(at.fits, tell, opened.device)
-    clear = partial(optimizer.zero_grad, set_to_none=True)
-    clip = partial(torch.nn.utils.clip_grad_norm_, list(learner.parameters()), stage.clip)
-    batches = sampler.batches(at.step)
-    coming = next(batches)
-    silent = at.silent
-    given: deque[_Given] = deque()
-
-    def settle(leave: int = 0) -> None:
-        """Takes note of what became of steps that the device was given, but for the last few."""
-        nonlocal good, drawn
-        while len(given) > leave:
-            with whole():
-                one = given.popleft()
-                found = one.gradients.read()
-                if found.finite:
-                    drawn = one.drawn
-                    _taken(at, one, found, objective, tell)
-                    if on_step is not None:
-                        on_step(StepReport(one.step, total, found.means, found.norm, one.share))
-                    continue
-                if at.bad_row == 0:
-                    good = replace(at, recent=at.recent.copy(), totals=at.totals.copy())
-                rows = [objective.name(i) for i in found.bad or [i for m in one.micro for i in m]]
-                tell("step_skipped", step=one.step, why="loss" if found.bad else "gradient", rows=rows)
-                at.step, at.silent, at.bad_row, at.bad = one.step, one.silent, at.bad_row + 1, at.bad + 1
-                if at.bad_row >= MAX_BAD_STEPS or at.bad > MAX_BAD_IN_ALL:
-                    if checkpoints is not None:
-                        checkpoints.save(good, learner, optimizer, objective, drawn)
-                    raise EngineError(_given_up(stage, at, good.step, rows))
-
-    try:
-        while True:
-            if evaluate is not None and _selects(stage, at, total):
-                value = evaluate()
-                with whole():
-                    _consider(at.selection, at.step, value, learner, on_select)
-                    drawn = randomness(opened.device)
-            if at.step >= total or _patience_is_over(stage, at.selection):
-                break
-            step = (given[-1].step if given else at.step) + 1
-            share = rate_at(step, total, stage.warmup, stage.schedule)
-            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-                group["lr"] = peak * share
-            micro, coming = coming, next(batches)
-            for piece in (p for m in mine(coming, world) for p in memory.pieces(m) if step < total):
-                objective.expect(piece, step + 1)
-            found = gradients(opened, objective, micro, step, world, memory, clear, clip)
-            at.fits = memory.fits
-            if (trouble := fused.refused()) is not None:
-                tell("compiling", trouble=trouble)
-            silent = [i for i in silent if _without_gradient(learner.groups[i])]
-            if silent and (step >= heard_by or any(p.grad is None for i in silent for p in learner.groups[i].parameters)):
-                raise EngineError(f"stage {stage.id}: `{learner.groups[silent[0]].label}` gets no gradient from this objective and data")
-            with whole():
-                _update(optimizer, found)
-                given.append(_Given(step, share, micro, silent, found, randomness(opened.device)))
-            settle(1 if _by_one_kernel(opened.device) and not silent and not _looked_at(stage, step, total) else 0)
-            if at.bad_row or at.bad >= MAX_BAD_IN_ALL:
-                settle()  # the next one may end the stage: nothing comes after it before that is known
-            if checkpoints is not None and step < total and checkpoints.due(step):
-                settle()
-                if not at.bad_row:
-                    checkpoints.save(at, learner, optimizer, objective, drawn)
-    except KeyboardInterrupt:
-        if checkpoints is not None and not at_once():
-            settle()
-            checkpoints.save(at, learner, optimizer, objective, drawn)
-        raise
-    if not at.taken:
-        raise EngineError(f"stage {stage.id}: losses are not finite in any of {at.step} steps; lower the learning rate")
-    tail = list(at.recent)[-max(1, at.taken // 10) :]
-    last = {k: sum(m.get(k, 0.0) for m in tail) / len(tail) for k in tail[-1]}
-    best = at.selection
-    if best.best is not None:
-        return StageResult(best.best, at.step, best.best_step, best.history, last)
-    return StageResult(learner.snapshot(), at.step, at.step, [], last)
+    return _Loop(stage, base, learner, objective, sampler, hooks or Hooks()).run()
 
 
-def _by_one_kernel(device: torch.device) -> bool:
-    """Whether AdamW is one kernel, which itself leaves an update out: then the device has its next step before the last one is read."""
+def lr_scale(step: int, total: int, stage: Stage) -> float:
+    """Share of the peak learning rate at a step from 1 to `total`: warm-up, then the schedule."""
+    warmup = max(0, math.ceil(stage.warmup * total))
+    if step <= warmup:
+        return step / warmup
+    if stage.schedule == "constant":
+        return 1.0
+    remaining = (total - step) / max(1, total - warmup)
+    return remaining if stage.schedule == "linear" else 0.5 * (1 - math.cos(math.pi * remaining))
+
+
+def skips_on_device(device: torch.device) -> bool:
+    """Whether AdamW is one fused kernel, which itself skips a step that is not finite, so that the host need not wait."""
     return device.type == "cuda"
 
 
-def _update(optimizer: torch.optim.Optimizer, found: Gradients) -> None:
-    """Moves the weights, unless a loss or a gradient is not finite."""
+def set_learning_rates(optimizer: torch.optim.Optimizer, groups: Sequence[LearningGroup], scale: float) -> None:
+    """Sets every group's rate to a share of its peak."""
+    for target, group in zip(optimizer.param_groups, groups, strict=True):
+        target["lr"] = group.lr * scale
+
+
+def step_unless_non_finite(optimizer: torch.optim.Optimizer, numbers: torch.Tensor) -> None:
+    """Moves the weights, unless one of the step's numbers, [n] on the device, is not finite."""
+    non_finite = (~numbers.isfinite()).any().float()
     if optimizer.defaults["fused"]:
-        optimizer.found_inf = found.spoiled  # type: ignore[attr-defined]  # what torch's gradient scaler tells the kernel by
-    elif found.spoiled:
+        optimizer.found_inf = non_finite  # type: ignore[attr-defined]  # torch's gradient scaler passes it this way, too
+    elif non_finite:
         return
     optimizer.step()
 
 
-def _taken(at: Progress, one: _Given, found: Numbers, objective: Objective, tell: Callable[..., None]) -> None:
-    """Takes note of a step that moved the weights."""
-    _watch(at, sum(objective.weights.get(k, 1.0) * v for k, v in found.means.items()), one.step, one.micro, objective, tell)
-    at.step, at.silent, at.bad_row, at.taken = one.step, one.silent, 0, at.taken + 1
-    at.recent.append(found.means)
+@dataclass(frozen=True)
+class _StepInFlight:
+    """A step that the device was given and whose numbers have not been read."""
+
+    step: int
+    lr_scale: float
+    batch: list[Micro]
+    silent: list[int]
+    """Groups of parameters that have had no gradient up to it."""
+    numbers: PendingNumbers
 
 
-def _looked_at(stage: Stage, step: int, total: int) -> bool:
-    """Whether the weights after a step are judged, or are the result."""
-    return step == total or (stage.select is not None and step % stage.select.every == 0)
+class _Loop:
+    """One stage in training."""
+
+    def __init__(self, stage: Stage, base: Opened, learner: Learner, objective: Objective, sampler: Sampler, hooks: Hooks) -> None:
+        self.stage, self.base, self.learner, self.objective, self.sampler = stage, base, learner, objective, sampler
+        self.evaluate, self.checkpoints = hooks.evaluate, hooks.checkpoints
+        self.observer, self.world = hooks.observer, hooks.world
+        self.total = sampler.steps(stage.epochs, stage.steps)
+        self.epoch_end = min(self.total, len(sampler.epoch(0)))
+        """The step by which every group of parameters must have had a gradient."""
+        groups = [{"params": g.parameters, "lr": g.lr, "weight_decay": g.weight_decay} for g in learner.groups]
+        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-8, fused=skips_on_device(base.device))
+        # Groups without a gradient yet: a batch of replay alone gives none to a language's row.
+        self.silent = list(range(len(learner.groups)))
+        self.progress = Progress(silent=self.silent, recent=deque(maxlen=max(1, self.total // 10)))
+        self.last_good = self.progress
+        """Progress at the last step that moved the weights: the checkpoint of a stage that is given up."""
+        self.in_flight: deque[_StepInFlight] = deque()
+        limit = CPU_CHUNK_FRAMES if base.device.type == "cpu" else math.inf
+        self.splitter: AdaptiveBatcher[Item] = AdaptiveBatcher(limit, _length, self._row_too_large)
+
+    def run(self) -> StageResult:
+        """Trains until the last step, or until `select` loses its patience."""
+        self._resume_or_fit()
+        batches = self.sampler.batches(self.progress.step)
+        upcoming = next(batches)
+        try:
+            while True:
+                self._select_if_due()
+                if self.progress.step >= self.total or self._out_of_patience():
+                    return self._result()
+                step = (self.in_flight[-1].step if self.in_flight else self.progress.step) + 1
+                batch, upcoming = upcoming, next(batches)
+                if step < self.total:
+                    for piece in self._pieces(upcoming):
+                        self.objective.prefetch(piece, step + 1)
+                self._train_step(step, batch)
+                self._checkpoint_if_due(step)
+        except KeyboardInterrupt:
+            if self.checkpoints is not None and not at_once():
+                self._drain()
+                self.checkpoints.save(self.progress, self.learner, self.optimizer, self.objective)
+            raise
+
+    def _train_step(self, step: int, batch: list[Micro]) -> None:
+        """One optimiser step on a global batch."""
+        scale = lr_scale(step, self.total, self.stage)
+        set_learning_rates(self.optimizer, self.learner.groups, scale)
+
+        # Counted over the GLOBAL batch: splitting it into micro-batches or over ranks changes only rounding.
+        labels = self.objective.count_labels(batch)
+
+        # Forward and backward per micro-batch. Where memory ran out, or the compiler failed, gradients are incomplete:
+        # the step starts again from zero, in smaller pieces or uncompiled.
+        losses = None
+        while losses is None:
+            self.optimizer.zero_grad(set_to_none=True)
+            losses = self._accumulate(batch, step, labels)
+        grad_norm = clip_grad_norm_(list(self.learner.parameters()), self.stage.clip)
+        self._require_gradients(step)
+
+        # On a GPU nothing here waits for the device: its numbers are read one step later. Ctrl-C must not come between
+        # the weights and the record of the step that moved them.
+        with whole():
+            numbers = losses.with_norm(grad_norm)
+            pending = PendingNumbers(losses, numbers)
+            step_unless_non_finite(self.optimizer, numbers)
+            self.in_flight.append(_StepInFlight(step, scale, batch, self.silent, pending))
+        self._drain(keep=1 if self._may_overlap(step) else 0)
+
+    def _accumulate(self, batch: list[Micro], step: int, labels: dict[str, int]) -> StepLosses | None:
+        """Adds up the gradients of a global batch; None if they are incomplete and the step must start again."""
+        losses = StepLosses(list(labels), [], [])
+        compiled = fused.compiling()
+        too_large: Micro | None = None
+        for piece in self._pieces(batch):
+            try:
+                means = self._backward(piece, step, labels)
+            except (EngineError, UserError):
+                raise
+            except torch.OutOfMemoryError:
+                too_large = piece
+                break  # first out of this block: the traceback holds the failed piece's tensors
+            except Exception as e:
+                # A backward pass is compiled when it first runs, too late for calling the plain formula instead.
+                if not compiled:
+                    raise
+                fused.refuse(e)
+                return None
+            losses.parts.extend((piece, term) for term in means)
+            losses.values.extend(means.values())
+        if too_large is not None:
+            self._split_smaller(too_large, step)
+            return None
+        self._add_anchor(losses)
+        if (reason := fused.refused()) is not None:
+            self.observer.event("compiling", trouble=reason)
+        return losses
+
+    def _backward(self, piece: Micro, step: int, labels: dict[str, int]) -> dict[str, torch.Tensor]:
+        """Adds a piece's gradients; returns its share of each term's mean."""
+        with self.base.autocast():
+            sums = self.objective.loss_sums(piece, step)
+        means = {term: value / max(1, labels[term]) for term, value in sums.items()}
+        terms = [self.objective.weights[term] * mean for term, mean in means.items() if mean.requires_grad]
+        if not terms:
+            raise EngineError("no loss term reaches what trains")
+        torch.stack(terms).sum().backward()  # type: ignore[no-untyped-call]  # torch's own annotation is missing
+        return {term: mean.detach() for term, mean in means.items()}
+
+    def _add_anchor(self, losses: StepLosses) -> None:
+        """Adds the gradients of the objective's anchor, once a step."""
+        anchor = self.objective.anchor()
+        if anchor is None or self.world.rank:
+            return
+        if anchor.requires_grad:
+            anchor.backward()  # type: ignore[no-untyped-call]  # torch's own annotation is missing
+        losses.parts.append(([], "anchor"))
+        losses.values.append(anchor.detach())
+
+    def _pieces(self, batch: list[Micro]) -> list[Micro]:
+        """Parts of this rank's micro-batches that fit into memory."""
+        return [list(piece) for micro in mine(batch, self.world) for piece in self.splitter.split(micro)]
+
+    def _split_smaller(self, piece: Micro, step: int) -> None:
+        self.splitter.halve(piece)
+        self.progress.fits = int(self.splitter.limit)
+        self.observer.event("memory_split", step=step, fits=self.progress.fits)
+
+    def _row_too_large(self, item: Item) -> UserError:
+        help_ = "train less at once, give the dataset a lower `max_seconds`, or take a larger GPU; finished steps are kept"
+        return out_of_memory(f"a row of length {item.length}", self.objective.name(item), help_)
+
+    def _require_gradients(self, step: int) -> None:
+        """Raises `EngineError` for a group that the loss cannot reach, or did not reach in an epoch: it would learn nothing."""
+        groups = self.learner.groups
+        self.silent = [i for i in self.silent if not _has_gradient(groups[i])]
+        unreached = any(p.grad is None for i in self.silent for p in groups[i].parameters)
+        if self.silent and (step >= self.epoch_end or unreached):
+            label = groups[self.silent[0]].label
+            raise EngineError(f"stage {self.stage.id}: `{label}` gets no gradient from this objective and data")
+
+    def _may_overlap(self, step: int) -> bool:
+        """Whether the device may be given another step before the numbers of this one are read."""
+        if not skips_on_device(self.base.device):
+            return False  # the host must decide whether the step is taken
+        if self.silent:
+            return False  # the host must look into the next gradients anyway
+        return not self._weights_are_read_after(step)
+
+    def _weights_are_read_after(self, step: int) -> bool:
+        """Whether the weights after a step are evaluated, or are the result."""
+        return step == self.total or (self.stage.select is not None and step % self.stage.select.every == 0)
+
+    def _drain(self, keep: int = 0) -> None:
+        """Reads the numbers of steps in flight, oldest first, until `keep` are left.
+
+        Reads all of them after a skipped step: the next may end the stage, and nothing may move the weights after that.
+        """
+        while len(self.in_flight) > keep or (self.in_flight and self._may_give_up()):
+            with whole():
+                step = self.in_flight.popleft()
+                numbers = step.numbers.read()
+                if numbers.finite:
+                    self._record_taken(step, numbers)
+                else:
+                    self._record_skipped(step, numbers)
+
+    def _may_give_up(self) -> bool:
+        return self.progress.bad_row > 0 or self.progress.bad >= MAX_BAD_IN_ALL
+
+    def _record_taken(self, step: _StepInFlight, numbers: StepNumbers) -> None:
+        """A step that moved the weights. A loss that leaps is reported with its rows, and the step counts all the same."""
+        progress = self.progress
+        loss = sum(self.objective.weights.get(k, 1.0) * v for k, v in numbers.means.items())
+        if (usual := progress.spike_over(loss)) is not None:
+            self.observer.event("loss_spike", step=step.step, loss=loss, usual=usual, rows=self._names(step.batch))
+        progress.totals.append(loss)
+        progress.recent.append(numbers.means)
+        progress.step, progress.silent = step.step, step.silent
+        progress.bad_row, progress.taken = 0, progress.taken + 1
+        self.observer.step(StepReport(step.step, self.total, numbers.means, numbers.norm, step.lr_scale))
+
+    def _record_skipped(self, step: _StepInFlight, numbers: StepNumbers) -> None:
+        """A step that was left out. Raises `EngineError` after too many, with the last good step's checkpoint saved."""
+        progress = self.progress
+        if progress.bad_row == 0:
+            self.last_good = progress.copy()
+        rows = self._names([numbers.bad] if numbers.bad else step.batch)
+        self.observer.event("step_skipped", step=step.step, why="loss" if numbers.bad else "gradient", rows=rows)
+        progress.step, progress.silent = step.step, step.silent
+        progress.bad_row, progress.bad = progress.bad_row + 1, progress.bad + 1
+        if progress.bad_row >= MAX_BAD_STEPS or progress.bad > MAX_BAD_IN_ALL:
+            if self.checkpoints is not None:
+                self.checkpoints.save(self.last_good, self.learner, self.optimizer, self.objective)
+            raise EngineError(self._why_given_up(rows))
+
+    def _why_given_up(self, rows: list[str]) -> str:
+        progress = self.progress
+        shown = ", ".join(rows[:SHOWN_ROWS]) + (f" and {len(rows) - SHOWN_ROWS} more" if len(rows) > SHOWN_ROWS else "")
+        in_a_row = progress.bad_row >= MAX_BAD_STEPS
+        many = f"in {progress.bad_row} steps in a row" if in_a_row else f"in {progress.bad} steps in all"
+        return (
+            f"stage {self.stage.id}: losses or gradients are not finite {many} (step {progress.step}, rows {shown}); "
+            f"look at these rows, or lower the learning rate; the weights are those of step {self.last_good.step}"
+        )
+
+    def _names(self, batch: list[Micro]) -> list[str]:
+        return [self.objective.name(item) for micro in batch for item in micro]
+
+    def _resume_or_fit(self) -> None:
+        """Resumes from the newest checkpoint; without one, lets the objective fit what it needs before the first step."""
+        if self.checkpoints is not None and self.checkpoints.resume(self.progress, self.learner, self.optimizer, self.objective):
+            self.silent = self.progress.silent
+            if self.progress.fits is not None:
+                self.splitter.limit = min(self.splitter.limit, self.progress.fits)
+            return
+        self.objective.fit(self.sampler.batches(), self.observer)
+        if self.checkpoints is not None and self.objective.state():
+            self.checkpoints.save(self.progress, self.learner, self.optimizer, self.objective)
+
+    def _checkpoint_if_due(self, step: int) -> None:
+        """Saves the state, except after a skipped step: the checkpoint before it is as good."""
+        if self.checkpoints is None or step >= self.total or not self.checkpoints.due(step):
+            return
+        self._drain()
+        if not self.progress.bad_row:
+            self.checkpoints.save(self.progress, self.learner, self.optimizer, self.objective)
+
+    def _select_if_due(self) -> None:
+        """Evaluates the weights where `select` asks for it, once a step. A skipped step has changed nothing."""
+        progress, selection = self.progress, self.progress.selection
+        if self.evaluate is None or self.stage.select is None or progress.bad_row:
+            return
+        if selection.history and selection.history[-1][0] == progress.step:
+            return  # known already: the stage was stopped just after it
+        if not self._weights_are_read_after(progress.step):
+            return
+        value = self.evaluate()
+        with whole():
+            selection.history.append((progress.step, value))
+            better = value < selection.best_value
+            if better:
+                selection.best_step, selection.best_value = progress.step, value
+                selection.best, selection.misses = self.learner.snapshot(), 0
+            else:
+                selection.misses += 1
+            self.observer.selected(progress.step, value, better)
+
+    def _out_of_patience(self) -> bool:
+        select = self.stage.select
+        return select is not None and select.patience is not None and self.progress.selection.misses >= select.patience
+
+    def _result(self) -> StageResult:
+        """The best step by held-out data, or the last one. Raises `EngineError` if no step moved the weights."""
+        progress, selection = self.progress, self.progress.selection
+        if not progress.taken:
+            raise EngineError(f"stage {self.stage.id}: losses are not finite in any of {progress.step} steps; lower the learning rate")
+        losses = progress.mean_losses()
+        if selection.best is not None:
+            return StageResult(selection.best, progress.step, selection.best_step, selection.history, losses)
+        return StageResult(self.learner.snapshot(), progress.step, progress.step, [], losses)
 
 
-def _selects(stage: Stage, at: Progress, total: int) -> bool:
-    """Whether the held-out value is due at this step and not known yet. A step that was skipped has changed nothing."""
-    history = at.selection.history
-    if stage.select is None or at.bad_row or (history and history[-1][0] == at.step):
-        return False
-    return _looked_at(stage, at.step, total)
+def _has_gradient(group: LearningGroup) -> bool:
+    return any(p.grad is not None and bool((p.grad != 0).any()) for p in group.parameters)
 
 
-def _patience_is_over(stage: Stage, selection: Selection) -> bool:
-    return stage.select is not None and stage.select.patience is not None and selection.misses >= stage.select.patience
-
-
-def _consider(
-    selection: Selection, step: int, value: float, learner: Learner, on_select: Callable[[int, float, bool], None] | None
-) -> None:
-    selection.history.append((step, value))
-    better = value < selection.best_value
-    if better:
-        selection.best_step, selection.best_value, selection.best, selection.misses = step, value, learner.snapshot(), 0
-    else:
-        selection.misses += 1
-    if on_select is not None:
-        on_select(step, value, better)
-
-
-def _without_gradient(group: LearningGroup) -> bool:
-    """Whether this step's loss does not reach a group. One that no step of an epoch reaches would be a silence."""
-    return not any(p.grad is not None and bool((p.grad != 0).any()) for p in group.parameters)
-
-
-def _watch(at: Progress, loss: float, step: int, micro: list[Micro], objective: Objective, tell: Callable[..., None]) -> None:
-    """Reports a loss that leaps out of those before it, with the batch's rows; the step is taken all the same."""
-    if len(at.totals) >= SPIKE_AFTER:
-        usual, spread = fmean(at.totals), pstdev(at.totals)
-        if loss > usual + SPIKE_DEVIATIONS * spread and loss > SPIKE_RATIO * usual:
-            tell("loss_spike", step=step, loss=loss, usual=usual, rows=[objective.name(i) for m in micro for i in m])
-    at.totals.append(loss)
-
-
-def _given_up(stage: Stage, at: Progress, good: int, rows: list[str]) -> str:
-    shown = ", ".join(rows[:SHOWN_ROWS]) + (f" and {len(rows) - SHOWN_ROWS} more" if len(rows) > SHOWN_ROWS else "")
-    many = f"in {at.bad_row} steps in a row" if at.bad_row >= MAX_BAD_STEPS else f"in {at.bad} steps in all"
-    return (
-        f"stage {stage.id}: losses or gradients are not finite {many} (step {at.step}, rows {shown}); "
-        f"look at these rows, or lower the learning rate; the weights are those of step {good}"
-    )
-
-
-def _silence(event: str, **fields: object) -> None:
-    """For whoever does not listen."""
+def _length(items: Sequence[Item]) -> int:
+    return sum(i.length for i in items)

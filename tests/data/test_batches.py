@@ -17,7 +17,7 @@ from qrecipe.model.opened import Opened
 from qrecipe.model.weights import Delta, Learner
 from qrecipe.plan.trainable import Group, Trainable
 from qrecipe.recipe.stage import Batch, SpeechStage, Train
-from qrecipe.train.speech import SpeechObjective
+from qrecipe.train.objectives.speech import SpeechObjective
 from tests.support import audio
 
 OWN = [11 + 7 * i % 60 for i in range(40)]
@@ -132,11 +132,9 @@ def test_splitting_a_batch_changes_no_gradient(opened: Opened, voice: Any) -> No
     def gradient(split: list[Micro]) -> torch.Tensor:
         learner = Learner(opened.net, Trainable([Group(train, (name,), None, True, None, 0)]), Delta())
         objective = SpeechObjective(stage, opened, learner.tables, {"d": data}, seed=0)
-        labels: Counter[str] = Counter()
+        labels = objective.count_labels(split)
         for micro in split:
-            labels.update(objective.labels(micro, 1))
-        for micro in split:
-            found = objective.losses(micro, 1).sums
+            found = objective.loss_sums(micro, 1)
             sum(objective.weights[t] * v / labels[t] for t, v in found.items()).backward()  # type: ignore[union-attr]
         (parameter,) = learner.parameters()
         assert parameter.grad is not None

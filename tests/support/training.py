@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from qrecipe.model.weights import Delta, Learner, parameters
 from qrecipe.plan import trainable
 from qrecipe.recipe.reader import Node
 from qrecipe.recipe.stage import SpeechStage, Stage
+from qrecipe.train.observer import Observer, StepReport
 from tests.support import audio
 
 ROW = 2072
@@ -39,3 +42,31 @@ def learner_of(opened: Opened, stage: Stage, seen: list[int] | None = None) -> t
     found, problems = trainable.resolve(stage, Node({}, Place("r.yaml")), tensors, {"malay": ROW}, seen)
     assert not problems
     return Learner(opened.net, found, Delta()), found
+
+
+@dataclass
+class Recorder(Observer):
+    """Keeps what a stage reports; `on_step` is called as well."""
+
+    on_step: Callable[[StepReport], None] | None = None
+    steps: list[StepReport] = field(default_factory=list)
+    selections: list[tuple[int, float, bool]] = field(default_factory=list)
+    events: list[dict[str, Any]] = field(default_factory=list)
+    shown: list[dict[str, Any]] = field(default_factory=list)
+
+    def step(self, report: StepReport) -> None:
+        self.steps.append(report)
+        if self.on_step is not None:
+            self.on_step(report)
+
+    def selected(self, step: int, value: float, best: bool) -> None:
+        self.selections.append((step, value, best))
+
+    def event(self, kind: str, **fields: object) -> None:
+        self.events.append({"event": kind, **fields})
+
+    def progress(self, kind: str, **fields: object) -> None:
+        self.shown.append({"event": kind, **fields})
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        return [e for e in self.events if e["event"] == kind]

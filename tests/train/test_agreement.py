@@ -9,10 +9,10 @@ from qrecipe.data.batches import Sampler
 from qrecipe.data.speech import SpeechData
 from qrecipe.model.opened import Opened
 from qrecipe.recipe.stage import SpeechStage
-from qrecipe.train.loop import StepReport, rate_at, train_stage
-from qrecipe.train.speech import SpeechObjective
+from qrecipe.train.loop import Hooks, lr_scale, train_stage
+from qrecipe.train.objectives.speech import SpeechObjective
 from tests.support import reference
-from tests.support.training import PROJECTION, ROW, learner_of, speech_stage
+from tests.support.training import PROJECTION, ROW, Recorder, learner_of, speech_stage
 
 STEPS = 50
 TOLERANCE = 2e-4
@@ -32,21 +32,15 @@ def test_fifty_steps_are_those_of_the_plain_loop(opened: Opened, own: SpeechData
     learner, _ = learner_of(opened, stage)
     objective = SpeechObjective(stage, opened, learner.tables, {"malay": own}, seed=0)
     sampler = Sampler(objective.lengths(), {}, stage.batch, 0)
-    seen: list[dict[str, float]] = []
-    norms: list[float] = []
-
-    def note(report: StepReport) -> None:
-        seen.append(report.losses)
-        norms.append(report.gradient_norm)
-
+    recorder = Recorder()
     try:
-        train_stage(stage, opened, learner, objective, sampler, on_step=note)
+        train_stage(stage, opened, learner, objective, sampler, Hooks(observer=recorder))
     finally:
         learner.close()
     expected, gradients = _plain(opened, own, stage, sampler)
-    for step, (ours, theirs) in enumerate(zip(seen, expected, strict=True), start=1):
+    for step, (ours, theirs) in enumerate(zip([r.losses for r in recorder.steps], expected, strict=True), start=1):
         assert ours == pytest.approx(theirs, abs=TOLERANCE), f"step {step}"
-    assert norms == pytest.approx(gradients, rel=1e-2)
+    assert [r.gradient_norm for r in recorder.steps] == pytest.approx(gradients, rel=1e-2)
     assert expected[-1]["talker"] < expected[0]["talker"] - 1.0, "the steps are long enough to tell"
 
 
@@ -70,7 +64,7 @@ def _plain(opened: Opened, own: SpeechData, stage: SpeechStage, sampler: Sampler
             (talker + 0.3 * predictor).backward()
             norms.append(float(torch.nn.utils.clip_grad_norm_(list(learner.parameters()), 1.0)))
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-                group["lr"] = peak * rate_at(step, STEPS, 0.1, "cosine")
+                group["lr"] = peak * lr_scale(step, STEPS, stage)
             optimizer.step()
             losses.append({"talker": float(talker.detach()), "predictor": float(predictor.detach())})
     finally:

@@ -17,8 +17,8 @@ from qrecipe.model import prompt
 from qrecipe.model.opened import Opened
 from qrecipe.plan.synthetic import TOP
 from qrecipe.recipe.stage import RespellStage
-from qrecipe.train import distill
-from qrecipe.train.speech import SpeechObjective
+from qrecipe.train.objectives import distill
+from qrecipe.train.objectives.speech import SpeechObjective
 from tests.support.training import LANGUAGE, PROJECTION, learner_of
 
 
@@ -84,7 +84,7 @@ def test_the_student_learns_the_codes_under_its_own_prompt(opened: Opened, spoke
     objective = SpeechObjective(stage, opened, learner.tables, {"malay": spoken}, seed=0)
     micro = [Item("malay", i, r.frames) for i, r in enumerate(spoken.rows)]
     with torch.no_grad():
-        sums, labels = objective.losses(micro, 1).sums, objective.labels(micro, 1)
+        sums, labels = objective.loss_sums(micro, 1), objective.count_labels([micro])
         measured = [item for _, item in teacher_forced(opened, learner.tables, spoken, "streaming", "x_vector")]
         frames = [r.frames for r in spoken.rows]
         talker = sum(m.talker_nll * (n + 1) for m, n in zip(measured, frames, strict=True))
@@ -118,8 +118,8 @@ def test_rows_without_a_teacher_have_no_divergence(opened: Opened, spoken: Speec
     objective = SpeechObjective(stage, opened, learner.tables, {"malay": spoken, "english": english}, seed=0)
     both = [Item("malay", 0, 8), Item("english", 0, 8)]
     with torch.no_grad():
-        alone, mixed = objective.losses(both[:1], 1).sums, objective.losses(both, 1).sums
-        assert "kl" not in objective.losses(both[1:], 1).sums
-    assert "kl" not in objective.labels(both[1:], 1)
+        alone, mixed = objective.loss_sums(both[:1], 1), objective.loss_sums(both, 1)
+        assert "kl" not in objective.loss_sums(both[1:], 1)
+    assert "kl" not in objective.count_labels([both[1:]])
     assert float(mixed["kl"]) == pytest.approx(float(alone["kl"]), rel=1e-4)
     learner.close()

@@ -12,8 +12,8 @@ from qrecipe.model.opened import Opened
 from qrecipe.plan.synthetic import Sentence
 from qrecipe.recipe.respelling import Table, parse
 from qrecipe.recipe.stage import EmbeddingMatchStage
-from qrecipe.train.embedding_match import EmbeddingMatchObjective, Pair, pairs
 from qrecipe.train.loop import train_stage
+from qrecipe.train.objectives.embedding_match import EmbeddingMatchObjective, Pair, pairs
 from tests.support.training import PROJECTION, learner_of
 
 TEXT = "Kucing itu suka kacang, kucing itu suka 2 susu."
@@ -54,8 +54,8 @@ def test_the_loss_is_the_distance_of_means(opened: Opened, table: Table) -> None
         away = torch.stack([mean(p.native) for p in words]) - targets
         expected = float(away.pow(2).sum() / targets.pow(2).sum(1).mean())
         micro = [Item("text", i, 1) for i in range(len(words))]
-        assert float(objective.losses(micro, 1).sums["words"]) == pytest.approx(expected, rel=1e-4)
-        assert objective.labels(micro, 1) == {"words": len(words)}
+        assert float(objective.loss_sums(micro, 1)["words"]) == pytest.approx(expected, rel=1e-4)
+        assert objective.count_labels([micro]) == {"words": len(words)}
     learner.close()
 
 
@@ -69,10 +69,10 @@ def test_words_come_nearer_and_an_anchor_holds_them_back(opened: Opened, table: 
         sampler = Sampler(objective.lengths(), {}, chosen.batch, 0)
         micro = sampler.epoch(0)[0][0]
         with torch.no_grad():
-            before = float(objective.losses(micro, 1).sums["words"])
+            before = float(objective.loss_sums(micro, 1)["words"])
         result = train_stage(chosen, opened, learner, objective, sampler)
         with torch.no_grad():
-            left.append(float(objective.losses(micro, 1).sums["words"]) / before)
+            left.append(float(objective.loss_sums(micro, 1)["words"]) / before)
         learner.close()
         assert set(result.delta.rows) == {"talker.model.text_embedding.weight"}
     assert left[0] < 0.5

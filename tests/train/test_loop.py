@@ -13,6 +13,7 @@ import torch
 
 from qrecipe.data.batches import Item, Sampler, World, mine
 from qrecipe.data.speech import SpeechData
+from qrecipe.data.text import TextData
 from qrecipe.errors import EngineError
 from qrecipe.evaluate.measure import teacher_forced
 from qrecipe.model import forward, prompt
@@ -20,12 +21,11 @@ from qrecipe.model.opened import Opened
 from qrecipe.model.weights import Guard, Learner
 from qrecipe.qwen3 import CODEC_TABLE, TEXT_TABLE
 from qrecipe.recipe.stage import SpeechStage, TextLmStage
-from qrecipe.train.loop import StageResult, rate_at, train_stage
-from qrecipe.train.objective import Losses
-from qrecipe.train.speech import SpeechObjective
-from qrecipe.train.text_lm import TextData, TextLmObjective
+from qrecipe.train.loop import Hooks, StageResult, lr_scale, train_stage
+from qrecipe.train.objectives.speech import SpeechObjective
+from qrecipe.train.objectives.text_lm import TextLmObjective
 from tests.support import recipes
-from tests.support.training import LANGUAGE, PROJECTION, ROW, learner_of, speech_stage
+from tests.support.training import LANGUAGE, PROJECTION, ROW, Recorder, learner_of, speech_stage
 
 
 class Run(StageResult):
@@ -45,8 +45,7 @@ def train(opened: Opened) -> Callable[..., Run]:
         if wrap is not None:
             objective = wrap(objective)
         shares = {u.use: u.share for u in stage.uses if u.share is not None}
-        steps: list[Any] = []
-        selected: list[tuple[int, float, bool]] = []
+        recorder = Recorder()
         try:
             result = train_stage(
                 stage,
@@ -54,15 +53,13 @@ def train(opened: Opened) -> Callable[..., Run]:
                 learner,
                 objective,
                 Sampler(objective.lengths(), shares, stage.batch, 0),
-                evaluate=None if evaluate is None else lambda: evaluate(learner),
-                on_step=steps.append,
-                on_select=lambda *a: selected.append(a),
+                Hooks(None if evaluate is None else lambda: evaluate(learner), observer=recorder),
             )
         finally:
             learner.close()
         run = Run(**vars(result))
-        object.__setattr__(run, "steps_seen", steps)
-        object.__setattr__(run, "selected", selected)
+        object.__setattr__(run, "steps_seen", recorder.steps)
+        object.__setattr__(run, "selected", recorder.selections)
         return run
 
     return go
@@ -78,12 +75,13 @@ def train(opened: Opened) -> Callable[..., Run]:
 )
 def test_the_rate_rises_and_falls(schedule: str, expected: list[float]) -> None:
     """Two of six steps warm up: half the peak, then the peak."""
-    assert [rate_at(step, 6, 2 / 6, schedule) for step in range(1, 7)] == pytest.approx(expected)
+    stage = speech_stage(PROJECTION, warmup=2 / 6, schedule=schedule)
+    assert [lr_scale(step, 6, stage) for step in range(1, 7)] == pytest.approx(expected)
 
 
 def test_without_warm_up_the_first_step_has_the_peak() -> None:
-    assert rate_at(1, 10, 0.0, "constant") == 1.0
-    assert 0.9 < rate_at(1, 10, 0.0, "cosine") < 1.0
+    assert lr_scale(1, 10, speech_stage(PROJECTION, warmup=0.0, schedule="constant")) == 1.0
+    assert 0.9 < lr_scale(1, 10, speech_stage(PROJECTION, warmup=0.0, schedule="cosine")) < 1.0
 
 
 def test_a_language_is_learned(train: Any, own: SpeechData) -> None:
@@ -141,11 +139,11 @@ def test_every_batch_but_the_first_is_made_ahead(own: SpeechData, train: Any) ->
             return lay_out(micro, step)
 
         objective._batch = batch
-        objective.expect = lambda micro, step: objective._ahead.start(step, tuple(micro), lambda: batch(micro, step))
+        objective.prefetch = lambda micro, step: objective._prefetcher.start(step, tuple(micro), lambda: batch(micro, step))
         return objective
 
     run = train(speech_stage(PROJECTION, steps=4, layout="streaming"), own, wrap=expecting)
-    assert sorted(made) == [(1, "MainThread"), (2, "ahead"), (3, "ahead"), (4, "ahead")]
+    assert sorted(made) == [(1, "MainThread"), (2, "prefetch"), (3, "prefetch"), (4, "prefetch")]
     plain = train(speech_stage(PROJECTION, steps=4, layout="streaming"), own)
     assert [s.losses for s in run.steps_seen] == [s.losses for s in plain.steps_seen]
 
@@ -158,10 +156,10 @@ def test_ranks_sum_to_one_process(opened: Opened, own: SpeechData) -> None:
         learner, _ = learner_of(opened, stage)
         objective = SpeechObjective(stage, opened, learner.tables, {"malay": own}, seed=0)
         (step,) = Sampler(objective.lengths(), {}, stage.batch, 0).epoch(0)
-        labels = sum(objective.labels(m, 1)["talker"] for m in step)
+        labels = objective.count_labels(step)["talker"]
         for world in worlds:
             for m in mine(step, world):
-                (objective.losses(m, 1).sums["talker"] / labels).backward()
+                (objective.loss_sums(m, 1)["talker"] / labels).backward()
         (values,) = learner.parameters()
         assert values.grad is not None
         return values.grad
@@ -177,7 +175,7 @@ def test_a_cut_recording_has_no_end_to_learn(opened: Opened, voice: Any, own: Sp
     cut = SpeechObjective(stage, opened, learner.tables, {"malay": shortened}, seed=0)
     ((micro,),) = Sampler(whole.lengths(), {}, stage.batch, 0).epoch(0)
     learner.close()
-    assert whole.labels(micro, 1)["talker"] - cut.labels(micro, 1)["talker"] == len(own.rows)
+    assert whole.count_labels([micro])["talker"] - cut.count_labels([micro])["talker"] == len(own.rows)
     end = opened.config.talker_config.codec_eos_token_id
     for rows, ends in ((own.rows, 4), (shortened.rows, 0)):
         examples = [own.example(r, ROW, "streaming", None, opened.tokenizer) for r in rows]
@@ -216,9 +214,9 @@ class Poisoned:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._objective, name)
 
-    def losses(self, micro: Any, step: int) -> Losses:
-        found = self._objective.losses(micro, step)
-        return Losses({k: v * math.nan if step > self._after else v for k, v in found.sums.items()})
+    def loss_sums(self, micro: Any, step: int) -> dict[str, torch.Tensor]:
+        sums = self._objective.loss_sums(micro, step)
+        return {k: v * math.nan if step > self._after else v for k, v in sums.items()}
 
 
 def test_losses_that_are_not_finite_stop_the_stage(own: SpeechData, train: Any) -> None:
@@ -302,19 +300,18 @@ def test_text_moves_the_seen_rows_alone(opened: Opened, text_stage: TextLmStage)
     guard = Guard(opened.net, found)
     objective = TextLmObjective(text_stage, opened, learner.tables, {"text": own, "other": other}, seen, 0)
     sampler = Sampler(objective.lengths(), {}, text_stage.batch, 0)
-    batches = sampler.batches()
-    fitted: list[float] = []
-    objective.fit(lambda: next(batches)[0], lambda step, loss: fitted.append(loss))
-    map_before = objective.map.detach().clone()
-    steps: list[Any] = []
-    result = train_stage(text_stage, opened, learner, objective, sampler, on_step=steps.append)
+    maps: list[torch.Tensor] = []
+    recorder = Recorder(on_step=lambda r: maps.append(objective.map.detach().clone()))
+    result = train_stage(text_stage, opened, learner, objective, sampler, Hooks(observer=recorder))
     learner.close()
     guard.check(opened.net)
+    fitted, steps = [e["loss"] for e in recorder.shown if e["event"] == "fitting"], recorder.steps
     assert fitted[-1] < fitted[0]
+    assert [e["loss"] for e in recorder.of("fitted")] == fitted[-1:]
     assert steps[-1].losses["text"] < steps[0].losses["text"]
     assert steps[0].losses["anchor"] == 0.0
     assert steps[-1].losses["anchor"] > 0.0
-    assert torch.equal(objective.map, map_before), "the temporary map is fitted first and then fixed"
+    assert torch.equal(objective.map, maps[0]), "the temporary map is fitted first and then fixed"
     assert not result.delta.whole
     ids, values = result.delta.rows[TEXT_TABLE]
     assert ids.tolist() == seen
@@ -332,7 +329,7 @@ def test_text_is_read_as_before_speaking_and_the_next_token_is_predicted(opened:
     learner, _ = learner_of(opened, text_stage, seen)
     objective = TextLmObjective(text_stage, opened, learner.tables, {"text": TextData("text", "malay", [body])}, seen, 0)
     with torch.no_grad():
-        ours = float(objective.losses([Item("text", 0, len(body))], 1).sums["text"])
+        ours = float(objective.loss_sums([Item("text", 0, len(body))], 1)["text"])
         learner.close()
 
         def text(ids: list[int]) -> torch.Tensor:
@@ -353,7 +350,7 @@ def test_text_is_read_as_before_speaking_and_the_next_token_is_predicted(opened:
         logits = (states[:-1] @ objective.map.T) @ rows.T / scale + objective.bias
         labels = torch.tensor([seen.index(t) for t in body[1:]])
         expected = float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"))
-    assert objective.labels([Item("text", 0, len(body))], 1) == {"text": len(body) - 1}
+    assert objective.count_labels([[Item("text", 0, len(body))]]) == {"text": len(body) - 1}
     assert ours == pytest.approx(expected, rel=1e-5)
 
 

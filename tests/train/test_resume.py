@@ -5,54 +5,47 @@ from __future__ import annotations
 import json
 import math
 import os
+import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from qrecipe.data.batches import Sampler
 from qrecipe.data.speech import SpeechData
+from qrecipe.data.text import TextData
 from qrecipe.errors import EngineError, UserError
-from qrecipe.files import sealed, write_json
+from qrecipe.files import sealed, sha256, write_json
 from qrecipe.model import fused
 from qrecipe.model.opened import Opened
 from qrecipe.recipe.stage import TextLmStage
 from qrecipe.run.locking import lock_stage
 from qrecipe.train import loop
-from qrecipe.train.checkpoints import Checkpoints, Every, newest_first, randomness, set_randomness
-from qrecipe.train.loop import StageResult, StepReport, train_stage
-from qrecipe.train.objective import Losses
-from qrecipe.train.speech import SpeechObjective
-from qrecipe.train.text_lm import TextData, TextLmObjective
+from qrecipe.train.checkpoints import Checkpoints, Every, newest_first
+from qrecipe.train.loop import Hooks, StageResult, train_stage
+from qrecipe.train.objectives.speech import SpeechObjective
+from qrecipe.train.objectives.text_lm import TextLmObjective
+from qrecipe.train.observer import StepReport
 from tests.support import recipes
-from tests.support.training import LANGUAGE, PROJECTION, learner_of, speech_stage
+from tests.support.training import LANGUAGE, PROJECTION, Recorder, learner_of, speech_stage
 
 SELECT = {"metric": "talker_nll", "data": "dev", "every": 2, "patience": 9}
 
 
-@dataclass
-class Told:
-    """What a stage reported."""
-
-    steps: list[Any] = field(default_factory=list)
-    events: list[dict[str, Any]] = field(default_factory=list)
-
-    def of(self, kind: str) -> list[dict[str, Any]]:
-        return [e for e in self.events if e["event"] == kind]
-
-
-Train = Callable[..., tuple[StageResult, Told]]
+Train = Callable[..., tuple[StageResult, Recorder]]
 
 
 @pytest.fixture
 def train(opened: Opened, own: SpeechData, tmp_path: Path) -> Train:
     """Trains a stage of seven steps, with checkpoints under `tmp_path/name`; `stop` ends it after a step."""
 
-    def go(name: str | None, stop: int | None = None, wrap: Any = None, every: int = 2, **changes: Any) -> tuple[StageResult, Told]:
+    def go(
+        name: str | None, stop: int | None = None, wrap: Any = None, every: int = 2, on_step: Any = None, **changes: Any
+    ) -> tuple[StageResult, Recorder]:
         fields = {"steps": 7, "schedule": "cosine", "batch": {"frames": 12}, "layout": "mixed", **changes}
         stage = speech_stage(LANGUAGE, PROJECTION, **fields)
         shapes = {k: tuple(v.shape) for k, v in opened.net.state_dict().items()}
@@ -61,21 +54,18 @@ def train(opened: Opened, own: SpeechData, tmp_path: Path) -> Train:
         objective: Any = SpeechObjective(stage, opened, learner.tables, {"malay": own}, seed=0)
         if wrap is not None:
             objective = wrap(objective)
-        told = Told()
 
-        def tell(event: str, **fields: Any) -> None:
-            told.events.append({"event": event, **fields})
-
-        def on_step(report: Any) -> None:
-            told.steps.append(report)
-            torch.rand(3)  # whatever draws between two steps draws the same again
+        def note(report: Any) -> None:
+            if on_step is not None:
+                on_step(report)
             if report.step == stop:
                 raise KeyboardInterrupt
 
+        told = Recorder(note)
         checkpoints = None
         if name is not None:
             trainable = lock_stage(stage.id, found, shapes).model_dump(mode="json")
-            checkpoints = Checkpoints(tmp_path / name, trainable, Every(60, every), tell)
+            checkpoints = Checkpoints(tmp_path / name, trainable, Every(60, every), told)
         try:
             result = train_stage(
                 stage,
@@ -83,10 +73,11 @@ def train(opened: Opened, own: SpeechData, tmp_path: Path) -> Train:
                 learner,
                 objective,
                 Sampler(objective.lengths(), {}, stage.batch, 0),
-                evaluate=None if stage.select is None else lambda: float(next(iter(learner.parameters())).detach().abs().sum()),
-                checkpoints=checkpoints,
-                on_step=on_step,
-                tell=tell,
+                Hooks(
+                    None if stage.select is None else lambda: float(next(iter(learner.parameters())).detach().abs().sum()),
+                    checkpoints,
+                    told,
+                ),
             )
         finally:
             learner.close()
@@ -209,7 +200,7 @@ def test_the_temporary_map_of_text_is_kept(opened: Opened, tmp_path: Path) -> No
     )
     data = TextData("text", "malay", [opened.tokenizer.assistant(t)[1] for t in recipes.MALAY])
     seen = sorted({t for body in data.bodies for t in body})
-    fitted: list[float] = []
+    fitted: list[dict[str, Any]] = []
 
     def go(folder: Path, stop: int | None = None) -> StageResult:
         learner, _ = learner_of(opened, stage, seen)
@@ -220,14 +211,12 @@ def test_the_temporary_map_of_text_is_kept(opened: Opened, tmp_path: Path) -> No
             if report.step == stop:
                 raise KeyboardInterrupt
 
-        def begin() -> None:
-            batches = sampler.batches()
-            fitted.append(objective.fit(lambda: next(batches)[0]))
-
+        recorder = Recorder(on_step)
         try:
-            checkpoints = Checkpoints(folder, {}, Every(60))
-            return train_stage(stage, opened, learner, objective, sampler, begin=begin, checkpoints=checkpoints, on_step=on_step)
+            hooks = Hooks(None, Checkpoints(folder, {}, Every(60)), recorder)
+            return train_stage(stage, opened, learner, objective, sampler, hooks)
         finally:
+            fitted.extend(recorder.of("fitted"))
             learner.close()
 
     whole = go(tmp_path / "whole")
@@ -237,20 +226,47 @@ def test_the_temporary_map_of_text_is_kept(opened: Opened, tmp_path: Path) -> No
     assert len(fitted) == 2
 
 
-def test_every_generator_goes_on_where_it_was(opened: Opened) -> None:
-    import random
+def test_no_step_draws_from_a_generator(train: Train) -> None:
+    """So that checkpoints need not hold them."""
 
-    import numpy as np
+    def generators() -> list[Any]:
+        return [torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist()]
 
-    def draw() -> list[Any]:
-        return [random.random(), random.gauss(0, 1), float(np.random.rand()), float(np.random.randn()), torch.rand(3).tolist()]
+    states: list[Any] = []
+    train(None, on_step=lambda r: states.append(generators()), select=SELECT, prompt="mixed")
+    assert len(states) == 7
+    assert all(state == states[0] for state in states)
 
-    draw()
-    state = randomness(opened.device)
-    first = draw()
-    draw()
-    set_randomness(state, opened.device)
-    assert draw() == first
+
+def test_a_checkpoint_of_the_first_format_resumes(train: Train, tmp_path: Path) -> None:
+    """It held the states of the random generators as well."""
+    whole, _ = train(None)
+    with pytest.raises(KeyboardInterrupt):
+        train("first", stop=3)
+    for folder in newest_first(tmp_path / "first"):
+        rest = {**load_file(folder / "rest.safetensors"), "random.torch": torch.get_rng_state()}
+        save_file(rest, folder / "rest.safetensors")
+        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest["checkpoint"] = 1
+        manifest["files"]["rest.safetensors"] = sha256(folder / "rest.safetensors")
+        del manifest["sha256"]
+        write_json(folder / "manifest.json", sealed(manifest))
+    resumed, told = train("first")
+    assert told.of("resumed") == [{"event": "resumed", "step": 3}]
+    assert same(resumed, whole)
+
+
+def test_a_checkpoint_of_a_later_format_is_passed_over(train: Train, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train("later", stop=3)
+    for folder in newest_first(tmp_path / "later"):
+        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest["checkpoint"] = 3
+        del manifest["sha256"]
+        write_json(folder / "manifest.json", sealed(manifest))
+    _, told = train("later")
+    assert {e["reason"] for e in told.of("checkpoint_damaged")} == {"format 3"}
+    assert not told.of("resumed")
 
 
 class Sick:
@@ -262,9 +278,9 @@ class Sick:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._objective, name)
 
-    def losses(self, micro: Any, step: int) -> Losses:
-        found = self._objective.losses(micro, step)
-        return Losses({k: v * self._factor if step in self._steps else v for k, v in found.sums.items()})
+    def loss_sums(self, micro: Any, step: int) -> dict[str, torch.Tensor]:
+        sums = self._objective.loss_sums(micro, step)
+        return {k: v * self._factor if step in self._steps else v for k, v in sums.items()}
 
 
 def test_a_skipped_step_names_its_rows(train: Train) -> None:
@@ -280,12 +296,12 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(train: Train) -
     """The loss itself is fine."""
 
     class Steep(Sick):
-        def losses(self, micro: Any, step: int) -> Losses:
-            found = self._objective.losses(micro, step)
+        def loss_sums(self, micro: Any, step: int) -> dict[str, torch.Tensor]:
+            sums: dict[str, torch.Tensor] = self._objective.loss_sums(micro, step)
             if step in self._steps:
-                for v in found.sums.values():
+                for v in sums.values():
                     v.register_hook(lambda g: g * math.inf)
-            return found
+            return sums
 
     result, told = train(None, wrap=lambda o: Steep(o, {2}))
     assert [e["why"] for e in told.of("step_skipped")] == ["gradient"]
@@ -312,7 +328,7 @@ def test_stopped_among_skipped_steps(train: Train) -> None:
 @pytest.fixture
 def ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU: AdamW is one kernel, and a step is given before the numbers of the one before are read."""
-    monkeypatch.setattr(loop, "_by_one_kernel", lambda device: True)
+    monkeypatch.setattr(loop, "skips_on_device", lambda device: True)
 
 
 class Watched(Sick):
@@ -322,9 +338,9 @@ class Watched(Sick):
         super().__init__(objective, steps)
         self._order = order
 
-    def losses(self, micro: Any, step: int) -> Losses:
+    def loss_sums(self, micro: Any, step: int) -> dict[str, torch.Tensor]:
         self._order.append(f"given {step}")
-        return super().losses(micro, step)
+        return super().loss_sums(micro, step)
 
 
 def test_a_step_is_given_before_the_last_one_is_read(train: Train, ahead: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -347,10 +363,10 @@ def test_a_step_is_given_before_the_last_one_is_read(train: Train, ahead: None, 
 def test_a_step_ahead_changes_nothing(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps that are left out, a selection, a schedule: the kernel rounds differently, and that is all."""
     expected, one = train(None, wrap=lambda o: Sick(o, {1, 4}), select=SELECT)
-    monkeypatch.setattr(loop, "_by_one_kernel", lambda device: True)
+    monkeypatch.setattr(loop, "skips_on_device", lambda device: True)
     found, other = train(None, wrap=lambda o: Sick(o, {1, 4}), select=SELECT)
     assert other.events == one.events
-    assert [(s.step, s.rate) for s in other.steps] == [(s.step, s.rate) for s in one.steps]
+    assert [(s.step, s.lr_scale) for s in other.steps] == [(s.step, s.lr_scale) for s in one.steps]
     assert [s.losses for s in other.steps] == [pytest.approx(s.losses, abs=1e-4) for s in one.steps]
     assert [step for step, _ in found.history] == [step for step, _ in expected.history]
     assert found.chosen_step == expected.chosen_step
@@ -399,19 +415,19 @@ class Narrow(Sick):
         super().__init__(objective, set())
         self._rows, self._late = rows, late
 
-    def losses(self, micro: Any, step: int) -> Losses:
+    def loss_sums(self, micro: Any, step: int) -> dict[str, torch.Tensor]:
         if len(micro) <= self._rows:
-            return self._objective.losses(micro, step)  # type: ignore[no-any-return]
+            return self._objective.loss_sums(micro, step)  # type: ignore[no-any-return]
         if not self._late:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
         def fail(gradient: Any) -> None:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-        found = self._objective.losses(micro, step)
-        for value in found.sums.values():
+        sums = self._objective.loss_sums(micro, step)
+        for value in sums.values():
             value.register_hook(fail)
-        return found  # type: ignore[no-any-return]
+        return sums  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["forward", "backward"])

@@ -17,9 +17,9 @@ from qrecipe.data.states import States, Wanted, example_key
 from qrecipe.model import forward, prompt
 from qrecipe.model.opened import Opened
 from qrecipe.run import gc
-from qrecipe.train.loop import StageResult, train_stage
-from qrecipe.train.speech import SpeechObjective
-from tests.support.training import learner_of, speech_stage
+from qrecipe.train.loop import Hooks, StageResult, train_stage
+from qrecipe.train.objectives.speech import SpeechObjective
+from tests.support.training import Recorder, learner_of, speech_stage
 
 PREDICTOR = {"match": "talker.code_predictor", "except": ["talker.code_predictor.model.codec_embedding"], "lr": 1e-3}
 UPPER = {"match": "talker.model.layers.4-5", "lr": 1e-3}
@@ -39,13 +39,13 @@ def train(opened: Opened, own: SpeechData, tmp_path: Path) -> Callable[..., tupl
         size = None
         if cached:
             states = States(tmp_path, opened, learner.tables, first_layer, "base")
-            size = objective.remember(states, islice(sampler.batches(), 6))
-        seen: list[dict[str, float]] = []
+            size = objective.cache_states(states, islice(sampler.batches(), 6))
+        recorder = Recorder()
         try:
-            result = train_stage(stage, opened, learner, objective, sampler, on_step=lambda r: seen.append(r.losses))
+            result = train_stage(stage, opened, learner, objective, sampler, Hooks(observer=recorder))
         finally:
             learner.close()
-        return result, seen, size
+        return result, [r.losses for r in recorder.steps], size
 
     return go
 
@@ -119,7 +119,7 @@ def test_rows_that_come_once_are_not_kept(opened: Opened, own: SpeechData, tmp_p
     objective = SpeechObjective(stage, opened, forward.Tables(opened.talker), {"malay": own}, 0, ("predictor",))
     sampler = Sampler(objective.lengths(), {}, stage.batch, 0)
     states = States(tmp_path, opened, forward.Tables(opened.talker), None, "base")
-    assert objective.remember(states, islice(sampler.batches(), 1)) is None
+    assert objective.cache_states(states, islice(sampler.batches(), 1)) is None
     assert not states.folder.exists()
 
 

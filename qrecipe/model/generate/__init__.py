@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from qrecipe.model.batcher import out_of_memory
 from qrecipe.model.generate import ops as torch_ops
 from qrecipe.model.generate.decoder import Decoder, Shape
 from qrecipe.model.generate.ops import CHUNK
@@ -20,7 +21,6 @@ from qrecipe.model.generate.prompts import Prompt, numbered
 from qrecipe.model.generate.sampling import Draw, Sampling
 from qrecipe.model.generate.weights import DecodingWeights, Stack
 from qrecipe.model.opened import Opened
-from qrecipe.model.room import no_room
 from qrecipe.model.stock import silence
 
 __all__ = ["Draw", "Prompt", "Sampling", "generate", "numbered", "width_for"]
@@ -78,7 +78,7 @@ def generate(
                     on_done(index, codes)
         except torch.OutOfMemoryError:
             if shape.rows == 1:
-                raise no_room("this prompt", f"{shape.positions} positions", "shorten the text or its reference") from None
+                raise out_of_memory("this prompt", f"{shape.positions} positions", "shorten the text or its reference") from None
             shape = Shape(shape.width, shape.rows // 2, shape.positions, shape.frames, shape.tokens)
             _decoders(opened).clear()
             torch.cuda.empty_cache()

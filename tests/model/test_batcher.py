@@ -1,4 +1,4 @@
-"""Computing as many items at once as fit: order, results and what is remembered, with memory that is full beyond a bound."""
+"""Batches that fit into memory: order, results and the limit that is kept, with memory that is full beyond a bound."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 from qrecipe.errors import BaseModelError, UserError
 from qrecipe.model import opened
-from qrecipe.model.room import Room
+from qrecipe.model.batcher import AdaptiveBatcher, recording_too_large
 from qrecipe.plan.bases import LocalBase
 
 
@@ -30,22 +30,26 @@ class Gpu:
         return [2 * n for n in part]
 
 
-def computed(room: Room[int], items: list[int], gpu: Gpu) -> list[int]:
-    return [r for _, results in room.compute(items, gpu) for r in results]
+def batcher(limit: float, name: str = "clip") -> AdaptiveBatcher[int]:
+    return AdaptiveBatcher(limit, sum, lambda n: recording_too_large(f"{name} {n}"))
+
+
+def computed(batches: AdaptiveBatcher[int], items: list[int], gpu: Gpu) -> list[int]:
+    return [r for _, results in batches.run(items, gpu) for r in results]
 
 
 def test_parts_are_as_large_as_asked_for() -> None:
     gpu = Gpu(1000)
-    assert computed(Room(10, sum, str), [1, 2, 3, 4, 5, 50, 6], gpu) == [2, 4, 6, 8, 10, 100, 12]
+    assert computed(batcher(10), [1, 2, 3, 4, 5, 50, 6], gpu) == [2, 4, 6, 8, 10, 100, 12]
     assert gpu.tried == [10, 5, 50, 6]
 
 
 def test_what_does_not_fit_is_halved_and_not_tried_again() -> None:
     gpu = Gpu(9)
-    room = Room(32, sum, str)
-    assert computed(room, [4] * 20, gpu) == [8] * 20
+    batches = batcher(32)
+    assert computed(batches, [4] * 20, gpu) == [8] * 20
     assert gpu.tried == [32, 16] + [8] * 10
-    assert computed(room, [4] * 2, gpu) == [8, 8]
+    assert computed(batches, [4] * 2, gpu) == [8, 8]
     assert gpu.tried[-1] == 8
 
 
@@ -53,7 +57,7 @@ def test_an_item_that_does_not_fit_alone_is_named_after_what_came_before_it() ->
     gpu = Gpu(9)
     done: list[int] = []
     with pytest.raises(UserError, match="does not fit into the GPU's memory: clip 12") as caught:  # noqa: PT012  # what was yielded before is part of it
-        for _, results in Room(32, sum, lambda n: f"clip {n}").compute([4, 5, 12, 1], gpu):
+        for _, results in batcher(32).run([4, 5, 12, 1], gpu):
             done += results
     assert [p.code for p in caught.value.problems] == ["QR074"]
     assert done == [8, 10]

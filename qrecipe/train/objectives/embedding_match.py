@@ -19,11 +19,11 @@ from qrecipe.model.opened import Opened
 from qrecipe.plan.synthetic import Sentence
 from qrecipe.recipe.respelling import Table
 from qrecipe.recipe.stage import EmbeddingMatchStage
-from qrecipe.train.objective import Losses
+from qrecipe.train.objectives.objective import Objective, ObjectiveInputs
 
 _WORD = re.compile(r" ?[^\W\d_]+")
-AT_ONCE = 1024
-"""Words whose targets are computed at once."""
+TARGET_BATCH = 1024
+"""Words in a batch when targets are computed."""
 
 
 @dataclass(frozen=True)
@@ -38,16 +38,16 @@ class Pair:
 
 def pairs(sentences: Sequence[Sentence], table: Table) -> list[Pair]:
     """Every word of the sentences once, in order of appearance."""
-    found: dict[str, Pair] = {}
+    by_word: dict[str, Pair] = {}
     for sentence in sentences:
         for word in _WORD.findall(sentence.text):
             respelled = table.spell(word)
-            if word not in found and respelled.strip():
-                found[word] = Pair(word, respelled, sentence.line)
-    return list(found.values())
+            if word not in by_word and respelled.strip():
+                by_word[word] = Pair(word, respelled, sentence.line)
+    return list(by_word.values())
 
 
-class EmbeddingMatchObjective:
+class EmbeddingMatchObjective(Objective):
     """Mean squared distance of pooled projected embeddings, over the mean squared norm of the targets."""
 
     def __init__(self, stage: EmbeddingMatchStage, opened: Opened, tables: forward.Tables, data: dict[str, list[Pair]]) -> None:
@@ -63,23 +63,30 @@ class EmbeddingMatchObjective:
             self._before = {name: self._all(ids) for name, ids in self._tokens.items()} if stage.anchor else {}
         self._scale = torch.cat(list(self._targets.values())).pow(2).sum(1).mean()
 
+    @classmethod
+    def build(cls, stage: EmbeddingMatchStage, inputs: ObjectiveInputs) -> EmbeddingMatchObjective:
+        """Moves every word of the stage's sentences."""
+        words = {name: pairs(sentences, table) for name, (sentences, table) in inputs.sentences.items()}
+        return cls(stage, inputs.opened, inputs.tables, words)
+
     def lengths(self) -> dict[str, list[int]]:
         """Tokens of every native word, by dataset."""
         return {name: [len(t) for t in tokens] for name, tokens in self._tokens.items()}
 
-    def labels(self, micro: Micro, step: int) -> dict[str, int]:
+    def count_labels(self, batch: Sequence[Micro]) -> dict[str, int]:
         """Words."""
-        return {"words": len(micro), **({"anchor": len(micro)} if self.stage.anchor else {})}
+        words = sum(map(len, batch))
+        return {"words": words, **({"anchor": words} if self.stage.anchor else {})}
 
-    def losses(self, micro: Micro, step: int) -> Losses:
-        """Sums of squared distances to the targets and, with an anchor, to what the words were."""
+    def loss_sums(self, micro: Micro, step: int) -> dict[str, torch.Tensor]:
+        """Sums of squared distances to the targets and, with an anchor, to the words' embeddings before the stage."""
         mine = self.pooled([self._tokens[i.dataset][i.index] for i in micro])
         targets = torch.stack([self._targets[i.dataset][i.index] for i in micro])
         sums = {"words": (mine - targets).pow(2).sum() / self._scale}
         if self.stage.anchor:
             before = torch.stack([self._before[i.dataset][i.index] for i in micro])
             sums["anchor"] = (mine - before).pow(2).sum() / self._scale
-        return Losses(sums)
+        return sums
 
     def pooled(self, words: Sequence[Sequence[int]]) -> torch.Tensor:
         """Mean projected embedding of every word's tokens, [words, hidden] float32."""
@@ -91,22 +98,8 @@ class EmbeddingMatchObjective:
         return total / sizes.unsqueeze(1)
 
     def _all(self, words: Sequence[Sequence[int]]) -> torch.Tensor:
-        return torch.cat([self.pooled(words[i : i + AT_ONCE]) for i in range(0, len(words), AT_ONCE)])
-
-    def expect(self, micro: Micro, step: int) -> None:
-        """Words are short: there is nothing to make ready."""
-
-    def extra(self) -> None:
-        """Nothing beside the labels."""
-        return None
+        return torch.cat([self.pooled(words[i : i + TARGET_BATCH]) for i in range(0, len(words), TARGET_BATCH)])
 
     def name(self, item: Item) -> str:
         """`DATASET:LINE`."""
         return f"{item.dataset}:{self.data[item.dataset][item.index].line}"
-
-    def state(self) -> dict[str, torch.Tensor]:
-        """Nothing: targets are computed again from the weights that the stage begins with."""
-        return {}
-
-    def set_state(self, state: dict[str, torch.Tensor]) -> None:
-        """Nothing to take over."""

@@ -6,7 +6,7 @@ Frames that the base itself spoke (`respell`, `{use: self}`) also pull code 0 to
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
@@ -20,9 +20,9 @@ from qrecipe.model import forward, prompt
 from qrecipe.model.opened import Opened
 from qrecipe.qwen3 import Layout, PromptKind
 from qrecipe.recipe.stage import SpokenStage
-from qrecipe.train import distill
-from qrecipe.train.ahead import Ahead
-from qrecipe.train.objective import Losses
+from qrecipe.train.objectives import distill
+from qrecipe.train.objectives.objective import Objective, ObjectiveInputs
+from qrecipe.train.prefetch import Prefetcher
 
 PAYS = 1.5
 """How often rows come in the same layout, on average, for their states to be worth keeping."""
@@ -30,7 +30,7 @@ PAYS = 1.5
 
 @dataclass(frozen=True)
 class CachedBatch:
-    """A micro-batch of which the talker's hidden states are known."""
+    """A micro-batch whose hidden states of the talker are cached."""
 
     hidden: torch.Tensor
     """[frames, hidden] states that predict the frames."""
@@ -46,7 +46,7 @@ class CachedBatch:
         return CachedBatch(self.hidden.to(device, non_blocking=True), self.codes.to(device, non_blocking=True))
 
 
-class SpeechObjective:
+class SpeechObjective(Objective):
     """Learns frames, recorded or spoken by the base, every row under its own language's prefix."""
 
     def __init__(
@@ -65,55 +65,60 @@ class SpeechObjective:
         self.data = data
         self.seed = seed
         self.ids = prompt.ControlIds.of(opened.config)
-        self._ahead: Ahead[prompt.SpeechBatch | CachedBatch] = Ahead()
+        self._prefetcher: Prefetcher[prompt.SpeechBatch | CachedBatch] = Prefetcher()
         self._states: States | None = None
         self._keys: dict[tuple[str, int, Layout, PromptKind], str] = {}
         weights = {"talker": 1.0, "predictor": stage.predictor_weight, "kl": stage.kl_weight}
         self.weights = {k: v for k, v in weights.items() if ("talker" if k == "kl" else k) in terms and v > 0}
 
+    @classmethod
+    def build(cls, stage: SpokenStage, inputs: ObjectiveInputs) -> SpeechObjective:
+        """Learns every row of the stage's speech."""
+        return cls(stage, inputs.opened, inputs.tables, dict(inputs.speech), inputs.seed, inputs.terms)
+
     def lengths(self) -> dict[str, list[int]]:
         """Frames by dataset."""
         return {name: [r.frames for r in d.rows] for name, d in self.data.items()}
 
-    def labels(self, micro: Micro, step: int) -> dict[str, int]:
-        """Labels of codebook 0 (ends included), codes of the other codebooks, and soft labels of codebook 0."""
-        rows = [self.data[i.dataset].rows[i.index] for i in micro]
+    def count_labels(self, batch: Sequence[Micro]) -> dict[str, int]:
+        """Labels of codebook 0 (ends included), codes of the other codebooks, and labels of codebook 0 with soft targets."""
+        rows = [self.data[i.dataset].rows[i.index] for micro in batch for i in micro]
         frames = sum(r.frames for r in rows)
         ends = sum(not r.cut for r in rows)
-        found = {"talker": frames + ends, "predictor": frames * (self.opened.groups - 1)}
+        labels = {"talker": frames + ends, "predictor": frames * (self.opened.groups - 1)}
         soft = sum(len(r.soft_targets.codes) for r in rows if r.soft_targets is not None)
         if soft:
-            found["kl"] = soft
-        return {term: n for term, n in found.items() if term in self.weights}
+            labels["kl"] = soft
+        return {term: n for term, n in labels.items() if term in self.weights}
 
-    def losses(self, micro: Micro, step: int) -> Losses:
+    def loss_sums(self, micro: Micro, step: int) -> dict[str, torch.Tensor]:
         """Sums of the cross-entropies and of the divergence over a micro-batch."""
-        batch = self._ahead.take(step, tuple(micro), lambda: self._batch(micro, step)).to(self.opened.device)
+        batch = self._prefetcher.take(step, tuple(micro), lambda: self._batch(micro, step)).to(self.opened.device)
         if isinstance(batch, CachedBatch):
             logits = forward.predictor_logits(self.tables, batch.hidden, batch.codes)
-            return Losses({"predictor": forward.codes_nll(logits, batch.codes).sum()})
-        ask = {f"with_{term}": term in self.weights for term in ("talker", "predictor")}
-        found = forward.speech_logits(self.tables, batch, self.opened.compute_dtype, **ask)
+            return {"predictor": forward.codes_nll(logits, batch.codes).sum()}
+        wanted = {f"with_{term}": term in self.weights for term in ("talker", "predictor")}
+        outputs = forward.speech_logits(self.tables, batch, self.opened.compute_dtype, **wanted)
         sums = {}
-        if found.talker is not None:
-            sums["talker"] = forward.talker_nll(found, batch).sum()
+        if outputs.talker is not None:
+            sums["talker"] = forward.talker_nll(outputs, batch).sum()
             rows = [self.data[i.dataset].rows[i.index] for i in micro]
-            kl = distill.total(found.talker, [r.frames + (not r.cut) for r in rows], [r.soft_targets for r in rows])
+            kl = distill.total(outputs.talker, [r.frames + (not r.cut) for r in rows], [r.soft_targets for r in rows])
             if kl is not None and "kl" in self.weights:
                 sums["kl"] = kl
-        if found.predictor is not None:
-            sums["predictor"] = forward.predictor_nll(found, batch).sum()
-        return Losses(sums)
+        if outputs.predictor is not None:
+            sums["predictor"] = forward.predictor_nll(outputs, batch).sum()
+        return sums
 
-    def expect(self, micro: Micro, step: int) -> None:
-        """Lays the micro-batch out meanwhile, where a GPU would wait for it."""
+    def prefetch(self, micro: Micro, step: int) -> None:
+        """Lays the micro-batch out in another thread, where a GPU would wait for it."""
         if self.opened.device.type == "cuda":
-            self._ahead.start(step, tuple(micro), lambda: self._batch(micro, step).pinned())
+            self._prefetcher.start(step, tuple(micro), lambda: self._batch(micro, step).pinned())
 
-    def remember(self, states: States, batches: Iterable[list[Micro]], progress: Progress | None = None) -> int | None:
-        """Takes what the talker makes of every row from `states` from now on, and computes there what is missing.
+    def cache_states(self, states: States, batches: Iterable[list[Micro]], progress: Progress | None = None) -> int | None:
+        """Reads the talker's states of every row from `states` from now on; missing ones are computed here.
 
-        `batches` are those of all steps, from the first. Returns the bytes that are kept; None, and nothing changes, where
+        `batches` are those of all steps, from the first. Returns the bytes that are cached; None, and nothing changes, where
         too few rows come twice in the same layout for it to pay.
         """
         wanted: dict[str, Wanted] = {}
@@ -141,20 +146,9 @@ class SpeechObjective:
         laid = prompt.collate([self._example(i.dataset, i.index, step) for i in micro], self.ids)
         return replace(laid, entering=states, first_layer=self._states.first_layer)
 
-    def extra(self) -> None:
-        """Nothing beside the labels."""
-        return None
-
     def name(self, item: Item) -> str:
         """`DATASET:LINE`."""
         return f"{item.dataset}:{self.data[item.dataset].rows[item.index].line}"
-
-    def state(self) -> dict[str, torch.Tensor]:
-        """Nothing: all that learns are the model's parameters."""
-        return {}
-
-    def set_state(self, state: dict[str, torch.Tensor]) -> None:
-        """Nothing to take over."""
 
     def _example(self, dataset: str, index: int, step: int) -> prompt.Example:
         return self._laid(dataset, index, *self._way(dataset, index, step))

@@ -8,33 +8,21 @@ The map is fitted first, with the embedding fixed, and thrown away afterwards. A
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 
 from qrecipe.data.batches import Item, Micro
+from qrecipe.data.text import TextData
 from qrecipe.model import forward, layers, prompt
 from qrecipe.model.opened import Opened
 from qrecipe.recipe.stage import TextLmStage
-from qrecipe.train.objective import Losses
+from qrecipe.train.objectives.objective import Objective, ObjectiveInputs
+from qrecipe.train.observer import Observer
 
 
-@dataclass(frozen=True)
-class TextData:
-    """A text dataset ready to train."""
-
-    name: str
-    language: str
-    """Lower-case name."""
-    bodies: list[list[int]]
-    """Tokens of every text."""
-    lines: list[int] = field(default_factory=list)
-    """Line of the manifest of every text."""
-
-
-class TextLmObjective:
+class TextLmObjective(Objective):
     """Next-token prediction over the seen rows."""
 
     def __init__(
@@ -61,36 +49,42 @@ class TextLmObjective:
         self.map = torch.nn.Parameter(initial.to(device))
         self.bias = torch.nn.Parameter(torch.zeros(len(seen), device=device))
 
+    @classmethod
+    def build(cls, stage: TextLmStage, inputs: ObjectiveInputs) -> TextLmObjective:
+        """Predicts the tokens of texts in the recipe's own languages, but for those of the template."""
+        own = [d for d in inputs.text.values() if d.language in inputs.languages]
+        special = set(inputs.opened.tokenizer.special.values())
+        seen = sorted({t for d in own for body in d.bodies for t in body} - special)
+        return cls(stage, inputs.opened, inputs.tables, dict(inputs.text), seen, inputs.seed)
+
     def lengths(self) -> dict[str, list[int]]:
         """Text tokens by dataset."""
         return {name: [len(b) for b in d.bodies] for name, d in self.data.items()}
 
-    def labels(self, micro: Micro, step: int) -> dict[str, int]:
+    def count_labels(self, batch: Sequence[Micro]) -> dict[str, int]:
         """Tokens that have one before them and are among the seen rows."""
-        return {"text": sum(t in self._seen_ids for i in micro for t in self.data[i.dataset].bodies[i.index][1:])}
+        bodies = [self.data[i.dataset].bodies[i.index] for micro in batch for i in micro]
+        return {"text": sum(t in self._seen_ids for body in bodies for t in body[1:])}
 
-    def losses(self, micro: Micro, step: int) -> Losses:
+    def loss_sums(self, micro: Micro, step: int) -> dict[str, torch.Tensor]:
         """Sum of the cross-entropy over a micro-batch."""
         hidden, labels = self._hidden(micro)
         logits = self._logits(hidden)
-        return Losses({"text": F.cross_entropy(logits, labels, reduction="sum")})
+        return {"text": F.cross_entropy(logits, labels, reduction="sum")}
 
-    def expect(self, micro: Micro, step: int) -> None:
-        """Texts are short: there is nothing to make ready."""
-
-    def extra(self) -> torch.Tensor:
-        """The anchor: mean squared distance to the base's rows over their mean squared norm."""
+    def anchor(self) -> torch.Tensor:
+        """Mean squared distance to the base's rows over their mean squared norm, times its weight."""
         moved = self.tables.text(self.seen).float() - self._base
         anchor: torch.Tensor = self.stage.anchor * moved.pow(2).sum(1).mean() / self._scale
         return anchor
 
-    def fit(self, batches: Callable[[], Micro], progress: Callable[[int, float], None] | None = None) -> float:
-        """Fits the temporary map with the embedding fixed; returns its last loss, nats per token."""
+    def fit(self, batches: Iterator[list[Micro]], observer: Observer) -> None:
+        """Fits the temporary map with the embedding fixed, on the first micro-batch of each batch."""
         optimizer = torch.optim.AdamW([self.map, self.bias], lr=self.stage.fit_lr, weight_decay=0.0)
         last = float("nan")
         for step in range(self.stage.fit_steps):
             with torch.no_grad(), self.opened.autocast():
-                hidden, labels = self._hidden(batches())
+                hidden, labels = self._hidden(next(batches)[0])
             if labels.numel() == 0:
                 continue
             loss = F.cross_entropy(self._logits(hidden), labels)
@@ -98,10 +92,9 @@ class TextLmObjective:
             loss.backward()  # type: ignore[no-untyped-call]  # torch's own annotation is missing
             optimizer.step()
             last = float(loss.detach())
-            if progress is not None:
-                progress(step + 1, last)
+            observer.progress("fitting", step=step + 1, of=self.stage.fit_steps, loss=last)
         self._fix()
-        return last
+        observer.event("fitted", loss=last)
 
     def name(self, item: Item) -> str:
         """`DATASET:LINE`."""
