@@ -189,6 +189,7 @@ def _serve() -> None:
     """Reads orders, forks, waits, answers."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, and a run keeps to that
     import tempfile
 
     import numpy as np
