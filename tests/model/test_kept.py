@@ -8,6 +8,7 @@ import torch
 from qrecipe.model import layers
 from qrecipe.model.opened import Opened
 from qrecipe.plan.compute import _Decoder
+from qrecipe.qwen3 import PREDICTOR_LAYERS
 
 
 @pytest.mark.parametrize("trains", [False, True], ids=["frozen", "trained"])
@@ -15,7 +16,7 @@ def test_a_layer_keeps_what_the_plan_says(opened: Opened, trains: bool) -> None:
     """Counted as distinct memory that autograd holds, less weights; in numbers, so that the format does not matter."""
     model = opened.talker.code_predictor.model
     shapes = {f"talker.code_predictor.model.{k}": tuple(v.shape) for k, v in model.state_dict().items()}
-    decoder = _Decoder.of(shapes, "talker.code_predictor.model")
+    decoder = _Decoder.of(shapes, PREDICTOR_LAYERS)
     count, length = 64, 8
     x = torch.randn(count * length, decoder.hidden, requires_grad=True)
     held: dict[int, int] = {}
@@ -32,6 +33,6 @@ def test_a_layer_keeps_what_the_plan_says(opened: Opened, trains: bool) -> None:
         model.layers.requires_grad_(False)
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     found = sum(n for pointer, n in held.items() if pointer not in weights) / (count * length)
-    expected = decoder.layers * decoder.kept(trains) / 2
+    expected = decoder.layers * decoder.saved(trains) / 2
     assert out.shape == x.shape
     assert found == pytest.approx(expected, rel=0.1)
