@@ -107,7 +107,7 @@ def compare(first: str, second: str, request: Request, listener: Listener | None
 
 
 def _measure(model: str, request: Request, listener: Listener | None) -> _Measured:
-    """Measures one model, everything that it says and transcribed included. Raises `UserError` before anything is spoken."""
+    """Measures one model, everything that it says, and the transcripts, included. Raises `UserError` before anything is spoken."""
     names = metric_names(request.metrics)
     _check(request)
     session = open_argument(model, FileHashes(), Events(None, listener))

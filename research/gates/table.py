@@ -80,9 +80,9 @@ def main() -> int:
     arguments = parser.parse_args()
     settings = Evaluators.model_validate({"asr": {"model": arguments.asr}, "speaker": {"backend": "resemblyzer"}})
     journal = Journal(arguments.memory)
-    settings = EvaluatorSet(cast(Any, None), None, EvaluatorChoice(settings, Path.cwd(), {"target": arguments.tag}), journal=journal)
+    evaluators = EvaluatorSet(cast(Any, None), None, EvaluatorChoice(settings, Path.cwd(), {"target": arguments.tag}), journal=journal)
     data = rows_of(arguments.manifest, arguments.reference, arguments.prompts)
-    natural = recorded(data, Evaluation(), settings)
+    natural = recorded(data, Evaluation(), evaluators)
     columns: dict[str, list[Sample]] = {"recordings": natural, **{name: CORRUPTIONS[name](natural) for name in COLUMNS}}
     if arguments.other is not None:
         columns["voice"] = [_spoken_by(s, arguments.other) for s in natural]
@@ -92,7 +92,7 @@ def main() -> int:
         gate = Gate.model_validate({"data": "dev", **fields})
         spec = find(gate.metric)
         assert spec is not None
-        values = {name: _measured(gate.metric, samples, settings, data) for name, samples in columns.items()}
+        values = {name: _measured(gate.metric, samples, evaluators, data) for name, samples in columns.items()}
         cells = []
         for name, found in values.items():
             verdict = judge(gate, spec, found, values["recordings"], values["recordings"])
@@ -105,11 +105,11 @@ def main() -> int:
     return 0 if good else 1
 
 
-def _measured(metric: str, samples: Sequence[Sample], settings: EvaluatorSet, data: SpeechData) -> list[Value]:
+def _measured(metric: str, samples: Sequence[Sample], evaluators: EvaluatorSet, data: SpeechData) -> list[Value]:
     spec = find(metric)
     assert spec is not None
     print(f"{metric}: {len(samples)} recordings", file=sys.stderr, flush=True)
-    return measure_samples(samples, [spec], settings, data.rows)[metric]
+    return measure_samples(samples, [spec], evaluators, data.rows)[metric]
 
 
 def _spoken_by(sample: Sample, folder: Path) -> Sample:
