@@ -26,7 +26,7 @@ def test_the_tiny_run_has_the_recorded_events(finished: Finished) -> None:
 def emitted() -> set[str]:
     """Names of events that the package emits or tells, as its source names them."""
     source = "".join(f.read_text(encoding="utf-8") for f in Path(qrecipe.__file__).parent.rglob("*.py"))
-    return set(re.findall(r"\.(?:emit|tell)\(\s*\"([a-z_]+)\"", source))
+    return set(re.findall(r"\.(?:emit|tell|event|progress)\(\s*\"([a-z_]+)\"", source))
 
 
 def test_the_console_handles_every_event() -> None:
