@@ -99,13 +99,18 @@ class Node:
             return replace(self, value={k: v for k, v in self.value.items() if k not in keys})
         return replace(self, value=[v for i, v in enumerate(self.elements()) if i not in keys])
 
+    @property
+    def name_place(self) -> Place:
+        """The place of the key; of the value where there is none, such as in a list."""
+        return self.key_place or self.place
+
     def problem(self, code: str, message: str, help_: str | None = None, severity: Severity | None = None) -> Problem:
         """A problem of the value."""
         return Problem(code, message, self.place, help_, severity)
 
     def key_problem(self, code: str, message: str, help_: str | None = None, severity: Severity | None = None) -> Problem:
-        """A problem of the key; of the value where there is none, such as in a list."""
-        return Problem(code, message, self.key_place or self.place, help_, severity)
+        """A problem of the key, or of the value where there is none."""
+        return Problem(code, message, self.name_place, help_, severity)
 
     def items(self) -> Iterator[tuple[str, Node]]:
         """The entries of a mapping; nothing for anything else."""

@@ -31,7 +31,7 @@ def _add_languages(session: Session, plan: RunPlan, working: WorkingWeights) -> 
     for key, language in plan.loaded.recipe.languages.items():
         node = plan.loaded.node.at("languages", key)
         row = plan.rows[key]
-        require_free(check_free(net, row, listed, (node.key_place or node.place), language.token_id == "auto"))
+        require_free(check_free(net, row, listed, node.name_place, language.token_id == "auto"))
         chosen[key] = (row, language)
     working.add_languages({k: row for k, (row, _) in chosen.items()})
     start = initial_rows(net, chosen, listed)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qrecipe.errors import Place, Problem, RecipeError, suggest
+from qrecipe.errors import Place, Problem, Problems, RecipeError, suggest
 from qrecipe.recipe.reader import Node, read_file
 
 Fragment = dict[str, Any]
@@ -82,14 +82,13 @@ def _laid_over(below: Fragment, above: Fragment) -> Fragment:
 def load(path: Path) -> Study:
     """Reads a study. Raises `RecipeError` with every problem's place."""
     node = read_file(path)
-    problems: list[Problem] = []
+    problems = Problems()
     for key, child in node.items():
         if key not in FIELDS:
-            problems.append(Problem("QR010", f"unknown field `{key}`", child.key_place or child.place, suggest(key, FIELDS)))
+            problems.append(child.key_problem("QR010", f"unknown field `{key}`", suggest(key, FIELDS)))
     missing = [k for k in FIELDS if node.get(k) is None and k not in ("also",)]
-    problems += [Problem("QR011", f"`{k}` is missing", node.place) for k in missing]
-    if problems:
-        raise RecipeError(problems)
+    problems += [node.problem("QR011", f"`{k}` is missing") for k in missing]
+    problems.raise_any(RecipeError)
     folder = path.parent
     factors: Any = read_file(folder / str(node.child("factors").value)).plain()  # type: ignore[union-attr]  # it is there
     plain: Any = node.plain()
@@ -105,8 +104,7 @@ def load(path: Path) -> Study:
     ]
     if len({tuple(sorted(p.items())) for p in points}) < len(points):
         problems.append(Problem("QR023", "two runs are the same", Place(str(path))))
-    if problems:
-        raise RecipeError(problems)
+    problems.raise_any(RecipeError)
     names = (folder / plain["recipe"], folder / plain["results"])
     return Study(path, plain["name"], *names, plain["seeds"], plain["centre"], factors, points)
 
@@ -116,12 +114,12 @@ def _levels(node: Node) -> list[Node]:
     return [*([centre] if centre is not None else []), *(also.elements() if also is not None else [])]
 
 
-def _unknown(node: Node, factors: dict[str, dict[str, Fragment]]) -> list[Problem]:
-    found = []
+def _unknown(node: Node, factors: dict[str, dict[str, Fragment]]) -> Problems:
+    problems = Problems()
     for factor, level in node.items():
         if factor not in factors:
-            found.append(Problem("QR020", f"no factor is called `{factor}`", level.key_place or level.place, suggest(factor, factors)))
+            problems.append(level.key_problem("QR020", f"no factor is called `{factor}`", suggest(factor, factors)))
         elif level.value not in factors[factor]:
             message = f"`{factor}` has no level `{level.value}`"
-            found.append(Problem("QR020", message, level.place, suggest(str(level.value), factors[factor])))
-    return found
+            problems.append(level.problem("QR020", message, suggest(str(level.value), factors[factor])))
+    return problems

@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 
-from qrecipe.errors import Place, Problem, RecipeError, suggest
+from qrecipe.errors import Place, Problem, Problems, RecipeError, suggest
 from qrecipe.files import write_json, write_text
 from qrecipe.plan.schemas import schemas
 from qrecipe.recipe.bounds import repository
@@ -58,9 +58,7 @@ def new_recipe(request: Request, folder: Path) -> Written:
     Raises `RecipeError`; then nothing was written.
     """
     path = folder / f"{request.language}.yaml"
-    problems = list(_problems(request, path))
-    if problems:
-        raise RecipeError(problems)
+    Problems(_problems(request, path)).raise_any(RecipeError)
     schema = _schema(folder)
     written = Written(path, [path])
     for file, text in _files(request, folder, schema).items():
