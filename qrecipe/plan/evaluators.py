@@ -59,14 +59,17 @@ WHEELS = {
 
 
 @dataclass(frozen=True)
-class Found:
+class EvaluatorModel:
     """An evaluator's model as far as this machine knows it."""
 
-    identity: str | None
+    identity: str | None = None
     """Its content; None if it is not here."""
-    folder: Path | None
+    folder: Path | None = None
     """Where it is, or will be once its parts are joined."""
     wheel: WheelModel | None = None
+    missing: str | None = None
+    """Why it cannot be used; None if it can."""
+    help: str | None = None
 
 
 def installed(module: str) -> bool:
@@ -87,53 +90,55 @@ def packages_problem(modules: tuple[str, ...], extra: str | None, needed_by: str
     return Problem("QR080", f"{needed_by} needs {names}, not installed here", place, help_)
 
 
-def find(need: Need, evaluators: Evaluators, root: Path, place: Place, hashes: FileHashes) -> tuple[Found, Problems]:
+def find(need: Need, evaluators: Evaluators, root: Path, place: Place, hashes: FileHashes) -> tuple[EvaluatorModel, Problems]:
     """An evaluator's model with what is missing to use it; `root` is where relative folders start."""
     settings = getattr(evaluators, need)
     modules, extra = BACKENDS[settings.backend]
-    missing = packages_problem(modules, extra, f"`{settings.backend}`", place)
-    problems = Problems([missing] if missing else [])
-    model = getattr(settings, "model", None)
-    if model is None:
-        return Found(None, None), problems
-    evaluator, why, help_ = _find(model, settings.revision, root, hashes)
-    if why is not None:
-        problems.append(Problem("QR081", why, place, help_, "warning"))
-    return evaluator, problems
+    packages = packages_problem(modules, extra, f"`{settings.backend}`", place)
+    problems = Problems([packages] if packages else [])
+    name = getattr(settings, "model", None)
+    if name is None:
+        return EvaluatorModel(), problems
+    model = _find(name, settings.revision, root, hashes)
+    if model.missing is not None:
+        problems.append(Problem("QR081", model.missing, place, model.help, "warning"))
+    return model, problems
 
 
-def _find(model: str, revision: str | None, root: Path, hashes: FileHashes) -> tuple[Found, str | None, str | None]:
-    if model.startswith(WHEEL):
-        return _wheel(model)
-    if model.startswith((".", "/", "~")) or os.path.isdir(root / model):
-        folder = (root / os.path.expanduser(model)).resolve()
+def _find(name: str, revision: str | None, root: Path, hashes: FileHashes) -> EvaluatorModel:
+    if name.startswith(WHEEL):
+        return _wheel(name)
+    if name.startswith((".", "/", "~")) or os.path.isdir(root / name):
+        folder = (root / os.path.expanduser(name)).resolve()
         if not is_file(folder / "config.json"):
-            return Found(None, None), f"{model} is no folder with a model (no config.json)", None
-        return Found(folder_identity(folder, hashes), folder), None, None
-    if model in SIZES:
-        model = f"Systran/faster-whisper-{model}"
-    if model.count("/") != 1:
-        return Found(None, None), f"`{model}` is no folder, hub id or size", suggest(model, [*SIZES, *(WHEEL + w for w in WHEELS)])
-    snapshot = cached_snapshot(Base(model=model, revision=revision))
+            return EvaluatorModel(missing=f"{name} is no folder with a model (no config.json)")
+        return EvaluatorModel(folder_identity(folder, hashes), folder)
+    if name in SIZES:
+        name = f"Systran/faster-whisper-{name}"
+    if name.count("/") != 1:
+        help_ = suggest(name, [*SIZES, *(WHEEL + w for w in WHEELS)])
+        return EvaluatorModel(missing=f"`{name}` is no folder, hub id or size", help=help_)
+    snapshot = cached_snapshot(Base(model=name, revision=revision))
     if snapshot is None:
         commit = f" --revision {revision}" if revision else ""
-        help_ = f"where there is a network: `huggingface-cli download {model}{commit}`"
-        return Found(None, None), f"{model} is not in the hub cache of this machine", help_
-    return Found(f"{model}@{snapshot.name}", snapshot), None, None
+        help_ = f"where there is a network: `huggingface-cli download {name}{commit}`"
+        return EvaluatorModel(missing=f"{name} is not in the hub cache of this machine", help=help_)
+    return EvaluatorModel(f"{name}@{snapshot.name}", snapshot)
 
 
-def _wheel(model: str) -> tuple[Found, str | None, str | None]:
-    name = model.removeprefix(WHEEL)
-    wheel = WHEELS.get(name)
+def _wheel(name: str) -> EvaluatorModel:
+    """A model that packages carry."""
+    short = name.removeprefix(WHEEL)
+    wheel = WHEELS.get(short)
     if wheel is None:
-        return Found(None, None), f"no model out of packages is called `{name}`", suggest(name, WHEELS)
+        return EvaluatorModel(missing=f"no model out of packages is called `{short}`", help=suggest(short, WHEELS))
     identity = f"sha256:{digest(wheel.sha256)}"
-    folder = cache_dir() / "evaluators" / f"{name}-{wheel.sha256['model.bin'][:12]}"
-    missing = [m for m, _ in wheel.parts if not installed(m)]
-    if missing and not is_file(folder / "model.bin"):
-        names = ", ".join(m.replace("_", "-") for m in missing)
-        return Found(identity, None, wheel), f"`{model}` needs {names}, not installed here", f"pip install 'qrecipe[{wheel.extra}]'"
-    return Found(identity, folder, wheel), None, None
+    folder = cache_dir() / "evaluators" / f"{short}-{wheel.sha256['model.bin'][:12]}"
+    absent = [m for m, _ in wheel.parts if not installed(m)]
+    if absent and not is_file(folder / "model.bin"):
+        missing = f"`{name}` needs {', '.join(m.replace('_', '-') for m in absent)}, not installed here"
+        return EvaluatorModel(identity, None, wheel, missing, f"pip install 'qrecipe[{wheel.extra}]'")
+    return EvaluatorModel(identity, folder, wheel)
 
 
 def folder_identity(folder: Path, hashes: FileHashes) -> str:

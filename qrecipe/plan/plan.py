@@ -320,22 +320,6 @@ def _stage(
     inputs: StageInputs,
     taught: list[PlannedSynthetic],
 ) -> PlannedStage:
-    groups = [
-        PlannedTrain(
-            match=g.train.patterns,
-            except_=list(g.train.except_),
-            rows=g.train.rows,
-            tensors=list(g.tensors),
-            rows_count=None if g.rows is None else len(g.rows),
-            rows_sha256=None if g.rows is None else digest(list(g.rows)),
-            parameters=g.parameters,
-            parameters_max=g.parameters_max,
-            lr=g.train.lr,
-            weight_decay=g.train.weight_decay,
-            lora=g.train.lora.model_dump() if g.train.lora is not None else None,
-        )
-        for g in resolved.groups
-    ]
     return PlannedStage(
         id=stage.id,
         objective=stage.objective,
@@ -344,7 +328,7 @@ def _stage(
             for u in stage.uses
         ],
         taught=taught,
-        trainable=groups,
+        trainable=[_train(g) for g in resolved.groups],
         parameters=resolved.parameters if known else None,
         parameters_max=resolved.parameters_max if known else None,
         epochs=stage.epochs,
@@ -355,4 +339,21 @@ def _stage(
         on_fail=stage.on_fail,
         fingerprint=inputs.fingerprint,
         inputs=inputs,
+    )
+
+
+def _train(group: trainable.Group) -> PlannedTrain:
+    train, rows = group.train, group.rows
+    return PlannedTrain(
+        match=train.patterns,
+        except_=list(train.except_),
+        rows=train.rows,
+        tensors=list(group.tensors),
+        rows_count=None if rows is None else len(rows),
+        rows_sha256=None if rows is None else digest(list(rows)),
+        parameters=group.parameters,
+        parameters_max=group.parameters_max,
+        lr=train.lr,
+        weight_decay=train.weight_decay,
+        lora=train.lora.model_dump() if train.lora is not None else None,
     )

@@ -24,10 +24,13 @@ def recipe_schema() -> dict[str, Any]:
     A file that `extends` another, or a template, may leave out what the other file gives, so `required` holds only
     for files that stand alone. Values may be `$name` or `${name}` in place of a number or a truth value.
     """
+    # pydantic's schema is of a whole recipe; a copy of it without `required` is of a part
     whole = Recipe.model_json_schema(by_alias=True)
     whole["properties"]["datasets"]["additionalProperties"] = False  # names that do not fit `patternProperties`
     definitions = whole.pop("$defs")
     partial = _without_required(copy.deepcopy(definitions), suffix="Part")
+
+    # fields that are used up when files are put together are no settings
     extends = {
         "description": "A file, or a list of files, that this one adds to: maps merge, stages merge by id, other lists are replaced.",
         "anyOf": [{"type": "string", "minLength": 1}, {"type": "array", "items": {"type": "string", "minLength": 1}, "minItems": 1}],
@@ -43,6 +46,8 @@ def recipe_schema() -> dict[str, Any]:
         "description": "Values for `$name` and `${name}` in other values. null: whoever extends this file gives it.",
         "additionalProperties": {"type": ["string", "number", "boolean", "null"]},
     }
+
+    # both take them; only a part may remove
     extra = {"extends": extends, "template": template, "vars": variables}
     open_ = _without_required({"_": copy.deepcopy(whole)}, suffix="Part")["_Part"]
     for schema in (whole, open_):

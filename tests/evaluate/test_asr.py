@@ -21,7 +21,7 @@ from qrecipe.evaluate.values import mean_of, per_prompt
 from qrecipe.evaluate.wheels import materialise
 from qrecipe.files import FileHashes
 from qrecipe.plan import evaluators
-from qrecipe.plan.evaluators import Found, WheelModel, find
+from qrecipe.plan.evaluators import EvaluatorModel, WheelModel, find
 from qrecipe.recipe.evaluator import Asr, Evaluators
 from qrecipe.recipe.metrics import find as find_metric
 from tests.support import whisper
@@ -109,7 +109,7 @@ def test_parts_are_joined_once_and_checked(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_models_that_are_not_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def said(model: str) -> tuple[Found, list[str]]:
+    def said(model: str) -> tuple[EvaluatorModel, list[str]]:
         found, problems = find("asr", Evaluators(asr=Asr(model=model)), tmp_path, Place("x"), FileHashes())
         return found, [p.message for p in problems if p.code == "QR081"]
 
