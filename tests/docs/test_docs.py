@@ -101,7 +101,7 @@ def test_source_files_that_are_named_exist() -> None:
 def test_files_and_names_of_the_architecture_exist() -> None:
     """`path`, `folder/` or `path::name` in backticks, from the root or below `qrecipe/`."""
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    named = re.findall(r"`([\w./-]+(?:\.(?:py|md|toml|yaml)|/))(?:::(\w+))?`", text)
+    named = re.findall(r"`([\w./-]+(?:\.(?:py|md|toml|yaml)|/))(?:::(?:\w+\.)?(\w+))?`", text)
     assert len(named) > 50
     rooms = {f"{f.parent.name}/" for f in ROOT.glob("qrecipe/*/__init__.py")}
     assert rooms <= {path for path, _ in named}, f"not in docs/architecture.md: {rooms - {path for path, _ in named}}"
@@ -109,7 +109,7 @@ def test_files_and_names_of_the_architecture_exist() -> None:
         files = [f for f in (ROOT / "qrecipe" / path, ROOT / path) if f.exists()]
         assert files, f"docs/architecture.md names {path}, which does not exist: correct the page"
         if name:
-            assert re.search(rf"^(?:async )?(?:def|class) {name}\b|^{name}\b.* = ", files[0].read_text("utf-8"), re.MULTILINE), (
+            assert re.search(rf"^ *(?:async )?(?:def|class) {name}\b|^{name}\b.* = ", files[0].read_text("utf-8"), re.MULTILINE), (
                 f"docs/architecture.md names {path}::{name}, which does not exist: correct the page"
             )
 
