@@ -23,7 +23,8 @@ from qrecipe.data.batches import Sampler
 from qrecipe.data.speech import SpeechData, SpeechRow
 from qrecipe.data.states import States
 from qrecipe.errors import Place
-from qrecipe.model import fused, layers, prompt
+from qrecipe.model import layers, prompt
+from qrecipe.model.kernels import fused
 from qrecipe.model.opened import Opened
 from qrecipe.model.stock import silence, stock
 from qrecipe.model.weights import Delta, Learner

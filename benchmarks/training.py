@@ -19,7 +19,7 @@ from benchmarks import synthetic
 from qrecipe.data.batches import Sampler
 from qrecipe.data.states import States
 from qrecipe.errors import Place
-from qrecipe.model import fused
+from qrecipe.model.kernels import fused
 from qrecipe.model.weights import Delta, Learner
 from qrecipe.plan import trainable
 from qrecipe.plan.compute import Volume, compute

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 
 from qrecipe.files import digest
-from qrecipe.model import forward, fused, layers, prompt
+from qrecipe.model import forward, layers, prompt
 from qrecipe.model.batcher import CPU_CHUNK_FRAMES
+from qrecipe.model.kernels import fused
 from qrecipe.model.opened import Opened
 from qrecipe.store import MappedStore, key_of
 

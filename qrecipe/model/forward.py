@@ -14,7 +14,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from qrecipe.model import fused, layers
+from qrecipe.model import layers
+from qrecipe.model.kernels import fused
 from qrecipe.model.prompt import NONE, SpeechBatch
 from qrecipe.qwen3 import CODEC_TABLE, TEXT_TABLE
 

@@ -1,7 +1,7 @@
-"""The stock decoder layers over rows laid end to end: no padding, and nothing computed that no one reads.
+"""The stock decoder layers over rows laid end to end: no padding, and no results that nobody reads.
 
-The modules and weights are the stock ones, low-rank deltas included; what is written here is the order in which they
-are called. `tests/model/test_layers.py` holds them to the stock forward pass.
+The modules and weights are the stock ones, low-rank deltas included; only the order of calls is written here.
+ `tests/model/test_layers.py` holds them to the stock forward pass.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from qrecipe.errors import EngineError
-from qrecipe.model import fused
-from qrecipe.model.flash import Kernel, traceable, varlen
+from qrecipe.model.kernels import fused
+from qrecipe.model.kernels.flash import Kernel, traceable, varlen
 from qrecipe.model.lora import Linear, apply, apply_all, joint, linear
 from qrecipe.model.stock import silence
 
@@ -92,7 +92,7 @@ class Rows:
 Norm = tuple[torch.Tensor, float]
 """Weight and epsilon."""
 AllInOne = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Norm, Norm, int, int, float], torch.Tensor]
-"""`short.attend`: what stands between the projections of a layer, for rows of one short length."""
+"""`short_attention.attend`: norms, rotation and attention of a layer in one kernel, for rows of one short length."""
 
 
 def decode(
@@ -118,21 +118,21 @@ def decode(
     last = len(model.layers) - 1
     layers = list(enumerate(model.layers[start:stop], start=start))
     ahead = [layer for i, layer in layers if i < last or keep is None]
-    again = recompute and torch.is_grad_enabled()
-    for block in _blocks(ahead, BLOCK if fused.compiling() and not again else 1):
-        x = _again(again, block, _block, x, cos, sin, rows)
+    recompute = recompute and torch.is_grad_enabled()
+    for block in _blocks(ahead, BLOCK if fused.compiling() and not recompute else 1):
+        x = _checkpointed(recompute, block, _block, x, cos, sin, rows)
     if len(ahead) < len(layers):
-        x = _again(again, [model.layers[last]], _layer, x, cos, sin, rows, keep)
+        x = _checkpointed(recompute, [model.layers[last]], _layer, x, cos, sin, rows, keep)
     if stop is not None:
         return x
     return _norm(model.norm, x if start <= last or keep is None else keep(x))
 
 
-def _again(on: bool, layers: list[Any], run: Callable[..., torch.Tensor], x: torch.Tensor, *settings: Any) -> torch.Tensor:
-    """Runs layers, and where asked keeps nothing of them but what enters."""
+def _checkpointed(on: bool, layers: list[Any], run: Callable[..., torch.Tensor], x: torch.Tensor, *settings: Any) -> torch.Tensor:
+    """Runs layers; with `on`, keeps only their input and computes them again in the backward pass."""
     if on and (x.requires_grad or any(p.requires_grad for layer in layers for p in layer.parameters())):
-        found: torch.Tensor = checkpoint(run, layers, x, *settings, use_reentrant=False, preserve_rng_state=False)
-        return found
+        out: torch.Tensor = checkpoint(run, layers, x, *settings, use_reentrant=False, preserve_rng_state=False)
+        return out
     return run(layers, x, *settings)
 
 
@@ -145,12 +145,12 @@ def _blocks(layers: list[Any], most: int) -> list[list[Any]]:
 
 
 def _kernel(x: torch.Tensor, rows: Rows) -> Kernel | None:
-    """How all rows attend in one call; None where there is no such way."""
+    """Attention of all rows in one call; None where no kernel does that."""
     return _short if by_products(rows, x.device) else varlen(x)
 
 
 def _all_in_one(rows: Rows, x: torch.Tensor, width: int) -> AllInOne | None:
-    """What does all between the projections for rows of one short length, heads of this width; None where there is no such kernel."""
+    """The kernel for all between the projections, for rows of one short length and heads of this width; None without one."""
     return _tried(width, rows.longest) if by_products(rows, x.device) and x.dtype == torch.bfloat16 else None
 
 
@@ -158,11 +158,11 @@ def _all_in_one(rows: Rows, x: torch.Tensor, width: int) -> AllInOne | None:
 def _tried(width: int, length: int) -> AllInOne | None:
     """The kernel, if it gives here what separate operations give, and their derivative."""
     with suppress(Exception), silence():  # whatever a GPU, or a triton that is not there, makes of it
-        from qrecipe.model import short
+        from qrecipe.model.kernels import short_attention
 
         with torch.inference_mode(False), torch.enable_grad(), torch.autocast("cuda", enabled=False), fused.compiled(False):
-            if agrees(short.attend, width, length, torch.device("cuda"), torch.bfloat16):
-                return short.attend
+            if agrees(short_attention.attend, width, length, torch.device("cuda"), torch.bfloat16):
+                return short_attention.attend
     return None
 
 
@@ -173,11 +173,11 @@ def agrees(all_in_one: AllInOne, width: int, length: int, device: torch.device, 
     angle = torch.randn(length, 1, width // 2, generator=drawn).to(device).repeat(3, 1, 1)
     weights = [(0.5 + torch.rand(width, generator=drawn)).to(device).requires_grad_() for _ in range(2)]
     pull = torch.randn(3 * length, 4 * width, generator=drawn).to(device)
-    found = []
-    for attended, given in ((all_in_one, side_by_side), (_one_by_one, side_by_side.detach().float().requires_grad_())):
-        out = attended(given, angle.cos(), angle.sin(), (weights[0], 1e-6), (weights[1], 1e-6), 4, length, width**-0.5)
-        found.append((out, *torch.autograd.grad(out, (given, *weights), pull.to(out.dtype))))
-    return all(bool((a.float() - b).norm() < 0.03 * b.norm()) for a, b in zip(*found, strict=True))
+    results = []
+    for attend_qkv, qkv in ((all_in_one, side_by_side), (_one_by_one, side_by_side.detach().float().requires_grad_())):
+        out = attend_qkv(qkv, angle.cos(), angle.sin(), (weights[0], 1e-6), (weights[1], 1e-6), 4, length, width**-0.5)
+        results.append((out, *torch.autograd.grad(out, (qkv, *weights), pull.to(out.dtype))))
+    return all(bool((a.float() - b).norm() < 0.03 * b.norm()) for a, b in zip(*results, strict=True))
 
 
 def _one_by_one(
@@ -205,8 +205,8 @@ def _rotation(model: Any, rows: Rows, x: torch.Tensor) -> tuple[torch.Tensor, to
     if model.rotary_emb.inv_freq.shape[0] * 2 != model.config.head_dim:
         raise EngineError("this base rotates a part of each head, which qrecipe does not train")
     multimodal = hasattr(model, "text_embedding")
-    found = model.rotary_emb(x.new_empty(0, dtype=torch.float32), grid.unsqueeze(0).expand(3, -1, -1) if multimodal else grid)
-    cos, sin = ((part[0, 0] if multimodal else part[0])[:, : model.config.head_dim // 2] for part in found)
+    parts = model.rotary_emb(x.new_empty(0, dtype=torch.float32), grid.unsqueeze(0).expand(3, -1, -1) if multimodal else grid)
+    cos, sin = ((part[0, 0] if multimodal else part[0])[:, : model.config.head_dim // 2] for part in parts)
     return cos[rows.position].unsqueeze(1), sin[rows.position].unsqueeze(1)
 
 
@@ -221,11 +221,11 @@ def _block(layers: list[Any], x: torch.Tensor, cos: torch.Tensor, sin: torch.Ten
         for layer in layers:
             x = _layer([layer], x, cos, sin, rows, None)
         return x
-    weights = tuple((_entering(layer), _leaving(layer)) for layer in layers)
+    weights = tuple((_attn_weights(layer), _mlp_weights(layer)) for layer in layers)
     length = rows.longest if kernel is _short else None
     settings = (weights, layers[0].self_attn.scaling, kernel, length, _all_in_one(rows, x, 2 * cos.shape[-1]))
-    found: torch.Tensor = fused.whole(_piece, (x, cos, sin, rows.bounds, rows.ruler), settings)
-    return found
+    out: torch.Tensor = fused.whole(_piece, (x, cos, sin, rows.bounds, rows.ruler), settings)
+    return out
 
 
 def _piece(
@@ -241,9 +241,9 @@ def _piece(
     all_in_one: AllInOne | None,
 ) -> torch.Tensor:
     """`_block` in terms of tensors alone. `length` is that of rows which have one, a number that never varies."""
-    for entering, leaving in layers:
-        attended = _attended(x, cos, sin, bounds, entering, scale, kernel, ruler.shape[0] if length is None else length, all_in_one)
-        x = _after(x, attended, *leaving)
+    for attn, mlp in layers:
+        attended = _attended(x, cos, sin, bounds, attn, scale, kernel, ruler.shape[0] if length is None else length, all_in_one)
+        x = _out_and_mlp(x, attended, *mlp)
     return x
 
 
@@ -252,17 +252,17 @@ def _attended(
     cos: torch.Tensor,
     sin: torch.Tensor,
     bounds: torch.Tensor,
-    entering: tuple[Any, ...],
+    attn: tuple[Any, ...],
     scale: float,
     kernel: Kernel,
     length: int,
     all_in_one: AllInOne | None,
 ) -> torch.Tensor:
-    """What the heads of a layer read, [n, heads x width]."""
-    q, k, v, norm, q_norm, k_norm = entering
+    """Attention output of a layer, [n, heads x width]."""
+    q, k, v, norm, q_norm, k_norm = attn
     weight = joint((q, k, v), x) if all_in_one is not None else None
     if all_in_one is None or weight is None:
-        return kernel(*_before(x, cos, sin, *entering), bounds, length, scale).flatten(-2)
+        return kernel(*_qkv_proj(x, cos, sin, *attn), bounds, length, scale).flatten(-2)
     side_by_side = F.linear(fused.rms_norm(x, *norm), weight)
     return all_in_one(side_by_side, cos, sin, q_norm, k_norm, len(q[0]) // len(q_norm[0]), length, scale)
 
@@ -273,57 +273,57 @@ def _layer(layers: list[Any], x: torch.Tensor, cos: torch.Tensor, sin: torch.Ten
     scale = layer.self_attn.scaling
     all_in_one = _all_in_one(rows, x, 2 * cos.shape[-1]) if fused.compiling() else None
     if all_in_one is not None:
-        attended = fused.whole(_attended, (x, cos, sin, rows.bounds), (_entering(layer), scale, _short, rows.longest, all_in_one))
+        attended = fused.whole(_attended, (x, cos, sin, rows.bounds), (_attn_weights(layer), scale, _short, rows.longest, all_in_one))
     else:
-        q, k, v = fused.whole(_before, (x, cos, sin), _entering(layer))
+        q, k, v = fused.whole(_qkv_proj, (x, cos, sin), _attn_weights(layer))
         attended = attend(q, k, v, rows, scale).flatten(-2)
     if keep is not None:
         x, attended = keep(x), keep(attended)
-    found: torch.Tensor = fused.whole(_after, (x, attended), _leaving(layer))
-    return found
+    out: torch.Tensor = fused.whole(_out_and_mlp, (x, attended), _mlp_weights(layer))
+    return out
 
 
-def _entering(layer: Any) -> tuple[Any, ...]:
-    """What `_before` needs of a layer."""
+def _attn_weights(layer: Any) -> tuple[Any, ...]:
+    """Weights of `_qkv_proj`: q, k, v, and the norms of the input, of queries and of keys."""
     attention = layer.self_attn
     norms = (layer.input_layernorm, attention.q_norm, attention.k_norm)
     return (*map(linear, (attention.q_proj, attention.k_proj, attention.v_proj)), *((m.weight, m.variance_epsilon) for m in norms))
 
 
-def _leaving(layer: Any) -> tuple[Any, ...]:
-    """What `_after` needs of it."""
+def _mlp_weights(layer: Any) -> tuple[Any, ...]:
+    """Weights of `_out_and_mlp`: o, gate, up, down, the norm before the MLP, and an activation other than SiLU."""
     mlp, norm = layer.mlp, layer.post_attention_layernorm
     act = None if mlp.config.hidden_act == "silu" else mlp.act_fn
     return (*map(linear, (layer.self_attn.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj)), (norm.weight, norm.variance_epsilon), act)
 
 
-def _before(
+def _qkv_proj(
     x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, q: Linear, k: Linear, v: Linear, norm: Norm, q_norm: Norm, k_norm: Norm
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Queries, keys and values of a layer, [n, heads, width] each, turned to their positions."""
+    """Queries, keys and values of a layer, [n, heads, width] each, rotated to their positions."""
     h = fused.rms_norm(x, *norm)
     heads = (len(x), -1, 2 * cos.shape[-1])
-    asked, known, told = (part.view(heads) for part in apply_all((q, k, v), h))
-    asked, known = fused.rms_norm(asked, *q_norm), fused.rms_norm(known, *k_norm)
-    return fused.rotate(asked, cos, sin), fused.rotate(known, cos, sin), told
+    queries, keys, values = (part.view(heads) for part in apply_all((q, k, v), h))
+    queries, keys = fused.rms_norm(queries, *q_norm), fused.rms_norm(keys, *k_norm)
+    return fused.rotate(queries, cos, sin), fused.rotate(keys, cos, sin), values
 
 
-def _after(
+def _out_and_mlp(
     x: torch.Tensor, attended: torch.Tensor, o: Linear, gate: Linear, up: Linear, down: Linear, norm: Norm, act: Callable[..., Any] | None
 ) -> torch.Tensor:
-    """What leaves a layer: `x` entered it, `attended` [n, heads x width] is what its heads read."""
+    """The output projection and the MLP: layer input `x` [n, hidden] and attention output [n, heads x width] -> [n, hidden]."""
     x = x + apply(o, attended)
     h = fused.rms_norm(x, *norm)
-    gated, width = apply_all((gate, up), h)
-    return x + apply(down, fused.swiglu(gated, width) if act is None else act(gated) * width)
+    g, u = apply_all((gate, up), h)
+    return x + apply(down, fused.swiglu(g, u) if act is None else act(g) * u)
 
 
 def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rows: Rows, scale: float) -> torch.Tensor:
     """Causal attention within each row: [n, heads, width], twice [n, key heads, width] -> [n, heads, width]."""
     kernel = _kernel(q, rows)
     if kernel is _short:
-        found: torch.Tensor = fused.whole(_short, (q, k, v, rows.bounds), (rows.longest, scale))
-        return found
+        out: torch.Tensor = fused.whole(_short, (q, k, v, rows.bounds), (rows.longest, scale))
+        return out
     if kernel is not None:
         return kernel(q, k, v, rows.bounds, rows.longest, scale)
     if rows.alike:
@@ -355,8 +355,8 @@ def _products(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -
     k, v = (t.transpose(1, 2).reshape(count * shared, length, width) for t in (k, v))
     later = torch.ones(length, length, dtype=torch.bool, device=q.device).triu(1).repeat(heads // shared, 1)
     scores = (torch.bmm(q, k.transpose(1, 2)).float() * scale).masked_fill(later, -torch.inf).softmax(-1)
-    found = torch.bmm(scores.to(v.dtype), v)
-    return found.view(count, heads, length, width).transpose(1, 2)
+    out = torch.bmm(scores.to(v.dtype), v)
+    return out.view(count, heads, length, width).transpose(1, 2)
 
 
 def _sdpa(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
@@ -370,15 +370,15 @@ def _sdpa(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> to
         groups = 1
     q, k, v = (t.transpose(1, 2) for t in (q, k, v))
     with sdpa_kernel(KERNELS) if q.device.type == "cuda" else nullcontext():
-        found = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=groups > 1)
-    return found.transpose(1, 2)
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=groups > 1)
+    return out.transpose(1, 2)
 
 
 def _padded(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rows: Rows, scale: float) -> torch.Tensor:
     """Pads to the longest row for the kernel alone: attention is causal and padding stands on the right, so nothing reads it."""
     q, k, v = (_Pad.apply(t, *rows.grid).view(len(rows.lengths), rows.longest, *t.shape[1:]) for t in (q, k, v))
-    found: torch.Tensor = _Unpad.apply(_sdpa(q, k, v, scale).flatten(0, 1), *rows.grid)
-    return found
+    out: torch.Tensor = _Unpad.apply(_sdpa(q, k, v, scale).flatten(0, 1), *rows.grid)
+    return out
 
 
 class _Pad(torch.autograd.Function):
@@ -407,6 +407,6 @@ class _Unpad(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         (back,) = ctx.saved_tensors
-        found = gradient.new_zeros(ctx.size)
-        found[back] = gradient
-        return found, None, None
+        unpadded = gradient.new_zeros(ctx.size)
+        unpadded[back] = gradient
+        return unpadded, None, None

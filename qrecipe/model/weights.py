@@ -48,10 +48,6 @@ class Delta:
                 rows[name] = (ids, values)
         return Delta(whole, rows)
 
-    def elements(self) -> int:
-        """Numbers in the delta."""
-        return sum(t.numel() for t in self.whole.values()) + sum(v.numel() for _, v in self.rows.values())
-
     def save(self, path: Path) -> None:
         """Writes one safetensors file: `NAME` for whole tensors, `NAME#rows` and `NAME#values` for rows."""
         tensors = {k: v.contiguous() for k, v in self.whole.items()}
@@ -205,17 +201,6 @@ class Learner:
             values = subset.values.detach().to("cpu", torch.float32, copy=True)
             delta = delta.then(Delta(rows={name: (subset.ids.cpu().clone(), values)}))
         return delta
-
-    @torch.no_grad()
-    def restore(self, delta: Delta) -> None:
-        """Puts learned values back, the inverse of `snapshot`; not for low-rank deltas, which a snapshot holds merged."""
-        assert not self._low_rank
-        for name, parameter in self._named.items():
-            parameter.copy_(delta.whole[name].to(parameter.device))
-        for name, subset in self._subsets:
-            ids, values = delta.rows[name]
-            at = torch.searchsorted(ids, subset.ids.cpu())
-            subset.values.copy_(values[at].to(subset.values.device))
 
     def close(self) -> None:
         """Gives the modules their original tensors back; the result lives in the snapshot."""

@@ -15,8 +15,8 @@ from qrecipe.data.batches import Sampler
 from qrecipe.data.states import States
 from qrecipe.evaluate.measure import teacher_forced
 from qrecipe.files import cache_dir, digest
-from qrecipe.model import fused
 from qrecipe.model.forward import Tables
+from qrecipe.model.kernels import fused
 from qrecipe.model.weights import Delta, Guard, Learner, survival
 from qrecipe.plan.compute import Compute, compute
 from qrecipe.plan.fingerprints import NUMERICS

@@ -20,8 +20,8 @@ from torch.nn.utils import clip_grad_norm_
 from qrecipe.data.batches import Item, Micro, Sampler, World, mine
 from qrecipe.errors import EngineError, UserError
 from qrecipe.interrupts import at_once, whole
-from qrecipe.model import fused
 from qrecipe.model.batcher import CPU_CHUNK_FRAMES, AdaptiveBatcher, out_of_memory
+from qrecipe.model.kernels import fused
 from qrecipe.model.opened import Opened
 from qrecipe.model.weights import Delta, Learner, LearningGroup
 from qrecipe.recipe.stage import Stage

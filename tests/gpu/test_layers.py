@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from benchmarks import synthetic
-from qrecipe.model import flash, forward, fused, layers, prompt
+from qrecipe.model import forward, layers, prompt
+from qrecipe.model.kernels import flash, fused
 from qrecipe.model.opened import Opened
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]

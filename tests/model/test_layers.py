@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 
 from qrecipe.errors import EngineError, Place
-from qrecipe.model import flash, forward, fused, layers, lora, prompt
+from qrecipe.model import forward, layers, lora, prompt
+from qrecipe.model.kernels import flash, fused
 from qrecipe.model.opened import Opened
 from qrecipe.model.weights import Delta, Learner, parameters
 from qrecipe.plan import trainable
@@ -226,14 +227,15 @@ def test_one_kernel_takes_the_place_of_all_between_the_projections(fresh: Opened
 
 KERNEL = """
 import torch
-from qrecipe.model import layers, short
+from qrecipe.model import layers
+from qrecipe.model.kernels import short_attention
 
 def wrong(*given):
-    return short.attend(*given[:-1], 2 * given[-1])
+    return short_attention.attend(*given[:-1], 2 * given[-1])
 
 for length in (8, 16, 20):
     for dtype in (torch.float32, torch.float16):
-        assert layers.agrees(short.attend, 32, length, torch.device("cpu"), dtype), (length, dtype)
+        assert layers.agrees(short_attention.attend, 32, length, torch.device("cpu"), dtype), (length, dtype)
 assert not layers.agrees(wrong, 32, 16, torch.device("cpu"), torch.float32)
 """
 

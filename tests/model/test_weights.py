@@ -149,23 +149,6 @@ def test_masters_start_unrounded_and_close_gives_the_tensors_back(opened: Opened
         assert not any(p.requires_grad for p in opened.net.parameters())
 
 
-def test_restore_undoes_what_came_after_a_snapshot(opened: Opened) -> None:
-    with unchanged(opened):
-        learner = Learner(opened.net, Trainable([whole(PROJECTION), rows_of(CODEC_TABLE, (7, 2072)), rows_of(CODEC_TABLE, (3,))]), Delta())
-        kept = learner.snapshot()
-        with torch.no_grad():
-            for parameter in learner.parameters():
-                parameter += 1
-        moved = learner.snapshot()
-        learner.restore(kept)
-        again = learner.snapshot()
-        learner.close()
-    assert kept.rows[CODEC_TABLE][0].tolist() == [3, 7, 2072]
-    assert not torch.equal(moved.rows[CODEC_TABLE][1], kept.rows[CODEC_TABLE][1])
-    assert torch.equal(again.rows[CODEC_TABLE][1], kept.rows[CODEC_TABLE][1])
-    assert torch.equal(again.whole[PROJECTION], kept.whole[PROJECTION])
-
-
 def test_later_deltas_win() -> None:
     """Applying two deltas one after the other is applying the merged one, whatever each holds of a tensor."""
     torch.manual_seed(0)

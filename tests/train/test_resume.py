@@ -20,7 +20,7 @@ from qrecipe.data.speech import SpeechData
 from qrecipe.data.text import TextData
 from qrecipe.errors import EngineError, UserError
 from qrecipe.files import sealed, sha256, write_json
-from qrecipe.model import fused
+from qrecipe.model.kernels import fused
 from qrecipe.model.opened import Opened
 from qrecipe.recipe.stage import TextLmStage
 from qrecipe.run.locking import lock_stage
