@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 SAMPLE_RATE = 24_000
 """Hz; what the speech tokenizer and the speaker encoder read and the speech tokenizer writes."""
@@ -46,36 +45,3 @@ def within(tensor: str, *parts: str) -> bool:
     False
     """
     return any(tensor.startswith(f"{part}.") for part in parts)
-
-
-@dataclass(frozen=True)
-class ControlIds:
-    """Token ids and codec rows with a meaning of their own, read from a base's config."""
-
-    tts_pad: int
-    tts_bos: int
-    tts_eos: int
-    pad: int
-    bos: int
-    eos: int
-    think: int
-    nothink: int
-    think_bos: int
-    think_eos: int
-
-    @classmethod
-    def of(cls, config: Any) -> ControlIds:
-        """The ids of a stock config."""
-        talker = config.talker_config
-        return cls(
-            tts_pad=config.tts_pad_token_id,
-            tts_bos=config.tts_bos_token_id,
-            tts_eos=config.tts_eos_token_id,
-            pad=talker.codec_pad_id,
-            bos=talker.codec_bos_id,
-            eos=talker.codec_eos_token_id,
-            think=talker.codec_think_id,
-            nothink=talker.codec_nothink_id,
-            think_bos=talker.codec_think_bos_id,
-            think_eos=talker.codec_think_eos_id,
-        )

@@ -142,13 +142,13 @@ def _base(loaded: LoadedRecipe, hashes: FileHashes) -> BaseInfo:
 
 def stopped_by_missing(dataset: Dataset, manifest: Manifest) -> bool:
     """Whether recordings are not on this machine yet that a run needs."""
-    return dataset.on_bad_row == "stop" and bool(manifest.problems.warnings)
+    return dataset.on_bad_row == "stop" and manifest.missing > 0
 
 
 def _summed(manifest: Manifest) -> list[Problem]:
     """A manifest's problems; missing recordings, of which there may be thousands, as one."""
     missing: list[Problem] = manifest.problems.warnings
-    if manifest.missing > 1:
+    if missing and manifest.missing > 1:
         first = missing[0]
         missing = [replace(first, message=f"{first.message}; {manifest.missing:,} recordings are missing in all")]
     return [*manifest.problems.errors, *missing]

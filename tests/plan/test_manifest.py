@@ -11,7 +11,8 @@ import pytest
 
 from qrecipe.files import FileHashes
 from qrecipe.plan import make_plan
-from qrecipe.plan.manifest import MAX_LINE, Manifest, read_manifest
+from qrecipe.plan.manifest import MAX_BAD_ROWS, MAX_LINE, Manifest, read_manifest
+from qrecipe.plan.plan import _summed
 from qrecipe.plan.tokenizer import TextTokenizer
 from qrecipe.recipe import load
 from tests.support import recipes
@@ -220,3 +221,12 @@ def test_how_many_recordings_are_missing_changes_no_verdict(many: int, tmp_path:
     manifest = read(tmp_path, "speech", *({"audio": f"none{i}.wav", "text": "Ada buku."} for i in range(many)))
     assert (manifest.missing, manifest.bad_rows) == (many, many)
     assert manifest.problems.errors == []
+
+
+def test_missing_recordings_count_behind_any_number_of_other_mistakes(tmp_path: Path) -> None:
+    """A plan sums them up, and none of them is among the problems that are kept."""
+    wrong = [{"audio": 1, "text": f"Ayat {i}.", f"field{i}": 1} for i in range(MAX_BAD_ROWS)]
+    manifest = read(tmp_path, "speech", *wrong, *({"audio": f"none{i}.wav", "text": "Ada."} for i in range(5)))
+    assert manifest.missing == 5
+    assert manifest.problems.warnings == []
+    assert all(p.severity == "error" for p in _summed(manifest))
