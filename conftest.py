@@ -17,9 +17,9 @@ from tests.support.shared import Finished, Voice
 if TYPE_CHECKING:
     import torch
 
-    from qrecipe.model.opened import Opened
+    from qrecipe.inputs.bases import LocalBase
+    from qrecipe.model.load import LoadedBase
     from qrecipe.model.prompt import Example
-    from qrecipe.plan.bases import LocalBase
 
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -51,37 +51,37 @@ def mini(cache: Path) -> LocalBase:
     """The embedded base."""
     from qrecipe.errors import Place
     from qrecipe.files import FileHashes
-    from qrecipe.plan.fetch import resolve
+    from qrecipe.inputs.fetch import resolve
     from qrecipe.recipe.base import Base
 
     return resolve(Base(model="builtin:mini"), cache, Place("test"), FileHashes())
 
 
 @pytest.fixture(scope="session")
-def opened(mini: LocalBase) -> Opened:
+def opened(mini: LocalBase) -> LoadedBase:
     """The embedded base in memory. A test that changes it puts it back."""
-    from qrecipe.model.opened import open_model
+    from qrecipe.model.load import open_model
 
     return open_model(mini)
 
 
 @pytest.fixture
-def fresh(mini: LocalBase) -> Opened:
+def fresh(mini: LocalBase) -> LoadedBase:
     """The embedded base in memory for one test alone, which may change it."""
-    from qrecipe.model.opened import open_model
+    from qrecipe.model.load import open_model
 
     return open_model(mini)
 
 
 @pytest.fixture(scope="session")
-def voice(opened: Opened) -> Voice:
+def voice(opened: LoadedBase) -> Voice:
     """Two seconds of one voice."""
     samples = audio.speech(7, 2.0)
     return Voice(samples, opened.x_vector(samples), opened.encode([samples])[0])
 
 
 @pytest.fixture(scope="session")
-def example(opened: Opened, voice: Voice) -> Callable[..., Example]:
+def example(opened: LoadedBase, voice: Voice) -> Callable[..., Example]:
     """Makes a row of speech: `example(seed, text=..., language=..., layout=..., in_context=..., speaker=...)`."""
     from qrecipe.model.prompt import Example
 

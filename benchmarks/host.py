@@ -23,16 +23,16 @@ from qrecipe.data.batches import Sampler
 from qrecipe.data.speech import SpeechData, SpeechRow
 from qrecipe.data.states import States
 from qrecipe.errors import Place
+from qrecipe.inputs.bases import catalogue
 from qrecipe.model import layers, prompt
 from qrecipe.model.kernels import fused
-from qrecipe.model.opened import Opened
+from qrecipe.model.load import LoadedBase
 from qrecipe.model.stock import silence, stock
 from qrecipe.model.weights import Delta, Learner
 from qrecipe.plan import trainable
-from qrecipe.plan.bases import catalogue
 from qrecipe.plan.compute import Volume, compute
-from qrecipe.recipe.reader import Node
 from qrecipe.recipe.stage import SpeechStage
+from qrecipe.source.reader import Node
 from qrecipe.train import loop
 from qrecipe.train.loop import Hooks, train_stage
 from qrecipe.train.objectives.speech import SpeechObjective
@@ -44,7 +44,7 @@ SHRINK = 16
 WARM = 3
 
 
-def model() -> Opened:
+def model() -> LoadedBase:
     """The 1.7B talker with every layer and codebook, and widths of 16."""
     shipped = catalogue(synthetic.MODELS["1.7b"])
     assert shipped is not None
@@ -63,7 +63,7 @@ def model() -> Opened:
         net: Any = stock().Net(settings)
     net.eval().requires_grad_(False)
     tokenizer: Any = SimpleNamespace(reference=lambda text: [1, 2, 3])
-    return Opened(Path("nowhere"), SimpleNamespace(model=net), tokenizer, torch.device("cpu"), torch.float32)
+    return LoadedBase(Path("nowhere"), SimpleNamespace(model=net), tokenizer, torch.device("cpu"), torch.float32)
 
 
 def run(name: str, steps: int) -> dict[str, Any]:
@@ -147,7 +147,7 @@ def _nothing(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bounds: torch.Te
     return _op(q, k, v, bounds, longest, scale)
 
 
-def _laying_out(opened: Opened, data: SpeechData, frames: int) -> float:
+def _laying_out(opened: LoadedBase, data: SpeechData, frames: int) -> float:
     ids = prompt.ControlIds.of(opened.config)
     rows = sorted(data.rows, key=lambda r: r.frames)
     middle = rows[len(rows) // 2 :][: frames // rows[len(rows) // 2].frames]

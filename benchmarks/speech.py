@@ -12,9 +12,9 @@ import torch
 
 from qrecipe.errors import Place
 from qrecipe.files import FileHashes
+from qrecipe.inputs.fetch import resolve
 from qrecipe.model import generate, speak
-from qrecipe.model.opened import Opened, open_model
-from qrecipe.plan.fetch import resolve
+from qrecipe.model.load import LoadedBase, open_model
 from qrecipe.qwen3 import SAMPLE_RATE, Layout
 from qrecipe.recipe.base import Base
 
@@ -23,7 +23,7 @@ ENCODED_AT_ONCE = 60
 """Seconds, as in `qrecipe.data.codes`."""
 
 
-def opened(base: str) -> Opened:
+def opened(base: str) -> LoadedBase:
     """`builtin:mini` or a folder."""
     return open_model(resolve(Base(model=base), Path.cwd(), Place("benchmark"), FileHashes()))
 
@@ -83,7 +83,7 @@ def speaking(base: str, sizes: list[int], frames: int, stock_frames: int) -> dic
     return {"what": "speaking, frames a second by rows", **found}
 
 
-def _prompts(model: Opened, voice: torch.Tensor, count: int, frames: int) -> list[generate.Prompt]:
+def _prompts(model: LoadedBase, voice: torch.Tensor, count: int, frames: int) -> list[generate.Prompt]:
     """Sentences of 20 to 40 tokens in both layouts, to be cut between two thirds and four thirds of `frames`."""
     rng = np.random.default_rng(0)
     role, body = model.tokenizer.assistant(TEXT)

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from qrecipe.data.speech import SpeechData, SpeechRow
-from qrecipe.model.opened import Opened, grow_one_segment
+from qrecipe.inputs.bases import catalogue
+from qrecipe.model.load import LoadedBase, grow_one_segment
 from qrecipe.model.stock import silence, stock
-from qrecipe.plan.bases import catalogue
 
 MODELS = {"1.7b": "Qwen/Qwen3-TTS-12Hz-1.7B-Base", "0.6b": "Qwen/Qwen3-TTS-12Hz-0.6B-Base", "mini": "builtin:mini"}
 SEEN = 4000
@@ -29,7 +29,7 @@ def shapes_of(shape: str) -> dict[str, tuple[int, ...]]:
     return {k: tuple(v) for k, v in shipped["tensors"].items()}
 
 
-def model(shape: str, device: torch.device, dtype: torch.dtype | None = None, seed: int = 0) -> Opened:
+def model(shape: str, device: torch.device, dtype: torch.dtype | None = None, seed: int = 0) -> LoadedBase:
     """The stock talker with random weights; no speech tokenizer and no text tokenizer."""
     shipped = catalogue(MODELS[shape])
     assert shipped is not None
@@ -58,10 +58,10 @@ def model(shape: str, device: torch.device, dtype: torch.dtype | None = None, se
         part.rotary_emb.inv_freq.data = part.rotary_emb.rope_init_fn(part.config, device)[0].float()
     net.eval().requires_grad_(False)
     tokenizer: Any = SimpleNamespace(reference=lambda text: [1, 2, 3])
-    return Opened(Path("nowhere"), SimpleNamespace(model=net), tokenizer, device, torch.bfloat16)
+    return LoadedBase(Path("nowhere"), SimpleNamespace(model=net), tokenizer, device, torch.bfloat16)
 
 
-def clips(opened: Opened, count: int, seed: int = 0) -> SpeechData:
+def clips(opened: LoadedBase, count: int, seed: int = 0) -> SpeechData:
     """Clips of 20 to 250 frames, median about 74, with about one text token to 4 frames."""
     rng = random.Random(seed)
     talker = opened.config.talker_config

@@ -23,8 +23,8 @@ from qrecipe.model.kernels import fused
 from qrecipe.model.weights import Delta, Learner
 from qrecipe.plan import trainable
 from qrecipe.plan.compute import Volume, compute
-from qrecipe.recipe.reader import Node
 from qrecipe.recipe.stage import SpeechStage
+from qrecipe.source.reader import Node
 from qrecipe.train.loop import Hooks, train_stage
 from qrecipe.train.objectives.speech import SpeechObjective
 from qrecipe.train.observer import Observer, StepReport

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from qrecipe.errors import Place
 from qrecipe.files import FileHashes
-from qrecipe.plan.fetch import resolve
+from qrecipe.inputs.fetch import resolve
 from qrecipe.recipe.base import Base
 from tests.support import fuzz, recipes
 from tests.support.running import run_recipe

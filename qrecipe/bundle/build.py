@@ -15,11 +15,11 @@ from qrecipe.bundle.export import write_model
 from qrecipe.bundle.verify import LOCK, MANIFEST, read_manifest, verify
 from qrecipe.errors import BundleError, Place, Problem
 from qrecipe.files import new_folder, sha256, write_json, write_text
+from qrecipe.inputs.bases import LocalBase
+from qrecipe.inputs.documents import BundleLanguage, BundleManifest, BundleStage, Lock, Verdict
 from qrecipe.model.weights import Delta
-from qrecipe.plan.bases import LocalBase
-from qrecipe.plan.documents import BundleLanguage, BundleManifest, BundleStage, Lock, Verdict
 from qrecipe.plan.values import Plan
-from qrecipe.recipe.writer import write_yaml
+from qrecipe.source.writer import write_yaml
 
 
 @dataclass(frozen=True)

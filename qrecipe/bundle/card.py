@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from qrecipe.plan.bases import BUILTIN
-from qrecipe.plan.documents import BundleStage, Verdict
+from qrecipe.inputs.bases import BUILTIN
+from qrecipe.inputs.documents import BundleStage, Verdict
 from qrecipe.plan.values import Plan
 
 

@@ -15,8 +15,8 @@ import torch
 
 from qrecipe.errors import EngineError, Place
 from qrecipe.files import copy_file
+from qrecipe.inputs.bases import LocalBase, base_files, read_header, weight_files
 from qrecipe.model.weights import Delta
-from qrecipe.plan.bases import LocalBase, base_files, read_header, weight_files
 
 SAFE_TRANSFORMERS = "4.57.2"
 """A config of 4.57.3 makes transformers swap the tokenizer's pattern when stock asks for `fix_mistral_regex`."""

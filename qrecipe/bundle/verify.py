@@ -7,7 +7,7 @@ from pathlib import Path
 
 from qrecipe.errors import BundleError, Place, Problem, Problems, Severity
 from qrecipe.files import is_file, read_json, sha256
-from qrecipe.plan.documents import BundleManifest, check
+from qrecipe.inputs.documents import BundleManifest, check
 
 MANIFEST = "bundle.json"
 LOCK = "recipe.lock"

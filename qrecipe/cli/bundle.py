@@ -50,8 +50,8 @@ def build_command(run_folder: Path, stages: str | None, bundles: Path, format_: 
     from qrecipe.cli.app import print_json
     from qrecipe.plan import complete_plan
     from qrecipe.recipe import load
-    from qrecipe.run.bundle import rebuild
     from qrecipe.run.record import require_record
+    from qrecipe.verbs.bundle import rebuild
 
     record = require_record(run_folder)
     plan = complete_plan(load(Path(record.file), record.sets))

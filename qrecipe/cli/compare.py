@@ -20,7 +20,7 @@ def command(first: str, second: str, format_: str, **options: Any) -> int:
     """Measure models A and B on the same recordings: differences of B to A, paired by prompt and seed, with intervals."""
     from qrecipe.cli.app import print_json
     from qrecipe.report.console import RunConsole
-    from qrecipe.run.evaluation import compare
+    from qrecipe.verbs.evaluate import compare
 
     request = MeasuringOptions(**options).request()
     with RunConsole() as console:

@@ -16,7 +16,7 @@ from qrecipe.cli.options import format_option
 def command(model: str | None, revision: str | None, format_: str) -> int:
     """Say what is installed, which device trains, and the folder that a base resolves to. Exit code 2 if something is missing."""
     from qrecipe.cli.app import print_json
-    from qrecipe.run.doctor import examine
+    from qrecipe.verbs.doctor import examine
 
     findings = examine(model, revision, Path.cwd())
     if format_ == "json":

@@ -24,7 +24,7 @@ def command(model: str, format_: str, probe_gates: bool, **options: Any) -> int:
     """
     from qrecipe.cli.app import print_json
     from qrecipe.report.console import RunConsole
-    from qrecipe.run.evaluation import evaluate
+    from qrecipe.verbs.evaluate import evaluate
 
     if probe_gates and options["recipe"] is None:
         raise click.UsageError("--probe-gates tries the gates of a recipe: give --recipe")

@@ -19,7 +19,7 @@ def command(runs: Path, bundles: Path, unused_days: float, delete: bool, format_
     """List what nothing refers to: stages and values of earlier plans, old cache entries, leftovers of killed processes."""
     from qrecipe.files import cache_dir
     from qrecipe.report.tables import size
-    from qrecipe.run.gc import as_json, find, remove
+    from qrecipe.verbs.gc import as_json, find, remove
 
     listing = find(runs, bundles, cache_dir(), unused_days)
     if format_ == "json":

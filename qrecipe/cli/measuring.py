@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from qrecipe.recipe import LoadedRecipe
     from qrecipe.recipe.evaluator import Evaluators
     from qrecipe.recipe.recipe import Evaluation
-    from qrecipe.run.evaluation import Request
+    from qrecipe.verbs.evaluate import Request
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -112,7 +112,7 @@ class MeasuringOptions:
     def request(self, probe_gates: bool = False) -> Request:
         """The request that the options make, over those of the recipe if one is named. Raises `UserError`."""
         from qrecipe.recipe import load
-        from qrecipe.run.evaluation import Request, from_recipe
+        from qrecipe.verbs.evaluate import Request, from_recipe
 
         language = self.language.lower()
         request = Request(

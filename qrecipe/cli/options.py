@@ -42,7 +42,7 @@ def allow_option(function: F) -> F:
     """`--allow DIR`, as often as needed: acts at once and is no argument of the verb."""
 
     def act(context: click.Context, parameter: click.Parameter, folders: tuple[Path, ...]) -> None:
-        from qrecipe.recipe.bounds import allow
+        from qrecipe.source.bounds import allow
 
         for folder in folders:
             allow(folder)

@@ -28,7 +28,7 @@ def command(file: Path, locked: bool, sets: tuple[str, ...], format_: str) -> in
     plan = complete_plan(load(file, sets))
     if locked:
         require_lock(plan)
-    from qrecipe.run.prepare import prepare
+    from qrecipe.verbs.prepare import prepare
 
     with RunConsole() as console:
         reports = prepare(plan, console)

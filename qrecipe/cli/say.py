@@ -25,7 +25,7 @@ from qrecipe.cli.options import FILE, format_option
 def command(model: str, out: Path, format_: str, **options: Any) -> int:
     """Speak TEXT with MODEL (a base, a bundle, or runs/NAME@STAGE) through stock generate_voice_clone."""
     from qrecipe.cli.app import print_json
-    from qrecipe.run.say import Speech, say
+    from qrecipe.verbs.say import Speech, say
 
     result = say(model, Speech(**{**options, "language": options["language"].lower()}), out)
     if format_ == "json":

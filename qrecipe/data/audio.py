@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qrecipe.data import containers
+from qrecipe.inputs.wav import read_wav
 from qrecipe.model.dsp import librosa
-from qrecipe.plan.wav import read_wav
 from qrecipe.qwen3 import FRAME_SAMPLES, SAMPLE_RATE
 
 TRIM_DB = 40.0

@@ -14,9 +14,9 @@ import torch
 from qrecipe.data import audio
 from qrecipe.data.audio import AudioProblem, Clip, read
 from qrecipe.files import FileHashes, cache_dir, digest
+from qrecipe.inputs.bases import LocalBase
 from qrecipe.model.batcher import AdaptiveBatcher, out_of_memory, recording_too_large
-from qrecipe.model.opened import Opened
-from qrecipe.plan.bases import LocalBase
+from qrecipe.model.load import LoadedBase
 from qrecipe.qwen3 import SAMPLE_RATE
 from qrecipe.store import TensorStore
 
@@ -58,7 +58,7 @@ class Recording:
 class Encoder:
     """Encodes recordings through a base, remembering results in the user's cache."""
 
-    def __init__(self, opened: Opened, info: LocalBase, hashes: FileHashes, cache: Path | None = None) -> None:
+    def __init__(self, opened: LoadedBase, info: LocalBase, hashes: FileHashes, cache: Path | None = None) -> None:
         self.opened = opened
         self.hashes = hashes
         cache = cache or cache_dir()

@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 import torch
 
 from qrecipe.data.speech import SpeechData
+from qrecipe.inputs.manifest import Manifest
+from qrecipe.inputs.texts import oddities
+from qrecipe.inputs.tokenizer import TextTokenizer
 from qrecipe.plan.checks import MIN_MINUTES, MIN_SENTENCES
-from qrecipe.plan.manifest import Manifest
-from qrecipe.plan.texts import oddities
-from qrecipe.plan.tokenizer import TextTokenizer
 
 SPREAD = 0.6
 """Mean cosine to the mean x-vector below which one speaker's clips look like several voices."""

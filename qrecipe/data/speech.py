@@ -11,9 +11,9 @@ import torch
 from qrecipe.data.audio import AudioProblem, rate_problem
 from qrecipe.data.codes import Encoded, Encoder, Recording
 from qrecipe.errors import DataError, Place, Problem
+from qrecipe.inputs.manifest import Manifest, Row
+from qrecipe.inputs.tokenizer import TextTokenizer
 from qrecipe.model.prompt import Example
-from qrecipe.plan.manifest import Manifest, Row
-from qrecipe.plan.tokenizer import TextTokenizer
 from qrecipe.qwen3 import SAMPLE_RATE, Layout, PromptKind
 from qrecipe.recipe.dataset import SpeechDataset
 

@@ -18,7 +18,7 @@ from qrecipe.files import digest
 from qrecipe.model import forward, layers, prompt
 from qrecipe.model.batcher import CPU_CHUNK_FRAMES
 from qrecipe.model.kernels import fused
-from qrecipe.model.opened import Opened
+from qrecipe.model.load import LoadedBase
 from qrecipe.store import MappedStore, key_of
 
 STATES = 1
@@ -65,7 +65,7 @@ def example_key(example: prompt.Example) -> str:
 class States:
     """Inputs of a layer of the talker, or the hidden states that predict frames, by row."""
 
-    def __init__(self, cache: Path, opened: Opened, tables: forward.Tables, first_layer: int | None, talker: Any) -> None:
+    def __init__(self, cache: Path, opened: LoadedBase, tables: forward.Tables, first_layer: int | None, talker: Any) -> None:
         """
         Args:
             first_layer: the layer whose input is stored, [positions, hidden] of every row; None: hidden states, [frames, hidden].

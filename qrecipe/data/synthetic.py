@@ -19,7 +19,7 @@ from qrecipe.data.codes import Encoder
 from qrecipe.data.speech import SoftTargets, SpeechData, SpeechRow
 from qrecipe.files import cache_dir
 from qrecipe.model import forward, prompt, speak
-from qrecipe.model.opened import Opened
+from qrecipe.model.load import LoadedBase
 from qrecipe.plan.synthetic import SYNTHESIS, TOP, SyntheticDataset
 from qrecipe.qwen3 import FRAMES_PER_SECOND
 from qrecipe.recipe.teacher import Teacher
@@ -36,7 +36,7 @@ def folder_of(identity: str) -> Path:
 
 
 def synthesize(
-    opened: Opened,
+    opened: LoadedBase,
     encoder: Encoder,
     identity: str,
     dataset: SyntheticDataset,
@@ -79,7 +79,7 @@ def synthesize(
 
 
 def _speak(
-    opened: Opened, dataset: SyntheticDataset, batch: list[int], vectors: dict[Path, torch.Tensor], settings: Teacher
+    opened: LoadedBase, dataset: SyntheticDataset, batch: list[int], vectors: dict[Path, torch.Tensor], settings: Teacher
 ) -> dict[str, torch.Tensor]:
     texts = [dataset.sentences[i].spoken for i in batch]
     voices = [vectors[dataset.voice(i)] for i in batch]
@@ -103,7 +103,7 @@ def _speak(
 
 
 @torch.no_grad()
-def soft_targets(opened: Opened, examples: list[prompt.Example], top: int = TOP) -> list[SoftTargets]:
+def soft_targets(opened: LoadedBase, examples: list[prompt.Example], top: int = TOP) -> list[SoftTargets]:
     """The distributions of code 0 of examples, each read with its own codes as history."""
     batch = prompt.collate(examples, prompt.ControlIds.of(opened.config)).to(opened.device)
     opened.reset()
@@ -117,7 +117,7 @@ def soft_targets(opened: Opened, examples: list[prompt.Example], top: int = TOP)
     return [SoftTargets(c.clone(), p.clone()) for c, p in parts]
 
 
-def _row(dataset: SyntheticDataset, i: int, codes: torch.Tensor, targets: SoftTargets, cut: bool, opened: Opened) -> SpeechRow:
+def _row(dataset: SyntheticDataset, i: int, codes: torch.Tensor, targets: SoftTargets, cut: bool, opened: LoadedBase) -> SpeechRow:
     """A sentence as the student reads it, with the speech of the base."""
     sentence, voice = dataset.sentences[i], dataset.voice(i)
     role, body = opened.tokenizer.assistant(sentence.text)

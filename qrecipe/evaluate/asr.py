@@ -12,7 +12,7 @@ import torch
 from qrecipe.data.audio import Audio
 from qrecipe.errors import Place, Problem, RecipeError
 from qrecipe.model.listening import TransformersRecogniser
-from qrecipe.model.opened import pick_device
+from qrecipe.model.load import pick_device
 from qrecipe.model.stock import silence
 from qrecipe.recipe.evaluator import Asr
 

@@ -22,11 +22,11 @@ from qrecipe.evaluate import normalise
 from qrecipe.evaluate.samples import Sample
 from qrecipe.evaluate.wheels import materialise
 from qrecipe.files import FileHashes
+from qrecipe.inputs.evaluators import EvaluatorModel, find, packages_problem
 from qrecipe.model.dsp import compile_apart, librosa
 from qrecipe.model.listening import LISTENING_RATE, WavLmSpeaker
-from qrecipe.model.opened import Opened, pick_device
+from qrecipe.model.load import LoadedBase, pick_device
 from qrecipe.model.stock import silence
-from qrecipe.plan.evaluators import EvaluatorModel, find, packages_problem
 from qrecipe.qwen3 import SAMPLE_RATE
 from qrecipe.recipe.evaluator import Evaluators, Need
 from qrecipe.recipe.language import TAGS
@@ -67,7 +67,7 @@ class EvaluatorSet:
 
     def __init__(
         self,
-        opened: Opened,
+        opened: LoadedBase,
         identity: str | None,
         choice: EvaluatorChoice,
         hashes: FileHashes | None = None,

@@ -19,7 +19,7 @@ from qrecipe.evaluate.values import Value
 from qrecipe.model import forward, prompt
 from qrecipe.model.batcher import CPU_CHUNK_FRAMES, AdaptiveBatcher, recording_too_large
 from qrecipe.model.forward import Tables
-from qrecipe.model.opened import Opened
+from qrecipe.model.load import LoadedBase
 from qrecipe.qwen3 import Layout, PromptKind
 from qrecipe.recipe.metrics import LIKELIHOOD, MetricSpec, find
 from qrecipe.recipe.recipe import Evaluation
@@ -48,7 +48,7 @@ def number_of(spec: MetricSpec, item: Any) -> tuple[float, float] | None:
 
 
 def teacher_forced(
-    opened: Opened,
+    opened: LoadedBase,
     tables: Tables,
     data: SpeechData,
     layout: Layout,
@@ -151,7 +151,7 @@ def measure_recordings(
 
 
 def measure(
-    opened: Opened,
+    opened: LoadedBase,
     task: Task,
     metrics: Sequence[str],
     progress: Progress | None = None,
@@ -177,7 +177,7 @@ def measure(
     return values
 
 
-def _forced(opened: Opened, data: SpeechData, specs: Sequence[MetricSpec], settings: Evaluation) -> dict[str, list[Value]]:
+def _forced(opened: LoadedBase, data: SpeechData, specs: Sequence[MetricSpec], settings: Evaluation) -> dict[str, list[Value]]:
     tables = Tables(opened.talker)
     thirds = lengths(data.rows)
     values: dict[str, list[Value]] = {s.name: [] for s in specs}

@@ -24,7 +24,7 @@ from qrecipe.data.speech import Progress, SpeechData, SpeechRow
 from qrecipe.files import new_folder, read_sealed, sealed, sha256, write_json
 from qrecipe.model import speak
 from qrecipe.model.batcher import out_of_memory
-from qrecipe.model.opened import Opened
+from qrecipe.model.load import LoadedBase
 from qrecipe.qwen3 import SAMPLE_RATE, Layout, PromptKind
 from qrecipe.recipe.gate import Length
 from qrecipe.recipe.recipe import Evaluation
@@ -194,7 +194,7 @@ class SampleStore(Store[Spoken]):
         write_json(path / BATCH, sealed({**about, "samples": entries}))
 
 
-def generated(opened: Opened | None, task: Task, progress: Progress | None = None) -> Iterator[Sample]:
+def generated(opened: LoadedBase | None, task: Task, progress: Progress | None = None) -> Iterator[Sample]:
     """Speaks the prompts of a task with every seed in every layout. `opened` is the model; None: only what is stored."""
     data, settings = task.data, task.settings
     todo = batches(data, settings)
@@ -220,7 +220,7 @@ def generated(opened: Opened | None, task: Task, progress: Progress | None = Non
             yield Sample(row, audio, codes, cap, data.language, task.evaluators, batch.layout, batch.prompt, batch.seed, file)
 
 
-def _speak(opened: Opened, data: SpeechData, batch: PromptBatch, settings: Evaluation, language: str) -> Spoken:
+def _speak(opened: LoadedBase, data: SpeechData, batch: PromptBatch, settings: Evaluation, language: str) -> Spoken:
     utterances = []
     for row in batch.rows:
         assert row.reference is not None

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from qrecipe.errors import Place, Problem, RecipeError
 from qrecipe.files import is_file, new_folder
-from qrecipe.plan.evaluators import EvaluatorModel, WheelModel
+from qrecipe.inputs.evaluators import EvaluatorModel, WheelModel
 
 
 def materialise(evaluator: EvaluatorModel, place: Place) -> Path:

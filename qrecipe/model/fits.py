@@ -13,8 +13,8 @@ import torch
 
 from qrecipe.errors import BaseModelError, Place, Problem
 from qrecipe.files import read_json
+from qrecipe.inputs.bases import LocalBase, header_shapes, weight_files
 from qrecipe.model.stock import silence, stock
-from qrecipe.plan.bases import LocalBase, header_shapes, weight_files
 
 
 def require_fit(info: LocalBase) -> None:

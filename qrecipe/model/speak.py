@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from qrecipe.files import canonical_json
-from qrecipe.model.opened import Opened
+from qrecipe.model.load import LoadedBase
 from qrecipe.model.stock import stock
 from qrecipe.qwen3 import Layout
 
@@ -58,7 +58,7 @@ def batch_seed(utterances: list[Utterance], layout: Layout, seed: int) -> int:
 
 
 def speak(
-    opened: Opened, utterances: list[Utterance], *, layout: Layout, seed: int, max_frames: int | None = None, **settings: Any
+    opened: LoadedBase, utterances: list[Utterance], *, layout: Layout, seed: int, max_frames: int | None = None, **settings: Any
 ) -> list[Spoken]:
     """Speaks a batch. `max_frames` caps every utterance; `settings` override the checkpoint's sampling."""
     prompts = [
@@ -101,7 +101,7 @@ def speak(
 
 
 @torch.inference_mode()
-def sound(opened: Opened, codes: list[torch.Tensor]) -> list[tuple[NDArray[np.float32], int]]:
+def sound(opened: LoadedBase, codes: list[torch.Tensor]) -> list[tuple[NDArray[np.float32], int]]:
     """What codes sound like, as stock `generate_voice_clone` decodes them: ([samples], rate) of each [frames, codebooks]."""
     audios, rate = opened.net.speech_tokenizer.decode([{"audio_codes": c.to(opened.device)} for c in codes])
     return [(np.asarray(a, dtype=np.float32), int(rate)) for a in audios]

@@ -5,15 +5,15 @@ from __future__ import annotations
 import torch
 from safetensors import safe_open
 
-from qrecipe.model.opened import Opened
+from qrecipe.inputs.bases import weight_files
+from qrecipe.model.load import LoadedBase
 from qrecipe.model.weights import Delta, apply, parameters
-from qrecipe.plan.bases import weight_files
 
 
 class WorkingWeights:
     """Moves the modules of an opened base between deltas."""
 
-    def __init__(self, opened: Opened) -> None:
+    def __init__(self, opened: LoadedBase) -> None:
         self.opened = opened
         self._touched: set[str] = set()
         self._file_of: dict[str, str] = {}

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from qrecipe.errors import Place, Problem
 from qrecipe.files import FileHashes
-from qrecipe.plan.bases import BaseInfo
-from qrecipe.plan.durations import seconds as seconds_of
-from qrecipe.plan.manifest import Manifest
+from qrecipe.inputs.bases import BaseInfo
+from qrecipe.inputs.durations import seconds as seconds_of
+from qrecipe.inputs.manifest import Manifest
 from qrecipe.plan.trainable import Group, Trainable
 from qrecipe.qwen3 import (
     CODEC_EMBEDDING,
@@ -34,8 +34,8 @@ from qrecipe.recipe.checks import may_hold_language_rows
 from qrecipe.recipe.dataset import SpeechDataset
 from qrecipe.recipe.language import language_key_problem
 from qrecipe.recipe.objectives import OBJECTIVES
-from qrecipe.recipe.reader import Node
 from qrecipe.recipe.stage import SpokenStage, Stage
+from qrecipe.source.reader import Node
 
 MIN_SENTENCES = 100
 """Sentences below which text-only adaptation is not worth judging."""

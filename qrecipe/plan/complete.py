@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from qrecipe.files import FileHashes, digest
-from qrecipe.plan.bases import LocalBase, folder_identity
-from qrecipe.plan.fetch import resolve
+from qrecipe.inputs.bases import LocalBase, folder_identity
+from qrecipe.inputs.fetch import resolve
 from qrecipe.plan.plan import Planned, make_plan, require_complete, require_data
 from qrecipe.recipe import LoadedRecipe
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from qrecipe.files import FileHashes
-from qrecipe.plan.bases import weight_files
+from qrecipe.inputs.bases import weight_files
+from qrecipe.inputs.durations import seconds
+from qrecipe.inputs.manifest import Manifest
+from qrecipe.inputs.tokenizer import TextTokenizer
 from qrecipe.plan.compute import Compute, Volume, compute
-from qrecipe.plan.durations import seconds
-from qrecipe.plan.manifest import Manifest
 from qrecipe.plan.plan import Planned
-from qrecipe.plan.tokenizer import TextTokenizer
 from qrecipe.plan.values import PlannedStage
 from qrecipe.qwen3 import FRAMES_PER_SECOND
 from qrecipe.recipe.stage import Stage

@@ -11,12 +11,12 @@ from functools import partial
 
 from qrecipe.errors import CODES, BaseModelError, Problem, Problems, RecipeError, suggest
 from qrecipe.files import FileHashes, digest, is_file
+from qrecipe.inputs.bases import BUILTIN, BaseInfo, folder_of, locate, names_folder
+from qrecipe.inputs.contents import dataset_hash
+from qrecipe.inputs.evaluators import find, packages_problem
+from qrecipe.inputs.manifest import Manifest, read_manifest
 from qrecipe.plan import checks, trainable
-from qrecipe.plan.bases import BUILTIN, BaseInfo, folder_of, locate, names_folder
-from qrecipe.plan.contents import dataset_hash
-from qrecipe.plan.evaluators import find, packages_problem
 from qrecipe.plan.fingerprints import NUMERICS, StageInputs, stage_inputs, start_inputs
-from qrecipe.plan.manifest import Manifest, read_manifest
 from qrecipe.plan.synthetic import SyntheticDataset, make_synthetic, planned_for
 from qrecipe.plan.values import (
     Plan,
@@ -30,11 +30,12 @@ from qrecipe.plan.values import (
     PlannedTrain,
 )
 from qrecipe.qwen3 import FIRST_FREE_ROW, LAST_ROW
-from qrecipe.recipe import LoadedRecipe, bounds, metrics
+from qrecipe.recipe import LoadedRecipe, metrics
 from qrecipe.recipe.checks import gates_with_nodes
 from qrecipe.recipe.dataset import Dataset
-from qrecipe.recipe.reader import Node
 from qrecipe.recipe.stage import Stage
+from qrecipe.source import bounds
+from qrecipe.source.reader import Node
 
 
 @dataclass

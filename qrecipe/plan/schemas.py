@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from qrecipe.plan.documents import DOCUMENTS
+from qrecipe.inputs.documents import DOCUMENTS
 from qrecipe.recipe.docs import describe_fields
 from qrecipe.recipe.recipe import Recipe
 

@@ -9,18 +9,19 @@ from pathlib import Path
 
 from qrecipe.errors import Problems, RecipeError, Severity, suggest
 from qrecipe.files import FileHashes, digest, is_file
-from qrecipe.plan.bases import BaseInfo
-from qrecipe.plan.evaluators import find
-from qrecipe.plan.manifest import Manifest
+from qrecipe.inputs.bases import BaseInfo
+from qrecipe.inputs.evaluators import find
+from qrecipe.inputs.manifest import Manifest
 from qrecipe.plan.values import PlannedSynthetic
 from qrecipe.qwen3 import FRAMES_PER_SECOND, PREDICTOR_HEADS, PREDICTOR_LAYERS, TALKER_LAYERS, within
-from qrecipe.recipe import LoadedRecipe, bounds
+from qrecipe.recipe import LoadedRecipe
 from qrecipe.recipe.language import TAGS
 from qrecipe.recipe.objectives import OBJECTIVES
-from qrecipe.recipe.reader import Node
 from qrecipe.recipe.respelling import Table, read
 from qrecipe.recipe.stage import Stage, Use
 from qrecipe.recipe.synthetic import is_spoken, voices
+from qrecipe.source import bounds
+from qrecipe.source.reader import Node
 
 SYNTHESIS = 1
 """Raised whenever the base would say something else for the same dataset."""

@@ -11,8 +11,8 @@ from qrecipe.errors import MAX_PROBLEMS, Problem, Problems, suggest
 from qrecipe.plan import patterns
 from qrecipe.qwen3 import CODEC_TABLE, TALKER, TEXT_TABLE, within
 from qrecipe.recipe.objectives import OBJECTIVES
-from qrecipe.recipe.reader import Node
 from qrecipe.recipe.stage import Lora, Stage, Train
+from qrecipe.source.reader import Node
 
 ROW_TABLES = {"seen": (TEXT_TABLE,), "languages": (CODEC_TABLE,)}
 TRAINABLE_ROOT = TALKER

@@ -20,9 +20,9 @@ from qrecipe.recipe.evaluator import WHISPER_LANGUAGES
 from qrecipe.recipe.gate import THRESHOLDS, Gate
 from qrecipe.recipe.language import language_key_problem
 from qrecipe.recipe.objectives import OBJECTIVES
-from qrecipe.recipe.reader import Node
 from qrecipe.recipe.recipe import Recipe
 from qrecipe.recipe.stage import Stage, Use
+from qrecipe.source.reader import Node
 
 
 def check(recipe: Recipe, node: Node, root: Path, written: Node | None = None) -> Problems:

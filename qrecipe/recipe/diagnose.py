@@ -14,10 +14,10 @@ from qrecipe.errors import MAX_PROBLEMS, Place, Problem, Problems, nearest, sugg
 from qrecipe.recipe.fields import MEANT, fields_at, meaning_of, meant_field
 from qrecipe.recipe.language import BCP47
 from qrecipe.recipe.model import IDENTIFIER
-from qrecipe.recipe.nodes import Loc, along, changed, with_field, without
 from qrecipe.recipe.objectives import OBJECTIVES
-from qrecipe.recipe.reader import Node, Scalar
 from qrecipe.recipe.recipe import NAME, VERSION, Recipe
+from qrecipe.source.nodes import Loc, along, changed, with_field, without
+from qrecipe.source.reader import Node, Scalar
 
 PLACEHOLDERS: dict[str, Scalar] = {"qrecipe": 1, "name": "unnamed", "version": "0.0.0", "bcp47": "und", "lr": 1e-5}
 """Values that stand in for missing ones while the rest of a recipe is checked."""

@@ -9,8 +9,8 @@ from pydantic import BaseModel
 
 from qrecipe.errors import nearest
 from qrecipe.recipe.docs import field_docs
-from qrecipe.recipe.nodes import Loc
 from qrecipe.recipe.recipe import Recipe
+from qrecipe.source.nodes import Loc
 
 MEANT = {
     "learning_rate": "lr",

@@ -31,7 +31,7 @@ from pathlib import Path
 
 from qrecipe.errors import Place, Problem, Problems, RecipeError, suggest
 from qrecipe.recipe.language import BCP47
-from qrecipe.recipe.reader import Node, read_file, read_text
+from qrecipe.source.reader import Node, read_file, read_text
 
 FIELDS = ("respelling", "from", "into", "alphabet", "lower", "sets", "rules", "tests")
 EDGE = "|"

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from qrecipe.errors import Problem, suggest
 from qrecipe.recipe.dataset import SpeechDataset
 from qrecipe.recipe.objectives import OBJECTIVES
-from qrecipe.recipe.reader import Node
 from qrecipe.recipe.recipe import Recipe
 from qrecipe.recipe.stage import Stage, Use
+from qrecipe.source.reader import Node
 
 
 def is_spoken(stage: Stage, use: Use, recipe: Recipe) -> bool:

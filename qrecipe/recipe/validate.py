@@ -13,15 +13,15 @@ from pydantic import ValidationError
 
 from qrecipe.errors import CODES, Place, Problem, Problems, RecipeError, nearest
 from qrecipe.recipe import checks
-from qrecipe.recipe.bounds import repository
-from qrecipe.recipe.compose import compose_all
 from qrecipe.recipe.diagnose import Diagnosis, diagnose, problems_of
 from qrecipe.recipe.gate import Gate
-from qrecipe.recipe.nodes import Loc, along, changed, every_node, places, without
-from qrecipe.recipe.reader import Node
 from qrecipe.recipe.recipe import Recipe
 from qrecipe.recipe.stage import Use
 from qrecipe.redaction import looks_secret
+from qrecipe.source.bounds import repository
+from qrecipe.source.compose import compose_all
+from qrecipe.source.nodes import Loc, along, changed, every_node, places, without
+from qrecipe.source.reader import Node
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import soundfile
 from qrecipe.data.audio import Audio, encoded
 from qrecipe.evaluate.metrics import text_and_transcript
 from qrecipe.evaluate.samples import Sample
-from qrecipe.plan.documents import Statistic, Verdict
+from qrecipe.inputs.documents import Statistic, Verdict
 from qrecipe.qwen3 import SAMPLE_RATE
 
 STYLE = """

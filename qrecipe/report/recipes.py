@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from qrecipe.recipe.reader import Node
-from qrecipe.recipe.writer import write_yaml
+from qrecipe.source.reader import Node
+from qrecipe.source.writer import write_yaml
 
 DEFAULT = "default"
 """Where a value comes from that no file states."""

@@ -13,7 +13,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from qrecipe.data.report import Report
     from qrecipe.plan.compute import Compute
-from qrecipe.plan.documents import Comparison, Statistic
+from qrecipe.inputs.documents import Comparison, Statistic
 from qrecipe.plan.values import Plan, PlannedStage, PlannedSynthetic, PlannedTrain
 from qrecipe.qwen3 import FRAMES_PER_SECOND
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from qrecipe.errors import Place, Problem, Problems, UserError
 from qrecipe.files import FileHashes, cache_dir
-from qrecipe.plan.bases import BaseInfo, base_files
+from qrecipe.inputs.bases import BaseInfo, base_files
 from qrecipe.plan.compute import BF16
 from qrecipe.plan.estimates import SPEECH_TOKENIZER, estimates
 from qrecipe.plan.plan import Planned

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from qrecipe.bundle.build import Content, build, refuse_other
 from qrecipe.errors import EngineError, UserError
+from qrecipe.inputs.documents import Lock, Verdict
 from qrecipe.model.weights import Delta
 from qrecipe.plan.complete import RunPlan
-from qrecipe.plan.documents import Lock, Verdict
 from qrecipe.recipe.checks import gates_with_nodes
 from qrecipe.run import disk
 from qrecipe.run.events import Events, Listener

@@ -14,7 +14,7 @@ from qrecipe.evaluate.probe import probe
 from qrecipe.evaluate.samples import Sample, Task, generated, recorded
 from qrecipe.evaluate.values import Value
 from qrecipe.files import write_text
-from qrecipe.plan.documents import Verdict
+from qrecipe.inputs.documents import Verdict
 from qrecipe.plan.fingerprints import NUMERICS
 from qrecipe.recipe.gate import Gate
 from qrecipe.recipe.metrics import MetricSpec, spec_of

@@ -9,9 +9,9 @@ from typing import Any
 
 from qrecipe.errors import Place, Problem, Problems, UserError
 from qrecipe.files import digest, read_json, write_json
+from qrecipe.inputs.documents import Lock, LockBase, LockStage, check
 from qrecipe.plan.changes import changes
 from qrecipe.plan.complete import RunPlan, as_complete
-from qrecipe.plan.documents import Lock, LockBase, LockStage, check
 from qrecipe.plan.fingerprints import NUMERICS
 from qrecipe.plan.plan import Planned
 from qrecipe.plan.trainable import Trainable

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from qrecipe.errors import BaseModelError, Place, Problem, UserError, suggest
 from qrecipe.files import FileHashes
-from qrecipe.model.opened import Opened
+from qrecipe.inputs.bases import LocalBase
+from qrecipe.inputs.fetch import resolve
+from qrecipe.model.load import LoadedBase
 from qrecipe.model.weights import Delta
 from qrecipe.model.working import WorkingWeights
-from qrecipe.plan.bases import LocalBase
-from qrecipe.plan.fetch import resolve
 from qrecipe.recipe.base import Base
 from qrecipe.run.events import Events
 from qrecipe.run.record import RECORD, RunRecord, require_record
@@ -62,7 +62,7 @@ def stages_delta(store: RunStore, fingerprints: list[str], place: Place) -> Delt
     return merged
 
 
-def language_of(opened: Opened, language: str, place: Place) -> str:
+def language_of(opened: LoadedBase, language: str, place: Place) -> str:
     """A language that the model lists, or `auto`. Raises `UserError`."""
     listed = dict(opened.config.talker_config.codec_language_id)
     if language != "auto" and language not in listed:

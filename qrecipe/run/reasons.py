@@ -14,8 +14,8 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from qrecipe.files import FileHashes, digest, read_json, write_json
+from qrecipe.inputs.contents import row_content
 from qrecipe.plan.changes import Changed, changes
-from qrecipe.plan.contents import row_content
 from qrecipe.plan.plan import Planned
 
 INPUTS = "inputs.json"

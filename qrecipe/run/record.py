@@ -10,8 +10,8 @@ from pydantic import field_serializer
 
 from qrecipe.errors import Place, Problem, UserError
 from qrecipe.files import read_json, write_json
+from qrecipe.inputs.documents import BundleStage, Verdict
 from qrecipe.plan.complete import RunPlan
-from qrecipe.plan.documents import BundleStage, Verdict
 from qrecipe.recipe.model import Settings
 
 RECORD = "run.json"

@@ -11,10 +11,10 @@ import torch
 from qrecipe.data.codes import Encoder
 from qrecipe.evaluate.evaluators import EvaluatorChoice, EvaluatorSet
 from qrecipe.files import FileHashes
-from qrecipe.model.opened import Opened, open_model
+from qrecipe.inputs.bases import LocalBase
+from qrecipe.model.load import LoadedBase, open_model
 from qrecipe.model.weights import Delta
 from qrecipe.model.working import WorkingWeights
-from qrecipe.plan.bases import LocalBase
 from qrecipe.plan.complete import RunPlan
 from qrecipe.recipe import Recipe
 from qrecipe.recipe.recipe import Evaluation
@@ -31,7 +31,7 @@ class Session:
     """A model that `evaluate`, `say` or `prepare` works with."""
 
     base: LocalBase
-    opened: Opened
+    opened: LoadedBase
     encoder: Encoder
     events: Events
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from qrecipe.inputs.documents import Verdict
 from qrecipe.model.weights import Delta
-from qrecipe.plan.documents import Verdict
 from qrecipe.recipe.stage import Stage
 from qrecipe.run.judging import Judge, Measured
 from qrecipe.run.record import RunStatus, StageOutcome, Status, record_of

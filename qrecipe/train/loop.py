@@ -22,7 +22,7 @@ from qrecipe.errors import EngineError, UserError
 from qrecipe.interrupts import at_once, whole
 from qrecipe.model.batcher import CPU_CHUNK_FRAMES, AdaptiveBatcher, out_of_memory
 from qrecipe.model.kernels import fused
-from qrecipe.model.opened import Opened
+from qrecipe.model.load import LoadedBase
 from qrecipe.model.weights import Delta, Learner, LearningGroup
 from qrecipe.recipe.stage import Stage
 from qrecipe.train.checkpoints import Checkpoints
@@ -67,7 +67,7 @@ class StageResult:
 
 
 def train_stage(
-    stage: Stage, base: Opened, learner: Learner, objective: Objective, sampler: Sampler, hooks: Hooks | None = None
+    stage: Stage, base: LoadedBase, learner: Learner, objective: Objective, sampler: Sampler, hooks: Hooks | None = None
 ) -> StageResult:
     """Trains a stage, or the rest of one that was stopped.
 
@@ -124,7 +124,7 @@ class _StepInFlight:
 class _Loop:
     """One stage in training."""
 
-    def __init__(self, stage: Stage, base: Opened, learner: Learner, objective: Objective, sampler: Sampler, hooks: Hooks) -> None:
+    def __init__(self, stage: Stage, base: LoadedBase, learner: Learner, objective: Objective, sampler: Sampler, hooks: Hooks) -> None:
         self.stage, self.base, self.learner, self.objective, self.sampler = stage, base, learner, objective, sampler
         self.evaluate, self.checkpoints = hooks.evaluate, hooks.checkpoints
         self.observer, self.world = hooks.observer, hooks.world

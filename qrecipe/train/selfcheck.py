@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from qrecipe.errors import EngineError
 from qrecipe.model import forward, prompt
-from qrecipe.model.opened import Opened
+from qrecipe.model.load import LoadedBase
 
 ROWS = 16
 """Recordings that are read."""
@@ -49,7 +49,7 @@ class Alignment:
         return f"{self.name} {self.aligned:.2f} aligned, {self.shifted:.2f} one off (uniform {self.uniform:.2f})"
 
 
-def measure(opened: Opened, tables: forward.Tables, examples: list[prompt.Example]) -> list[Alignment]:
+def measure(opened: LoadedBase, tables: forward.Tables, examples: list[prompt.Example]) -> list[Alignment]:
     """Both losses on recordings, aligned and one off: the talker's by a frame, the predictor's by a codebook."""
     ids = prompt.ControlIds.of(opened.config)
     pairs: dict[str, list[tuple[float, float]]] = {"talker": [], "predictor": []}

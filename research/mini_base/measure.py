@@ -39,7 +39,7 @@ from qrecipe.evaluate.evaluators import open_resemblyzer, resampled
 from qrecipe.evaluate.normalise import normalise
 from qrecipe.evaluate.wheels import materialise
 from qrecipe.files import FileHashes
-from qrecipe.plan.evaluators import find
+from qrecipe.inputs.evaluators import find
 from qrecipe.recipe.evaluator import Asr, Evaluators
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -26,8 +26,8 @@ from safetensors.torch import save_file
 from talker_net import Net, Sums, decoder_layer
 from torch import Tensor
 
+from qrecipe.inputs.tokenizer import TextTokenizer
 from qrecipe.model import prompt
-from qrecipe.plan.tokenizer import TextTokenizer
 
 
 @dataclass(frozen=True)

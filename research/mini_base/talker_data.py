@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from talker_net import NONE, Rows
 from torch import Tensor
 
+from qrecipe.inputs.tokenizer import TextTokenizer
 from qrecipe.model import prompt
-from qrecipe.plan.tokenizer import TextTokenizer
 
 MOST_FRAMES = 80
 MOST_TOKENS = 46

@@ -37,8 +37,8 @@ from qrecipe.errors import Place, Problem, QRecipeError, UserError
 from qrecipe.files import FileHashes, write_text
 from qrecipe.plan import make_plan
 from qrecipe.recipe import load as load_recipe
-from qrecipe.recipe.writer import write_yaml
 from qrecipe.report.problems import as_text
+from qrecipe.source.writer import write_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 ABOUT = ["run", "seed", "plan", "device", "jobs", "seconds"]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qrecipe.errors import Place, Problem, Problems, RecipeError, suggest
-from qrecipe.recipe.reader import Node, read_file
+from qrecipe.source.reader import Node, read_file
 
 Fragment = dict[str, Any]
 """A piece of recipe."""

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from qrecipe.errors import QRecipeError
+from qrecipe.inputs.documents import Verdict
 from qrecipe.plan import complete_plan
-from qrecipe.plan.documents import Verdict
 from qrecipe.recipe import load as load_recipe
 
 NUMBERS = ("value", "low", "high", "prompts")

@@ -19,7 +19,7 @@ from qrecipe.files import FileHashes
 from qrecipe.plan import make_plan
 from qrecipe.recipe import inspect
 from qrecipe.recipe.respelling import read
-from qrecipe.recipe.writer import write_yaml
+from qrecipe.source.writer import write_yaml
 from tests.support import audio, recipes
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -18,11 +18,11 @@ from safetensors.torch import load_file, save_file
 from qrecipe.bundle.export import write_model
 from qrecipe.errors import EngineError
 from qrecipe.files import FileHashes
-from qrecipe.model.opened import open_model
+from qrecipe.inputs.bases import LocalBase, weight_files
+from qrecipe.inputs.fetch import resolve
+from qrecipe.inputs.tokenizer import TextTokenizer
+from qrecipe.model.load import open_model
 from qrecipe.model.weights import Delta
-from qrecipe.plan.bases import LocalBase, weight_files
-from qrecipe.plan.fetch import resolve
-from qrecipe.plan.tokenizer import TextTokenizer
 from qrecipe.qwen3 import CODEC_TABLE, TEXT_TABLE
 from qrecipe.recipe.base import Base
 from tests.support import audio, recipes

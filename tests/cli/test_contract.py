@@ -14,7 +14,7 @@ import jsonschema
 import pytest
 
 from qrecipe.plan.schemas import schemas
-from qrecipe.recipe.reader import read_file
+from qrecipe.source.reader import read_file
 from tests.support import commands
 
 ROOT = Path(__file__).parents[2]

@@ -14,9 +14,9 @@ import pytest
 from qrecipe.cli.validate import check
 from qrecipe.errors import RecipeError
 from qrecipe.files import FileHashes
-from qrecipe.recipe.reader import read_file
-from qrecipe.run.new import Request, Written, new_recipe
 from qrecipe.shipped import templates
+from qrecipe.source.reader import read_file
+from qrecipe.verbs.new import Request, Written, new_recipe
 
 ROOT = Path(__file__).parents[2]
 

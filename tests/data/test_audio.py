@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 from qrecipe.data.audio import AudioProblem, load, rate_problem, read
-from qrecipe.plan.durations import _by_header
+from qrecipe.inputs.durations import _by_header
 from qrecipe.qwen3 import SAMPLE_RATE
 from tests.support import audio
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from qrecipe.data.batches import Item, Micro, Sampler, World, mine
 from qrecipe.data.speech import SpeechData, SpeechRow
-from qrecipe.model.opened import Opened
+from qrecipe.model.load import LoadedBase
 from qrecipe.model.weights import Delta, Learner
 from qrecipe.plan.trainable import Group, Trainable
 from qrecipe.recipe.stage import Batch, SpeechStage, Train
@@ -113,7 +113,7 @@ def test_epochs_in_steps() -> None:
     assert [next(batches) for _ in range(one + two)] == it.epoch(0) + it.epoch(1)
 
 
-def test_splitting_a_batch_changes_no_gradient(opened: Opened, voice: Any) -> None:
+def test_splitting_a_batch_changes_no_gradient(opened: LoadedBase, voice: Any) -> None:
     """Sums over labels divided by the labels of the whole batch, through the real objective: rows alone or together."""
     texts = ["Saya suka makan nasi.", "Adik pergi.", "Ibu memasak di dapur hari ini."]
     rows = []

@@ -14,8 +14,8 @@ from qrecipe.data.audio import AudioProblem
 from qrecipe.data.codes import Encoded, Encoder, Recording
 from qrecipe.errors import UserError
 from qrecipe.files import FileHashes
-from qrecipe.model.opened import Opened
-from qrecipe.plan.bases import LocalBase
+from qrecipe.inputs.bases import LocalBase
+from qrecipe.model.load import LoadedBase
 from tests.support import audio, ties
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*slated for removal:DeprecationWarning")
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*slated for removal:Deprecation
 class Counting:
     """The opened base, counting what goes through its encoders."""
 
-    def __init__(self, opened: Opened) -> None:
+    def __init__(self, opened: LoadedBase) -> None:
         self._opened = opened
         self.clips = self.voices = 0
 
@@ -42,7 +42,7 @@ class Counting:
 
 
 @pytest.fixture
-def counting(opened: Opened) -> Counting:
+def counting(opened: LoadedBase) -> Counting:
     return Counting(opened)
 
 
@@ -120,7 +120,7 @@ def test_other_content_or_another_preparation_is_another_entry(encoder: Encoder,
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_what_stands_beside_a_recording_changes_no_code(
-    device: str, opened: Opened, mini: LocalBase, clips: list[Path], tmp_path: Path
+    device: str, opened: LoadedBase, mini: LocalBase, clips: list[Path], tmp_path: Path
 ) -> None:
     """Whole frames or a part of one at the end, which stock encodes by what follows. Padded together, as on a GPU, ties aside."""
     clips.append(audio.write(clips[0].with_name("whole.wav"), audio.speech(8, 10 * 0.08)))
@@ -177,7 +177,7 @@ def test_an_entry_without_codes_is_made_again(encoder: Encoder, counting: Counti
     assert torch.equal(first, again)
 
 
-def test_x_vectors_are_cached_and_stock_s_own(encoder: Encoder, counting: Counting, opened: Opened, tmp_path: Path) -> None:
+def test_x_vectors_are_cached_and_stock_s_own(encoder: Encoder, counting: Counting, opened: LoadedBase, tmp_path: Path) -> None:
     path = audio.write(tmp_path / "voice.wav", audio.speech(5, 1.0, 16_000), 16_000)
     vector = encoder.x_vector(path)
     assert torch.equal(encoder.x_vector(path), vector)

@@ -17,7 +17,7 @@ import torch
 
 from qrecipe.data.codes import Encoded, Encoder, Recording
 from qrecipe.files import FileHashes, sha256
-from qrecipe.plan.bases import LocalBase
+from qrecipe.inputs.bases import LocalBase
 from qrecipe.store import JsonStore, TensorStore
 from tests.support import audio
 

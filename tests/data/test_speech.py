@@ -12,9 +12,9 @@ from qrecipe.data.codes import Encoder
 from qrecipe.data.speech import SpeechData, prepare
 from qrecipe.errors import DataError
 from qrecipe.files import FileHashes
-from qrecipe.model.opened import Opened
-from qrecipe.plan.bases import LocalBase
-from qrecipe.plan.manifest import read_manifest
+from qrecipe.inputs.bases import LocalBase
+from qrecipe.inputs.manifest import read_manifest
+from qrecipe.model.load import LoadedBase
 from qrecipe.recipe.dataset import SpeechDataset
 from tests.support import audio, recipes, ties
 
@@ -22,7 +22,7 @@ Prepare = Callable[..., SpeechData]
 
 
 @pytest.fixture
-def prepared(opened: Opened, mini: LocalBase, tmp_path: Path, cache: Path) -> Prepare:
+def prepared(opened: LoadedBase, mini: LocalBase, tmp_path: Path, cache: Path) -> Prepare:
     """Writes rows as a manifest and prepares them; `settings` are the dataset's."""
 
     def make(rows: list[dict[str, Any]], *, streaming_only: bool = False, need_reference: bool = True, **settings: Any) -> SpeechData:
@@ -86,7 +86,7 @@ def test_a_row_that_names_itself_is_given_another_voice_clip(prepared: Prepare, 
     assert [r.reference.name for r in data.rows if r.reference] == ["1.wav", "0.wav", "0.wav"]
 
 
-def test_a_speaker_with_one_clip_has_no_reference(prepared: Prepare, clip: Any, opened: Opened) -> None:
+def test_a_speaker_with_one_clip_has_no_reference(prepared: Prepare, clip: Any, opened: LoadedBase) -> None:
     rows = [row(clip, 0, speaker="a"), row(clip, 1, speaker="a"), row(clip, 2, speaker="b")]
     with pytest.raises(DataError, match=r"m\.jsonl:3:1: no reference"):
         prepared(rows)
@@ -95,7 +95,7 @@ def test_a_speaker_with_one_clip_has_no_reference(prepared: Prepare, clip: Any, 
     assert data.example(data.rows[2], None, "streaming", None, opened.tokenizer).x_vector is None
 
 
-def test_codes_are_those_of_the_trimmed_recording(prepared: Prepare, opened: Opened, tmp_path: Path) -> None:
+def test_codes_are_those_of_the_trimmed_recording(prepared: Prepare, opened: LoadedBase, tmp_path: Path) -> None:
     from qrecipe.data.audio import load
 
     for i in range(2):

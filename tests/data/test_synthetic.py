@@ -12,8 +12,8 @@ from qrecipe.data import synthetic
 from qrecipe.data.codes import Encoder
 from qrecipe.data.synthetic import synthesize
 from qrecipe.files import FileHashes
-from qrecipe.model.opened import Opened
-from qrecipe.plan.bases import LocalBase
+from qrecipe.inputs.bases import LocalBase
+from qrecipe.model.load import LoadedBase
 from qrecipe.plan.synthetic import Sentence, SyntheticDataset
 from qrecipe.recipe.teacher import Teacher
 from tests.support import audio
@@ -24,7 +24,7 @@ QUICK = Teacher(batch=2, slowest=30.0)
 
 
 @pytest.fixture
-def encoder(opened: Opened, mini: LocalBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Encoder:
+def encoder(opened: LoadedBase, mini: LocalBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Encoder:
     monkeypatch.setenv("QRECIPE_CACHE", str(tmp_path / "cache"))
     return Encoder(opened, mini, FileHashes())
 
@@ -40,7 +40,7 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     spoken: list[list[str]] = []
     stock = synthetic.speak.speak
 
-    def speak(opened: Opened, utterances: list[Any], **settings: Any) -> Any:
+    def speak(opened: LoadedBase, utterances: list[Any], **settings: Any) -> Any:
         if len(spoken) == 2 and spoken[-1] != ["go on"]:
             spoken.append(["go on"])
             raise KeyboardInterrupt
@@ -52,7 +52,7 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 
 def test_what_was_interrupted_goes_on_and_nothing_is_said_twice(
-    opened: Opened, mini: LocalBase, encoder: Encoder, tmp_path: Path, batches: list[list[str]]
+    opened: LoadedBase, mini: LocalBase, encoder: Encoder, tmp_path: Path, batches: list[list[str]]
 ) -> None:
     assert mini.identity is not None
     todo = spanish(tmp_path)
@@ -72,7 +72,7 @@ def test_what_was_interrupted_goes_on_and_nothing_is_said_twice(
         assert a.soft_targets.codes.shape[0] == a.codes.shape[0] + (not a.cut)
 
 
-def test_the_distribution_is_what_stock_generation_drew_from(opened: Opened, mini: LocalBase, encoder: Encoder, tmp_path: Path) -> None:
+def test_the_distribution_is_what_stock_generation_drew_from(opened: LoadedBase, mini: LocalBase, encoder: Encoder, tmp_path: Path) -> None:
     """Logits of `codec_head` are caught while stock generates, one position after the other."""
     assert mini.identity is not None
     caught: list[torch.Tensor] = []
@@ -90,7 +90,7 @@ def test_the_distribution_is_what_stock_generation_drew_from(opened: Opened, min
         assert torch.allclose(top, sentence.soft_targets.logs[:frames], atol=2e-3)
 
 
-def test_a_broken_entry_is_made_again(opened: Opened, mini: LocalBase, encoder: Encoder, tmp_path: Path) -> None:
+def test_a_broken_entry_is_made_again(opened: LoadedBase, mini: LocalBase, encoder: Encoder, tmp_path: Path) -> None:
     assert mini.identity is not None
     todo = spanish(tmp_path, ("Hola.",))
     before = synthesize(opened, encoder, mini.identity, todo, QUICK)

@@ -20,8 +20,8 @@ from qrecipe.evaluate.samples import Sample
 from qrecipe.evaluate.values import mean_of, per_prompt
 from qrecipe.evaluate.wheels import materialise
 from qrecipe.files import FileHashes
-from qrecipe.plan import evaluators
-from qrecipe.plan.evaluators import EvaluatorModel, WheelModel, find
+from qrecipe.inputs import evaluators
+from qrecipe.inputs.evaluators import EvaluatorModel, WheelModel, find
 from qrecipe.recipe.evaluator import Asr, Evaluators
 from qrecipe.recipe.metrics import find as find_metric
 from tests.support import whisper

@@ -20,7 +20,7 @@ from qrecipe.evaluate.metrics import TeacherForced
 from qrecipe.evaluate.samples import MIN_CAP, Sample, Task, batches, cap_of, generated
 from qrecipe.model import forward, speak
 from qrecipe.model.forward import Tables
-from qrecipe.model.opened import Opened
+from qrecipe.model.load import LoadedBase
 from qrecipe.recipe.evaluator import Evaluators
 from qrecipe.recipe.metrics import BUILTIN, find
 from qrecipe.recipe.recipe import Evaluation
@@ -132,7 +132,7 @@ def test_caps() -> None:
 
 
 @pytest.fixture(scope="module")
-def data(opened: Opened, voice: Any) -> SpeechData:
+def data(opened: LoadedBase, voice: Any) -> SpeechData:
     rows = []
     for i, text in enumerate(("Selamat pagi.", "Apa khabar semua?", "Hai.")):
         role, body = opened.tokenizer.assistant(text)
@@ -141,7 +141,7 @@ def data(opened: Opened, voice: Any) -> SpeechData:
     return SpeechData("dev", "english", rows, x_vectors={REFERENCE: voice.x_vector})
 
 
-def test_rows_are_measured_in_order_whatever_their_length(opened: Opened, data: SpeechData) -> None:
+def test_rows_are_measured_in_order_whatever_their_length(opened: LoadedBase, data: SpeechData) -> None:
     together = teacher_forced(opened, Tables(opened.talker), data, "streaming", None)
     assert [r.line for r, _ in together] == [4, 5, 6]
     for row, item in together:
@@ -150,7 +150,7 @@ def test_rows_are_measured_in_order_whatever_their_length(opened: Opened, data: 
         assert item.predictor_nll == pytest.approx(alone.predictor_nll, abs=1e-5)
 
 
-def test_what_reading_is_worth(opened: Opened, data: SpeechData) -> None:
+def test_what_reading_is_worth(opened: LoadedBase, data: SpeechData) -> None:
     """The other text is the nearest in length that says something else; a stock-free second way: the rows written with it."""
     first, second, third = data.rows
     partner = {r.line: min((o for o in data.rows if o is not r), key=lambda o: abs(len(o.body) - len(r.body))) for r in data.rows}
@@ -170,7 +170,9 @@ def test_what_reading_is_worth(opened: Opened, data: SpeechData) -> None:
         assert number_of(spec, item) is None, "where all rows say the same, no text is another"
 
 
-def test_rows_that_do_not_fit_into_memory_are_measured_in_parts(opened: Opened, data: SpeechData, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_that_do_not_fit_into_memory_are_measured_in_parts(
+    opened: LoadedBase, data: SpeechData, monkeypatch: pytest.MonkeyPatch
+) -> None:
     together = teacher_forced(opened, Tables(opened.talker), data, "streaming", None)
     logits, tried = forward.speech_logits, []
 
@@ -188,7 +190,7 @@ def test_rows_that_do_not_fit_into_memory_are_measured_in_parts(opened: Opened, 
         assert (a.talker_nll, a.predictor_nll) == pytest.approx((b.talker_nll, b.predictor_nll), abs=1e-5)
 
 
-def test_prompts_that_do_not_fit_into_memory_are_not_split(opened: Opened, data: SpeechData, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prompts_that_do_not_fit_into_memory_are_not_split(opened: LoadedBase, data: SpeechData, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another batch would say something else: a person decides."""
 
     def full(*args: Any, **kwargs: Any) -> Any:
@@ -203,7 +205,7 @@ def test_prompts_that_do_not_fit_into_memory_are_not_split(opened: Opened, data:
 
 
 @pytest.mark.slow
-def test_one_call_measures_everything_in_every_condition(opened: Opened, data: SpeechData, tmp_path: Path) -> None:
+def test_one_call_measures_everything_in_every_condition(opened: LoadedBase, data: SpeechData, tmp_path: Path) -> None:
     settings = Evaluation(seeds=[0, 7], prompts=2, batch=2, frame_cap=1.0)
     evaluators = EvaluatorSet(opened, None, EvaluatorChoice(Evaluators(), Path.cwd()))
     found = measure(opened, Task(data, settings, evaluators, folder=tmp_path, identity="x"), ["talker_nll", "duration_ratio"])
@@ -216,7 +218,7 @@ def test_one_call_measures_everything_in_every_condition(opened: Opened, data: S
 
 
 @pytest.mark.slow
-def test_what_was_kept_is_not_spoken_again(opened: Opened, data: SpeechData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_kept_is_not_spoken_again(opened: LoadedBase, data: SpeechData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Evaluation(seeds=[0, 1], prompts=3, batch=2, frame_cap=1.0, layouts=["streaming"])
     evaluators = EvaluatorSet(opened, None, EvaluatorChoice(Evaluators(), Path.cwd()))
     spoken = []

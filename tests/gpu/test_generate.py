@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from qrecipe.inputs.bases import BaseInfo
 from qrecipe.model import generate, speak
 from qrecipe.model.generate import Draw, Prompt, Sampling
-from qrecipe.model.opened import Opened, open_model
-from qrecipe.plan.bases import BaseInfo
+from qrecipe.model.load import LoadedBase, open_model
 from qrecipe.qwen3 import Layout
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
@@ -26,13 +26,13 @@ GREEDY = Sampling(Draw(False), Draw(False), 1.0, 2, 40)
 
 
 @pytest.fixture(scope="module")
-def on_gpu(mini: BaseInfo) -> Iterator[Opened]:
+def on_gpu(mini: BaseInfo) -> Iterator[LoadedBase]:
     opened = open_model(mini, torch.device("cuda"))
     yield opened
     opened.close()
 
 
-def prompts(opened: Opened, count: int, layout: str = "streaming") -> list[Prompt]:
+def prompts(opened: LoadedBase, count: int, layout: str = "streaming") -> list[Prompt]:
     hidden = int(opened.config.talker_config.hidden_size)
     voice = torch.randn(hidden, generator=torch.Generator().manual_seed(0)) * 0.05
     found = []
@@ -43,7 +43,7 @@ def prompts(opened: Opened, count: int, layout: str = "streaming") -> list[Promp
 
 
 @pytest.mark.parametrize("task", [8, 64, 256])
-def test_what_a_prompt_says_does_not_depend_on_its_batch(task: int, on_gpu: Opened) -> None:
+def test_what_a_prompt_says_does_not_depend_on_its_batch(task: int, on_gpu: LoadedBase) -> None:
     """The same codes in any order, with any rows in use, and where rows that end are replaced."""
     many = prompts(on_gpu, 40)
     together = generate.generate(on_gpu, many, DRAWN, task=task)
@@ -55,7 +55,7 @@ def test_what_a_prompt_says_does_not_depend_on_its_batch(task: int, on_gpu: Open
         assert all(torch.equal(a, b) for a, b in zip(together, other, strict=False))
 
 
-def test_kernels_are_in_use_and_agree(on_gpu: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernels_are_in_use_and_agree(on_gpu: LoadedBase, monkeypatch: pytest.MonkeyPatch) -> None:
     """The published shapes and the embedded base's; of a frame most greedy codes are those of torch's operations."""
     for sizes in ((16, 8, 128, 2048), (16, 8, 128, 1024), (4, 2, 64, 256), (3, 3, 64, 192)):
         assert generate._kernels(*sizes) is not None, sizes
@@ -69,7 +69,7 @@ def test_kernels_are_in_use_and_agree(on_gpu: Opened, monkeypatch: pytest.Monkey
     assert first.float().mean() > 0.75, "codes of the first frame; later ones have another history"
 
 
-def test_it_is_as_near_to_float32_as_stock(mini: BaseInfo, on_gpu: Opened) -> None:
+def test_it_is_as_near_to_float32_as_stock(mini: BaseInfo, on_gpu: LoadedBase) -> None:
     """Greedy codes in bfloat16, by the share of frames before the first that differs from float32's."""
     exact = open_model(mini, torch.device("cpu"))
     some = [replace(p, language=row, layout=layout) for p in prompts(exact, 8) for row, layout in WAYS]
@@ -86,7 +86,7 @@ def test_it_is_as_near_to_float32_as_stock(mini: BaseInfo, on_gpu: Opened) -> No
     assert shares["ours"] >= shares["stock"] - 0.1
 
 
-def test_memory_that_runs_out_changes_no_result(on_gpu: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_that_runs_out_changes_no_result(on_gpu: LoadedBase, monkeypatch: pytest.MonkeyPatch) -> None:
     some = prompts(on_gpu, 8)
     expected = generate.generate(on_gpu, some, DRAWN)
     step = generate.Decoder.step
@@ -100,7 +100,7 @@ def test_memory_that_runs_out_changes_no_result(on_gpu: Opened, monkeypatch: pyt
     assert all(torch.equal(a, b) for a, b in zip(generate.generate(on_gpu, some, DRAWN), expected, strict=True))
 
 
-def test_weights_that_change_are_seen(on_gpu: Opened) -> None:
+def test_weights_that_change_are_seen(on_gpu: LoadedBase) -> None:
     """Copies are brought up to date, graphs stay."""
     some = [replace(p, max_frames=4) for p in prompts(on_gpu, 2)]
     before = generate.generate(on_gpu, some, GREEDY)

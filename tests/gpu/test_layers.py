@@ -10,7 +10,7 @@ import torch
 from benchmarks import synthetic
 from qrecipe.model import forward, layers, prompt
 from qrecipe.model.kernels import flash, fused
-from qrecipe.model.opened import Opened
+from qrecipe.model.load import LoadedBase
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 
@@ -33,7 +33,7 @@ LEARNED = (
 """Of a predictor whose layers are float32 masters, as in a stage that trains it."""
 
 
-def computed(opened: Opened, compiled: bool, names: tuple[str, ...] = WATCHED) -> tuple[list[float], list[torch.Tensor]]:
+def computed(opened: LoadedBase, compiled: bool, names: tuple[str, ...] = WATCHED) -> tuple[list[float], list[torch.Tensor]]:
     data = synthetic.clips(opened, 6)
     examples = [data.example(r, synthetic.LANGUAGE_ROW, "streaming", "x_vector", opened.tokenizer) for r in data.rows]
     batch = prompt.collate(examples, prompt.ControlIds.of(opened.config)).to(opened.device)

@@ -14,7 +14,7 @@ import pytest
 
 from qrecipe.errors import BaseModelError, Place
 from qrecipe.files import FileHashes
-from qrecipe.plan.bases import BaseInfo, LocalBase, describe_folder
+from qrecipe.inputs.bases import BaseInfo, LocalBase, describe_folder
 from qrecipe.recipe.base import Base
 from tests.support.bases import base_folder
 
@@ -124,7 +124,7 @@ def test_a_snapshot_of_the_hub_is_links_and_fine(tmp_path: Path) -> None:
 )
 def test_a_config_of_another_model_takes_no_memory(mini: LocalBase, tmp_path: Path, change: dict[str, Any], message: str) -> None:
     """Found out from shapes alone; a tensor that is missing would silently be random."""
-    from qrecipe.model.opened import open_model
+    from qrecipe.model.load import open_model
 
     assert mini.folder is not None
     folder = tmp_path / "base"

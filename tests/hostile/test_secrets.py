@@ -11,8 +11,8 @@ import yaml
 
 from qrecipe.bundle.card import escape, model_card
 from qrecipe.errors import EngineError, Place, Problem
+from qrecipe.inputs.documents import BundleStage
 from qrecipe.plan import make_plan
-from qrecipe.plan.documents import BundleStage
 from qrecipe.recipe import inspect, load
 from qrecipe.redaction import looks_secret, redact
 from qrecipe.run.events import Events

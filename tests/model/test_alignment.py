@@ -14,7 +14,7 @@ import torch
 from qrecipe.data.speech import SpeechData, SpeechRow
 from qrecipe.evaluate.measure import teacher_forced
 from qrecipe.model import forward, prompt
-from qrecipe.model.opened import Opened
+from qrecipe.model.load import LoadedBase
 from tests.support import recipes, ties
 
 TEXT = "Kucing itu tidur di atas kerusi."
@@ -65,7 +65,7 @@ class Generated:
 class Stock:
     """Calls stock `Qwen3TTSForConditionalGeneration.generate` the way stock `generate_voice_clone` does."""
 
-    def __init__(self, opened: Opened, voice: Any) -> None:
+    def __init__(self, opened: LoadedBase, voice: Any) -> None:
         self.opened, self.voice = opened, voice
         self._done: dict[Case, Generated] = {}
 
@@ -139,7 +139,7 @@ class Stock:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def patient(opened: Opened) -> Iterator[None]:
+def patient(opened: LoadedBase) -> Iterator[None]:
     """Greedy decoding of the embedded base ends after a few frames; a weaker pull of the end gives more to compare."""
     pull = opened.talker.codec_head.weight.data[opened.config.talker_config.codec_eos_token_id, :1]
     before = pull.clone()
@@ -149,12 +149,12 @@ def patient(opened: Opened) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def stock(opened: Opened, voice: Any) -> Stock:
+def stock(opened: LoadedBase, voice: Any) -> Stock:
     return Stock(opened, voice)
 
 
 @pytest.fixture
-def batch_of(opened: Opened, example: Callable[..., prompt.Example]) -> Callable[..., prompt.SpeechBatch]:
+def batch_of(opened: LoadedBase, example: Callable[..., prompt.Example]) -> Callable[..., prompt.SpeechBatch]:
     """The batch that training would see if the generated codes were a recording."""
 
     def make(case: Case, codes: torch.Tensor) -> prompt.SpeechBatch:
@@ -181,7 +181,7 @@ def as_stock_masks(logits: torch.Tensor, config: Any) -> torch.Tensor:
     return masked
 
 
-def test_the_cases_cover_both_branches_of_in_context_prompts(opened: Opened, voice: Any) -> None:
+def test_the_cases_cover_both_branches_of_in_context_prompts(opened: LoadedBase, voice: Any) -> None:
     """Stock lays out a reference that outlasts both texts, and one that does not, in different branches."""
     reference = opened.tokenizer.reference(recipes.REFERENCE_TEXT)
     frames = len(voice.codes) + 1
@@ -190,7 +190,7 @@ def test_the_cases_cover_both_branches_of_in_context_prompts(opened: Opened, voi
 
 
 @every_case
-def test_greedy_codes_are_reproduced(case: Case, stock: Stock, batch_of: Any, opened: Opened) -> None:
+def test_greedy_codes_are_reproduced(case: Case, stock: Stock, batch_of: Any, opened: LoadedBase) -> None:
     """Every choice behind the codes that stock chose before it, so that one at a tie changes none after it."""
     generated = stock.generate(case)
     codes, theirs = generated.codes, as_stock_masks(generated.talker, opened.config)
@@ -216,7 +216,7 @@ def test_the_greedy_codes_are_worth_comparing(stock: Stock) -> None:
 
 
 @every_case
-def test_inputs_are_what_stock_feeds_the_talker(case: Case, stock: Stock, batch_of: Any, opened: Opened) -> None:
+def test_inputs_are_what_stock_feeds_the_talker(case: Case, stock: Stock, batch_of: Any, opened: LoadedBase) -> None:
     generated = stock.generate(case)
     ours = forward.input_embeddings(forward.Tables(opened.talker), batch_of(case, generated.codes), torch.float32)
     fed = len(generated.inputs)
@@ -235,7 +235,7 @@ def test_inputs_are_what_stock_feeds_the_talker(case: Case, stock: Stock, batch_
 
 
 @every_case
-def test_the_predictor_gets_the_state_before_the_frame(case: Case, stock: Stock, batch_of: Any, opened: Opened) -> None:
+def test_the_predictor_gets_the_state_before_the_frame(case: Case, stock: Stock, batch_of: Any, opened: LoadedBase) -> None:
     """Stock returns the states that its predictor was given; ours are the same, and the frame's own are not."""
     generated = stock.generate(case)
     hidden = forward.label_hidden(forward.Tables(opened.talker), batch_of(case, generated.codes), torch.float32)
@@ -244,7 +244,7 @@ def test_the_predictor_gets_the_state_before_the_frame(case: Case, stock: Stock,
     assert hidden[1 : n + 1].sub(generated.hidden).abs().amax(1).min() > 0.01
 
 
-def test_states_one_frame_late_give_other_codes(stock: Stock, batch_of: Any, opened: Opened) -> None:
+def test_states_one_frame_late_give_other_codes(stock: Stock, batch_of: Any, opened: LoadedBase) -> None:
     generated = stock.generate(Case("english", "streaming", "x_vector"))
     tables = forward.Tables(opened.talker)
     with torch.no_grad():
@@ -257,7 +257,7 @@ def test_states_one_frame_late_give_other_codes(stock: Stock, batch_of: Any, ope
 
 @pytest.mark.parametrize("speaker", [True, False])
 @pytest.mark.parametrize("language", ["auto", "english"])
-def test_the_speaker_moves_with_the_prefix(language: str, speaker: bool, opened: Opened) -> None:
+def test_the_speaker_moves_with_the_prefix(language: str, speaker: bool, opened: LoadedBase) -> None:
     """Index 6 after the automatic prefix, 7 after a language's; nowhere without a speaker."""
     role, body = opened.tokenizer.assistant(TEXT)
     row = opened.language_row(language)
@@ -265,7 +265,7 @@ def test_the_speaker_moves_with_the_prefix(language: str, speaker: bool, opened:
     assert built.speaker == ((6 if language == "auto" else 7) if speaker else prompt.NONE)
 
 
-def test_padding_changes_no_row(opened: Opened, example: Callable[..., prompt.Example]) -> None:
+def test_padding_changes_no_row(opened: LoadedBase, example: Callable[..., prompt.Example]) -> None:
     """A row's losses in a batch of unequal rows are those that it has alone."""
     rows = [
         example(1, seconds=0.4),
@@ -287,7 +287,7 @@ def test_padding_changes_no_row(opened: Opened, example: Callable[..., prompt.Ex
     assert predictor.sub(torch.cat([p for _, p in alone])).abs().max() < 1e-5
 
 
-def stepwise_nll(opened: Opened, given: dict[str, torch.Tensor], codes: torch.Tensor) -> tuple[float, float]:
+def stepwise_nll(opened: LoadedBase, given: dict[str, torch.Tensor], codes: torch.Tensor) -> tuple[float, float]:
     """Means of the talker's and the predictor's NLL, frame by frame through the stock modules with their caches."""
     talker, predictor = opened.talker, opened.talker.code_predictor
     end = opened.config.talker_config.codec_eos_token_id
@@ -324,7 +324,7 @@ def stepwise_nll(opened: Opened, given: dict[str, torch.Tensor], codes: torch.Te
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.voice != "shorter"], ids=lambda c: f"{c.language}-{c.layout}-{c.voice}")
 def test_likelihoods_equal_a_stepwise_computation(
-    case: Case, stock: Stock, opened: Opened, voice: Any, example: Callable[..., prompt.Example], monkeypatch: pytest.MonkeyPatch
+    case: Case, stock: Stock, opened: LoadedBase, voice: Any, example: Callable[..., prompt.Example], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On recordings, the end included, over the whole vocabulary; rows of different lengths in one call."""
     texts = [TEXT, LONG_TEXT]

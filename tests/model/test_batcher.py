@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from qrecipe.errors import BaseModelError, UserError
-from qrecipe.model import opened
+from qrecipe.inputs.bases import LocalBase
+from qrecipe.model import load as opened
 from qrecipe.model.batcher import AdaptiveBatcher, recording_too_large
-from qrecipe.plan.bases import LocalBase
 
 
 class Gpu:

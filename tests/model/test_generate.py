@@ -16,7 +16,7 @@ import torch
 from qrecipe.errors import UserError
 from qrecipe.model import generate
 from qrecipe.model.generate import Draw, Prompt, Sampling, sampling
-from qrecipe.model.opened import Opened
+from qrecipe.model.load import LoadedBase
 from tests.support import recipes
 from tests.support.shared import Voice
 
@@ -35,7 +35,7 @@ WAYS = {
 
 
 @pytest.fixture(scope="module", autouse=True)
-def patient(opened: Opened) -> Iterator[None]:
+def patient(opened: LoadedBase) -> Iterator[None]:
     """Greedy decoding of the embedded base ends after a few frames; a weaker pull of the end gives more to compare."""
     pull = opened.talker.codec_head.weight.data[opened.config.talker_config.codec_eos_token_id, :1]
     before = pull.clone()
@@ -49,7 +49,7 @@ def text_of(voice: str) -> str:
 
 
 @pytest.fixture
-def prompt_of(opened: Opened, voice: Voice) -> Callable[..., Prompt]:
+def prompt_of(opened: LoadedBase, voice: Voice) -> Callable[..., Prompt]:
     """The prompt of a case."""
 
     def make(case: tuple[str, ...], text: str | None = None, seed: int = 0) -> Prompt:
@@ -73,7 +73,7 @@ def prompt_of(opened: Opened, voice: Voice) -> Callable[..., Prompt]:
 class Stock:
     """Stock `generate` of one prompt, with the probabilities that it draws from and the numbers that it draws with."""
 
-    def __init__(self, opened: Opened, voice: Voice) -> None:
+    def __init__(self, opened: LoadedBase, voice: Voice) -> None:
         self._opened, self._voice = opened, voice
 
     def __call__(self, case: tuple[str, ...], how: Sampling, uniforms: torch.Tensor | None, monkeypatch: pytest.MonkeyPatch) -> Any:
@@ -120,12 +120,12 @@ class Stock:
 
 
 @pytest.fixture
-def stock(opened: Opened, voice: Voice) -> Stock:
+def stock(opened: LoadedBase, voice: Voice) -> Stock:
     return Stock(opened, voice)
 
 
 @every_case
-def test_greedy_codes_are_those_of_stock(case: tuple[str, ...], stock: Stock, prompt_of: Any, opened: Opened, monkeypatch: Any) -> None:
+def test_greedy_codes_are_those_of_stock(case: tuple[str, ...], stock: Stock, prompt_of: Any, opened: LoadedBase, monkeypatch: Any) -> None:
     expected, _ = stock(case, GREEDY, None, monkeypatch)
     (codes,) = generate.generate(opened, [prompt_of(case)], GREEDY)
     assert torch.equal(codes, expected)
@@ -134,7 +134,7 @@ def test_greedy_codes_are_those_of_stock(case: tuple[str, ...], stock: Stock, pr
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("case", [CASES[0], CASES[10], CASES[15]], ids="-".join)
 def test_the_same_numbers_draw_the_same_codes_from_the_same_scores(
-    case: tuple[str, ...], way: str, stock: Stock, prompt_of: Any, opened: Opened, monkeypatch: Any
+    case: tuple[str, ...], way: str, stock: Stock, prompt_of: Any, opened: LoadedBase, monkeypatch: Any
 ) -> None:
     """Every distribution that a code is drawn from, and what is drawn from it."""
     how, prompt = WAYS[way], prompt_of(case)
@@ -156,7 +156,7 @@ def test_the_same_numbers_draw_the_same_codes_from_the_same_scores(
         torch.testing.assert_close(mine, yours, rtol=1e-3, atol=1e-5)
 
 
-def test_what_a_prompt_says_does_not_depend_on_its_batch(prompt_of: Any, opened: Opened) -> None:
+def test_what_a_prompt_says_does_not_depend_on_its_batch(prompt_of: Any, opened: LoadedBase) -> None:
     """The same bytes alone, in any batch and order, and where rows that end are replaced."""
     how = Sampling(Draw(True, 0.9, 50), Draw(True, 0.9, 50), 1.05, 2, CAP)
     prompts = [prompt_of(c, text=t, seed=s) for c in CASES for t, s in (("Hai.", 1), (LONG_TEXT, 2))]
@@ -168,14 +168,14 @@ def test_what_a_prompt_says_does_not_depend_on_its_batch(prompt_of: Any, opened:
     assert all(torch.equal(a, b) for a, b in zip(together[::5], alone, strict=True))
 
 
-def test_a_cap_of_its_own_only_cuts(prompt_of: Any, opened: Opened) -> None:
+def test_a_cap_of_its_own_only_cuts(prompt_of: Any, opened: LoadedBase) -> None:
     prompt = prompt_of(CASES[0], text=LONG_TEXT)
     whole, cut = generate.generate(opened, [prompt, replace(prompt, max_frames=5)], WAYS["drawn"])
     assert len(cut) == 5
     assert torch.equal(whole[:5], cut)
 
 
-def test_equal_prompts_say_different_things(prompt_of: Any, opened: Opened) -> None:
+def test_equal_prompts_say_different_things(prompt_of: Any, opened: LoadedBase) -> None:
     prompt = prompt_of(CASES[0])
     one, two, other = generate.numbered([prompt, prompt, prompt_of(CASES[0], seed=1)])
     first, second, third = generate.generate(opened, [one, two, other], WAYS["drawn"])
@@ -184,7 +184,7 @@ def test_equal_prompts_say_different_things(prompt_of: Any, opened: Opened) -> N
     assert torch.equal(generate.generate(opened, [two], WAYS["drawn"])[0], second)
 
 
-def test_memory_that_runs_out_changes_no_result(prompt_of: Any, opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_that_runs_out_changes_no_result(prompt_of: Any, opened: LoadedBase, monkeypatch: pytest.MonkeyPatch) -> None:
     prompts = [prompt_of(c, seed=3) for c in CASES[:6]]
     expected = generate.generate(opened, prompts, WAYS["drawn"])
     step, calls = generate.Decoder.step, [0]
@@ -199,7 +199,7 @@ def test_memory_that_runs_out_changes_no_result(prompt_of: Any, opened: Opened, 
     assert all(torch.equal(a, b) for a, b in zip(generate.generate(opened, prompts, WAYS["drawn"]), expected, strict=True))
 
 
-def test_no_row_at_all_is_an_error(prompt_of: Any, opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_row_at_all_is_an_error(prompt_of: Any, opened: LoadedBase, monkeypatch: pytest.MonkeyPatch) -> None:
     def failing(self: Any) -> None:
         raise torch.OutOfMemoryError
 
@@ -208,7 +208,7 @@ def test_no_row_at_all_is_an_error(prompt_of: Any, opened: Opened, monkeypatch: 
         generate.generate(opened, [prompt_of(CASES[0])], GREEDY)
 
 
-def test_sampling_is_what_stock_would_take(opened: Opened) -> None:
+def test_sampling_is_what_stock_would_take(opened: LoadedBase) -> None:
     """generation_config, arguments over it, and what transformers refuses."""
     defaults = opened.wrapper.generate_defaults
     how = Sampling.of(opened.wrapper)

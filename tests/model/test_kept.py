@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from qrecipe.model import layers
-from qrecipe.model.opened import Opened
+from qrecipe.model.load import LoadedBase
 from qrecipe.plan.compute import _Decoder
 from qrecipe.qwen3 import PREDICTOR_LAYERS
 
 
 @pytest.mark.parametrize("trains", [False, True], ids=["frozen", "trained"])
-def test_a_layer_keeps_what_the_plan_says(opened: Opened, trains: bool) -> None:
+def test_a_layer_keeps_what_the_plan_says(opened: LoadedBase, trains: bool) -> None:
     """Counted as distinct memory that autograd holds, less weights; in numbers, so that the format does not matter."""
     model = opened.talker.code_predictor.model
     shapes = {f"talker.code_predictor.model.{k}": tuple(v.shape) for k, v in model.state_dict().items()}

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from qrecipe.errors import BaseModelError, Place
+from qrecipe.inputs.bases import LocalBase
 from qrecipe.model.languages import check_free, initial_rows, require_free
-from qrecipe.model.opened import Opened
-from qrecipe.plan.bases import LocalBase
+from qrecipe.model.load import LoadedBase
 from qrecipe.qwen3 import CODEC_TABLE
 from qrecipe.recipe.language import Init, Language
 
@@ -22,7 +22,7 @@ def language(**init: object) -> Language:
 
 
 @pytest.fixture
-def table(opened: Opened) -> Iterator[torch.Tensor]:
+def table(opened: LoadedBase) -> Iterator[torch.Tensor]:
     """The codec embedding; put back afterwards."""
     weight = opened.talker.model.codec_embedding.weight.data
     before = weight.clone()
@@ -30,7 +30,7 @@ def table(opened: Opened) -> Iterator[torch.Tensor]:
     weight.copy_(before)
 
 
-def test_a_mean_has_the_mean_length_of_its_sources(opened: Opened, mini: LocalBase, table: torch.Tensor) -> None:
+def test_a_mean_has_the_mean_length_of_its_sources(opened: LoadedBase, mini: LocalBase, table: torch.Tensor) -> None:
     """A plain mean of unrelated rows is shorter than any of them, and would be a quieter language than the model knows."""
     sources = ("english", "spanish")
     rows = torch.stack([table[mini.languages[s]] for s in sources])
@@ -43,12 +43,12 @@ def test_a_mean_has_the_mean_length_of_its_sources(opened: Opened, mini: LocalBa
     assert rows.mean(0).norm() < 0.95 * values.norm()
 
 
-def test_a_copy_is_exact(opened: Opened, mini: LocalBase, table: torch.Tensor) -> None:
+def test_a_copy_is_exact(opened: LoadedBase, mini: LocalBase, table: torch.Tensor) -> None:
     delta = initial_rows(opened.net, {"malay": (FREE, language(copy="spanish"))}, mini.languages)
     assert torch.equal(delta.rows[CODEC_TABLE][1][0], table[mini.languages["spanish"]])
 
 
-def test_several_languages_are_one_delta_in_the_order_of_rows(opened: Opened, mini: LocalBase, table: torch.Tensor) -> None:
+def test_several_languages_are_one_delta_in_the_order_of_rows(opened: LoadedBase, mini: LocalBase, table: torch.Tensor) -> None:
     chosen = {"malay": (2080, language(copy="spanish")), "hausa": (2075, language(mean_of=["english"]))}
     ids, values = initial_rows(opened.net, chosen, mini.languages).rows[CODEC_TABLE]
     assert ids.tolist() == [2075, 2080]
@@ -56,7 +56,7 @@ def test_several_languages_are_one_delta_in_the_order_of_rows(opened: Opened, mi
     assert torch.equal(values[1], table[mini.languages["spanish"]])
 
 
-def test_a_row_that_looks_trained_is_refused(opened: Opened, mini: LocalBase, table: torch.Tensor) -> None:
+def test_a_row_that_looks_trained_is_refused(opened: LoadedBase, mini: LocalBase, table: torch.Tensor) -> None:
     place = Place("recipe.yaml", 4, 3)
     assert check_free(opened.net, FREE, mini.languages, place, True) is None
     table[FREE] = table[mini.languages["english"]]
@@ -68,7 +68,7 @@ def test_a_row_that_looks_trained_is_refused(opened: Opened, mini: LocalBase, ta
         require_free(problem)
 
 
-def test_a_trained_row_that_no_map_lists_is_refused(opened: Opened, mini: LocalBase, table: torch.Tensor) -> None:
+def test_a_trained_row_that_no_map_lists_is_refused(opened: LoadedBase, mini: LocalBase, table: torch.Tensor) -> None:
     """Row 2074 of the stock checkpoints holds a dialect that the Base config does not list."""
     table[2074] = table[mini.languages["english"]].flip(0)
     assert 2074 not in mini.listed_rows()

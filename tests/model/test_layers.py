@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from qrecipe.errors import EngineError, Place
 from qrecipe.model import forward, layers, lora, prompt
 from qrecipe.model.kernels import flash, fused
-from qrecipe.model.opened import Opened
+from qrecipe.model.load import LoadedBase
 from qrecipe.model.weights import Delta, Learner, parameters
 from qrecipe.plan import trainable
-from qrecipe.recipe.reader import Node
+from qrecipe.source.reader import Node
 from tests.support import reference, training
 
 WATCHED = (
@@ -40,7 +40,7 @@ WATCHED = (
 
 
 @pytest.fixture
-def watched(opened: Opened) -> Iterator[dict[str, torch.nn.Parameter]]:
+def watched(opened: LoadedBase) -> Iterator[dict[str, torch.nn.Parameter]]:
     found = {name: opened.talker.get_parameter(name) for name in WATCHED}
     for parameter in found.values():
         parameter.requires_grad_(True)
@@ -63,7 +63,7 @@ def rows(example: Callable[..., prompt.Example]) -> list[prompt.Example]:
 
 @pytest.mark.slow
 def test_losses_and_gradients_are_those_of_the_stock_modules(
-    opened: Opened, rows: list[prompt.Example], watched: dict[str, torch.nn.Parameter]
+    opened: LoadedBase, rows: list[prompt.Example], watched: dict[str, torch.nn.Parameter]
 ) -> None:
     def gradients(talker: torch.Tensor, predictor: torch.Tensor) -> dict[str, torch.Tensor]:
         found = torch.autograd.grad(talker + 0.3 * predictor, list(watched.values()))
@@ -82,7 +82,7 @@ def test_losses_and_gradients_are_those_of_the_stock_modules(
 
 @pytest.mark.slow
 def test_layers_that_are_computed_again_give_the_same(
-    opened: Opened, rows: list[prompt.Example], watched: dict[str, torch.nn.Parameter]
+    opened: LoadedBase, rows: list[prompt.Example], watched: dict[str, torch.nn.Parameter]
 ) -> None:
     batch = prompt.collate(rows[:2], prompt.ControlIds.of(opened.config))
     found = []
@@ -130,7 +130,7 @@ def one_call(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bounds: torch.Te
 
 
 @pytest.mark.slow
-def test_blocks_of_layers_are_compiled_once_for_any_number_of_rows(fresh: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_of_layers_are_compiled_once_for_any_number_of_rows(fresh: LoadedBase, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three layers, so a block of two and the last; low-rank deltas in one of each, whole weights in another."""
     model = fresh.talker.model
     model.layers = model.layers[:3]
@@ -197,7 +197,7 @@ def test_what_learns_side_by_side_is_one_product_where_it_is_compiled() -> None:
 
 
 @pytest.mark.slow
-def test_one_kernel_takes_the_place_of_all_between_the_projections(fresh: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_kernel_takes_the_place_of_all_between_the_projections(fresh: LoadedBase, monkeypatch: pytest.MonkeyPatch) -> None:
     """In every layer of a predictor that learns under autocast, the last included; here separate operations stand for it."""
     model = fresh.talker.code_predictor.model.requires_grad_(True)
     learned = list(model.layers.parameters())
@@ -248,7 +248,7 @@ def test_the_kernel_between_the_projections_computes_what_separate_operations_do
     assert done.returncode == 0, done.stderr
 
 
-def test_no_graph_is_kept_below_what_trains(opened: Opened, rows: list[prompt.Example]) -> None:
+def test_no_graph_is_kept_below_what_trains(opened: LoadedBase, rows: list[prompt.Example]) -> None:
     """Layers below the first that trains are run without one, and so is a whole frozen talker."""
     last = opened.talker.model.layers[5].mlp.down_proj.weight
     batch = prompt.collate(rows[:2], prompt.ControlIds.of(opened.config))
@@ -328,7 +328,7 @@ def test_a_kernel_is_tried_on_rows_whose_result_is_known() -> None:
     assert flash.varlen(torch.zeros(1)) is None
 
 
-def test_a_sliding_window_is_refused(opened: Opened) -> None:
+def test_a_sliding_window_is_refused(opened: LoadedBase) -> None:
     class Sliding:
         layer_types = ("full_attention", "sliding_attention")
 

@@ -10,10 +10,10 @@ import torch
 
 from qrecipe.errors import Place
 from qrecipe.model import forward, prompt
-from qrecipe.model.opened import Opened
+from qrecipe.model.load import LoadedBase
 from qrecipe.model.weights import Delta, Guard, Learner, apply, parameters
 from qrecipe.plan import trainable
-from qrecipe.recipe.reader import Node
+from qrecipe.source.reader import Node
 from tests.support import training
 
 RANK, ALPHA = 3, 12.0
@@ -22,18 +22,18 @@ LAYERS = {"match": "talker.model.layers", "lr": 1e-3, "lora": LORA}
 Q = "talker.model.layers.0.self_attn.q_proj.weight"
 
 
-def loss_of(opened: Opened, tables: forward.Tables, rows: list[prompt.Example]) -> torch.Tensor:
+def loss_of(opened: LoadedBase, tables: forward.Tables, rows: list[prompt.Example]) -> torch.Tensor:
     batch = prompt.collate(rows, prompt.ControlIds.of(opened.config))
     logits = forward.speech_logits(tables, batch, opened.compute_dtype)
     return forward.talker_nll(logits, batch).sum()
 
 
 @pytest.fixture
-def rows(fresh: Opened, example: Callable[..., prompt.Example]) -> list[prompt.Example]:
+def rows(fresh: LoadedBase, example: Callable[..., prompt.Example]) -> list[prompt.Example]:
     return [example(1), example(2, layout="non_streaming")]
 
 
-def learner(opened: Opened, *train: dict[str, Any], start: Delta | None = None) -> tuple[Learner, trainable.Trainable]:
+def learner(opened: LoadedBase, *train: dict[str, Any], start: Delta | None = None) -> tuple[Learner, trainable.Trainable]:
     stage = training.speech_stage(*train)
     tensors = {k: tuple(v.shape) for k, v in parameters(opened.net).items()}
     found, problems = trainable.resolve(stage, Node({}, Place("r.yaml")), tensors, {"malay": training.ROW}, None)
@@ -41,14 +41,14 @@ def learner(opened: Opened, *train: dict[str, Any], start: Delta | None = None) 
     return Learner(opened.net, found, start or Delta()), found
 
 
-def factors(learned: Learner, opened: Opened) -> tuple[torch.nn.Parameter, torch.nn.Parameter]:
+def factors(learned: Learner, opened: LoadedBase) -> tuple[torch.nn.Parameter, torch.nn.Parameter]:
     """A and B of one projection."""
     layer = opened.net.get_submodule(Q.removesuffix(".weight"))
     (adapter,) = layer.lora_A.keys()
     return layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
 
 
-def test_gradients_are_those_of_the_formula(fresh: Opened, rows: list[prompt.Example]) -> None:
+def test_gradients_are_those_of_the_formula(fresh: LoadedBase, rows: list[prompt.Example]) -> None:
     """For W + s B A: dL/dB = s dL/dW A^T and dL/dA = s B^T dL/dW, with dL/dW of the merged, ordinary model."""
     torch.manual_seed(0)
     learned, _ = learner(fresh, LAYERS)
@@ -74,7 +74,7 @@ def test_gradients_are_those_of_the_formula(fresh: Opened, rows: list[prompt.Exa
     assert torch.allclose(factor_gradients[0], scale * factor_gradients[3].T @ weight.grad, rtol=1e-3, atol=1e-5)
 
 
-def test_it_begins_at_the_model_and_leaves_it_as_it_was(fresh: Opened, rows: list[prompt.Example]) -> None:
+def test_it_begins_at_the_model_and_leaves_it_as_it_was(fresh: LoadedBase, rows: list[prompt.Example]) -> None:
     before = {k: v.detach().clone() for k, v in parameters(fresh.net).items()}
     modules = {k: type(m) for k, m in fresh.net.named_modules()}
     at_base = float(loss_of(fresh, forward.Tables(fresh.talker), rows))
@@ -93,7 +93,7 @@ def test_it_begins_at_the_model_and_leaves_it_as_it_was(fresh: Opened, rows: lis
     assert not hasattr(fresh.net, "peft_config")
 
 
-def test_steps_change_linear_layers_by_low_rank_and_nothing_else(fresh: Opened, rows: list[prompt.Example]) -> None:
+def test_steps_change_linear_layers_by_low_rank_and_nothing_else(fresh: LoadedBase, rows: list[prompt.Example]) -> None:
     base = {k: v.detach().clone() for k, v in parameters(fresh.net).items()}
     stage = (LAYERS, training.LANGUAGE, {"match": "talker.text_projection", "lr": 1e-3})
     learned, found = learner(fresh, *stage)
@@ -118,7 +118,7 @@ def test_steps_change_linear_layers_by_low_rank_and_nothing_else(fresh: Opened, 
     guard.check(fresh.net)
 
 
-def test_it_goes_on_from_unrounded_weights(fresh: Opened) -> None:
+def test_it_goes_on_from_unrounded_weights(fresh: LoadedBase) -> None:
     start = Delta(whole={Q: parameters(fresh.net)[Q].detach().clone() + 1e-4})
     learned, _ = learner(fresh, LAYERS, start=start)
     merged = learned.snapshot()
@@ -126,7 +126,7 @@ def test_it_goes_on_from_unrounded_weights(fresh: Opened) -> None:
     assert torch.equal(merged.whole[Q], start.whole[Q])
 
 
-def test_entries_of_different_rank(fresh: Opened) -> None:
+def test_entries_of_different_rank(fresh: LoadedBase) -> None:
     other = {"match": "talker.codec_head", "lr": 1e-3, "lora": {"rank": 2, "alpha": 2}}
     learned, found = learner(fresh, LAYERS, other)
     assert [sum(p.numel() for p in g.parameters) for g in learned.groups] == [g.parameters for g in found.groups]

@@ -10,7 +10,7 @@ import torch
 
 from qrecipe.errors import EngineError
 from qrecipe.model import forward, prompt, speak
-from qrecipe.model.opened import Opened
+from qrecipe.model.load import LoadedBase
 from qrecipe.train import selfcheck
 
 TEXTS = ("Saya suka makan nasi.", "Adik pergi ke sekolah.", "Bunga itu merah.", "Ibu memasak di dapur hari ini.")
@@ -18,7 +18,7 @@ GREEDY = {"do_sample": False, "subtalker_dosample": False, "repetition_penalty":
 
 
 @pytest.fixture(scope="module")
-def own(opened: Opened, voice: object, example: Callable[..., prompt.Example]) -> list[prompt.Example]:
+def own(opened: LoadedBase, voice: object, example: Callable[..., prompt.Example]) -> list[prompt.Example]:
     """What the model says when it decodes greedily, as if it were recordings."""
     found = []
     end = opened.talker.codec_head.weight.data[opened.config.talker_config.codec_eos_token_id]
@@ -32,7 +32,7 @@ def own(opened: Opened, voice: object, example: Callable[..., prompt.Example]) -
     return found
 
 
-def test_aligned_losses_are_far_lower(opened: Opened, own: list[prompt.Example]) -> None:
+def test_aligned_losses_are_far_lower(opened: LoadedBase, own: list[prompt.Example]) -> None:
     found = {a.name: a for a in selfcheck.measure(opened, forward.Tables(opened.talker), own)}
     for name in ("talker", "predictor"):
         assert found[name].aligned < found[name].shifted - 0.5, str(found[name])
@@ -40,7 +40,7 @@ def test_aligned_losses_are_far_lower(opened: Opened, own: list[prompt.Example])
     selfcheck.require(list(found.values()))
 
 
-def test_the_stock_fine_tuning_loss_is_shifted_once_more(opened: Opened, own: list[prompt.Example]) -> None:
+def test_the_stock_fine_tuning_loss_is_shifted_once_more(opened: LoadedBase, own: list[prompt.Example]) -> None:
     """`forward_sub_talker_finetune` hands aligned logits to a loss that shifts: head i learns codebook i+2."""
     batch = prompt.collate(own, prompt.ControlIds.of(opened.config))
     tables = forward.Tables(opened.talker)
@@ -61,7 +61,7 @@ def test_a_misaligned_engine_does_not_train() -> None:
         selfcheck.require([good, replace(good, name="predictor", aligned=5.0, shifted=2.0)])
 
 
-def test_a_base_that_predicts_by_chance_cannot_tell(opened: Opened, example: Callable[..., prompt.Example]) -> None:
+def test_a_base_that_predicts_by_chance_cannot_tell(opened: LoadedBase, example: Callable[..., prompt.Example]) -> None:
     """The embedded base has random weights: on recordings both losses are at chance, and nothing is concluded."""
     found = selfcheck.measure(opened, forward.Tables(opened.talker), [example(i) for i in range(3)])
     assert {a.verdict for a in found} == {"skipped"}

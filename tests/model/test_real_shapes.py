@@ -14,8 +14,8 @@ import torch
 from qrecipe.errors import Place
 from qrecipe.model.stock import stock
 from qrecipe.plan import trainable
-from qrecipe.recipe.reader import Node
 from qrecipe.recipe.stage import SpeechStage
+from qrecipe.source.reader import Node
 
 pytestmark = pytest.mark.slow
 

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import torch
 
+from qrecipe.inputs.bases import LocalBase
+from qrecipe.inputs.tokenizer import TextTokenizer, clean_text
 from qrecipe.model import forward, prompt, speak
-from qrecipe.model.opened import Opened, open_model
-from qrecipe.plan.bases import LocalBase
-from qrecipe.plan.tokenizer import TextTokenizer, clean_text
+from qrecipe.model.load import LoadedBase, open_model
 from tests.support import recipes
 
 TEXTS = ("Selamat pagi, apa khabar?", "WhatsApp", "สวัสดีครับ", "नमस्ते दुनिया", "مَرْحَبًا", "I'm here at 12:30.", "naïve — “quotes”")
@@ -30,7 +30,7 @@ def test_importing_it_prints_nothing() -> None:
     assert (done.stdout, done.stderr) == (b"", b"")
 
 
-def test_an_opened_model_tokenizes_like_qwen(opened: Opened) -> None:
+def test_an_opened_model_tokenizes_like_qwen(opened: LoadedBase) -> None:
     """The wrapper's tokenizer and the one built from vocab.json and merges.txt with Qwen's pattern agree on every id."""
     for text in TEXTS:
         ids = opened.wrapper._tokenize_texts([opened.wrapper._build_assistant_text(text)])[0][0].tolist()
@@ -61,13 +61,13 @@ def test_a_config_that_makes_transformers_swap_the_pattern_changes_no_ids(mini: 
         ("<tts_pad>", "special token"),
     ],
 )
-def test_texts_that_would_break_the_template_are_refused(raw: str, why: str, opened: Opened) -> None:
+def test_texts_that_would_break_the_template_are_refused(raw: str, why: str, opened: LoadedBase) -> None:
     found = opened.tokenizer.text_problem(clean_text(raw))
     assert found is not None
     assert why in found
 
 
-def test_outer_white_space_is_stripped(opened: Opened) -> None:
+def test_outer_white_space_is_stripped(opened: LoadedBase) -> None:
     """A leading newline would run into the template's own; with the full vocabulary it changes the role's third token."""
     assert opened.tokenizer.assistant(clean_text("\n\nSelamat pagi. ")) == opened.tokenizer.assistant("Selamat pagi.")
     assert opened.tokenizer.assistant("\n\nSelamat pagi.") != opened.tokenizer.assistant("Selamat pagi.")
@@ -78,7 +78,7 @@ def utterances(voice: Any, *texts: str) -> list[speak.Utterance]:
     return [speak.Utterance(t, "english", voice.x_vector) for t in texts]
 
 
-def test_speaking_is_reproducible_by_batch_and_seed(opened: Opened, voice: Any) -> None:
+def test_speaking_is_reproducible_by_batch_and_seed(opened: LoadedBase, voice: Any) -> None:
     said = utterances(voice, "Selamat pagi.", "Apa khabar?")
 
     def codes(batch: list[speak.Utterance], seed: int, layout: Any = "streaming") -> list[list[list[int]]]:
@@ -93,7 +93,7 @@ def test_speaking_is_reproducible_by_batch_and_seed(opened: Opened, voice: Any) 
     assert all(0 < len(c) <= 4 for c in first)
 
 
-def test_speaking_leaves_nothing_behind(opened: Opened, voice: Any) -> None:
+def test_speaking_leaves_nothing_behind(opened: LoadedBase, voice: Any) -> None:
     """Neither on the module (`rope_deltas`, a patched `generate`) nor in the global generator."""
     torch.manual_seed(5)
     expected = torch.rand(4)
@@ -104,7 +104,7 @@ def test_speaking_leaves_nothing_behind(opened: Opened, voice: Any) -> None:
     assert "generate" not in vars(opened.net)
 
 
-def test_it_cleans_up_after_a_failure_too(opened: Opened, voice: Any) -> None:
+def test_it_cleans_up_after_a_failure_too(opened: LoadedBase, voice: Any) -> None:
     state = torch.random.get_rng_state()
     with pytest.raises(ValueError, match="Unsupported languages"):
         speak.speak(opened, [speak.Utterance("Hai.", "klingon", voice.x_vector)], layout="streaming", seed=0)
@@ -112,7 +112,7 @@ def test_it_cleans_up_after_a_failure_too(opened: Opened, voice: Any) -> None:
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-def test_losses_do_not_depend_on_an_earlier_generation(opened: Opened, voice: Any, example: Any) -> None:
+def test_losses_do_not_depend_on_an_earlier_generation(opened: LoadedBase, voice: Any, example: Any) -> None:
     batch = prompt.collate([example()], prompt.ControlIds.of(opened.config))
     with torch.no_grad():
         before = forward.speech_logits(forward.Tables(opened.talker), batch, torch.float32).talker
@@ -121,7 +121,7 @@ def test_losses_do_not_depend_on_an_earlier_generation(opened: Opened, voice: An
     assert torch.equal(before, after)
 
 
-def test_the_cap_is_in_frames(opened: Opened, voice: Any) -> None:
+def test_the_cap_is_in_frames(opened: LoadedBase, voice: Any) -> None:
     end = opened.talker.codec_head.weight.data[opened.config.talker_config.codec_eos_token_id]
     before = end.clone()
     end[0] = -8.0
@@ -134,14 +134,14 @@ def test_the_cap_is_in_frames(opened: Opened, voice: Any) -> None:
     assert said.rate == 24_000
 
 
-def test_x_vectors_and_codes_are_those_of_stock(opened: Opened, voice: Any) -> None:
+def test_x_vectors_and_codes_are_those_of_stock(opened: LoadedBase, voice: Any) -> None:
     """What training conditions on is what `create_voice_clone_prompt` gives."""
     (item,) = opened.wrapper.create_voice_clone_prompt((voice.samples, 24_000), ref_text=recipes.REFERENCE_TEXT)
     assert torch.equal(item.ref_code, voice.codes)
     assert item.ref_spk_embedding.float().sub(voice.x_vector).abs().max() < 1e-6
 
 
-def test_a_capital_letter_in_the_config_would_never_be_spoken(fresh: Opened, voice: Any) -> None:
+def test_a_capital_letter_in_the_config_would_never_be_spoken(fresh: LoadedBase, voice: Any) -> None:
     """Why language keys are lower-case: stock lets `Malay` pass its check and then does not find it."""
     fresh.config.talker_config.codec_language_id["Malay"] = 2072
     fresh.net.supported_languages.append("Malay")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from qrecipe.model.opened import Opened
+from qrecipe.model.load import LoadedBase
 from tests.support import ties
 
 
@@ -51,7 +51,7 @@ FRAME, NEAR, FAR = 5, 1, 2
 
 
 @pytest.fixture
-def quantised(opened: Opened) -> tuple[torch.Tensor, torch.Tensor, Any]:
+def quantised(opened: LoadedBase) -> tuple[torch.Tensor, torch.Tensor, Any]:
     """Codes [frames, codebooks], what they are of, and a quantiser with an entry as near to it as another, on its other side."""
     quantizer = copy.deepcopy(opened.net.speech_tokenizer.model.encoder.quantizer)
     part = quantizer.acoustic_residual_vector_quantizer
@@ -83,7 +83,7 @@ def test_codes_are_judged_by_what_those_before_them_leave(quantised: tuple[torch
 
 
 @pytest.mark.parametrize("book", [0, 1, 7])
-def test_a_planted_code_of_a_recording_is_wrong(book: int, opened: Opened, voice: Any) -> None:
+def test_a_planted_code_of_a_recording_is_wrong(book: int, opened: LoadedBase, voice: Any) -> None:
     codes = voice.codes.clone()
     ties.assert_encoded(codes, opened.net.speech_tokenizer, voice.samples)
     codes[3, book] = (codes[3, book] + 1) % 512

@@ -12,7 +12,7 @@ import torch
 from qrecipe.errors import EngineError
 from qrecipe.model import forward, prompt
 from qrecipe.model.forward import RowSubset, Tables
-from qrecipe.model.opened import Opened
+from qrecipe.model.load import LoadedBase
 from qrecipe.model.weights import Delta, Guard, Learner, apply, parameters, survival
 from qrecipe.model.working import WorkingWeights
 from qrecipe.plan.trainable import Group, Trainable
@@ -33,7 +33,7 @@ def whole(name: str, lr: float = 1e-2) -> Group:
 
 
 @contextlib.contextmanager
-def unchanged(opened: Opened) -> Iterator[dict[str, torch.Tensor]]:
+def unchanged(opened: LoadedBase) -> Iterator[dict[str, torch.Tensor]]:
     """The weights as they are; put back afterwards."""
     before = {k: v.detach().clone() for k, v in parameters(opened.net).items()}
     try:
@@ -48,7 +48,7 @@ def bits(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().contiguous().view(torch.uint8)
 
 
-def step(opened: Opened, learner: Learner, examples: list[prompt.Example], steps: int = 2) -> None:
+def step(opened: LoadedBase, learner: Learner, examples: list[prompt.Example], steps: int = 2) -> None:
     """AdamW over everything that learns, on real losses."""
     batch = prompt.collate(examples, prompt.ControlIds.of(opened.config))
     optimizer = torch.optim.AdamW([{"params": g.parameters, "lr": g.lr, "weight_decay": g.weight_decay} for g in learner.groups])
@@ -59,7 +59,7 @@ def step(opened: Opened, learner: Learner, examples: list[prompt.Example], steps
         optimizer.step()
 
 
-def test_only_the_chosen_rows_learn(opened: Opened, example: Callable[..., prompt.Example]) -> None:
+def test_only_the_chosen_rows_learn(opened: LoadedBase, example: Callable[..., prompt.Example]) -> None:
     """Under weight decay too, which is what moves rows whose gradient was only zeroed."""
     english = opened.language_row("english")
     body = opened.tokenizer.assistant("Saya suka makan nasi.")[1]
@@ -91,7 +91,7 @@ def test_a_subset_is_the_table_with_its_rows_written_in() -> None:
     assert torch.equal(subset.replace(ids, table[ids]), written[ids])
 
 
-def test_gradients_of_a_subset_are_those_of_the_whole_table(opened: Opened, example: Callable[..., prompt.Example]) -> None:
+def test_gradients_of_a_subset_are_those_of_the_whole_table(opened: LoadedBase, example: Callable[..., prompt.Example]) -> None:
     english = opened.language_row("english")
     assert english is not None
     rows = (english, 2148, 5)
@@ -135,7 +135,7 @@ def test_a_subset_s_gradient_is_summed_in_one_order_by_several_threads() -> None
         torch.set_num_threads(threads)
 
 
-def test_masters_start_unrounded_and_close_gives_the_tensors_back(opened: Opened) -> None:
+def test_masters_start_unrounded_and_close_gives_the_tensors_back(opened: LoadedBase) -> None:
     with unchanged(opened) as before:
         fine = before[PROJECTION] + 1e-6
         learner = Learner(opened.net, Trainable([whole(PROJECTION)]), Delta(whole={PROJECTION: fine}))
@@ -198,7 +198,7 @@ def test_a_delta_can_be_written_onto_the_file_it_came_from(tmp_path: Path) -> No
     assert [f.name for f in tmp_path.iterdir()] == ["delta.safetensors"]
 
 
-def test_masters_are_float32_whatever_the_modules_are(fresh: Opened) -> None:
+def test_masters_are_float32_whatever_the_modules_are(fresh: LoadedBase) -> None:
     """In bfloat16 an update of 1e-5 rounds away near 0.02; a thousand of them would learn nothing."""
     fresh.net.to(torch.bfloat16)
     learner = Learner(fresh.net, Trainable([whole(PROJECTION, lr=1e-5), rows_of(CODEC_TABLE, (2072,), lr=1e-5)]), Delta())
@@ -216,7 +216,7 @@ def test_masters_are_float32_whatever_the_modules_are(fresh: Opened) -> None:
     assert parameters(fresh.net)[PROJECTION].dtype == torch.bfloat16
 
 
-def test_the_predictor_s_tables_are_the_talker_s_input_too(opened: Opened, example: Callable[..., prompt.Example]) -> None:
+def test_the_predictor_s_tables_are_the_talker_s_input_too(opened: LoadedBase, example: Callable[..., prompt.Example]) -> None:
     """A frame is the sum over all codebooks: the talker's own loss reaches the predictor's tables."""
     name = "talker.code_predictor.model.codec_embedding.6.weight"
     learner = Learner(opened.net, Trainable([whole(name)]), Delta())
@@ -231,7 +231,7 @@ def test_the_predictor_s_tables_are_the_talker_s_input_too(opened: Opened, examp
     assert gradient.abs().amax(1).nonzero().flatten().tolist() == sorted(set(batch.frame_codes[:, 7].tolist()))
 
 
-def test_weights_are_judged_as_they_are_exported(opened: Opened) -> None:
+def test_weights_are_judged_as_they_are_exported(opened: LoadedBase) -> None:
     """bfloat16 keeps 8 bits of a number: 1 + 2^-9 rounds to 1."""
     with unchanged(opened):
         values = torch.full_like(parameters(opened.net)[NORM], 1 + 2**-9)
@@ -240,7 +240,7 @@ def test_weights_are_judged_as_they_are_exported(opened: Opened) -> None:
         assert torch.equal(parameters(opened.net)[NORM], torch.ones_like(values))
 
 
-def test_what_rounding_keeps(opened: Opened) -> None:
+def test_what_rounding_keeps(opened: LoadedBase) -> None:
     """Between two powers of two bfloat16 has 128 steps: an eighth of a step is lost, two steps are kept, and no change is not counted."""
     before = parameters(opened.net)[NORM]
     step = 2.0 ** before.detach().abs().log2().floor() / 128
@@ -268,7 +268,7 @@ FROZEN = {
 
 
 @pytest.fixture
-def with_buffers(opened: Opened) -> Iterator[Opened]:
+def with_buffers(opened: LoadedBase) -> Iterator[LoadedBase]:
     """Buffers that `state_dict` holds, as other checkpoints of the architecture may have."""
     opened.talker.model.register_buffer("probe", torch.zeros(3))
     opened.talker.model.register_buffer("scalar", torch.tensor(1.0))
@@ -278,7 +278,7 @@ def with_buffers(opened: Opened) -> Iterator[Opened]:
 
 
 @pytest.mark.parametrize("where", FROZEN)
-def test_one_changed_element_is_caught(where: str, with_buffers: Opened) -> None:
+def test_one_changed_element_is_caught(where: str, with_buffers: LoadedBase) -> None:
     opened = with_buffers
     name, index = FROZEN[where]
     with unchanged(opened):
@@ -293,7 +293,7 @@ def test_one_changed_element_is_caught(where: str, with_buffers: Opened) -> None
             guard.check(opened.net)
 
 
-def test_a_changed_sign_of_zero_is_caught(opened: Opened) -> None:
+def test_a_changed_sign_of_zero_is_caught(opened: LoadedBase) -> None:
     """Bit-identical is stricter than equal: -0.0 == 0.0."""
     with unchanged(opened), torch.no_grad():
         table = parameters(opened.net)[CODEC_TABLE]
@@ -306,7 +306,7 @@ def test_a_changed_sign_of_zero_is_caught(opened: Opened) -> None:
             guard.check(opened.net)
 
 
-def test_working_weights_move_exactly_between_states(opened: Opened) -> None:
+def test_working_weights_move_exactly_between_states(opened: LoadedBase) -> None:
     """Base, A, B, A again, base again: every state has the bits that it had before."""
 
     def bytes_now() -> dict[str, bytes]:
@@ -328,13 +328,13 @@ def test_working_weights_move_exactly_between_states(opened: Opened) -> None:
     assert bytes_now() == base
 
 
-def test_a_listed_language_is_spoken_without_a_reload(fresh: Opened) -> None:
+def test_a_listed_language_is_spoken_without_a_reload(fresh: LoadedBase) -> None:
     WorkingWeights(fresh).add_languages({"malay": 2072})
     assert fresh.language_row("malay") == 2072
     assert "malay" in fresh.net.get_supported_languages()
 
 
-def test_a_row_that_is_not_there_is_no_language(opened: Opened) -> None:
+def test_a_row_that_is_not_there_is_no_language(opened: LoadedBase) -> None:
     assert opened.language_row("auto") is None
     with pytest.raises(KeyError):
         opened.language_row("klingon")

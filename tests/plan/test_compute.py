@@ -9,11 +9,11 @@ import pytest
 
 from benchmarks.training import CASES
 from qrecipe.errors import Place
+from qrecipe.inputs.bases import catalogue
 from qrecipe.plan import trainable
-from qrecipe.plan.bases import catalogue
 from qrecipe.plan.compute import Compute, Volume, compute
-from qrecipe.recipe.reader import Node
 from qrecipe.recipe.stage import SpeechStage, TextLmStage
+from qrecipe.source.reader import Node
 
 HUB = "Qwen/Qwen3-TTS-12Hz-1.7B-Base"
 PREDICTOR = {"match": "talker.code_predictor", "except": ["talker.code_predictor.model.codec_embedding"]}

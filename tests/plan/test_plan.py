@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from qrecipe.errors import BaseModelError, RecipeError
+from qrecipe.inputs.tokenizer import TextTokenizer
 from qrecipe.plan import Planned, make_plan, require_complete
-from qrecipe.plan.tokenizer import TextTokenizer
 from qrecipe.plan.values import PlannedStage
 from qrecipe.recipe import load
 from tests.support.bases import base_folder
@@ -396,7 +396,7 @@ def test_a_base_in_the_hub_cache_is_found(tmp_path: Path, monkeypatch: pytest.Mo
     import huggingface_hub
     from huggingface_hub import constants
 
-    from qrecipe.plan.bases import cached_snapshot
+    from qrecipe.inputs.bases import cached_snapshot
     from qrecipe.recipe.base import Base
 
     commit = "fd4b254389122332181a7c3db7f27e918eec64e3"

@@ -15,8 +15,8 @@ from pydantic import ValidationError
 
 from qrecipe.errors import RecipeError
 from qrecipe.plan.schemas import schemas
-from qrecipe.recipe.compose import compose_all
 from qrecipe.recipe.recipe import Recipe
+from qrecipe.source.compose import compose_all
 
 ROOT = Path(__file__).parents[2]
 BROKEN = Path(__file__).parent / "broken"

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from qrecipe.errors import RecipeError
 from qrecipe.recipe import inspect
-from qrecipe.recipe.reader import read_text
-from qrecipe.recipe.writer import write_yaml
 from qrecipe.report.problems import as_text
+from qrecipe.source.reader import read_text
+from qrecipe.source.writer import write_yaml
 
 quick = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 BROKEN = Path(__file__).parent / "broken"

@@ -140,7 +140,7 @@ def test_names_that_no_file_can_have(line: str, bad: str, tmp_path: Path) -> Non
 
 
 def test_a_gate_whose_packages_are_missing_warns_and_is_an_error_where_it_must_be_judged(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qrecipe.plan.evaluators.installed", lambda module: False)
+    monkeypatch.setattr("qrecipe.inputs.evaluators.installed", lambda module: False)
     sets = ("evaluators.asr={model: ./whisper}", "accept=[{metric: cer, data: dev, max: 0.2}]")
     (message,) = [p for p in problems(SOUND, *sets) if p.code == "QR080"]
     assert (message.message, message.help) == ("`faster_whisper` needs faster-whisper, not installed here", "pip install 'qrecipe[asr]'")

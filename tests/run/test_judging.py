@@ -15,7 +15,7 @@ from tests.support.running import run_recipe
 def test_an_optional_gate_without_its_packages_is_skipped_loudly(
     tiny: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("qrecipe.plan.evaluators.installed", lambda module: False)
+    monkeypatch.setattr("qrecipe.inputs.evaluators.installed", lambda module: False)
     accept = [
         {"metric": "cer", "data": "dev", "max_increase": 0.1, "baseline": "base", "optional": True},
         {"metric": "talker_nll", "data": "dev", "max": 100.0},

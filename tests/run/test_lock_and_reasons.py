@@ -16,8 +16,8 @@ from qrecipe.builtin import mini
 from qrecipe.cli import main
 from qrecipe.errors import UserError
 from qrecipe.files import FileHashes, write_json
+from qrecipe.inputs.bases import base_files
 from qrecipe.plan import complete_plan, make_plan
-from qrecipe.plan.bases import base_files
 from qrecipe.recipe import load
 from qrecipe.run import disk, reasons
 from qrecipe.run.locking import differences, lock_path, make_lock, read_lock, write_lock
@@ -229,5 +229,7 @@ def test_room_is_computed_from_what_trains(recipe: Path, monkeypatch: pytest.Mon
 
 def test_without_torch() -> None:
     """Reasons, drift, disk and garbage are asked by verbs that answer at once."""
-    code = "import sys; import qrecipe.run.reasons, qrecipe.run.locking, qrecipe.run.disk, qrecipe.run.gc; sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys; import qrecipe.run.reasons, qrecipe.run.locking, qrecipe.run.disk, qrecipe.verbs.gc; sys.exit('torch' in sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

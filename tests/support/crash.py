@@ -199,9 +199,9 @@ def _serve() -> None:
     import qrecipe.run.engine  # noqa: F401
     from qrecipe.errors import Place
     from qrecipe.files import FileHashes
+    from qrecipe.inputs.fetch import resolve
     from qrecipe.model.dsp import librosa
-    from qrecipe.model.opened import open_model
-    from qrecipe.plan.fetch import resolve
+    from qrecipe.model.load import open_model
     from qrecipe.recipe.base import Base
 
     threads = torch.get_num_threads()

@@ -211,7 +211,7 @@ def audio_files(folder: Path) -> Target:
 
 def manifests(folder: Path) -> Target:
     """Manifests of speech and of text."""
-    from qrecipe.plan.manifest import read_manifest
+    from qrecipe.inputs.manifest import read_manifest
 
     data = recipes.write_data(folder)
     files = [data / "train.jsonl", data / "text.jsonl"]
@@ -236,7 +236,7 @@ def headers(folder: Path) -> Target:
     """The weights of a base, their header hit more often than not. What is accepted is what safetensors itself reads."""
     from safetensors import safe_open
 
-    from qrecipe.plan.bases import describe_folder
+    from qrecipe.inputs.bases import describe_folder
     from qrecipe.recipe.base import Base
     from tests.support.bases import base_folder
 
@@ -275,8 +275,8 @@ def headers(folder: Path) -> Target:
 
 def configs(folder: Path, mini: Path) -> Target:
     """The small files of a base. What is accepted fits the weights; the tokenizer reads texts or says why not."""
+    from qrecipe.inputs.fetch import resolve
     from qrecipe.model.fits import require_fit
-    from qrecipe.plan.fetch import resolve
     from qrecipe.recipe.base import Base
 
     base = folder / "base"

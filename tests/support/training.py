@@ -9,11 +9,11 @@ from typing import Any
 
 from qrecipe.data.speech import SpeechData, SpeechRow
 from qrecipe.errors import Place
-from qrecipe.model.opened import Opened
+from qrecipe.model.load import LoadedBase
 from qrecipe.model.weights import Delta, Learner, parameters
 from qrecipe.plan import trainable
-from qrecipe.recipe.reader import Node
 from qrecipe.recipe.stage import SpeechStage, Stage
+from qrecipe.source.reader import Node
 from qrecipe.train.observer import Observer, StepReport
 from tests.support import audio
 
@@ -23,7 +23,7 @@ LANGUAGE = {"match": "talker.model.codec_embedding", "rows": "languages", "lr": 
 PROJECTION = {"match": "talker.text_projection", "lr": 2e-3}
 
 
-def speech_data(opened: Opened, voice: Any, texts: list[str], language: str, first: int = 0, cut: bool = False) -> SpeechData:
+def speech_data(opened: LoadedBase, voice: Any, texts: list[str], language: str, first: int = 0, cut: bool = False) -> SpeechData:
     rows = []
     for i, text in enumerate(texts):
         role, body = opened.tokenizer.assistant(text)
@@ -37,7 +37,7 @@ def speech_stage(*train: dict[str, Any], **changes: Any) -> SpeechStage:
     return SpeechStage.model_validate({**fields, "batch": {"frames": 200}, **changes})
 
 
-def learner_of(opened: Opened, stage: Stage, seen: list[int] | None = None) -> tuple[Learner, trainable.Trainable]:
+def learner_of(opened: LoadedBase, stage: Stage, seen: list[int] | None = None) -> tuple[Learner, trainable.Trainable]:
     tensors = {k: tuple(v.shape) for k, v in parameters(opened.net).items()}
     found, problems = trainable.resolve(stage, Node({}, Place("r.yaml")), tensors, {"malay": ROW}, seen)
     assert not problems

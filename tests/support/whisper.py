@@ -9,7 +9,7 @@ import pytest
 
 from qrecipe.errors import Place
 from qrecipe.files import FileHashes
-from qrecipe.plan.evaluators import find, installed
+from qrecipe.inputs.evaluators import find, installed
 from qrecipe.recipe.evaluator import Asr, Evaluators
 
 ASR = Asr(model="wheel:whisper-base", beam_size=1)

@@ -12,11 +12,11 @@ from tests.support import recipes
 
 if TYPE_CHECKING:
     from qrecipe.data.speech import SpeechData
-    from qrecipe.model.opened import Opened
+    from qrecipe.model.load import LoadedBase
 
 
 @pytest.fixture(scope="module", autouse=True)
-def malay(opened: Opened) -> Iterator[None]:
+def malay(opened: LoadedBase) -> Iterator[None]:
     """A new language in memory, its row at its init; the embedded base as it was afterwards."""
     import torch
 
@@ -36,14 +36,14 @@ def malay(opened: Opened) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def own(opened: Opened, voice: Any, malay: None) -> SpeechData:
+def own(opened: LoadedBase, voice: Any, malay: None) -> SpeechData:
     from tests.support.training import speech_data
 
     return speech_data(opened, voice, recipes.MALAY[:4], "malay")
 
 
 @pytest.fixture(scope="module")
-def english(opened: Opened, voice: Any) -> SpeechData:
+def english(opened: LoadedBase, voice: Any) -> SpeechData:
     from tests.support.training import speech_data
 
     return speech_data(opened, voice, recipes.ENGLISH, "english", first=30)

@@ -7,7 +7,7 @@ import torch
 
 from qrecipe.data.batches import Sampler
 from qrecipe.data.speech import SpeechData
-from qrecipe.model.opened import Opened
+from qrecipe.model.load import LoadedBase
 from qrecipe.recipe.stage import SpeechStage
 from qrecipe.train.loop import Hooks, lr_scale, train_stage
 from qrecipe.train.objectives.speech import SpeechObjective
@@ -27,7 +27,7 @@ TRAIN = (
 
 
 @pytest.mark.slow
-def test_fifty_steps_are_those_of_the_plain_loop(opened: Opened, own: SpeechData) -> None:
+def test_fifty_steps_are_those_of_the_plain_loop(opened: LoadedBase, own: SpeechData) -> None:
     stage = speech_stage(*TRAIN, steps=STEPS, layout="streaming", batch={"frames": 8, "accumulate": 2}, warmup=0.1, schedule="cosine")
     learner, _ = learner_of(opened, stage)
     objective = SpeechObjective(stage, opened, learner.tables, {"malay": own}, seed=0)
@@ -44,7 +44,7 @@ def test_fifty_steps_are_those_of_the_plain_loop(opened: Opened, own: SpeechData
     assert expected[-1]["talker"] < expected[0]["talker"] - 1.0, "the steps are long enough to tell"
 
 
-def _plain(opened: Opened, own: SpeechData, stage: SpeechStage, sampler: Sampler) -> tuple[list[dict[str, float]], list[float]]:
+def _plain(opened: LoadedBase, own: SpeechData, stage: SpeechStage, sampler: Sampler) -> tuple[list[dict[str, float]], list[float]]:
     learner, _ = learner_of(opened, stage)
     optimizer = torch.optim.AdamW(
         [{"params": g.parameters, "lr": g.lr, "weight_decay": g.weight_decay} for g in learner.groups], betas=(0.9, 0.95), eps=1e-8

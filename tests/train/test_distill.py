@@ -14,7 +14,7 @@ from qrecipe.data.speech import SoftTargets, SpeechData
 from qrecipe.data.synthetic import soft_targets
 from qrecipe.evaluate.measure import teacher_forced
 from qrecipe.model import prompt
-from qrecipe.model.opened import Opened
+from qrecipe.model.load import LoadedBase
 from qrecipe.plan.synthetic import TOP
 from qrecipe.recipe.stage import RespellStage
 from qrecipe.train.objectives import distill
@@ -64,7 +64,7 @@ def test_it_is_zero_and_flat_where_the_student_is_the_teacher() -> None:
 
 
 @pytest.fixture(scope="module")
-def spoken(opened: Opened, own: SpeechData) -> SpeechData:
+def spoken(opened: LoadedBase, own: SpeechData) -> SpeechData:
     """Malay rows as if the base had said them in Spanish: its distributions under another text and language."""
     row = opened.language_row("spanish")
     examples = [replace(own.example(r, row, "non_streaming", "x_vector", opened.tokenizer), body=r.body[::-1]) for r in own.rows]
@@ -76,7 +76,7 @@ def respell_stage(*train: dict[str, Any], **changes: Any) -> RespellStage:
     return RespellStage.model_validate({**fields, "batch": {"frames": 200}, **changes})
 
 
-def test_the_student_learns_the_codes_under_its_own_prompt(opened: Opened, spoken: SpeechData) -> None:
+def test_the_student_learns_the_codes_under_its_own_prompt(opened: LoadedBase, spoken: SpeechData) -> None:
     """Cross-entropies are the likelihoods that evaluation finds for the native text under the new language's row; the
     divergence is that of its definition between distributions that are read one row at a time."""
     stage = respell_stage(LANGUAGE)
@@ -106,13 +106,13 @@ def test_the_student_learns_the_codes_under_its_own_prompt(opened: Opened, spoke
     assert float(sums["kl"]) <= kl * (1 + 1e-4), "at most the whole divergence"
 
 
-def _distribution(opened: Opened, example: prompt.Example, whole: int) -> torch.Tensor:
+def _distribution(opened: LoadedBase, example: prompt.Example, whole: int) -> torch.Tensor:
     """Log probabilities of code 0 at every label, in the order of the vocabulary."""
     (targets,) = soft_targets(opened, [example], top=whole)
     return torch.empty_like(targets.logs).scatter_(1, targets.codes, targets.logs)
 
 
-def test_rows_without_a_teacher_have_no_divergence(opened: Opened, spoken: SpeechData, english: SpeechData) -> None:
+def test_rows_without_a_teacher_have_no_divergence(opened: LoadedBase, spoken: SpeechData, english: SpeechData) -> None:
     stage = respell_stage(PROJECTION, data=["malay", {"use": "english", "share": 0.5}])
     learner, _ = learner_of(opened, stage)
     objective = SpeechObjective(stage, opened, learner.tables, {"malay": spoken, "english": english}, seed=0)

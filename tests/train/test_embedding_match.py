@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from qrecipe.data.batches import Item, Sampler
-from qrecipe.model.opened import Opened
+from qrecipe.model.load import LoadedBase
 from qrecipe.plan.synthetic import Sentence
 from qrecipe.recipe.respelling import Table, parse
 from qrecipe.recipe.stage import EmbeddingMatchStage
@@ -37,7 +37,7 @@ def test_words_are_read_as_they_stand_in_a_sentence(table: Table) -> None:
     assert [p.native for p in found[4:]] == [" kucing", " susu", " lari"]
 
 
-def test_the_loss_is_the_distance_of_means(opened: Opened, table: Table) -> None:
+def test_the_loss_is_the_distance_of_means(opened: LoadedBase, table: Table) -> None:
     chosen = stage(PROJECTION)
     learner, _ = learner_of(opened, chosen)
     words = pairs([Sentence(1, TEXT, "")], table)
@@ -59,7 +59,7 @@ def test_the_loss_is_the_distance_of_means(opened: Opened, table: Table) -> None
     learner.close()
 
 
-def test_words_come_nearer_and_an_anchor_holds_them_back(opened: Opened, table: Table) -> None:
+def test_words_come_nearer_and_an_anchor_holds_them_back(opened: LoadedBase, table: Table) -> None:
     seen = sorted({t for w in TEXT.split() for t in opened.tokenizer.ids(" " + w)})
     left = []
     for anchor in (0.0, 10.0):

@@ -17,7 +17,7 @@ from qrecipe.data.text import TextData
 from qrecipe.errors import EngineError
 from qrecipe.evaluate.measure import teacher_forced
 from qrecipe.model import forward, prompt
-from qrecipe.model.opened import Opened
+from qrecipe.model.load import LoadedBase
 from qrecipe.model.weights import Guard, Learner
 from qrecipe.qwen3 import CODEC_TABLE, TEXT_TABLE
 from qrecipe.recipe.stage import SpeechStage, TextLmStage
@@ -36,7 +36,7 @@ class Run(StageResult):
 
 
 @pytest.fixture
-def train(opened: Opened) -> Callable[..., Run]:
+def train(opened: LoadedBase) -> Callable[..., Run]:
     """Trains a stage on datasets and gives the modules their weights back."""
 
     def go(stage: SpeechStage, *data: SpeechData, evaluate: Callable[[Learner], float] | None = None, wrap: Any = None) -> Run:
@@ -95,7 +95,7 @@ def test_a_language_is_learned(train: Any, own: SpeechData) -> None:
     assert set(run.delta.whole) == {f"talker.text_projection.linear_fc{i}.{p}" for i in (1, 2) for p in ("weight", "bias")}
 
 
-def test_nothing_else_moves(opened: Opened, own: SpeechData, train: Any) -> None:
+def test_nothing_else_moves(opened: LoadedBase, own: SpeechData, train: Any) -> None:
     stage = speech_stage({**LANGUAGE, "weight_decay": 0.5}, {"match": "talker.codec_head", "lr": 1e-2, "weight_decay": 0.5})
     _, found = learner_of(opened, stage)
     guard = Guard(opened.net, found)
@@ -105,7 +105,7 @@ def test_nothing_else_moves(opened: Opened, own: SpeechData, train: Any) -> None
     assert not torch.equal(run.delta.rows[CODEC_TABLE][1][0], before)
 
 
-def test_the_loss_is_over_the_labels_of_the_whole_batch(opened: Opened, own: SpeechData, train: Any) -> None:
+def test_the_loss_is_over_the_labels_of_the_whole_batch(opened: LoadedBase, own: SpeechData, train: Any) -> None:
     """The first step's loss is the mean over all labels of the untrained model, ends included."""
     run = train(speech_stage(PROJECTION, layout="streaming", steps=1), own)
     examples = [own.example(r, ROW, "streaming", "x_vector", opened.tokenizer) for r in own.rows]
@@ -148,7 +148,7 @@ def test_every_batch_but_the_first_is_made_ahead(own: SpeechData, train: Any) ->
     assert [s.losses for s in run.steps_seen] == [s.losses for s in plain.steps_seen]
 
 
-def test_ranks_sum_to_one_process(opened: Opened, own: SpeechData) -> None:
+def test_ranks_sum_to_one_process(opened: LoadedBase, own: SpeechData) -> None:
     """Every rank's gradient is its part of the whole batch's: their sum is what one process computes."""
     stage = speech_stage(LANGUAGE, layout="streaming", batch={"frames": 1, "accumulate": 4})
 
@@ -167,7 +167,7 @@ def test_ranks_sum_to_one_process(opened: Opened, own: SpeechData) -> None:
     assert torch.allclose(gradient([World(0, 1)]), gradient([World(r, 3) for r in range(3)]), atol=1e-7)
 
 
-def test_a_cut_recording_has_no_end_to_learn(opened: Opened, voice: Any, own: SpeechData) -> None:
+def test_a_cut_recording_has_no_end_to_learn(opened: LoadedBase, voice: Any, own: SpeechData) -> None:
     stage = speech_stage(PROJECTION)
     learner, _ = learner_of(opened, stage)
     whole = SpeechObjective(stage, opened, learner.tables, {"malay": own}, seed=0)
@@ -263,7 +263,7 @@ def test_patience_ends_a_stage(own: SpeechData, train: Any) -> None:
     assert (run.chosen_step, run.steps) == (1, 3)
 
 
-def test_selection_judges_the_weights_that_learn(opened: Opened, own: SpeechData, train: Any) -> None:
+def test_selection_judges_the_weights_that_learn(opened: LoadedBase, own: SpeechData, train: Any) -> None:
     """Through the row subsets, which the modules' own tables do not show."""
     select = {"metric": "talker_nll", "data": "dev", "every": 3}
 
@@ -291,7 +291,7 @@ def text_stage() -> TextLmStage:
     )
 
 
-def test_text_moves_the_seen_rows_alone(opened: Opened, text_stage: TextLmStage) -> None:
+def test_text_moves_the_seen_rows_alone(opened: LoadedBase, text_stage: TextLmStage) -> None:
     """Its loss falls; rows that only replay uses, rows of the template and every other tensor stay as they are."""
     own = TextData("text", "malay", [opened.tokenizer.assistant(t)[1] for t in recipes.MALAY])
     other = TextData("other", "english", [opened.tokenizer.assistant(t)[1] for t in recipes.ENGLISH])
@@ -321,7 +321,7 @@ def test_text_moves_the_seen_rows_alone(opened: Opened, text_stage: TextLmStage)
     assert only_english, "the example is about something"
 
 
-def test_text_is_read_as_before_speaking_and_the_next_token_is_predicted(opened: Opened, text_stage: TextLmStage) -> None:
+def test_text_is_read_as_before_speaking_and_the_next_token_is_predicted(opened: LoadedBase, text_stage: TextLmStage) -> None:
     """Role, language prefix and body as stock lays them out, through the stock modules, position by position."""
     talker, config = opened.talker, opened.config.talker_config
     role, body = opened.tokenizer.assistant(recipes.MALAY[0])
@@ -354,7 +354,7 @@ def test_text_is_read_as_before_speaking_and_the_next_token_is_predicted(opened:
     assert ours == pytest.approx(expected, rel=1e-5)
 
 
-def test_text_without_an_own_row_is_reported_as_silence(opened: Opened, text_stage: TextLmStage) -> None:
+def test_text_without_an_own_row_is_reported_as_silence(opened: LoadedBase, text_stage: TextLmStage) -> None:
     """No seen token is predicted and no anchor pulls yet: nothing could be learned."""
     body = opened.tokenizer.assistant(recipes.MALAY[0])[1]
     data = TextData("text", "malay", [body[:1]])

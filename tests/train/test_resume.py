@@ -21,7 +21,7 @@ from qrecipe.data.text import TextData
 from qrecipe.errors import EngineError, UserError
 from qrecipe.files import sealed, sha256, write_json
 from qrecipe.model.kernels import fused
-from qrecipe.model.opened import Opened
+from qrecipe.model.load import LoadedBase
 from qrecipe.recipe.stage import TextLmStage
 from qrecipe.run.locking import lock_stage
 from qrecipe.train import loop
@@ -40,7 +40,7 @@ Train = Callable[..., tuple[StageResult, Recorder]]
 
 
 @pytest.fixture
-def train(opened: Opened, own: SpeechData, tmp_path: Path) -> Train:
+def train(opened: LoadedBase, own: SpeechData, tmp_path: Path) -> Train:
     """Trains a stage of seven steps, with checkpoints under `tmp_path/name`; `stop` ends it after a step."""
 
     def go(
@@ -163,7 +163,7 @@ def test_damage_is_said(train: Train, tmp_path: Path) -> None:
     assert same(again, whole)
 
 
-def test_only_what_trains_is_stored(train: Train, tmp_path: Path, opened: Opened) -> None:
+def test_only_what_trains_is_stored(train: Train, tmp_path: Path, opened: LoadedBase) -> None:
     with pytest.raises(KeyboardInterrupt):
         train("small", stop=3)
     trained = sum(p.numel() for n, p in opened.talker.text_projection.named_parameters())
@@ -186,7 +186,7 @@ def test_a_checkpoint_of_another_trainable_set_is_refused(train: Train, tmp_path
         train("other")
 
 
-def test_the_temporary_map_of_text_is_kept(opened: Opened, tmp_path: Path) -> None:
+def test_the_temporary_map_of_text_is_kept(opened: LoadedBase, tmp_path: Path) -> None:
     """It was fitted from batches before the first step; a stage that goes on does not fit another."""
     stage = TextLmStage.model_validate(
         {

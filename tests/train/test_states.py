@@ -15,10 +15,10 @@ from qrecipe.data.batches import Sampler
 from qrecipe.data.speech import SpeechData
 from qrecipe.data.states import States, Wanted, example_key
 from qrecipe.model import forward, prompt
-from qrecipe.model.opened import Opened
-from qrecipe.run import gc
+from qrecipe.model.load import LoadedBase
 from qrecipe.train.loop import Hooks, StageResult, train_stage
 from qrecipe.train.objectives.speech import SpeechObjective
+from qrecipe.verbs import gc
 from tests.support.training import Recorder, learner_of, speech_stage
 
 PREDICTOR = {"match": "talker.code_predictor", "except": ["talker.code_predictor.model.codec_embedding"], "lr": 1e-3}
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def train(opened: Opened, own: SpeechData, tmp_path: Path) -> Callable[..., tuple[StageResult, list[dict[str, float]], int | None]]:
+def train(opened: LoadedBase, own: SpeechData, tmp_path: Path) -> Callable[..., tuple[StageResult, list[dict[str, float]], int | None]]:
     def go(
         entry: dict[str, Any], cached: bool, first_layer: int | None, terms: tuple[str, ...]
     ) -> tuple[StageResult, list[dict[str, float]], int | None]:
@@ -66,12 +66,12 @@ def test_training_on_kept_states_is_training(train: Any, entry: dict[str, Any], 
         assert values.sub(kept.delta.whole[name]).abs().max() < 1e-3, name
 
 
-def _wanted(opened: Opened, own: SpeechData) -> dict[str, Wanted]:
+def _wanted(opened: LoadedBase, own: SpeechData) -> dict[str, Wanted]:
     examples = [own.example(r, opened.language_row("malay"), "streaming", "x_vector", opened.tokenizer) for r in own.rows]
     return {example_key(e): Wanted(example_key(e), len(e.codes), lambda e=e: e) for e in examples}  # type: ignore[misc]
 
 
-def test_a_shard_is_whole_or_computed_again(opened: Opened, own: SpeechData, tmp_path: Path) -> None:
+def test_a_shard_is_whole_or_computed_again(opened: LoadedBase, own: SpeechData, tmp_path: Path) -> None:
     """What was there is not computed again; one changed byte, and the shard is made anew with the same bytes."""
     tables = forward.Tables(opened.talker)
     wanted = _wanted(opened, own)
@@ -98,7 +98,7 @@ def test_a_shard_is_whole_or_computed_again(opened: Opened, own: SpeechData, tmp
     assert torch.allclose(again.row(example_key(example)), alone, atol=1e-4)
 
 
-def test_states_are_named_by_everything_that_makes_them(opened: Opened, own: SpeechData, tmp_path: Path) -> None:
+def test_states_are_named_by_everything_that_makes_them(opened: LoadedBase, own: SpeechData, tmp_path: Path) -> None:
     example = own.example(own.rows[0], opened.language_row("malay"), "streaming", "x_vector", opened.tokenizer)
     others = [
         replace(example, language=opened.language_row("english")),
@@ -114,7 +114,7 @@ def test_states_are_named_by_everything_that_makes_them(opened: Opened, own: Spe
     assert len(folders) == 6
 
 
-def test_rows_that_come_once_are_not_kept(opened: Opened, own: SpeechData, tmp_path: Path) -> None:
+def test_rows_that_come_once_are_not_kept(opened: LoadedBase, own: SpeechData, tmp_path: Path) -> None:
     stage = speech_stage(PREDICTOR, steps=1, layout="streaming")
     objective = SpeechObjective(stage, opened, forward.Tables(opened.talker), {"malay": own}, 0, ("predictor",))
     sampler = Sampler(objective.lengths(), {}, stage.batch, 0)
@@ -123,7 +123,7 @@ def test_rows_that_come_once_are_not_kept(opened: Opened, own: SpeechData, tmp_p
     assert not states.folder.exists()
 
 
-def test_what_is_not_used_is_garbage(opened: Opened, own: SpeechData, tmp_path: Path) -> None:
+def test_what_is_not_used_is_garbage(opened: LoadedBase, own: SpeechData, tmp_path: Path) -> None:
     states = States(tmp_path, opened, forward.Tables(opened.talker), None, "base")
     states.fill(_wanted(opened, own))
     assert not gc.find(tmp_path / "runs", tmp_path / "bundles", tmp_path, 1.0).garbage

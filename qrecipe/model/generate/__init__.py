@@ -20,7 +20,7 @@ from qrecipe.model.generate.ops import CHUNK
 from qrecipe.model.generate.prompts import Prompt, numbered
 from qrecipe.model.generate.sampling import Draw, Sampling
 from qrecipe.model.generate.weights import DecodingWeights, Stack
-from qrecipe.model.opened import Opened
+from qrecipe.model.load import LoadedBase
 from qrecipe.model.stock import silence
 
 __all__ = ["Draw", "Prompt", "Sampling", "generate", "numbered", "width_for"]
@@ -46,7 +46,7 @@ def width_for(count: int, device: torch.device) -> int:
 
 @torch.inference_mode()
 def generate(
-    opened: Opened,
+    opened: LoadedBase,
     prompts: Sequence[Prompt],
     sampling: Sampling,
     *,
@@ -87,7 +87,7 @@ def generate(
 
 
 def _run(
-    opened: Opened, weights: DecodingWeights, prompts: Sequence[Prompt], order: Sequence[int], sampling: Sampling, shape: Shape
+    opened: LoadedBase, weights: DecodingWeights, prompts: Sequence[Prompt], order: Sequence[int], sampling: Sampling, shape: Shape
 ) -> Iterator[tuple[int, torch.Tensor]]:
     """Keeps all rows busy until nothing waits; yields what is done."""
     decoder = _decoder(opened, weights, sampling, shape)
@@ -108,7 +108,9 @@ def _run(
             yield row_of.pop(row), codes
 
 
-def _shape(opened: Opened, weights: DecodingWeights, prompts: Sequence[Prompt], sampling: Sampling, batch: int | None, width: int) -> Shape:
+def _shape(
+    opened: LoadedBase, weights: DecodingWeights, prompts: Sequence[Prompt], sampling: Sampling, batch: int | None, width: int
+) -> Shape:
     frames = max(min(sampling.max_frames, p.max_frames or sampling.max_frames) for p in prompts)
     on_gpu = opened.device.type == "cuda"
     if on_gpu:  # sizes in steps, so that a graph serves more than one task
@@ -126,13 +128,13 @@ def _shape(opened: Opened, weights: DecodingWeights, prompts: Sequence[Prompt], 
     return Shape(width, rows, positions, frames, tokens)
 
 
-def _decoders(opened: Opened) -> dict[Any, Any]:
+def _decoders(opened: LoadedBase) -> dict[Any, Any]:
     """What is kept of a base between calls: copies of weights, caches, graphs. Nothing on a CPU, where making it is cheap."""
     kept: dict[Any, Any] = opened.__dict__.setdefault("_decoders", {})
     return kept
 
 
-def _weights(opened: Opened) -> DecodingWeights:
+def _weights(opened: LoadedBase) -> DecodingWeights:
     kept = _decoders(opened)
     if "weights" in kept and kept["weights"].refresh():
         weights: DecodingWeights = kept["weights"]
@@ -144,7 +146,7 @@ def _weights(opened: Opened) -> DecodingWeights:
     return weights
 
 
-def _decoder(opened: Opened, weights: DecodingWeights, sampling: Sampling, shape: Shape) -> Decoder:
+def _decoder(opened: LoadedBase, weights: DecodingWeights, sampling: Sampling, shape: Shape) -> Decoder:
     """The decoder of a shape; of those for a GPU the last one is kept, with its graph."""
     if opened.device.type != "cuda":
         return Decoder(opened, weights, sampling, shape)

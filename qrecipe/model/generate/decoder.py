@@ -21,7 +21,7 @@ from qrecipe.model.generate.ops import CHUNK, Cache
 from qrecipe.model.generate.prompts import Prompt
 from qrecipe.model.generate.sampling import Sampling
 from qrecipe.model.generate.weights import DecodingWeights, Layer, Stack
-from qrecipe.model.opened import Opened
+from qrecipe.model.load import LoadedBase
 from qrecipe.model.prompt import ControlIds, collate
 
 PREFILLED_AT_ONCE = {8: 2, 64: 8, 256: 16}
@@ -49,7 +49,7 @@ class Shape:
 class Decoder:
     """So many rows of caches and state, and the operations that advance them by a frame."""
 
-    def __init__(self, opened: Opened, weights: DecodingWeights, sampling: Sampling, shape: Shape, ops: Any = torch_ops) -> None:
+    def __init__(self, opened: LoadedBase, weights: DecodingWeights, sampling: Sampling, shape: Shape, ops: Any = torch_ops) -> None:
         """Allocates all memory; on a GPU the first frame records a graph."""
         self.shape, self.sampling = shape, sampling
         self._opened, self._w, self._ops = opened, weights, ops

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from qrecipe.errors import EngineError
 from qrecipe.model import layers
-from qrecipe.model.opened import Opened
+from qrecipe.model.load import LoadedBase
 
 TOKENS_AT_ONCE = 64
 """Text tokens that are projected at once. Always as many: how a matrix product rounds depends on its shape."""
@@ -56,7 +56,7 @@ class Stack:
 class DecodingWeights:
     """All that a frame needs of a model."""
 
-    def __init__(self, opened: Opened) -> None:
+    def __init__(self, opened: LoadedBase) -> None:
         net = opened.net
         self._net = net
         self.device, self.dtype = opened.device, opened.compute_dtype

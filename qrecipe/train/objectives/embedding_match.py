@@ -15,7 +15,7 @@ import torch
 
 from qrecipe.data.batches import Item, Micro
 from qrecipe.model import forward
-from qrecipe.model.opened import Opened
+from qrecipe.model.load import LoadedBase
 from qrecipe.plan.synthetic import Sentence
 from qrecipe.recipe.respelling import Table
 from qrecipe.recipe.stage import EmbeddingMatchStage
@@ -50,7 +50,7 @@ def pairs(sentences: Sequence[Sentence], table: Table) -> list[Pair]:
 class EmbeddingMatchObjective(Objective):
     """Mean squared distance of pooled projected embeddings, over the mean squared norm of the targets."""
 
-    def __init__(self, stage: EmbeddingMatchStage, opened: Opened, tables: forward.Tables, data: dict[str, list[Pair]]) -> None:
+    def __init__(self, stage: EmbeddingMatchStage, opened: LoadedBase, tables: forward.Tables, data: dict[str, list[Pair]]) -> None:
         self.stage = stage
         self.opened = opened
         self.tables = tables

@@ -15,7 +15,7 @@ from qrecipe.data.states import Progress as StatesProgress
 from qrecipe.data.states import States
 from qrecipe.data.text import TextData
 from qrecipe.model.forward import Tables
-from qrecipe.model.opened import Opened
+from qrecipe.model.load import LoadedBase
 from qrecipe.plan.synthetic import Sentence
 from qrecipe.recipe.respelling import Table
 from qrecipe.train.observer import Observer
@@ -25,7 +25,7 @@ from qrecipe.train.observer import Observer
 class ObjectiveInputs:
     """Model and data of a stage. Each objective reads the mapping of its kind of data, by the names of the stage's uses."""
 
-    opened: Opened
+    opened: LoadedBase
     tables: Tables
     seed: int
     languages: Collection[str]

@@ -17,7 +17,7 @@ from qrecipe.data.batches import Item, Micro
 from qrecipe.data.speech import SpeechData, SpeechRow
 from qrecipe.data.states import Progress, States, Wanted, example_key
 from qrecipe.model import forward, prompt
-from qrecipe.model.opened import Opened
+from qrecipe.model.load import LoadedBase
 from qrecipe.qwen3 import Layout, PromptKind
 from qrecipe.recipe.stage import SpokenStage
 from qrecipe.train.objectives import distill
@@ -52,7 +52,7 @@ class SpeechObjective(Objective):
     def __init__(
         self,
         stage: SpokenStage,
-        opened: Opened,
+        opened: LoadedBase,
         tables: forward.Tables,
         data: dict[str, SpeechData],
         seed: int,

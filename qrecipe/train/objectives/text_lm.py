@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from qrecipe.data.batches import Item, Micro
 from qrecipe.data.text import TextData
 from qrecipe.model import forward, layers, prompt
-from qrecipe.model.opened import Opened
+from qrecipe.model.load import LoadedBase
 from qrecipe.recipe.stage import TextLmStage
 from qrecipe.train.objectives.objective import Objective, ObjectiveInputs
 from qrecipe.train.observer import Observer
@@ -26,7 +26,7 @@ class TextLmObjective(Objective):
     """Next-token prediction over the seen rows."""
 
     def __init__(
-        self, stage: TextLmStage, opened: Opened, tables: forward.Tables, data: dict[str, TextData], seen: list[int], seed: int
+        self, stage: TextLmStage, opened: LoadedBase, tables: forward.Tables, data: dict[str, TextData], seen: list[int], seed: int
     ) -> None:
         """`seen` are the rows of the text embedding that are predicted."""
         self.stage = stage

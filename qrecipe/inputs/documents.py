@@ -1,0 +1,325 @@
+"""The documents that are read back: manifest rows, the lock, the bundle manifest. Each is a model, its JSON Schema is
+generated from it, and `check` validates with jsonschema whatever is read."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
+
+from qrecipe.errors import Place, Problem, Problems
+from qrecipe.inputs.rows import SpeechLine, TextLine
+from qrecipe.recipe.model import Settings
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class LockBase(Settings):
+    """The base that a run used."""
+
+    model: str
+    """As the recipe names it."""
+    revision: str | None
+    """Commit of a hub id."""
+    identity: str
+    """Content of the base: equal means the same weights and files."""
+    dtype: str
+    """Number format of the weights."""
+
+
+class LockStage(Settings):
+    """A stage's exact trainable set."""
+
+    id: str
+    """Stage."""
+    tensors: dict[str, Annotated[int, Field(ge=1)]]
+    """Trained elements of every tensor that trains."""
+    rows: dict[str, Sha256]
+    """Hash of the row numbers of every tensor of which only rows train."""
+
+
+class Lock(Settings):
+    """What a run resolved; reviewed beside the recipe. Holds nothing of one machine."""
+
+    lock: Annotated[int, Field(ge=1, le=1)]
+    """Version of this format."""
+    recipe: str
+    """Name of the recipe."""
+    plan: Sha256
+    """Hash of the plan."""
+    base: LockBase
+    """The base."""
+    languages: dict[str, int]
+    """Row of every language that was added."""
+    datasets: dict[str, Sha256]
+    """Content of every dataset, its recordings included."""
+    evaluators: dict[str, str] = {}
+    """Content of the models that listen, where they have one of their own."""
+    taught: dict[str, Sha256] = {}
+    """What the base says for a stage, or respells for it, by `STAGE.DATASET`: sentences as it reads them, voices and settings."""
+    stages: list[LockStage]
+    """Exact trainable sets."""
+    numerics: int
+    """Version of the engine's numerics."""
+    versions: dict[str, str]
+    """Packages whose versions change numbers."""
+
+
+class BundleLanguage(Settings):
+    """A language of a bundle."""
+
+    bcp47: str
+    """BCP 47 tag."""
+    token_id: int
+    """Row of the codec embedding."""
+
+
+class BundleStage(Settings):
+    """A stage as it went."""
+
+    id: str
+    """Stage."""
+    status: str
+    """`kept`, `reverted` or `skipped`."""
+    fingerprint: Sha256 | None
+    """Settings, data, base and what came before; null if it was skipped."""
+    parameters: int | None
+    """Trained elements."""
+
+
+class BundleManifest(Settings):
+    """bundle.json: what a bundle is and the hash of every file in it. Written last."""
+
+    bundle: Annotated[int, Field(ge=1, le=1)]
+    """Version of this format."""
+    name: str
+    """Name of the recipe."""
+    version: str
+    """Version that the recipe states."""
+    plan: Sha256
+    """Hash of the plan that was carried out."""
+    base: LockBase
+    """The base."""
+    languages: dict[str, BundleLanguage]
+    """Languages that were added."""
+    stages: list[BundleStage]
+    """Stages in order."""
+    accepted: bool
+    """Whether every gate of `accept` passed."""
+    qrecipe: str
+    """Version of the engine."""
+    files: dict[str, Sha256]
+    """SHA-256 of every other file."""
+
+
+Outcome = Literal["pass", "fail", "undecided", "skipped"]
+
+
+class Verdict(Settings):
+    """What a gate decided, with the numbers that decided it. Without a value: why there is none."""
+
+    gate: str
+    """The gate in one line."""
+    metric: str
+    """What was measured."""
+    data: str
+    """On which dataset."""
+    outcome: Outcome
+    """`pass` if the whole interval is on the good side of the threshold, `fail` if it is on the bad side, `undecided` between, which does not pass; `skipped`: the gate is optional and cannot be judged on this machine."""
+    severity: Literal["error", "warn"]
+    """`warn` never counts."""
+    value: float | None = None
+    """What decides: the mean over prompts (the median, the pooled rate); for a relative gate the mean difference."""
+    low: float | None = None
+    """Lower end of the interval of `value`."""
+    high: float | None = None
+    """Upper end."""
+    threshold: float
+    """The gate's number."""
+    kind: str
+    """The gate's threshold, such as `max`."""
+    confidence: float
+    """Level of the interval."""
+    prompts: int
+    """Prompts that were judged."""
+    prompts_needed: int | None = None
+    """For undecided: prompts at which an interval of this spread would decide."""
+    measured: float | None = None
+    """The metric itself."""
+    spread: tuple[float, float] | None = None
+    """Between which 95 % of the prompts lie."""
+    baseline: float | None = None
+    """The metric at the baseline."""
+    recordings: float | None = None
+    """The metric over the recordings themselves: what the evaluator finds in real speech."""
+    slice: str | None = None
+    """For a gate on the worst slice: which that is."""
+    slices: dict[str, dict[str, float]] = {}
+    """The metric by layout, prompt, speaker and length, where there are several."""
+    evaluator: dict[str, Any] | None = None
+    """The evaluator with everything that its numbers depend on."""
+    reason: str | None = None
+    """Why there is no value."""
+
+    @property
+    def counts_as_pass(self) -> bool:
+        """Whether the gate lets the run go on."""
+        return self.outcome in ("pass", "skipped") or self.severity == "warn"
+
+    def as_json(self) -> dict[str, Any]:
+        """For verdicts.json and the command line."""
+        rounded: dict[str, Any] = _rounded(self.model_dump(mode="json"))
+        return rounded
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _rounded(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_rounded(v) for v in value]
+    return round(value, 6) if isinstance(value, float) else value
+
+
+class Verdicts(Settings):
+    """verdicts.json of a bundle: what every gate decided, by the stage after which it was judged; `accept` last."""
+
+    verdicts: dict[str, list[Verdict]]
+    """By stage."""
+    survives_rounding: dict[str, float]
+    """Share of what a stage trained that survives rounding to the base's number format."""
+
+
+class Statistic(Settings):
+    """A metric of one model over one dataset, or the difference of two."""
+
+    value: float
+    """Mean over prompts (median, pooled rate)."""
+    low: float
+    """Lower end of its interval."""
+    high: float
+    """Upper end."""
+    confidence: float
+    """Level of the interval."""
+    prompts: int
+    """Prompts that have a value."""
+    unit: str
+    """Unit of the metric."""
+    better: Literal["lower", "higher", "one", "match"]
+    """Which direction is better."""
+    spread: tuple[float, float]
+    """Between which 95 % of the prompts lie."""
+    recordings: float | None
+    """The metric over the recordings themselves."""
+    slices: dict[str, dict[str, float]]
+    """The metric by layout, prompt, speaker and length, where there are several."""
+    evaluator: dict[str, Any] | None
+    """The evaluator with everything that its numbers depend on."""
+
+
+class Heard(Settings):
+    """One utterance that was judged."""
+
+    line: int
+    """Line of the manifest."""
+    layout: str
+    """How text met frames."""
+    prompt: str
+    """How the voice was given."""
+    seed: int | None
+    """Seed; null for a recording."""
+    audio: str | None
+    """Its file, relative to the evaluation's; null where nothing was kept."""
+    transcript: str | None
+    """What the recogniser heard; null without one."""
+
+
+class EvaluationResult(Settings):
+    """What `qrecipe evaluate` found."""
+
+    evaluation: Annotated[int, Field(ge=1, le=1)]
+    """Version of this format."""
+    model: str
+    """The MODEL argument."""
+    identity: str | None
+    """Content of the model."""
+    data: str
+    """The manifest."""
+    language: str
+    """Language whose token was given."""
+    settings: dict[str, Any]
+    """How it was measured."""
+    items: list[dict[str, Any]]
+    """One a row, in the manifest's order: text, frames, line, how the voice was given, and the mean of every metric."""
+    summary: dict[str, float]
+    """Items, frames, and every metric's value."""
+    metrics: dict[str, Statistic]
+    """Every metric with its interval."""
+    samples: list[Heard]
+    """Every utterance."""
+    gates: list[dict[str, Any]] = []
+    """What `--probe-gates` found."""
+
+
+class Comparison(Settings):
+    """What `qrecipe compare` found: differences of B to A, paired by prompt, layout, way of giving the voice and seed."""
+
+    comparison: Annotated[int, Field(ge=1, le=1)]
+    """Version of this format."""
+    a: EvaluationResult
+    """The first model."""
+    b: EvaluationResult
+    """The second."""
+    differences: dict[str, Statistic]
+    """B less A."""
+    verdicts: dict[str, Literal["better", "worse", "undecided"]]
+    """What the interval says of B."""
+
+
+DOCUMENTS: dict[str, type[Settings]] = {
+    "text-row": TextLine,
+    "speech-row": SpeechLine,
+    "lock": Lock,
+    "bundle": BundleManifest,
+    "verdicts": Verdicts,
+    "evaluation": EvaluationResult,
+    "comparison": Comparison,
+}
+
+WHOLE = {"lock", "bundle"}
+"""Documents that are read into their model."""
+
+
+@lru_cache
+def validator(name: str) -> Any:
+    """The jsonschema validator of a document."""
+    from jsonschema import Draft202012Validator
+
+    return Draft202012Validator(DOCUMENTS[name].model_json_schema())
+
+
+def check(name: str, value: object, place: Place, code: str = "QR062") -> Problems:
+    """Problems of a document that was read, by its JSON Schema."""
+    problems = Problems()
+    for error in sorted(validator(name).iter_errors(value), key=lambda e: [str(k) for k in e.absolute_path]):
+        path = ".".join(str(k) for k in error.absolute_path)
+        message = _short(error)
+        problems.append(Problem(code, f"{path}: {message}" if path else message, place))
+    if not problems and name in WHOLE:
+        try:  # a JSON Schema takes 1e308 for an integer
+            DOCUMENTS[name].model_validate(value)
+        except ValidationError as e:
+            problems += [Problem(code, f"{'.'.join(map(str, x['loc']))}: {x['msg']}", place) for x in e.errors(include_url=False)]
+    return problems
+
+
+def _short(error: Any) -> str:
+    """jsonschema quotes the whole value; people need what is wrong with it."""
+    if error.validator == "required":
+        missing = [k for k in error.validator_value if k not in error.instance]
+        return "missing " + ", ".join(f"`{k}`" for k in missing)
+    if error.validator == "additionalProperties":
+        extra = sorted(set(error.instance) - set(error.schema.get("properties", {})))
+        return "unknown field " + ", ".join(f"`{k}`" for k in extra)
+    message = str(error.message)
+    return message if len(message) < 160 else message[:157] + "..."

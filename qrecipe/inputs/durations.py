@@ -1,0 +1,29 @@
+"""How long recordings are, by their headers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from qrecipe.files import FileHashes
+from qrecipe.inputs.manifest import Row
+from qrecipe.inputs.wav import read_wav
+from qrecipe.qwen3 import FRAMES_PER_SECOND
+
+
+def seconds(row: Row, hashes: FileHashes) -> float | None:
+    """Seconds of a row's recording; None if that is not known."""
+    if row.codes is not None:
+        return len(row.codes) / FRAMES_PER_SECOND
+    return hashes.seconds(row.audio, _by_header) if row.audio is not None else None
+
+
+def _by_header(audio: Path) -> float | None:
+    """None for what is no recording."""
+    from tinytag import TinyTag, TinyTagException
+
+    try:
+        if (wav := read_wav(audio)) is not None:  # a stream's header holds no size; what the file holds counts
+            return wav.seconds
+        return TinyTag.get(audio, tags=False).duration
+    except (TinyTagException, OSError, ValueError):
+        return None

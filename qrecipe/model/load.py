@@ -1,0 +1,196 @@
+"""Opening a base: from what a recipe names to stock modules in memory, ready to train, judge and speak."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from qrecipe.errors import BaseModelError, Place, Problem
+from qrecipe.inputs.bases import LocalBase
+from qrecipe.inputs.tokenizer import TextTokenizer
+from qrecipe.model.fits import require_fit
+from qrecipe.model.stock import silence, stock
+from qrecipe.qwen3 import SAMPLE_RATE
+
+
+def pick_device() -> torch.device:
+    """The GPU if there is one, else the CPU."""
+    return torch.device("cuda") if torch.cuda.is_available() else torch.device("cpu")
+
+
+ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+"""Settings of torch's allocator, by the newer name and the older one; what a person sets stands."""
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+
+
+@dataclass
+class LoadedBase:
+    """A base in memory: the stock wrapper, and what qrecipe needs beside it.
+
+    On the CPU all weights are float32 (an exact copy of narrower ones); on a GPU they are bfloat16.
+    """
+
+    folder: Path
+    wrapper: Any
+    """`qwen_tts.Qwen3TTSModel`."""
+    tokenizer: TextTokenizer
+    device: torch.device
+    export_dtype: torch.dtype
+    """Number format of the weights on disk: what a bundle is rounded to."""
+
+    @property
+    def net(self) -> Any:
+        """`Qwen3TTSForConditionalGeneration`."""
+        return self.wrapper.model
+
+    @property
+    def talker(self) -> Any:
+        """The talker, code predictor included."""
+        return self.net.talker
+
+    @property
+    def config(self) -> Any:
+        """The stock config."""
+        return self.net.config
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """Number format of the frozen weights in memory."""
+        return torch.float32 if self.device.type == "cpu" else torch.bfloat16
+
+    @property
+    def groups(self) -> int:
+        """Codebooks of a frame."""
+        return int(self.config.talker_config.num_code_groups)
+
+    @property
+    def codebook_size(self) -> int:
+        """Entries of the codebooks that the predictor speaks."""
+        return int(self.config.talker_config.code_predictor_config.vocab_size)
+
+    @property
+    def samples_per_frame(self) -> int:
+        """Samples of one codec frame at 24 kHz."""
+        return int(self.net.speech_tokenizer.get_encode_downsample_rate())
+
+    def autocast(self) -> contextlib.AbstractContextManager[object]:
+        """bfloat16 autocast on a GPU, where what trains is float32; nothing on the CPU."""
+        if self.device.type == "cpu":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    def language_row(self, language: str) -> int | None:
+        """Row of a language; None for `auto`. Raises KeyError for one that the config does not list."""
+        if language == "auto":
+            return None
+        return int(self.config.talker_config.codec_language_id[language])
+
+    @cached_property
+    def _speaker_encoder(self) -> torch.nn.Module:
+        encoder: torch.nn.Module = self.net.speaker_encoder
+        return encoder if self.device.type == "cpu" else copy.deepcopy(encoder).float()
+
+    @torch.inference_mode()
+    def x_vector(self, audio: NDArray[np.float32]) -> torch.Tensor:
+        """Speaker vector of one recording, [hidden] float32 on the CPU.
+
+        `audio` is mono at 24 kHz, [samples]. The mel settings are the stock ones (`extract_speaker_embedding`);
+        one recording at a time, since padding a mel changes the pooled vector.
+        """
+        with contextlib.redirect_stdout(io.StringIO()):  # stock prints when a sample lies outside [-1, 1]
+            mel = (
+                stock()
+                .mel_spectrogram(
+                    torch.from_numpy(audio.astype(np.float32)).unsqueeze(0),
+                    n_fft=1024,
+                    num_mels=128,
+                    sampling_rate=SAMPLE_RATE,
+                    hop_size=256,
+                    win_size=1024,
+                    fmin=0,
+                    fmax=12_000,
+                )
+                .transpose(1, 2)
+            )
+        vector: torch.Tensor = self._speaker_encoder(mel.to(self.device))[0]
+        return vector.float().cpu().clone()
+
+    @torch.inference_mode()
+    def encode(self, audios: list[NDArray[np.float32]]) -> list[torch.Tensor]:
+        """Codes of recordings, each [frames, codebooks] int64 on the CPU, by the base's own speech tokenizer.
+
+        `audios` are mono at 24 kHz, [samples] each. On a CPU each is encoded alone: what stands beside a recording changes
+        the last digits of its encoding, and with them one code in ten thousand, and padding costs time. On a GPU those of whole
+        frames are padded to the longest and encoded at once: the encoder is causal, so that the padding reaches no frame
+        before it. What stock makes of a part of a frame at the end depends on the samples that follow, so a recording
+        that ends in one is encoded alone, as stock would.
+        """
+        together = self.device.type != "cpu"
+        whole = [i for i, a in enumerate(audios) if together and len(a) % self.samples_per_frame == 0]
+        parts = [[i] for i, a in enumerate(audios) if not together or len(a) % self.samples_per_frame]
+        codes: dict[int, torch.Tensor] = {}
+        for batch in [*([whole] if whole else []), *parts]:
+            encoded = self.net.speech_tokenizer.encode([audios[i] for i in batch], sr=SAMPLE_RATE).audio_codes
+            codes.update((i, c.to("cpu", torch.int64).contiguous().clone()) for i, c in zip(batch, encoded, strict=True))
+        return [codes[i] for i in range(len(audios))]
+
+    def reset(self) -> None:
+        """Forgets what a generation leaves on the module (`rope_deltas`)."""
+        self.talker.rope_deltas = None
+
+    def close(self) -> None:
+        """Frees the weights."""
+        self.wrapper = None
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def open_model(info: LocalBase, device: torch.device | None = None) -> LoadedBase:
+    """Opens a base or a bundle. Raises `BaseModelError` if stock qwen_tts cannot load it."""
+    device = device or pick_device()
+    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    grow_one_segment(device)
+    classes = stock()
+    require_fit(info)
+    try:
+        with silence():
+            wrapper = classes.Model.from_pretrained(str(info.folder), dtype=dtype, device_map=str(device), local_files_only=True)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as e:  # foreign code on foreign files
+        reason = str(e).strip().splitlines()[0][:300] if str(e).strip() else type(e).__name__
+        problem = Problem("QR051", f"stock qwen_tts cannot load {info.model}: {reason}", Place(str(info.model)))
+        raise BaseModelError(problem) from None
+    wrapper.model.eval()
+    wrapper.model.requires_grad_(False)
+    wrapper.model.speech_tokenizer.model.float()  # codes must not depend on the number format of the talker
+    _use_qwen_pattern(wrapper, info.folder)
+    opened = LoadedBase(info.folder, wrapper, info.tokenizer, device, DTYPES[info.dtype])
+    return opened
+
+
+def grow_one_segment(device: torch.device) -> None:
+    """On a GPU, before its memory is first asked for: torch's allocator shall grow one segment, unless the environment says how it works.
+
+    Batches differ in size, and what lies between blocks of fixed size is lost: two fifths of what a stage of rows reserved.
+    """
+    if device.type == "cuda" and not any(os.environ.get(name) for name in ALLOCATOR):
+        os.environ[ALLOCATOR[0]] = "expandable_segments:True"
+
+
+def _use_qwen_pattern(wrapper: Any, folder: Path) -> None:
+    """Gives the wrapper the tokenizer without `fix_mistral_regex`, which stock asks for and which swaps the pattern."""
+    with silence():
+        plain = type(wrapper.processor.tokenizer).from_pretrained(str(folder), local_files_only=True)
+    wrapper.processor.tokenizer = plain

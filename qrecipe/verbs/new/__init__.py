@@ -1,0 +1,199 @@
+"""`new`: a recipe over a template, with comments that explain each choice, and folders that say what goes into them.
+
+Writes files that are not there yet and changes none. The texts are the files beside this one, with `$NAME` for what is put in.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from string import Template
+
+from qrecipe.errors import Place, Problem, Problems, RecipeError, suggest
+from qrecipe.files import write_json, write_text
+from qrecipe.plan.schemas import schemas
+from qrecipe.recipe.evaluator import WHISPER_LANGUAGES
+from qrecipe.recipe.language import BCP47, TAGS, language_key_problem
+from qrecipe.recipe.objectives import OBJECTIVES
+from qrecipe.shipped import GATES, gates, templates
+from qrecipe.source.bounds import repository
+from qrecipe.source.reader import Node, read_file
+
+REPLAY = "english"
+"""The language of replayed and kept data: every published base speaks it, and recordings are easy to come by."""
+_JUDGED = {"dev", "keep"}
+"""Datasets that the gates read, whatever the stages do."""
+_SCHEMA_LINE = re.compile(r"\$schema=\S+")
+
+
+@dataclass(frozen=True)
+class Request:
+    """Choices for a recipe that does not exist yet."""
+
+    language: str
+    bcp47: str
+    template: str
+    model: str
+    revision: str | None
+    like: list[str]
+    """Languages of the base that sound most alike, the closest first; at least one."""
+
+
+@dataclass
+class Written:
+    """Files that `new` made."""
+
+    recipe: Path
+    files: list[Path] = field(default_factory=list)
+    """Every file that was written, the recipe first."""
+
+
+def new_recipe(request: Request, folder: Path) -> Written:
+    """Writes a recipe into `folder`, with the template, data folders and the schema where they are not there yet.
+
+    Raises `RecipeError`; then nothing was written.
+    """
+    path = folder / f"{request.language}.yaml"
+    Problems(_problems(request, path)).raise_any(RecipeError)
+    schema = _schema(folder)
+    written = Written(path, [path])
+    for file, text in _files(request, folder, schema).items():
+        if not file.exists():
+            write_text(file, text)
+            written.files += [] if file == path else [file]
+    if not schema.exists():
+        write_json(schema, schemas()["recipe"])
+        written.files.append(schema)
+    return written
+
+
+def _files(request: Request, folder: Path, schema: Path) -> dict[Path, str]:
+    """Text of every file but the schema, the recipe first."""
+    template = templates()[request.template]
+    stages = read_file(template)
+    table = f"respellings/{request.language}-{request.like[0]}.yaml" if _respells(stages) else None
+    recipe = _recipe(request, stages, os.path.relpath(schema, folder), table)
+    files = {folder / f"{request.language}.yaml": recipe}
+    if table is not None:
+        reader = request.like[0]
+        names = {"title": _title(request.language), "reader_title": _title(reader)}
+        files[folder / table] = _fill("respelling.yaml", **names, bcp47=request.bcp47, into=TAGS.get(reader, "und"))
+    for source in (template, gates()):
+        target = folder / "templates" / source.name
+        line = f"$schema={os.path.relpath(schema, target.parent)}"
+        files[target] = _SCHEMA_LINE.sub(line, source.read_text(encoding="utf-8"))
+    for language in (request.language, REPLAY):
+        files[folder / "data" / language / "README.md"] = _readme(language, recipe)
+    return files
+
+
+def _problems(request: Request, path: Path) -> Iterator[Problem]:
+    place = Place("qrecipe new")
+    language = request.language
+    template_files = templates()
+    why = language_key_problem(language)
+    if why is None and not re.fullmatch(r"[a-z][a-z0-9_-]{0,62}", language):
+        why = "is not a name: lower-case letters, digits, `_`, `-`, a letter first"
+    if why is None and language == REPLAY:
+        why = "is one that every published base speaks: a recipe adds languages"
+    valid = why is None and re.match(BCP47, request.bcp47) and request.template in template_files
+    if why is not None:
+        yield Problem("QR021", f"language `{language}` {why}", place, f"for example `--language {_clean(language)}`")
+    if not re.match(BCP47, request.bcp47):
+        yield Problem("QR070", f"`{request.bcp47}` is not a BCP 47 tag", place, "for example `--bcp47 ha`")
+    if request.template not in template_files:
+        yield Problem("QR070", f"no template is called `{request.template}`", place, suggest(request.template, template_files))
+    if valid and path.exists():
+        yield Problem("QR070", f"{path} is there already", place, "choose another folder with `--out`, or edit the file")
+
+
+def _clean(language: str) -> str:
+    return re.sub(r"[^a-z0-9_-]+", "_", language.strip().lower()).strip("_-0123456789").replace("dialect", "") or "hausa"
+
+
+def _schema(folder: Path) -> Path:
+    """The recipe's JSON Schema: the repository's, else one beside the recipe."""
+    top = repository(folder / "x")
+    here = folder.resolve()
+    for parent in (here, *here.parents):
+        schema = parent / "schemas" / "recipe.schema.json"
+        if schema.is_file():
+            return schema
+        if parent == top:
+            break
+    return here / "schemas" / "recipe.schema.json"
+
+
+def _used_datasets(template: Node) -> set[str]:
+    """Names of the datasets that a template's stages and the gates read."""
+    names = set(_JUDGED)
+    for stage in (template.get("stages") or template).elements():
+        for use in (stage.get("data") or stage).elements():
+            names.add(str((use.get("use") or use).value))
+    return names
+
+
+def _respells(template: Node) -> bool:
+    """Whether a stage learns from respelled sentences."""
+    objectives = [stage.get("objective") for stage in (template.get("stages") or template).elements()]
+    return any(o is not None and OBJECTIVES[str(o.value)].respells for o in objectives)
+
+
+def _last_stage(template: Node) -> str:
+    stages = template.get("stages")
+    stage_id = stages.elements()[-1].get("id") if stages is not None else None
+    assert stage_id is not None, "a template of stages"
+    return str(stage_id.value)
+
+
+def _title(name: str) -> str:
+    return name.replace("_", " ").capitalize()
+
+
+def _fill(file: str, **values: str) -> str:
+    return Template((resources.files(__name__) / file).read_text(encoding="utf-8")).substitute(values)
+
+
+def _recipe(request: Request, template: Node, schema: str, table: str | None) -> str:
+    """Text of the recipe. `schema` is relative to its folder, and so is the respelling `table`, None where no stage respells."""
+    name, code = request.language, request.bcp47.split("-")[0]
+    return _fill(
+        "recipe.yaml",
+        schema=schema,
+        title=_title(name),
+        template=request.template,
+        name=name,
+        evaluators="" if code in WHISPER_LANGUAGES else _fill("evaluators.yaml", name=name, code=code),
+        gates=GATES,
+        stage=_last_stage(template),
+        model=request.model,
+        revision=f"\n  revision: {request.revision}" if request.revision else "",
+        bcp47=request.bcp47,
+        init=", ".join(request.like),
+        respelling="" if table is None else _fill("reader.yaml", name=name, reader=request.like[0], table=table),
+        datasets=_datasets(name, _used_datasets(template)),
+    )
+
+
+def _datasets(name: str, used: set[str]) -> str:
+    """Lines of the datasets that are used, their comments below each other."""
+    lines = [line.split("  # ") for line in _fill("datasets.yaml", name=name, replay=REPLAY).splitlines()]
+    lines = [parts for parts in lines if parts[0].split(":")[0].strip() in used]
+    width = max(len(dataset) for dataset, _ in lines)
+    return "".join(f"{dataset:<{width}}  # {comment}\n" for dataset, comment in lines)
+
+
+def _readme(language: str, recipe: str) -> str:
+    """The page of a data folder: of the files that it may hold, the table keeps those that the recipe names."""
+    lines = []
+    for line in _fill("data.md", name=language).splitlines():
+        row = re.match(r"\| `(\S+)` \|", line)
+        if row is None or f"data/{language}/{row[1]}" in recipe:
+            lines.append(line)
+    if f"data/{language}/text.jsonl" not in recipe:
+        lines.remove('{"text": "..."}')
+    return "\n".join(lines) + "\n"

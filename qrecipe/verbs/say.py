@@ -1,0 +1,78 @@
+"""`say`: one text in one voice, written as a sound file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qrecipe.data.audio import AudioProblem, encoded, read
+from qrecipe.errors import DataError, Place, Problem, RecipeError
+from qrecipe.files import FileHashes, replacing
+from qrecipe.inputs.tokenizer import clean_text
+from qrecipe.model.speak import Utterance, speak
+from qrecipe.qwen3 import Layout
+from qrecipe.run.events import Events
+from qrecipe.run.models import language_of, open_argument
+
+
+@dataclass(frozen=True)
+class Speech:
+    """A text and how it is spoken."""
+
+    text: str
+    language: str
+    """Language whose token is given, as the model lists it, or `auto`."""
+    reference: Path
+    """A recording of the voice."""
+    reference_text: str | None
+    """Its text; makes the prompt in-context."""
+    layout: Layout
+    seed: int
+
+
+def say(model: str, speech: Speech, out: Path) -> dict[str, Any]:
+    """Speaks a text through stock `generate_voice_clone` with the checkpoint's own sampling. Raises `UserError`."""
+    file_format = _format(out)
+    try:
+        voice = read(speech.reference)
+    except AudioProblem as e:
+        raise DataError(Problem("QR043", f"{speech.reference}: {e}", Place("--reference"))) from None
+    opened = open_argument(model, FileHashes(), Events(None)).opened
+    language_of(opened, speech.language, Place("--language"))
+    text = clean_text(speech.text)
+    why = opened.tokenizer.text_problem(text)
+    if why is not None:
+        raise DataError(Problem("QR042", why, Place("TEXT")))
+    utterance = Utterance(
+        text=text,
+        language=speech.language,
+        x_vector=opened.x_vector(voice),
+        reference_text=clean_text(speech.reference_text) if speech.reference_text else None,
+        reference_codes=opened.encode([voice])[0] if speech.reference_text else None,
+    )
+    spoken = speak(opened, [utterance], layout=speech.layout, seed=speech.seed)[0]
+    with replacing(out) as temporary:
+        temporary.write_bytes(encoded(spoken.audio, spoken.rate, **file_format))
+    return {"out": str(out), "seconds": round(len(spoken.audio) / spoken.rate, 3), "frames": int(spoken.codes.shape[0])}
+
+
+FORMATS = {
+    "": {"format": "WAV", "subtype": "PCM_16"},
+    ".wav": {"format": "WAV", "subtype": "PCM_16"},
+    ".flac": {"format": "FLAC", "subtype": "PCM_16"},
+    ".mp3": {"format": "MP3", "subtype": "MPEG_LAYER_III"},
+    ".ogg": {"format": "OGG", "subtype": "VORBIS"},
+    ".opus": {"format": "OGG", "subtype": "OPUS"},
+}
+"""By the ending of the name: soundfile's format and subtype."""
+
+
+def _format(out: Path) -> dict[str, str]:
+    """How a file of this name is written. Raises `RecipeError` for an ending that is none of sound."""
+    try:
+        return FORMATS[out.suffix.lower()]
+    except KeyError:
+        known = ", ".join(f"`{ending}`" for ending in FORMATS if ending)
+        problem = Problem("QR070", f"{out.name}: no kind of sound ends in `{out.suffix}`", Place("--out"), f"known: {known}")
+        raise RecipeError(problem) from None

@@ -1,0 +1,232 @@
+"""Manifests: which rows are read, and what is said of those that cannot be."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from qrecipe.files import FileHashes
+from qrecipe.inputs.manifest import MAX_BAD_ROWS, MAX_LINE, Manifest, read_manifest
+from qrecipe.inputs.tokenizer import TextTokenizer
+from qrecipe.plan import make_plan
+from qrecipe.plan.plan import _summed
+from qrecipe.recipe import load
+from tests.support import recipes
+
+TOKENIZER = TextTokenizer.of_folder(Path(str(resources.files("qrecipe.builtin") / "mini")))
+GOOD = b'{"text": "Ada buku."}'
+
+
+def read(folder: Path, kind: Literal["text", "speech"], *lines: bytes | dict[str, Any]) -> Manifest:
+    path = folder / "m.jsonl"
+    path.write_bytes(b"\n".join(line if isinstance(line, bytes) else json.dumps(line).encode() for line in lines))
+    return read_manifest(path, kind, TOKENIZER, "data/m.jsonl")
+
+
+def reasons(manifest: Manifest) -> list[tuple[str, str, str]]:
+    """(place, code, message) of every problem."""
+    return [(str(p.place), p.code, p.message) for p in manifest.problems]
+
+
+def test_text_rows(tmp_path: Path) -> None:
+    manifest = read(tmp_path, "text", GOOD, b"", b"  ", {"text": "  cafe\u0301 \n"}, b"")
+    assert [(r.line, r.text) for r in manifest.rows] == [(1, "Ada buku."), (4, "caf\u00e9")]
+    assert manifest.problems == []
+
+
+def test_windows_line_ends(tmp_path: Path) -> None:
+    assert [r.text for r in read(tmp_path, "text", GOOD + b"\r", GOOD + b"\r").rows] == ["Ada buku."] * 2
+
+
+@pytest.mark.parametrize(
+    ("line", "place", "code", "message"),
+    [
+        (b'{"text": "Ada"', "data/m.jsonl:2:15", "QR041", "not JSON: Expecting ',' delimiter"),
+        (b"{'text': 'Ada'}", "data/m.jsonl:2:2", "QR041", "not JSON: Expecting property name enclosed in double quotes"),
+        (b"Ada buku.", "data/m.jsonl:2:1", "QR041", "not JSON: Expecting value"),
+        (b'{"text": "caf\xe9"}', "data/m.jsonl:2:1", "QR041", "not UTF-8 (byte 13 of the line)"),
+        (b'["Ada buku."]', "data/m.jsonl:2:1", "QR041", "['Ada buku.'] is not of type 'object'"),
+        (b'{"sentence": "Ada", "text": "Ada"}', "data/m.jsonl:2:1", "QR041", "unknown field `sentence`"),
+        (b"{}", "data/m.jsonl:2:1", "QR041", "missing `text`"),
+        (b'{"text": 5}', "data/m.jsonl:2:1", "QR041", "text: 5 is not of type 'string'"),
+        (b'{"text": null}', "data/m.jsonl:2:1", "QR041", "text: None is not of type 'string'"),
+        (b'{"text": "   "}', "data/m.jsonl:2:1", "QR042", "the text is empty"),
+        (b'{"text": "Ada <|im_start|> buku"}', "data/m.jsonl:2:1", "QR042", "the text holds the special token `<|im_start|>`"),
+        (b'{"text": "Ada \\ud83d"}', "data/m.jsonl:2:1", "QR041", "an escape that is no character (NUL, or half of a surrogate pair)"),
+        (b'{"text": "Ada \\u0000"}', "data/m.jsonl:2:1", "QR041", "an escape that is no character (NUL, or half of a surrogate pair)"),
+        (b'{"text": "' + b"x" * MAX_LINE + b'"}', "data/m.jsonl:2:1", "QR041", "the line has more than 1,048,576 bytes"),
+        (b"[" * 100_000, "data/m.jsonl:2:1", "QR041", "not JSON: "),
+        (b'{"text": ' + b"9" * 10_000 + b"}", "data/m.jsonl:2:1", "QR041", "not JSON: "),
+    ],
+)
+def test_broken_text_rows(tmp_path: Path, line: bytes, place: str, code: str, message: str) -> None:
+    manifest = read(tmp_path, "text", GOOD, line, GOOD)
+    ((found_place, found_code, found_message),) = reasons(manifest)
+    assert (found_place, found_code) == (place, code)
+    assert found_message.startswith(message)
+    assert [r.line for r in manifest.rows] == [1, 3]
+
+
+def test_a_text_that_is_too_long(tmp_path: Path) -> None:
+    ((place, code, message),) = reasons(read(tmp_path, "text", {"text": "x" * 10_001}))
+    assert (place, code) == ("data/m.jsonl:1:1", "QR041")
+    assert message.startswith("text: 'xxx")
+    assert len(message) < 200
+
+
+def test_every_broken_row_is_named(tmp_path: Path) -> None:
+    assert [p.place.line for p in read(tmp_path, "text", b"{}", GOOD, b"x", {"text": ""}).problems] == [1, 3, 4]
+
+
+def test_speech_rows(tmp_path: Path) -> None:
+    for name in ("a.ogg", "ref.ogg"):
+        (tmp_path / name).write_bytes(b"")
+    row = {
+        "audio": "a.ogg",
+        "text": " Ada ",
+        "reference": "ref.ogg",
+        "reference_text": " Ini\n",
+        "speaker": "ana",
+        "language": "ignored",
+        "cut": True,
+    }
+    (found,) = read(tmp_path, "speech", row).rows
+    assert (found.text, found.audio, found.reference) == ("Ada", tmp_path / "a.ogg", tmp_path / "ref.ogg")
+    assert (found.reference_text, found.speaker, found.codes, found.cut) == ("Ini", "ana", None, True)
+
+
+def test_stock_rows(tmp_path: Path) -> None:
+    """Manifests of the stock fine-tuning script: `ref_audio`, and codes once they were prepared."""
+    for name in ("a.wav", "ref.wav"):
+        (tmp_path / name).write_bytes(b"")
+    first, second = read(
+        tmp_path,
+        "speech",
+        {"audio": "a.wav", "text": "Ada", "ref_audio": "ref.wav"},
+        {"audio_codes": [[1, 2], [3, 2047]], "text": "Ada", "ref_audio": "ref.wav"},
+    ).rows
+    assert (first.reference, first.codes) == (tmp_path / "ref.wav", None)
+    assert (second.audio, second.reference, second.codes) == (None, tmp_path / "ref.wav", ((1, 2), (3, 2047)))
+
+
+def test_reference_goes_before_ref_audio(tmp_path: Path) -> None:
+    for name in ("one.wav", "two.wav"):
+        (tmp_path / name).write_bytes(b"")
+    row = {"audio_codes": [[1]], "text": "Ada", "reference": "one.wav", "ref_audio": "two.wav"}
+    assert read(tmp_path, "speech", row).rows[0].reference == tmp_path / "one.wav"
+
+
+@pytest.mark.parametrize(
+    ("row", "code", "message"),
+    [
+        ({"text": "Ada"}, "QR041", "a speech row has `audio` or `audio_codes`"),
+        ({"audio": "none.ogg", "text": "Ada"}, "QR043", "there is no file none.ogg"),
+        ({"audio": "x" * 300, "text": "Ada"}, "QR043", "there is no file " + "x" * 300),
+        ({"audio_codes": [[1]], "text": "Ada", "reference": "ref.ogg"}, "QR043", "there is no file ref.ogg"),
+        ({"audio_codes": [[1]], "text": "Ada", "ref_audio": "/none/ref.ogg"}, "QR048", "/none/ref.ogg leads out of the manifest's folder"),
+        (
+            {"audio_codes": [[1]], "text": "Ada", "reference_text": "Ini <|im_end|>"},
+            "QR042",
+            "the reference's text holds the special token `<|im_end|>`",
+        ),
+        ({"audio_codes": [[1]], "text": "Ada", "reference_text": "  "}, "QR042", "the reference's text is empty"),
+        ({"audio_codes": [[1, 2], [3]], "text": "Ada"}, "QR041", "`audio_codes` has frames of different widths"),
+        ({"audio_codes": [[1, 2048]], "text": "Ada"}, "QR041", "audio_codes: "),
+        ({"audio_codes": [], "text": "Ada"}, "QR041", "audio_codes: "),
+        ({"audio_codes": [[1]]}, "QR041", "missing `text`"),
+        ({"audio_codes": [[1]], "text": "Ada", "speker": "ana"}, "QR041", "unknown field `speker`"),
+        ({"audio_codes": [[1]], "text": "Ada", "cut": "no"}, "QR041", "cut: 'no' is not of type 'boolean'"),
+    ],
+)
+def test_broken_speech_rows(tmp_path: Path, row: dict[str, Any], code: str, message: str) -> None:
+    manifest = read(tmp_path, "speech", {"audio_codes": [[1]], "text": "Ada"}, row)
+    ((place, found_code, found_message),) = reasons(manifest)
+    assert (place, found_code) == ("data/m.jsonl:2:1", code)
+    assert found_message.startswith(message)
+    assert [r.line for r in manifest.rows] == [1]
+
+
+def test_all_that_is_wrong_with_a_row_is_said(tmp_path: Path) -> None:
+    manifest = read(tmp_path, "speech", {"audio": "none.ogg", "text": " ", "reference": "ref.ogg"})
+    assert [c for _, c, _ in reasons(manifest)] == ["QR042", "QR043", "QR043"]
+
+
+def test_a_manifest_without_rows_and_one_that_is_not_there(tmp_path: Path) -> None:
+    assert reasons(read(tmp_path, "text", b"", b"\n")) == [("data/m.jsonl", "QR041", "the manifest has no rows")]
+    missing = read_manifest(tmp_path / "none.jsonl", "text", TOKENIZER, "none.jsonl")
+    assert reasons(missing) == [("none.jsonl", "QR040", "cannot read the manifest: No such file or directory")]
+
+
+def test_without_a_tokenizer_texts_are_cleaned_and_empty_ones_found(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    path.write_bytes(GOOD + b'\n{"text": " "}')
+    manifest = read_manifest(path, "text", None, "m.jsonl")
+    assert [r.text for r in manifest.rows] == ["Ada buku."]
+    assert reasons(manifest) == [("m.jsonl:2:1", "QR042", "the text is empty")]
+
+
+def test_two_recipes_read_one_manifest_once_until_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under one set of hashes, which is what one command has."""
+    asked = []
+    monkeypatch.setattr("qrecipe.plan.plan.read_manifest", lambda *a: asked.append(Path(a[0]).name) or read_manifest(*a))
+    one, two = (load(recipes.write(tmp_path, recipes.recipe(name=name), f"{name}.yaml")) for name in ("one", "two"))
+    hashes = FileHashes()
+    first = make_plan(one, hashes).plan.datasets
+    assert make_plan(two, hashes).plan.datasets == first
+    assert sorted(asked) == ["dev.jsonl", "english.jsonl", "text.jsonl", "train.jsonl"]
+    (tmp_path / "data" / "text.jsonl").write_text('{"text": "Ada buku lain."}\n')
+    assert make_plan(two, hashes).plan.datasets["text"] != first["text"]
+    assert asked[4:] == ["text.jsonl"]
+
+
+def test_marks_of_byte_order_are_no_part_of_a_row(tmp_path: Path) -> None:
+    bom = b"\xef\xbb\xbf"
+    assert len(read(tmp_path, "text", bom + GOOD, GOOD, bom + GOOD).rows) == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        ('{"text": "Ada buku."}\n'.encode("utf-16"), "UTF-16"),
+        ('{"text": "Ada buku."}\n'.encode("utf-16-be"), "UTF-16"),
+        (b"a|Ada buku.|ada buku\n" * 9, "columns between `|`"),
+        (b"path\tsentence\na.wav\tAda\n", "columns between tabs"),
+        (b"\xef\xbb\xbfaudio;text\r\na.wav;Ada\r\n", "columns between `;`"),
+        (b'[\n {"text": "Ada"}\n]', "one JSON list"),
+        (b"RIFF\x00\x00\x00\x00WAVEfmt ", "a recording"),
+    ],
+)
+def test_another_kind_of_file_is_one_sentence(content: bytes, kind: str, tmp_path: Path) -> None:
+    (tmp_path / "m.jsonl").write_bytes(content)
+    (problem,) = read_manifest(tmp_path / "m.jsonl", "speech", TOKENIZER).problems
+    assert kind in problem.message
+    assert "one JSON object a line" in (problem.help or "")
+
+
+def test_fields_of_other_tools_are_one_message_with_their_names_here(tmp_path: Path) -> None:
+    rows = [{"audio_filepath": f"{i}.wav", "text": "Ada buku.", "duration": 1.5} for i in range(1000)]
+    manifest = read(tmp_path, "speech", *rows)
+    assert manifest.bad_rows == 1000
+    assert len(manifest.problems) == 3
+    assert all(p.help == "rename `audio_filepath` to `audio`" for p in manifest.problems)
+    assert manifest.problems[-1].note == "997 more rows are alike"
+
+
+@pytest.mark.parametrize("many", [10, 1000, 1001, 3000])
+def test_how_many_recordings_are_missing_changes_no_verdict(many: int, tmp_path: Path) -> None:
+    manifest = read(tmp_path, "speech", *({"audio": f"none{i}.wav", "text": "Ada buku."} for i in range(many)))
+    assert (manifest.missing, manifest.bad_rows) == (many, many)
+    assert manifest.problems.errors == []
+
+
+def test_missing_recordings_count_behind_any_number_of_other_mistakes(tmp_path: Path) -> None:
+    """A plan sums them up, and none of them is among the problems that are kept."""
+    wrong = [{"audio": 1, "text": f"Ayat {i}.", f"field{i}": 1} for i in range(MAX_BAD_ROWS)]
+    manifest = read(tmp_path, "speech", *wrong, *({"audio": f"none{i}.wav", "text": "Ada."} for i in range(5)))
+    assert manifest.missing == 5
+    assert manifest.problems.warnings == []
+    assert all(p.severity == "error" for p in _summed(manifest))
