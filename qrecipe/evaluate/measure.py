@@ -92,12 +92,12 @@ def teacher_forced(
         limit, lambda batch: sum(r.frames for r in batch), lambda r: recording_too_large(f"{data.name}:{r.line}")
     )
     by_length = sorted(rows, key=lambda r: (r.frames, r.line))
-    results = {r.line: item for part, found in batcher.run(by_length, compute) for r, item in zip(part, found, strict=True)}
+    results = {r.line: item for part, outputs in batcher.run(by_length, compute) for r, item in zip(part, outputs, strict=True)}
     if "other_text_nll" in read:
         ask["with_predictor"] = False
         exchanged = [r for r in map(_OtherTexts(data.rows).under, by_length) if r is not None]
-        for part, found in batcher.run(exchanged, compute):
-            for row, item in zip(part, found, strict=True):
+        for part, outputs in batcher.run(exchanged, compute):
+            for row, item in zip(part, outputs, strict=True):
                 results[row.line] = replace(results[row.line], other_text_nll=item.talker_nll)
     return [(r, results[r.line]) for r in rows]
 

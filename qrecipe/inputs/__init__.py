@@ -1,1 +1,1 @@
-"""What is stored on this machine, read without torch: bases, manifests, evaluators, documents."""
+"""Inputs on this machine, read without torch: bases, manifests, evaluators, documents."""

@@ -40,7 +40,7 @@ class LockStage(Settings):
 
 
 class Lock(Settings):
-    """What a run resolved; reviewed beside the recipe. Holds nothing of one machine."""
+    """Everything that a run resolved; reviewed beside the recipe. Holds nothing of one machine."""
 
     lock: Annotated[int, Field(ge=1, le=1)]
     """Version of this format."""
@@ -57,7 +57,7 @@ class Lock(Settings):
     evaluators: dict[str, str] = {}
     """Content of the models that listen, where they have one of their own."""
     taught: dict[str, Sha256] = {}
-    """What the base says for a stage, or respells for it, by `STAGE.DATASET`: sentences as it reads them, voices and settings."""
+    """Synthetic datasets by `STAGE.DATASET`, spoken or respelled: sentences as it reads them, voices and settings."""
     stages: list[LockStage]
     """Exact trainable sets."""
     numerics: int
@@ -117,12 +117,12 @@ Outcome = Literal["pass", "fail", "undecided", "skipped"]
 
 
 class Verdict(Settings):
-    """What a gate decided, with the numbers that decided it. Without a value: why there is none."""
+    """A gate's decision, with the numbers that decided it. Without a value: why there is none."""
 
     gate: str
     """The gate in one line."""
     metric: str
-    """What was measured."""
+    """Name of the metric."""
     data: str
     """On which dataset."""
     outcome: Outcome
@@ -130,7 +130,7 @@ class Verdict(Settings):
     severity: Literal["error", "warn"]
     """`warn` never counts."""
     value: float | None = None
-    """What decides: the mean over prompts (the median, the pooled rate); for a relative gate the mean difference."""
+    """The deciding number: the mean over prompts (the median, the pooled rate); for a relative gate the mean difference."""
     low: float | None = None
     """Lower end of the interval of `value`."""
     high: float | None = None
@@ -231,11 +231,11 @@ class Heard(Settings):
     audio: str | None
     """Its file, relative to the evaluation's; null where nothing was kept."""
     transcript: str | None
-    """What the recogniser heard; null without one."""
+    """The recogniser's transcript; null without one."""
 
 
 class EvaluationResult(Settings):
-    """What `qrecipe evaluate` found."""
+    """Result of `qrecipe evaluate`."""
 
     evaluation: Annotated[int, Field(ge=1, le=1)]
     """Version of this format."""
@@ -258,11 +258,11 @@ class EvaluationResult(Settings):
     samples: list[Heard]
     """Every utterance."""
     gates: list[dict[str, Any]] = []
-    """What `--probe-gates` found."""
+    """Result of `--probe-gates`."""
 
 
 class Comparison(Settings):
-    """What `qrecipe compare` found: differences of B to A, paired by prompt, layout, way of giving the voice and seed."""
+    """Result of `qrecipe compare`: differences of B to A, paired by prompt, layout, way of giving the voice and seed."""
 
     comparison: Annotated[int, Field(ge=1, le=1)]
     """Version of this format."""
@@ -273,7 +273,7 @@ class Comparison(Settings):
     differences: dict[str, Statistic]
     """B less A."""
     verdicts: dict[str, Literal["better", "worse", "undecided"]]
-    """What the interval says of B."""
+    """Verdict of the interval on B."""
 
 
 DOCUMENTS: dict[str, type[Settings]] = {

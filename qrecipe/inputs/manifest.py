@@ -138,7 +138,7 @@ class _Kinds:
                 self.shown.append(problem)
 
     def summed(self) -> Problems:
-        """What is shown; the last one of a kind says how many more rows are alike."""
+        """The problems to show; the last one of a kind says how many more rows are alike."""
         last = {self._kind(p): i for i, p in enumerate(self.shown)}
         problems, unseen = Problems(self.shown), 0
         shown = Counter(map(self._kind, self.shown))
@@ -158,7 +158,7 @@ class _Kinds:
 
 
 def other_format(path: Path) -> str | None:
-    """What a file is that is no JSONL at all, by its beginning; None for what may be a manifest. Raises `OSError`."""
+    """The kind of a file that is no JSONL at all, by its beginning; None for what may be a manifest. Raises `OSError`."""
     with open(path, "rb") as f:
         head = f.read(HEAD)
     for mark, encoding in UTF_16:
@@ -267,7 +267,7 @@ class _Reader:
 
 
 def _renames(value: object, kind: Literal["text", "speech"]) -> str | None:
-    """What fields of a row are called here, if they are another tool's."""
+    """Our names for fields of a row that are another tool's."""
     if not isinstance(value, dict):
         return None
     known = fields(kind)

@@ -27,11 +27,11 @@ class SpeechLine(Settings):
     audio: Annotated[str, Field(min_length=1)] | None = None
     """The recording, relative to the manifest; any format, rate and channel count that libsndfile reads."""
     text: Annotated[str, Field(min_length=1, max_length=10_000)]
-    """What is said in it."""
+    """Its transcript."""
     reference: Annotated[str, Field(min_length=1)] | None = None
     """A recording of the same voice, relative to the manifest."""
     reference_text: Annotated[str, Field(min_length=1)] | None = None
-    """What is said in the reference."""
+    """Transcript of the reference."""
     speaker: Annotated[str, Field(min_length=1)] | None = None
     """Who speaks; rows without it are one speaker."""
     ref_audio: Annotated[str, Field(min_length=1)] | None = None

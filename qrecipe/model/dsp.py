@@ -41,8 +41,8 @@ def librosa() -> Any:
 @cache
 def compile_apart() -> None:
     """Gives numba a folder of the user's cache that no other process has. To be called before anything imports numba."""
-    pool, given = cache_dir() / "numba", os.environ.get(FOLDER)
-    free = given is None or Path(given).parent == pool  # a parent process has that one
+    pool, folder = cache_dir() / "numba", os.environ.get(FOLDER)
+    free = folder is None or Path(folder).parent == pool  # a parent process has that one
     if free and "numba" not in sys.modules:
         os.environ[FOLDER] = str(claimed(pool))
 

@@ -23,7 +23,7 @@ def require_fit(info: LocalBase) -> None:
     parts: list[tuple[str, Any, dict[str, tuple[int, ...]]]] = [("config.json", _talker, info.tensors)]
     speech = info.folder / "speech_tokenizer"
     parts.append(("speech_tokenizer/config.json", _speech, header_shapes(weight_files(speech), place)))
-    for name, make, found in parts:
+    for name, make, stored in parts:
         try:
             with silence(), torch.device("meta"):
                 built = make(info, speech)
@@ -31,12 +31,12 @@ def require_fit(info: LocalBase) -> None:
             reason = str(e).strip().splitlines()[0][:200] if str(e).strip() else type(e).__name__
             raise BaseModelError(Problem("QR051", f"{name} does not describe a model that qwen_tts knows: {reason}", place)) from None
         expected = {k: tuple(v.shape) for k, v in built.state_dict().items()}
-        missing = sorted(expected.keys() - found.keys())
+        missing = sorted(expected.keys() - stored.keys())
         if missing:
             raise BaseModelError(Problem("QR051", f"{name} asks for `{missing[0]}`, which the weights do not hold", place))
-        other = next((k for k, shape in sorted(expected.items()) if found[k] != shape), None)
+        other = next((k for k, shape in sorted(expected.items()) if stored[k] != shape), None)
         if other is not None:
-            message = f"{name} asks for `{other}` of shape {list(expected[other])}, and the weights hold {list(found[other])}"
+            message = f"{name} asks for `{other}` of shape {list(expected[other])}, and the weights hold {list(stored[other])}"
             raise BaseModelError(Problem("QR051", message, place))
 
 

@@ -34,11 +34,11 @@ class RowSubset(torch.nn.Module):
         self.register_buffer("index", index)
         self.values = torch.nn.Parameter(table.detach()[self.ids].float())
 
-    def replace(self, ids: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
+    def replace(self, ids: torch.Tensor, embeddings: torch.Tensor) -> torch.Tensor:
         """`found` [..., width] looked up by `ids` [...], with the subset's rows in place of the table's."""
         at = self.index[ids]
-        mine = F.embedding(at.clamp(min=0), self.values).to(found.dtype)  # whose derivative has one order of summation
-        return torch.where((at >= 0).unsqueeze(-1), mine, found)
+        mine = F.embedding(at.clamp(min=0), self.values).to(embeddings.dtype)  # whose derivative has one order of summation
+        return torch.where((at >= 0).unsqueeze(-1), mine, embeddings)
 
 
 @dataclass
@@ -52,10 +52,10 @@ class Tables:
     """Whether layers are computed again in the backward pass, for a stage that would not fit into memory otherwise."""
 
     def _look_up(self, name: str, weight: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = F.embedding(ids, weight)
+        embeddings: torch.Tensor = F.embedding(ids, weight)
         for subset in self.subsets.get(name, ()):
-            found = subset.replace(ids, found)
-        return found
+            embeddings = subset.replace(ids, embeddings)
+        return embeddings
 
     def text(self, ids: torch.Tensor) -> torch.Tensor:
         """Text embedding, before the projection: [...] -> [..., text hidden]."""
@@ -73,7 +73,7 @@ class Tables:
 
 @dataclass(frozen=True)
 class SpeechLogits:
-    """What the model says about a batch, in the number format that it computes in."""
+    """Logits and hidden states of a batch, in the number format that the model computes in."""
 
     talker: torch.Tensor | None
     """[labels, codec vocabulary], or None if it was not asked for."""

@@ -40,11 +40,11 @@ class TransformersRecogniser:
         if self._ctc:
             self._use_adapter(language)
         with silence():
-            given = self._processor(audio, sampling_rate=LISTENING_RATE, return_tensors="pt").to(self._device)
+            inputs = self._processor(audio, sampling_rate=LISTENING_RATE, return_tensors="pt").to(self._device)
             if self._ctc:
-                return self._letters(self._model(**given).logits.argmax(-1))
+                return self._letters(self._model(**inputs).logits.argmax(-1))
             settings: dict[str, Any] = {"do_sample": False, "num_beams": self._beam_size, "max_new_tokens": MAX_TOKENS}
-            tokens = self._model.generate(given.input_features, language=language, task="transcribe", **settings)
+            tokens = self._model.generate(inputs.input_features, language=language, task="transcribe", **settings)
             return str(self._processor.batch_decode(tokens, skip_special_tokens=True)[0]).strip()
 
     def _letters(self, tokens: torch.Tensor) -> str:
@@ -82,6 +82,6 @@ class WavLmSpeaker:
     @torch.inference_mode()
     def vector(self, audio: Audio) -> torch.Tensor:
         """[samples] float32 at 16 kHz -> [hidden] float32."""
-        given = self._extractor(audio, sampling_rate=LISTENING_RATE, return_tensors="pt").to(self._device)
-        found: torch.Tensor = self._model(**given).embeddings[0].float().cpu()
-        return found
+        inputs = self._extractor(audio, sampling_rate=LISTENING_RATE, return_tensors="pt").to(self._device)
+        embedding: torch.Tensor = self._model(**inputs).embeddings[0].float().cpu()
+        return embedding

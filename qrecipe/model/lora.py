@@ -15,7 +15,7 @@ Linear = tuple[torch.Tensor | float | None, ...]
 
 
 def linear(module: Any) -> Linear:
-    """What a stock linear layer, or one with low-rank deltas, computes with."""
+    """The weights of a linear layer, stock or with low-rank deltas."""
     base = module
     deltas: list[torch.Tensor | float] = []
     if hasattr(module, "lora_A"):
@@ -28,10 +28,10 @@ def linear(module: Any) -> Linear:
 def apply(layer: Linear, x: torch.Tensor) -> torch.Tensor:
     """x W' + b, and alpha / rank x A' B' for every delta: [..., inputs] -> [..., outputs]."""
     weight, bias, *deltas = layer
-    found: torch.Tensor = F.linear(x, weight, bias)  # type: ignore[arg-type]
+    out: torch.Tensor = F.linear(x, weight, bias)  # type: ignore[arg-type]
     for a, b, scale in zip(deltas[::3], deltas[1::3], deltas[2::3], strict=True):
-        found = found + scale * F.linear(F.linear(x, a), b)  # type: ignore[arg-type, operator]
-    return found
+        out = out + scale * F.linear(F.linear(x, a), b)  # type: ignore[arg-type, operator]
+    return out
 
 
 def joint(layers: Sequence[Linear], x: torch.Tensor) -> torch.Tensor | None:
@@ -92,12 +92,12 @@ class LowRank:
     @torch.no_grad()
     def merged(self, start: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Every weight with its delta added, float32 on the CPU. `start` holds unrounded weights of the stages before."""
-        found = {}
+        merged = {}
         for name, module in self._layers.items():
             layer = self._net.get_submodule(module)
             weight = start.get(name, layer.get_base_layer().weight).detach().to("cpu", torch.float32)
-            found[name] = weight + layer.get_delta_weight(self._adapter).to("cpu", torch.float32)
-        return found
+            merged[name] = weight + layer.get_delta_weight(self._adapter).to("cpu", torch.float32)
+        return merged
 
     def close(self) -> None:
         """Puts the stock modules back, as they were."""

@@ -54,7 +54,7 @@ class ControlIds:
 
 @dataclass(frozen=True)
 class Reference:
-    """What in-context cloning adds to the prompt."""
+    """The part that in-context cloning adds to the prompt."""
 
     body: list[int]
     """Tokens of the reference's text."""

@@ -41,7 +41,7 @@ class Utterance:
 
 @dataclass(frozen=True)
 class Spoken:
-    """What came out."""
+    """One utterance as the model generated it."""
 
     codes: torch.Tensor
     """[frames, codebooks] int64 on the CPU, without the reference's."""
@@ -102,6 +102,6 @@ def speak(
 
 @torch.inference_mode()
 def sound(opened: LoadedBase, codes: list[torch.Tensor]) -> list[tuple[NDArray[np.float32], int]]:
-    """What codes sound like, as stock `generate_voice_clone` decodes them: ([samples], rate) of each [frames, codebooks]."""
+    """Codes as waveforms, as stock `generate_voice_clone` decodes them: ([samples], rate) of each [frames, codebooks]."""
     audios, rate = opened.net.speech_tokenizer.decode([{"audio_codes": c.to(opened.device)} for c in codes])
     return [(np.asarray(a, dtype=np.float32), int(rate)) for a in audios]

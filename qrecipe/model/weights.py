@@ -22,7 +22,7 @@ from qrecipe.qwen3 import CODEC_TABLE, TEXT_TABLE
 
 @dataclass
 class Delta:
-    """What training changed: whole tensors, and rows of tensors, in float32 on the CPU."""
+    """The result of training: whole tensors, and rows of tensors, in float32 on the CPU."""
 
     whole: dict[str, torch.Tensor] = field(default_factory=dict)
     rows: dict[str, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
@@ -73,8 +73,8 @@ class Delta:
 
 def parameters(net: Any) -> dict[str, torch.Tensor]:
     """Every tensor of the weights by its name in the file, buffers that are saved included."""
-    found: dict[str, torch.Tensor] = net.state_dict(keep_vars=True)
-    return {k: v for k, v in found.items() if isinstance(v, torch.Tensor)}
+    state: dict[str, torch.Tensor] = net.state_dict(keep_vars=True)
+    return {k: v for k, v in state.items() if isinstance(v, torch.Tensor)}
 
 
 @torch.no_grad()
@@ -191,7 +191,7 @@ class Learner:
             yield from group.parameters
 
     def snapshot(self) -> Delta:
-        """What has been learned so far, copied."""
+        """A copy of the result so far."""
         delta = Delta()
         for name, parameter in self._named.items():
             delta.whole[name] = parameter.detach().to("cpu", torch.float32, copy=True)
@@ -240,7 +240,7 @@ def _unrounded(values: torch.Tensor, name: str, start: Delta) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Survival:
-    """What rounding to the files' number format keeps of a stage."""
+    """How much of a stage survives rounding to the files' number format."""
 
     changed: int
     """Elements that training changed."""

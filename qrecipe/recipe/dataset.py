@@ -15,7 +15,7 @@ class _Dataset(Settings):
     path: Annotated[str, Field(min_length=1)]
     """The JSONL manifest, relative to the file that states it; in the recipe's repository, unless `--allow` names another folder."""
     on_bad_row: Literal["stop", "skip"] = "stop"
-    """What a row that cannot be used does: `stop` before anything trains, since a fault in one row is often one in many, or `skip` it and count it."""
+    """Effect of a row that cannot be used: `stop` before anything trains, since a fault in one row is often one in many, or `skip` it and count it."""
 
 
 class TextDataset(_Dataset):
@@ -33,7 +33,7 @@ class SpeechDataset(_Dataset):
     reference: str | None = None
     """A recording of the voice, for rows that name none; relative to the file that states it. Without one, another clip of the same speaker is used."""
     reference_text: str | None = None
-    """What is said in `reference`, word by word; default: not known, and then the voice is given by its x-vector alone. Needed for in-context prompts."""
+    """Transcript of `reference`, word by word; default: not known, and then the voice is given by its x-vector alone. Needed for in-context prompts."""
     max_seconds: Positive = 30.0
     """Seconds; a longer recording cannot be used. 30, because one row stays whole in memory and sentences are shorter; a longer file is nearly always several sentences."""
 

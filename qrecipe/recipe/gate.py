@@ -19,7 +19,7 @@ class Gate(Settings):
     """One condition on one metric over one dataset."""
 
     metric: Annotated[str, Field(min_length=1)]
-    """What is measured; `qrecipe schema metrics` lists them with their units."""
+    """Name of the metric; `qrecipe schema metrics` lists them with their units."""
     data: Annotated[str, Field(min_length=1)]
     """The dataset whose prompts are judged. It may not be trained on: what was learned by heart says nothing of other sentences."""
     speak_as: str | None = None

@@ -62,7 +62,7 @@ class Recipe(Settings):
     version: Annotated[str, Field(pattern=VERSION)]
     """Version of the bundle (semver). Raise it when the result changes."""
     description: str | None = None
-    """What the recipe is for, in a sentence; default: nothing. Goes onto the model card."""
+    """Purpose of the recipe, in a sentence; default: nothing. Goes onto the model card."""
     vars: dict[str, str | int | float | bool] = {}
     """Values for `$name` and `${name}` in other values; `$$` is a dollar."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0

@@ -91,7 +91,7 @@ class _Stage(Settings):
     data: Annotated[list[Annotated[str, Field(min_length=1)] | Use], Field(min_length=1, max_length=100)]
     """Datasets that the stage learns from, by key; with `{use, share}` for a fixed share."""
     train: Annotated[list[Train], Field(min_length=1, max_length=100)]
-    """What learns, an entry for each learning rate. Everything else is proven bit-identical afterwards."""
+    """The trainable parts, an entry for each learning rate. Everything else is proven bit-identical afterwards."""
     epochs: Positive | None = None
     """Passes over the stage's own data (the datasets without a `share`); may be a fraction. Give either `epochs`, which grows with the data, or `steps`."""
     steps: Annotated[int, Field(ge=1)] | None = None
@@ -109,7 +109,7 @@ class _Stage(Settings):
     select: Select | None = None
     """Keep the best step on held-out data; default: the last step. Little data overfits long before its epochs are over."""
     gates: Annotated[list[Gate], Field(max_length=200)] = []
-    """What must hold after the stage; default: nothing, and then the stage counts as passed."""
+    """Conditions that the model must meet after the stage; default: none, and then the stage counts as passed."""
     on_pass: Literal["continue", "finish"] = "continue"
     """When all gates pass: continue with the next stage, or finish the run and skip the later stages, which then cannot damage what is good enough."""
     on_fail: Literal["continue", "revert", "stop"] = "stop"

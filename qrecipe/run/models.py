@@ -1,4 +1,4 @@
-"""What a MODEL argument means: a base, a bundle, or `runs/NAME@STAGE`."""
+"""Resolves a MODEL argument: a base, a bundle, or `runs/NAME@STAGE`."""
 
 from __future__ import annotations
 

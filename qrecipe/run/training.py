@@ -38,7 +38,7 @@ ROOM = 0.9
 
 @dataclass(frozen=True)
 class Trainer:
-    """What every stage of a run trains with."""
+    """Trains the stages of a run."""
 
     session: RunSession
     synthetic: SyntheticSpeech

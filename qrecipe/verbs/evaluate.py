@@ -185,9 +185,9 @@ def _statistics(
     return {name: s for name, s in statistics.items() if s is not None}
 
 
-def metric_names(asked: Sequence[str]) -> list[str]:
+def metric_names(metrics: Sequence[str]) -> list[str]:
     """Metrics by name, short ones spelled out. Raises `UserError` for a name that does not exist."""
-    names = [n for a in asked for n in SHORT.get(a, (a,))]
+    names = [n for a in metrics for n in SHORT.get(a, (a,))]
     for name in names:
         if registry.find(name) is None:
             raise UserError(

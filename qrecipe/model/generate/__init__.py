@@ -129,20 +129,20 @@ def _shape(
 
 
 def _decoders(opened: LoadedBase) -> dict[Any, Any]:
-    """What is kept of a base between calls: copies of weights, caches, graphs. Nothing on a CPU, where making it is cheap."""
-    kept: dict[Any, Any] = opened.__dict__.setdefault("_decoders", {})
-    return kept
+    """A base's cache between calls: copies of weights, caches, graphs. Nothing on a CPU, where making it is cheap."""
+    cache: dict[Any, Any] = opened.__dict__.setdefault("_decoders", {})
+    return cache
 
 
 def _weights(opened: LoadedBase) -> DecodingWeights:
-    kept = _decoders(opened)
-    if "weights" in kept and kept["weights"].refresh():
-        weights: DecodingWeights = kept["weights"]
+    cache = _decoders(opened)
+    if "weights" in cache and cache["weights"].refresh():
+        weights: DecodingWeights = cache["weights"]
         return weights
-    kept.clear()
+    cache.clear()
     weights = DecodingWeights(opened)
     if opened.device.type == "cuda":
-        kept["weights"] = weights
+        cache["weights"] = weights
     return weights
 
 
@@ -150,21 +150,21 @@ def _decoder(opened: LoadedBase, weights: DecodingWeights, sampling: Sampling, s
     """The decoder of a shape; of those for a GPU the last one is kept, with its graph."""
     if opened.device.type != "cuda":
         return Decoder(opened, weights, sampling, shape)
-    kept = _decoders(opened)
+    cache = _decoders(opened)
     key = (sampling, shape)
-    if key not in kept:
-        for other in [k for k in kept if k != "weights"]:
-            del kept[other]
+    if key not in cache:
+        for other in [k for k in cache if k != "weights"]:
+            del cache[other]
         torch.cuda.empty_cache()
-        kept["weights"] = weights
-        kept[key] = Decoder(opened, weights, sampling, shape, _ops(weights))
-    decoder: Decoder = kept[key]
+        cache["weights"] = weights
+        cache[key] = Decoder(opened, weights, sampling, shape, _ops(weights))
+    decoder: Decoder = cache[key]
     decoder.done.fill_(True)
     return decoder
 
 
 def _ops(weights: DecodingWeights) -> Any:
-    """What computes between the matrix products on a GPU: kernels where they can be trusted, else torch."""
+    """The operations between the matrix products on a GPU: kernels where they can be trusted, else torch."""
     for stack in (weights.talker, weights.predictor):
         kernels = _kernels(stack.heads, stack.kv_heads, stack.width, stack.hidden)
         if kernels is None:

@@ -1,4 +1,4 @@
-"""What stands between the matrix products of a decoding step, in torch. `kernels.decode` has the same for a GPU.
+"""The operations between the matrix products of a decoding step, in torch. `kernels.decode` has the same for a GPU.
 
 How attention rounds does not depend on how many rows there are or how far the longest has come: a cache is read in chunks of
 one size, whose sums are added in their order, and a chunk that holds nothing of a row adds exact zeros.
@@ -106,8 +106,8 @@ def attend(qkv: torch.Tensor, layer: Layer, places: list[Place], cache: Cache, s
     """
     tokens, rows = len(places), cache.k.shape[1]
     side_by_side = qkv.view(-1, tokens, stack.heads + 2 * stack.kv_heads, stack.width)
-    found = [_attend_one(side_by_side[:rows, i], layer, where, cache, stack) for i, where in enumerate(places)]
-    out = found[0] if tokens == 1 else torch.stack(found, 1).flatten(0, 1)
+    outputs = [_attend_one(side_by_side[:rows, i], layer, where, cache, stack) for i, where in enumerate(places)]
+    out = outputs[0] if tokens == 1 else torch.stack(outputs, 1).flatten(0, 1)
     return F.pad(out, (0, 0, 0, len(qkv) - len(out))) if len(out) < len(qkv) else out
 
 

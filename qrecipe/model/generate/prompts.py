@@ -1,4 +1,4 @@
-"""What is to be said, and the random numbers that belong to it."""
+"""Utterances to generate, and the random numbers that belong to each."""
 
 from __future__ import annotations
 
@@ -92,8 +92,8 @@ class Prompt:
 def numbered(prompts: Sequence[Prompt]) -> list[Prompt]:
     """The prompts with their number among equals, so that two of the same content do not say the same."""
     counts: Counter[str] = Counter()
-    found = []
+    numbered = []
     for one in prompts:
-        found.append(replace(one, number=counts[one.content]))
+        numbered.append(replace(one, number=counts[one.content]))
         counts[one.content] += 1
-    return found
+    return numbered

@@ -42,7 +42,7 @@ class Sampling:
 
     @classmethod
     def of(cls, wrapper: Any, **arguments: Any) -> Sampling:
-        """What stock `generate_voice_clone` of this wrapper samples with: arguments, then generation_config, then its defaults.
+        """The sampling settings of this wrapper's stock `generate_voice_clone`: arguments, then generation_config, then its defaults.
 
         Raises `ValueError` for a temperature, top-p or penalty that transformers refuses.
         """

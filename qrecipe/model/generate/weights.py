@@ -83,11 +83,11 @@ class DecodingWeights:
         layers.require_known(c)
         if model.rotary_emb.inv_freq.shape[0] * 2 != c.head_dim:
             raise EngineError("this base rotates a part of each head, which qrecipe does not speak with")
-        found = [self._layer(layer, c) for layer in model.layers]
+        stack = [self._layer(layer, c) for layer in model.layers]
         norm = self._tensor(lambda: model.norm.weight)
         act = None if c.hidden_act == "silu" else model.layers[0].mlp.act_fn
         frequencies = model.rotary_emb.inv_freq.detach().float()
-        return Stack(found, norm, c.num_attention_heads, c.num_key_value_heads, c.head_dim, c.hidden_size, c.rms_norm_eps, frequencies, act)
+        return Stack(stack, norm, c.num_attention_heads, c.num_key_value_heads, c.head_dim, c.hidden_size, c.rms_norm_eps, frequencies, act)
 
     def _layer(self, layer: Any, c: Any) -> Layer:
         a, m = layer.self_attn, layer.mlp
@@ -138,8 +138,8 @@ class DecodingWeights:
         talker = self._net.talker
         padded = F.pad(tokens, (0, -len(tokens) % TOKENS_AT_ONCE))
         parts = [talker.text_projection(talker.model.text_embedding(part)) for part in torch.split(padded, TOKENS_AT_ONCE)]
-        found: torch.Tensor = torch.cat(parts)[: len(tokens)].to(self.dtype)
-        return found
+        table: torch.Tensor = torch.cat(parts)[: len(tokens)].to(self.dtype)
+        return table
 
     def rotation(self, stack: Stack, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosines and sines of `count` positions, [count, width] each: both halves of a head are turned by the same angles."""

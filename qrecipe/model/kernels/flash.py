@@ -47,10 +47,10 @@ def traceable(kernel: Kernel) -> bool:
     compiled = torch.compile(between, fullgraph=True)
 
     def called(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bounds: torch.Tensor, longest: int, scale: float) -> torch.Tensor:
-        given = (0.5 * q, k, v, bounds, torch.empty(longest, device=q.device))
-        for tensor in given:
+        inputs = (0.5 * q, k, v, bounds, torch.empty(longest, device=q.device))
+        for tensor in inputs:
             torch._dynamo.maybe_mark_dynamic(tensor, 0)
-        return 0.5 * compiled(*given)
+        return 0.5 * compiled(*inputs)
 
     with suppress(Exception), silence():  # whatever a compiler makes of a kernel that it does not know
         return _right(called) and _right(called, (9, 33, 200))
@@ -68,8 +68,8 @@ def _candidates() -> Iterator[Kernel]:
         def native(
             q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bounds: torch.Tensor, longest: int, scale: float, **more: Any
         ) -> torch.Tensor:
-            found: Any = varlen_attn(q, k, v, bounds, bounds, longest, longest, scale=scale, **causal, **more)
-            return cast(torch.Tensor, found)
+            out: Any = varlen_attn(q, k, v, bounds, bounds, longest, longest, scale=scale, **causal, **more)
+            return cast(torch.Tensor, out)
 
         def shared(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bounds: torch.Tensor, longest: int, scale: float) -> torch.Tensor:
             return native(q, k, v, bounds, longest, scale, **grouped)
@@ -84,8 +84,8 @@ def _candidates() -> Iterator[Kernel]:
             from flash_attn import flash_attn_varlen_func
 
         def package(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bounds: torch.Tensor, longest: int, scale: float) -> torch.Tensor:
-            found: torch.Tensor = flash_attn_varlen_func(q, k, v, bounds, bounds, longest, longest, softmax_scale=scale, causal=True)
-            return found
+            out: torch.Tensor = flash_attn_varlen_func(q, k, v, bounds, bounds, longest, longest, softmax_scale=scale, causal=True)
+            return out
 
         yield package
 
@@ -99,16 +99,16 @@ def _right(kernel: Kernel, lengths: tuple[int, ...] = (5, 70), device: str = "cu
 def _agrees(kernel: Kernel, lengths: tuple[int, ...], device: str, dtype: torch.dtype) -> bool:
     scale = 0.125
     drawn = torch.Generator().manual_seed(0)
-    given = [torch.randn(sum(lengths), heads, 64, generator=drawn).to(device, dtype).requires_grad_() for heads in (4, 2, 2)]
+    inputs = [torch.randn(sum(lengths), heads, 64, generator=drawn).to(device, dtype).requires_grad_() for heads in (4, 2, 2)]
     bounds = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
-    found = kernel(given[0], given[1], given[2], bounds, max(lengths), scale)
-    q, k, v = (t.detach().float().requires_grad_() for t in given)
+    out = kernel(inputs[0], inputs[1], inputs[2], bounds, max(lengths), scale)
+    q, k, v = (t.detach().float().requires_grad_() for t in inputs)
     parts = []
     for a, b, c in zip(*(torch.split(t, list(lengths)) for t in (q, k, v)), strict=True):
         b, c = (t.repeat_interleave(2, 1).transpose(0, 1) for t in (b, c))
         parts.append(F.scaled_dot_product_attention(a.transpose(0, 1), b, c, is_causal=True, scale=scale).transpose(0, 1))
     known = torch.cat(parts)
     pull = torch.randn(known.shape, generator=drawn).to(device)
-    ours = (found, *torch.autograd.grad(found, given, pull.to(dtype)))
+    ours = (out, *torch.autograd.grad(out, inputs, pull.to(dtype)))
     theirs = (known, *torch.autograd.grad(known, (q, k, v), pull))
     return all(bool((a.float() - b).norm() < 0.03 * b.norm()) for a, b in zip(ours, theirs, strict=True))

@@ -1,4 +1,4 @@
-"""What stands between the matrix products of a decoder layer, each as one operation that keeps little for its backward pass.
+"""The operations between the matrix products of a decoder layer, each as one operation that keeps little for its backward pass.
 
 Every operation is written twice: as a plain formula, which torch compiles into one kernel each way where that pays, and
 with its derivative by hand, for everywhere else. Both compute in float32 and give their input's number format.
@@ -45,10 +45,10 @@ def refuse(why: Exception) -> None:
 
 
 def refused() -> str | None:
-    """What the compiler could not do since this was asked last, in one line."""
+    """The compiler's failure since the last call, in one line; None without one."""
     global _refused
-    found, _refused = _refused, None
-    return found
+    reason, _refused = _refused, None
+    return reason
 
 
 def _in_a_line(why: Exception) -> str:
@@ -58,8 +58,8 @@ def _in_a_line(why: Exception) -> str:
 def _either(formula: Callable[..., torch.Tensor], by_hand: type[torch.autograd.Function], *arguments: Any) -> torch.Tensor:
     if torch.compiler.is_compiling():
         return formula(*arguments)
-    found: torch.Tensor = _compiled(formula, *arguments) if _compiling else by_hand.apply(*arguments)
-    return found
+    out: torch.Tensor = _compiled(formula, *arguments) if _compiling else by_hand.apply(*arguments)
+    return out
 
 
 def whole(formula: Callable[..., Any], rows: tuple[torch.Tensor, ...], settings: tuple[Any, ...]) -> Any:
@@ -156,8 +156,8 @@ def nll(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 def _rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     wide = x.float()
-    found: torch.Tensor = (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps) * weight.float()).to(x.dtype)
-    return found
+    out: torch.Tensor = (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps) * weight.float()).to(x.dtype)
+    return out
 
 
 def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
@@ -213,10 +213,10 @@ class _Rotate(torch.autograd.Function):
 def _rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, way: float) -> torch.Tensor:
     half = x.shape[-1] // 2
     a, b = x[..., :half], x[..., half:]
-    found = torch.empty(x.shape, dtype=torch.float32, device=x.device)
-    torch.mul(a, cos, out=found[..., :half]).addcmul_(b, sin, value=-way)
-    torch.mul(b, cos, out=found[..., half:]).addcmul_(a, sin, value=way)
-    return found.to(x.dtype)
+    rotated = torch.empty(x.shape, dtype=torch.float32, device=x.device)
+    torch.mul(a, cos, out=rotated[..., :half]).addcmul_(b, sin, value=-way)
+    torch.mul(b, cos, out=rotated[..., half:]).addcmul_(a, sin, value=way)
+    return rotated.to(x.dtype)
 
 
 class _SwiGlu(torch.autograd.Function):
@@ -243,6 +243,6 @@ class _Nll(torch.autograd.Function):
     @once_differentiable  # type: ignore[untyped-decorator, unused-ignore]
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
         logits, labels, total = ctx.saved_tensors
-        found = (logits.float() - total.unsqueeze(-1)).exp_()
-        found.scatter_add_(-1, labels.unsqueeze(-1), found.new_full((1, 1), -1.0).expand(len(labels), 1))
-        return found.mul_(gradient.unsqueeze(-1)).to(logits.dtype), None
+        grad = (logits.float() - total.unsqueeze(-1)).exp_()
+        grad.scatter_add_(-1, labels.unsqueeze(-1), grad.new_full((1, 1), -1.0).expand(len(labels), 1))
+        return grad.mul_(gradient.unsqueeze(-1)).to(logits.dtype), None

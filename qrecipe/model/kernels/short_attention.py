@@ -1,4 +1,4 @@
-"""What stands between the projections of a layer, for rows of one short length, as one kernel each way: the norms of queries
+"""The operations between the projections of a layer, for rows of one short length, as one kernel each way: the norms of queries
 and keys, their rotation, causal attention.
 
 Apart, these are mostly copies: two matrix products of 16 x 16 a head, and around them every number is laid out anew four times.
@@ -63,7 +63,7 @@ def _opened(
     joint, cos, sin, k_weight, k_eps, row, key,
     length: tl.constexpr, side: tl.constexpr, heads: tl.constexpr, shared: tl.constexpr, half: tl.constexpr,
 ):  # fmt: skip
-    """What all query heads of one row and key head have in common: places and which of them exist, cosines and sines, the key before and
+    """The values that all query heads of one row and key head share: places and which of them exist, cosines and sines, the key before and
     after its norm's weight and rotation, with the inverse of its root mean square and that weight, and the value."""
     kind = joint.dtype.element_ty
     width: tl.constexpr = 2 * half
@@ -100,8 +100,8 @@ def _forward(
         a, b = _read(joint, place, head * width, there, total, half)
         a, b, _ = _normed(a, b, q_eps, half)
         qa, qb = _turned(a, b, wa, wb, c, s, kind)
-        found = tl.dot(_shares(qa, qb, ka, kb, scale, side).to(kind), v)
-        tl.store(out + place * (heads * width) + head * width + wide[None, :], found.to(kind), mask=there)
+        mixed = tl.dot(_shares(qa, qb, ka, kb, scale, side).to(kind), v)
+        tl.store(out + place * (heads * width) + head * width + wide[None, :], mixed.to(kind), mask=there)
 
 
 @triton.jit
@@ -130,9 +130,9 @@ def _backward(
         a, b, inverse = _normed(a, b, q_eps, half)
         qa, qb = _turned(a, b, wa, wb, c, s, kind)
         share = _shares(qa, qb, ka, kb, scale, side)
-        given = tl.load(pull + place * (heads * width) + head * width + wide[None, :], mask=there, other=0.0)
-        for_v += tl.dot(tl.trans(share.to(kind)), given)
-        by_share = tl.dot(given, tl.trans(v))
+        grad = tl.load(pull + place * (heads * width) + head * width + wide[None, :], mask=there, other=0.0)
+        for_v += tl.dot(tl.trans(share.to(kind)), grad)
+        by_share = tl.dot(grad, tl.trans(v))
         by_score = (share * (by_share - tl.sum(share * by_share, 1)[:, None]) * scale).to(kind)
         for_ka += tl.dot(tl.trans(by_score), qa)
         for_kb += tl.dot(tl.trans(by_score), qb)
@@ -200,8 +200,8 @@ def _op_backward(
     programs, sizes = _sizes(joint, q_weight, heads, length)
     for_joint = torch.empty_like(joint)
     for_q, for_k = (torch.empty(*programs, len(w), dtype=torch.float32, device=joint.device) for w in (q_weight, k_weight))
-    given = (joint, cos.contiguous(), sin.contiguous(), q_weight, k_weight, pull.contiguous())
-    _backward[programs](*given, for_joint, for_q, for_k, q_eps, k_eps, scale, **sizes, num_warps=4)
+    inputs = (joint, cos.contiguous(), sin.contiguous(), q_weight, k_weight, pull.contiguous())
+    _backward[programs](*inputs, for_joint, for_q, for_k, q_eps, k_eps, scale, **sizes, num_warps=4)
     return for_joint, for_q.sum((0, 1)).to(q_weight.dtype), for_k.sum((0, 1)).to(k_weight.dtype)
 
 
@@ -245,5 +245,5 @@ def attend(
     `joint` [n, (heads + 2 key heads) x width] are queries, keys and values side by side; `cos` and `sin` [n, 1, width / 2] float32,
     the same in every row; norms are weight and epsilon. -> [n, heads x width].
     """
-    found: torch.Tensor = _op(joint, cos, sin, q_norm[0], k_norm[0], q_norm[1], k_norm[1], heads, length, scale)
-    return found
+    out: torch.Tensor = _op(joint, cos, sin, q_norm[0], k_norm[0], q_norm[1], k_norm[1], heads, length, scale)
+    return out

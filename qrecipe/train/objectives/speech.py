@@ -165,10 +165,10 @@ class SpeechObjective(Objective):
         return data.example(data.rows[index], self.opened.language_row(data.language), layout, kind, self.opened.tokenizer)
 
 
-def _layout(asked: Literal[Layout, "mixed"], row: SpeechRow, coin: int) -> Layout:
+def _layout(layout: Literal[Layout, "mixed"], row: SpeechRow, coin: int) -> Layout:
     """`mixed` is half of the rows each; a text that outruns its speech is laid out whole."""
-    if asked == "mixed":
+    if layout == "mixed":
         if len(row.body) > row.frames:
             return "non_streaming"
         return "streaming" if coin % 2 else "non_streaming"
-    return asked
+    return layout
