@@ -30,6 +30,15 @@ def unsayable(text: str) -> str | None:
     return None
 
 
+def near_key(text: str) -> str:
+    """A text without what does not change how it is spoken: case, signs, kind of quotes, width, composition, white space.
+
+    Equal keys are near-duplicates: they never stand on both sides of a split.
+    """
+    plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    return " ".join("".join(c if c.isalnum() or unicodedata.category(c)[0] == "M" else " " for c in plain).split())
+
+
 def oddities(texts: Sequence[str]) -> list[str]:
     """A sentence for each kind of thing in texts that is written and not said, with counts and examples."""
     kinds: tuple[tuple[str, Callable[[str], list[str]]], ...] = (

@@ -14,6 +14,7 @@ from qrecipe.files import FileHashes
 from qrecipe.inputs.bases import BaseInfo
 from qrecipe.inputs.durations import seconds as seconds_of
 from qrecipe.inputs.manifest import Manifest
+from qrecipe.inputs.texts import near_key
 from qrecipe.plan.trainable import Group, Trainable
 from qrecipe.qwen3 import (
     CODEC_EMBEDDING,
@@ -289,7 +290,7 @@ def _outruns(context: Context) -> Iterator[Problem]:
 def _overlap(context: Context) -> Iterator[Problem]:
     """The same text or the same recording in training and in judging data."""
     recipe = context.loaded.recipe
-    judging = {g.data for g in recipe.gates()} | {s.select.data for s in recipe.stages if s.select}
+    judging = recipe.judging_datasets()
     trained = recipe.trained_datasets()
     contents = {name: _contents(context, name) for name in (judging | trained) & context.manifests.keys()}
     for judge in sorted((judging - trained) & contents.keys()):
@@ -312,9 +313,4 @@ def _overlap(context: Context) -> Iterator[Problem]:
 def _contents(context: Context, name: str) -> list[tuple[int, str, str | None]]:
     """Every row of a dataset: its line, its text, and the hash of its recording."""
     rows = context.manifests[name].rows
-    return [(r.line, _plain(r.text), context.hashes.sha256(r.audio) if r.audio is not None else None) for r in rows]
-
-
-def _plain(text: str) -> str:
-    """A text without what does not change how it is spoken: case and the amount of white space."""
-    return " ".join(text.casefold().split())
+    return [(r.line, near_key(r.text), context.hashes.sha256(r.audio) if r.audio is not None else None) for r in rows]

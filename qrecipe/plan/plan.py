@@ -78,6 +78,10 @@ def make_plan(loaded: LoadedRecipe, hashes: FileHashes | None = None, strict: bo
     datasets = planner.datasets()
     synthetic, mistakes = make_synthetic(loaded, base, planner.manifests, hashes)
     problems += mistakes
+    for name in recipe.spoken_judges():  # their content is what the base says
+        said = synthetic[name].digest if name in synthetic else None
+        content = None if said is None or datasets[name].sha256 is None else digest([datasets[name].sha256, said])
+        datasets[name] = datasets[name].model_copy(update={"sha256": content})
 
     # Every stage starts from the one before it, and its fingerprint holds that of its start.
     stages: list[PlannedStage] = []

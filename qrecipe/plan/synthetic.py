@@ -115,12 +115,14 @@ def make_synthetic(
     recipe = loaded.recipe
     reader = _Reader(loaded, base, hashes)
     stages = {u.dataset: s for s in recipe.stages for u in s.uses if _is_synthetic(loaded, s, u)}
-    tables = {language: reader.table(language) for language in dict.fromkeys(recipe.datasets[d].language for d in stages)}
-    recordings = reader.voices() if any(OBJECTIVES[s.objective].speaks for s in stages.values()) else []
+    judges = recipe.spoken_judges()
+    names = dict.fromkeys([*stages, *judges])
+    tables = {language: reader.table(language) for language in dict.fromkeys(recipe.datasets[d].language for d in names)}
+    recordings = reader.voices() if judges or any(OBJECTIVES[s.objective].speaks for s in stages.values()) else []
     listener = reader.listener() if recordings else None
     voice_hashes = [hashes.sha256(v) for v in recordings if is_file(v)]
     step, datasets = _step(base), {}
-    for name in stages:
+    for name in names:
         language, manifest = recipe.datasets[name].language, manifests.get(name)
         own, table = recipe.languages.get(language), tables[language]
         if manifest is None or (own is not None and table is None):

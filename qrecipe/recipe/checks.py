@@ -207,7 +207,11 @@ def _slice(recipe: Recipe, gate: Gate, n: Node) -> Iterator[Problem]:
 
 def _metric(recipe: Recipe, gate: Gate, spec: metrics.MetricSpec, n: Node) -> Iterator[Problem]:
     """Recordings have the metric where it is compared with theirs, speech is generated where it is of another language."""
-    if gate.against == "recordings":
+    dataset = recipe.datasets.get(gate.data)
+    if gate.against == "recordings" and dataset is not None and dataset.kind == "text":
+        message = f"`{gate.data}` is text that the base speaks, so there are no recordings to compare with"
+        yield n.at("data").problem("QR026", message, "`max_increase: …, baseline: base`")
+    elif gate.against == "recordings":
         floor = n.at("max_over_floor" if gate.kind == "max_over_floor" else "baseline")
         if not spec.on_recordings:
             fitting = [m for m in metrics.names() if (s := metrics.find(m)) is not None and s.on_recordings]
@@ -245,8 +249,9 @@ def _judge_data(recipe: Recipe, name: str, n: Node) -> Iterator[Problem]:
     dataset, trained = recipe.datasets.get(name), recipe.trained_datasets()
     if dataset is None:
         yield n.problem("QR020", f"no dataset is called `{name}`", suggest(name, recipe.datasets))
-    elif dataset.kind != "speech":
-        yield n.problem("QR026", f"metrics need recordings, and `{name}` is {dataset.kind}")
+    elif dataset.kind != "speech" and dataset.language in recipe.languages:
+        help_ = "text judges in a language of the base, which then speaks it: is the old language forgotten?"
+        yield n.problem("QR026", f"metrics need recordings, and `{name}` is {dataset.kind}", help_)
     elif name in trained:
         help_ = "keep a part of the data for judging in a dataset of its own"
         yield n.problem("QR025", f"`{name}` judges and is also trained on", help_)

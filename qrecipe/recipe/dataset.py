@@ -22,7 +22,7 @@ class TextDataset(_Dataset):
     """Sentences: rows of `{"text"}`."""
 
     kind: Literal["text"]
-    """Rows of `{"text"}`, a sentence or two each."""
+    """Rows of `{"text"}`, a sentence or two each. In a language that the base knows they take the place of recordings, to replay and to judge: the untouched base speaks them."""
 
 
 class SpeechDataset(_Dataset):

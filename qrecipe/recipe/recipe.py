@@ -14,7 +14,8 @@ from qrecipe.recipe.evaluator import Evaluators
 from qrecipe.recipe.gate import Gate
 from qrecipe.recipe.language import TAGS, Language
 from qrecipe.recipe.model import Identifier, Settings
-from qrecipe.recipe.stage import SpeechStage, Stage, TextLmStage, Use
+from qrecipe.recipe.objectives import OBJECTIVES
+from qrecipe.recipe.stage import SELF, SpeechStage, Stage, TextLmStage, Use
 from qrecipe.recipe.teacher import Teacher
 
 NAME = r"^[a-z][a-z0-9._-]{0,62}$"
@@ -97,21 +98,37 @@ class Recipe(Settings):
         """Names of datasets that some stage learns from."""
         return {u.dataset for s in self.stages for u in s.uses}
 
+    def judging_datasets(self) -> set[str]:
+        """Names of datasets that a gate or `select` reads."""
+        return {g.data for g in self.gates()} | {s.select.data for s in self.stages if s.select}
+
+    def spoken_judges(self) -> list[str]:
+        """Names of the texts in languages of the base among them: the untouched base speaks their sentences."""
+        judging = self.judging_datasets()
+        return [k for k, d in self.datasets.items() if k in judging and d.kind == "text" and d.language not in self.languages]
+
     def texts_in(self, language: str) -> list[str]:
         """Names of the text datasets in a language."""
         return [name for name, d in self.datasets.items() if d.kind == "text" and d.language == language]
 
     @model_validator(mode="after")
     def _name_texts_of_self(self) -> Recipe:
-        """`{use: self, language: english}` means the text dataset in this language where there is exactly one."""
+        """`{use: self, language: english}` means the text dataset in this language where there is exactly one.
 
-        def named(use: str | Use) -> str | Use:
-            if isinstance(use, str) or not use.is_self or use.text is not None:
+        A stage that learns speech and reads text in a language of the base means `{use: self}` of it.
+        """
+
+        def named(use: str | Use, speaks: bool) -> str | Use:
+            name = use if isinstance(use, str) else use.use
+            if isinstance(use, Use) and use.is_self:
+                texts = self.texts_in(str(use.language)) if use.text is None else []
+                return use.model_copy(update={"text": texts[0]}) if len(texts) == 1 else use
+            dataset, share = self.datasets.get(name), use.share if isinstance(use, Use) else None
+            if not speaks or dataset is None or dataset.kind != "text" or dataset.language in self.languages:
                 return use
-            texts = self.texts_in(str(use.language))
-            return use.model_copy(update={"text": texts[0]}) if len(texts) == 1 else use
+            return Use(use=SELF, language=dataset.language, text=name, share=share)
 
-        stages = [s.model_copy(update={"data": [named(d) for d in s.data]}) for s in self.stages]
+        stages = [s.model_copy(update={"data": [named(d, OBJECTIVES[s.objective].speaks) for d in s.data]}) for s in self.stages]
         return self if stages == self.stages else self.model_copy(update={"stages": stages})
 
 

@@ -50,7 +50,7 @@ class Use(Settings):
     """A dataset with its share of a stage's data."""
 
     use: Annotated[str, Field(min_length=1)]
-    """The dataset; or `self`: what the untouched base itself says, so that it forgets nothing without any recordings."""
+    """The dataset; or `self`: what the untouched base itself says, so that it forgets nothing without any recordings. Text in a language of the base means the same: the base speaks it."""
     language: Annotated[str, Field(min_length=1)] | None = None
     """With `use: self`: the language of the base that it speaks. The sentences are those of the recipe's text dataset in this language."""
     text: Annotated[str, Field(min_length=1)] | None = None

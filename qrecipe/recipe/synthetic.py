@@ -38,7 +38,7 @@ def check(recipe: Recipe, node: Node) -> Iterator[Problem]:
         for j, use in enumerate(stage.uses):
             n = node.at("stages", i, "data", j)
             yield from _self(recipe, stage, use, n) if use.is_self else _respelled(recipe, stage, use, n)
-    if not any(is_spoken(stage, use, recipe) for stage in recipe.stages for use in stage.uses):
+    if not recipe.spoken_judges() and not any(is_spoken(stage, use, recipe) for stage in recipe.stages for use in stage.uses):
         return
     if not voices(recipe):
         n = node.get("teacher") or node.get("stages") or node
@@ -87,8 +87,7 @@ def _respelled(recipe: Recipe, stage: Stage, use: Use, n: Node) -> Iterator[Prob
     language = recipe.languages.get(dataset.language)
     if language is None:
         message = f"`{stage.objective}` is for languages that the recipe adds, and `{use.use}` is in `{dataset.language}`"
-        self_help = f"`{{use: self, language: {dataset.language}}}` lets the base say them"
-        yield n.problem("QR024", message, self_help if stage.objective == "respell" else None)
+        yield n.problem("QR024", message)
     elif language.respelling is None:
         message = f"`{dataset.language}` has no `respelling`, so `{stage.objective}` cannot read `{use.use}`"
         yield n.problem("QR024", message, f"give `languages.{dataset.language}.respelling` a `language` of the base and a `table`")

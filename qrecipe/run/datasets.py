@@ -30,7 +30,7 @@ class Prepared:
 def needed(planned: Planned) -> list[str]:
     """Datasets that a run reads, in the recipe's order."""
     recipe = planned.loaded.recipe
-    used = recipe.trained_datasets() | {g.data for g in recipe.gates()} | {s.select.data for s in recipe.stages if s.select}
+    used = recipe.trained_datasets() | recipe.judging_datasets()
     return [d for d in recipe.datasets if d in used]
 
 

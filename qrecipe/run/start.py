@@ -10,6 +10,7 @@ from qrecipe.plan.complete import RunPlan
 from qrecipe.run.datasets import needed, prepare_all
 from qrecipe.run.session import RunSession, Session, recipe_evaluators
 from qrecipe.run.store import RunStore
+from qrecipe.run.synthetic import prepare_synthetic, spoken_judges
 from qrecipe.train import selfcheck
 
 
@@ -20,6 +21,7 @@ def start_run(session: Session, plan: RunPlan, store: RunStore) -> RunSession:
     store.save_stage(plan.start, start, {"stage": None})
     session.events.emit("languages", rows={k: plan.rows[k] for k in plan.loaded.recipe.languages})
     data = prepare_all(plan, session, needed(plan))
+    data.speech |= prepare_synthetic(plan, session, spoken_judges(plan))
     evaluators = recipe_evaluators(session, plan, store.folder / "heard.jsonl")
     return RunSession(**vars(session), plan=plan, store=store, working=working, start=start, data=data, evaluators=evaluators)
 
@@ -43,11 +45,12 @@ def check_alignment(session: RunSession) -> None:
     """Compares losses on recordings with those at shifted labels: a misaligned engine must not train. Raises `EngineError`."""
     speech, opened = session.data.speech, session.opened
     trained = [n for n in speech if n in session.recipe.trained_datasets()]
-    if not trained:
+    usable = trained + session.recipe.spoken_judges()
+    if not usable:
         session.events.emit("self_check", verdict="skipped", reason="the recipe trains on text alone", losses=[])
         return
     # a language that the base knows tells most; in a new one even aligned losses are high
-    known = [n for n in trained if speech[n].language in session.base.languages] or trained
+    known = [n for n in usable if speech[n].language in session.base.languages] or usable
     data = speech[known[0]]
     row = opened.language_row(data.language)
     examples = [data.example(r, row, "streaming", None, opened.tokenizer) for r in data.rows[: selfcheck.ROWS]]

@@ -42,6 +42,11 @@ def spoken_for(plan: RunPlan, stages: Iterable[str]) -> list[str]:
     return [n for n in plan.synthetic if n in names]
 
 
+def spoken_judges(plan: RunPlan) -> list[str]:
+    """Text datasets that judge: the base speaks them before anything trains."""
+    return [n for n in plan.loaded.recipe.spoken_judges() if n in plan.synthetic]
+
+
 @dataclass
 class SyntheticSpeech:
     """The synthetic datasets of a run, each spoken before the first stage that needs it."""

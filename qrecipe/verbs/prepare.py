@@ -7,7 +7,7 @@ from qrecipe.plan.complete import RunPlan
 from qrecipe.run.datasets import prepare_all, reports
 from qrecipe.run.events import Events, Listener
 from qrecipe.run.session import open_session
-from qrecipe.run.synthetic import prepare_synthetic, spoken_for
+from qrecipe.run.synthetic import prepare_synthetic, spoken_for, spoken_judges
 
 
 def prepare(plan: RunPlan, listener: Listener | None = None) -> list[Report]:
@@ -15,7 +15,8 @@ def prepare(plan: RunPlan, listener: Listener | None = None) -> list[Report]:
     recipe = plan.loaded.recipe
     session = open_session(plan.base, plan.hashes, Events(None, listener))
     prepared = prepare_all(plan, session, recipe.datasets)
-    prepare_synthetic(plan, session, spoken_for(plan, (s.id for s in recipe.stages)))
+    spoken = dict.fromkeys([*spoken_judges(plan), *spoken_for(plan, (s.id for s in recipe.stages))])
+    prepare_synthetic(plan, session, spoken)
     descriptions = reports(plan, prepared, session.encoder)
     session.hashes.save()
     return descriptions

@@ -11,9 +11,11 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from qrecipe import sentences
 from qrecipe.cli.validate import check
 from qrecipe.errors import RecipeError
 from qrecipe.files import FileHashes
+from qrecipe.recipe import load
 from qrecipe.shipped import templates
 from qrecipe.source.reader import read_file
 from qrecipe.verbs.new import Request, Written, new_recipe
@@ -69,6 +71,22 @@ def test_data_folders_name_what_the_recipe_names_and_nothing_else(tmp_path: Path
             said = (tmp_path / template / "data" / folder / "README.md").read_text()
             for file in ("text.jsonl", "train.jsonl", "dev.jsonl", "ref.wav"):
                 assert (f"data/{folder}/{file}" in recipe) == (f"| `{file}` |" in said), (template, folder, file)
+
+
+def test_the_old_language_needs_no_recordings(tmp_path: Path) -> None:
+    """Its sentences ship, some to learn from and others to judge by, and the base speaks them."""
+    written = new_recipe(Request("hausa", "ha", "ladder", "builtin:mini", None, ["english"], replay="korean"), tmp_path)
+    texts = [
+        [json.loads(line)["text"] for line in (tmp_path / "data" / "korean" / f"{name}.jsonl").read_text("utf-8").splitlines()]
+        for name in ("replay", "keep")
+    ]
+    assert texts == [sentences.replay("korean"), sentences.keep("korean")]
+    stages = load(written.recipe).recipe.stages
+    replayed = [u for s in stages for u in s.uses if u.is_self]
+    assert [(u.name, u.dataset, u.share) for u in replayed] == [("self-korean", "replay", 0.2)] * 2
+    assert load(written.recipe).recipe.spoken_judges() == ["keep"]
+    with pytest.raises(RecipeError, match="no sentences of `klingon` ship"):
+        new_recipe(Request("zarma", "dje", "ladder", "builtin:mini", None, ["english"], replay="klingon"), tmp_path)
 
 
 def test_nothing_that_is_there_is_changed(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import torch
 
 from qrecipe.data.speech import SpeechRow
 from qrecipe.evaluate.evaluators import EvaluatorSet
+from qrecipe.plan import make_plan
 from qrecipe.plan.synthetic import Sentence, SyntheticDataset
 from qrecipe.recipe import load
 from qrecipe.run import synthetic
@@ -123,3 +124,46 @@ def test_the_measure_of_rate_is_the_datasets_own() -> None:
     """A language of few letters is not dropped for being slow."""
     dataset = SyntheticDataset("t", "korean", "korean", tuple(Sentence(i, "", "가" * 12) for i in range(4)), (Path("v"),), None)
     assert synthetic._unusual(dataset, [said(n, 90) for n in (30, 33, 28, 36)]) == {"runaway": [], "rate": []}
+
+
+@pytest.mark.slow
+def test_no_recording_of_an_old_language_is_needed_to_replay_it_and_to_judge_it(mini: Any, tmp_path: Path) -> None:
+    """Text of the base's language in the places of recordings: the base speaks both before anything trains."""
+    recipes.write_data(tmp_path)
+    for name, texts in (("old", recipes.ENGLISH), ("keep", ["A dog runs home.", "Rain fell at noon."])):
+        recipes.write_rows(tmp_path / "data" / f"{name}.jsonl", [{"text": t} for t in texts])
+    english = {"kind": "text", "language": "english"}
+    datasets = {
+        **recipes.RECIPE["datasets"],
+        "replay": {**english, "path": "data/old.jsonl"},
+        "keep": {**english, "path": "data/keep.jsonl"},
+    }
+    gates = [
+        {"metric": "talker_nll", "data": "keep", "max_increase": 9.0, "baseline": "base"},
+        {"metric": "runaway_rate", "data": "keep", "max": 1.0, "severity": "warn"},
+    ]
+    file = recipes.write(tmp_path, recipes.recipe(datasets=datasets, accept=gates, teacher={"slowest": 30.0}))
+    planned = run_recipe(file, tmp_path)
+    assert planned.status == "accepted"
+    taught = {e["dataset"]: e["kept"] for e in events(tmp_path) if e["event"] == "taught"}
+    assert taught.keys() == {"replay", "keep"}
+    (verdict,) = [e for e in events(tmp_path) if e["event"] == "verdict" and e["metric"] == "talker_nll"]
+    assert verdict["prompts"] == taught["keep"]
+    assert verdict["outcome"] == "pass"
+
+
+def test_what_the_base_says_for_a_gate_is_part_of_the_data(tmp_path: Path) -> None:
+    """Another voice, temperature or seed of the teacher gives other values, so the dataset has another hash."""
+    recipes.write_data(tmp_path)
+    recipes.write_rows(tmp_path / "data" / "keep.jsonl", [{"text": t} for t in recipes.ENGLISH])
+    datasets = {**recipes.RECIPE["datasets"], "keep": {"kind": "text", "language": "english", "path": "data/keep.jsonl"}}
+    accept = [{"metric": "talker_nll", "data": "keep", "max_increase": 9.0, "baseline": "base"}]
+
+    def content(**teacher: Any) -> str | None:
+        file = recipes.write(tmp_path, recipes.recipe(datasets=datasets, accept=accept, teacher=teacher))
+        return make_plan(load(file)).plan.datasets["keep"].sha256
+
+    contents = [content(), content(seed=1), content(voices=["data/train0.wav"])]
+    assert None not in contents
+    assert len(set(contents)) == 3
+    assert content(voices=["data/absent.wav"]) is None

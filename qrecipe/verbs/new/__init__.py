@@ -5,14 +5,16 @@ Writes files that are not there yet and changes none. The texts are the files be
 
 from __future__ import annotations
 
+import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from string import Template
 
+from qrecipe import sentences
 from qrecipe.errors import Place, Problem, Problems, RecipeError, suggest
 from qrecipe.files import write_json, write_text
 from qrecipe.plan.schemas import schemas
@@ -24,7 +26,7 @@ from qrecipe.source.bounds import repository
 from qrecipe.source.reader import Node, read_file
 
 REPLAY = "english"
-"""The language of replayed and kept data: every published base speaks it, and recordings are easy to come by."""
+"""The language that is rehearsed and judged where nobody names another: every published base speaks it best."""
 _JUDGED = {"dev", "keep"}
 """Datasets that the gates read, whatever the stages do."""
 _SCHEMA_LINE = re.compile(r"\$schema=\S+")
@@ -41,6 +43,12 @@ class Request:
     revision: str | None
     like: list[str]
     """Languages of the base that sound most alike, the closest first; at least one."""
+    replay: str = REPLAY
+    """The language of the base that is rehearsed and judged, so that it is not forgotten."""
+    voices: Sequence[str] = ()
+    """Recordings in whose voices the base speaks, relative to the recipe; default: one that is yet to be put there."""
+    on_bad_row: str | None = None
+    """What the datasets of recordings do with a row that cannot be used; None: what a recipe does by default."""
 
 
 @dataclass
@@ -86,8 +94,12 @@ def _files(request: Request, folder: Path, schema: Path) -> dict[Path, str]:
         target = folder / "templates" / source.name
         line = f"$schema={os.path.relpath(schema, target.parent)}"
         files[target] = _SCHEMA_LINE.sub(line, source.read_text(encoding="utf-8"))
-    for language in (request.language, REPLAY):
-        files[folder / "data" / language / "README.md"] = _readme(language, recipe)
+    own, old = folder / "data" / request.language, folder / "data" / request.replay
+    files[own / "README.md"] = _readme(request.language, recipe)
+    files[old / "README.md"] = _fill("sentences.md", name=request.replay, title=_title(request.replay))
+    for name, texts in (("replay", sentences.replay(request.replay)), ("keep", sentences.keep(request.replay))):
+        if f"data/{request.replay}/{name}.jsonl" in recipe:
+            files[old / f"{name}.jsonl"] = "".join(json.dumps({"text": t}, ensure_ascii=False) + "\n" for t in texts)
     return files
 
 
@@ -98,9 +110,14 @@ def _problems(request: Request, path: Path) -> Iterator[Problem]:
     why = language_key_problem(language)
     if why is None and not re.fullmatch(r"[a-z][a-z0-9_-]{0,62}", language):
         why = "is not a name: lower-case letters, digits, `_`, `-`, a letter first"
-    if why is None and language == REPLAY:
+    if why is None and language in sentences.languages():
         why = "is one that every published base speaks: a recipe adds languages"
-    valid = why is None and re.match(BCP47, request.bcp47) and request.template in template_files
+    if request.replay not in sentences.languages():
+        message = f"no sentences of `{request.replay}` ship, which `--replay` would have the base speak"
+        yield Problem("QR070", message, place, suggest(request.replay, sentences.languages()))
+    valid = (
+        why is None and request.replay in sentences.languages() and re.match(BCP47, request.bcp47) and request.template in template_files
+    )
     if why is not None:
         yield Problem("QR021", f"language `{language}` {why}", place, f"for example `--language {_clean(language)}`")
     if not re.match(BCP47, request.bcp47):
@@ -175,13 +192,19 @@ def _recipe(request: Request, template: Node, schema: str, table: str | None) ->
         bcp47=request.bcp47,
         init=", ".join(request.like),
         respelling="" if table is None else _fill("reader.yaml", name=name, reader=request.like[0], table=table),
-        datasets=_datasets(name, _used_datasets(template)),
+        datasets=_datasets(request, _used_datasets(template)),
+        replay=_title(request.replay),
+        replay_key=request.replay,
+        voices=", ".join(request.voices or [f"data/{name}/ref.wav"]),
     )
 
 
-def _datasets(name: str, used: set[str]) -> str:
+def _datasets(request: Request, used: set[str]) -> str:
     """Lines of the datasets that are used, their comments below each other."""
-    lines = [line.split("  # ") for line in _fill("datasets.yaml", name=name, replay=REPLAY).splitlines()]
+    text = _fill("datasets.yaml", name=request.language, replay=request.replay)
+    if request.on_bad_row is not None:
+        text = re.sub(r"(kind: speech.*)}", rf"\1, on_bad_row: {request.on_bad_row}}}", text)
+    lines = [line.split("  # ") for line in text.splitlines()]
     lines = [parts for parts in lines if parts[0].split(":")[0].strip() in used]
     width = max(len(dataset) for dataset, _ in lines)
     return "".join(f"{dataset:<{width}}  # {comment}\n" for dataset, comment in lines)
