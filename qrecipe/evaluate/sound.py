@@ -6,6 +6,8 @@ be read well in many ways. They show flat or broken intonation; they do not show
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -53,21 +55,20 @@ def silence_share(sample: Sample) -> float:
 def speaking_rate(sample: Sample) -> float | None:
     """Characters of the normalised text for every second from the first to the last speech."""
     spoken = np.flatnonzero(speaking(sample.audio))
-    if spoken.size < 2:
-        return None
-    seconds = float(spoken[-1] - spoken[0] + 1) * HOP / SAMPLE_RATE
-    return len(normalise(sample.row.text, sample.tag).replace(" ", "")) / seconds
+    seconds = _span(spoken)
+    return len(normalise(sample.row.text, sample.tag).replace(" ", "")) / seconds if seconds else None
 
 
 def pause_rate(sample: Sample) -> float | None:
     """Pauses of 0.2 s or more between the first and the last speech, for every second of it."""
-    on = speaking(sample.audio)
-    spoken = np.flatnonzero(on)
-    if spoken.size < 2:
-        return None
-    gaps = np.diff(spoken) - 1
-    seconds = (spoken[-1] - spoken[0] + 1) * HOP / SAMPLE_RATE
-    return float((gaps * HOP / SAMPLE_RATE >= PAUSE).sum() / seconds)
+    spoken = np.flatnonzero(speaking(sample.audio))
+    seconds, gaps = _span(spoken), np.diff(spoken) - 1
+    return float((gaps * HOP / SAMPLE_RATE >= PAUSE).sum() / seconds) if seconds else None
+
+
+def _span(spoken: NDArray[np.int64]) -> float | None:
+    """Seconds from the first to the last frame of speech; None where there are fewer than two."""
+    return float(spoken[-1] - spoken[0] + 1) * HOP / SAMPLE_RATE if spoken.size > 1 else None
 
 
 def pitch(audio: Audio) -> Curve:
@@ -111,20 +112,19 @@ def correlation(first: Curve, second: Curve) -> float | None:
 
 def f0_correlation(sample: Sample) -> float | None:
     """Correlation of the pitch contours of the sample and of the recording, after alignment."""
-    if sample.recording is None:
-        return None
-    mine, theirs = aligned(sample.audio, sample.recording)
-    return _along(pitch(sample.audio), pitch(sample.recording), mine, theirs)
+    return _correlation(sample, pitch)
 
 
 def energy_correlation(sample: Sample) -> float | None:
     """Correlation of the loudness of the sample and of the recording in dB, after alignment."""
+    return _correlation(sample, lambda audio: np.maximum(loudness(audio), -60))
+
+
+def _correlation(sample: Sample, curve: Callable[[Audio], Curve]) -> float | None:
+    """Correlation of a curve of the sample with that of the recording; None without one."""
     if sample.recording is None:
         return None
     mine, theirs = aligned(sample.audio, sample.recording)
-    return _along(np.maximum(loudness(sample.audio), -60), np.maximum(loudness(sample.recording), -60), mine, theirs)
-
-
-def _along(first: Curve, second: Curve, mine: NDArray[np.int64], theirs: NDArray[np.int64]) -> float | None:
+    first, second = curve(sample.audio), curve(sample.recording)
     inside = (mine < len(first)) & (theirs < len(second))
     return correlation(first[mine[inside]], second[theirs[inside]])

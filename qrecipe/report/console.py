@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
@@ -17,6 +18,55 @@ PLAIN_SECONDS = 5.0
 SHOWN_ROWS = 8
 SHOWN_DIFFERENCES = 4
 
+Event = dict[str, Any]
+
+
+def _some(rows: list[str]) -> str:
+    return ", ".join(rows[:SHOWN_ROWS]) + (f" and {len(rows) - SHOWN_ROWS} more" if len(rows) > SHOWN_ROWS else "")
+
+
+LINES: dict[str, Callable[[Event], str]] = {
+    "put_aside": lambda e: f"the run before is kept in {e['path']}",
+    "disk": lambda e: "disk: " + "; ".join(f"{n['what']} {size(n['bytes'])}" for n in e["needs"]),
+    "row_skipped": lambda e: f"  skipped {e['file']}:{e['line']}: {e['message']}",
+    "languages": lambda e: "language rows: " + ", ".join(f"{k} {row}" for k, row in e["rows"].items()),
+    "stage_started": lambda e: f"stage {e['stage']} ({e['objective']}): {e['parameters']:,} parameters",
+    "measuring": lambda e: f"measuring {', '.join(e['metrics'])} on {e['dataset']} ({e['where']})",
+}
+"""Events that are one line."""
+STAGE_LINES: dict[str, Callable[[Event], str]] = {
+    "remembered": lambda e: f"what its frozen layers make of each row is kept ({size(e['bytes'])}) and not computed again",
+    "recomputing": lambda e: (
+        f"would take {size(e['peak'])} of {size(e['room'])}; layers are computed again in the backward pass, which takes longer"
+    ),
+    "stage_reused": lambda e: "unchanged since it was trained, reused",
+    "stage_skipped": lambda e: "skipped, an earlier stage was good enough",
+    "fitted": lambda e: f"the temporary map is fitted, loss {e['loss']:.3f}",
+    "resumed": lambda e: f"goes on after step {e['step']}",
+    "checkpoint_damaged": lambda e: f"the checkpoint {e['path']} does not verify ({e['reason']}); the one before it is used",
+    "step_skipped": lambda e: f"step {e['step']} skipped, its {e['why']} is not finite; rows {_some(e['rows'])}",
+    "loss_spike": lambda e: f"the loss leaps to {e['loss']:.3f} at step {e['step']} (was {e['usual']:.3f}); rows {_some(e['rows'])}",
+    "memory_split": lambda e: f"out of GPU memory; micro-batches are split to {e['fits']} at once, the result stays the same",
+    "compiling": lambda e: (
+        "the first step compiles and takes longer" if e["trouble"] is None else f"nothing is compiled, steps take longer: {e['trouble']}"
+    ),
+}
+"""Events that are one line after the name of their stage."""
+NOTES: dict[str, Callable[[Event], str]] = {
+    "checkpoint": lambda e: f"checkpoint of step {e['step']}",
+    "select": lambda e: f"step {e['step']}: held out {e['value']:.4f}" + (", best so far" if e["best"] else ""),
+}
+"""Events that are a line above a bar."""
+BARS: dict[str, Callable[[Event], tuple[str, int, int, str]]] = {
+    "encoding": lambda e: (f"encoding {e['dataset']}", e["done"], e["of"], ""),
+    "remembering": lambda e: (f"{e['stage']}: what the frozen layers make of each row", e["done"], e["of"], ""),
+    "fitting": lambda e: (f"{e['stage']}: fitting the temporary map", e["step"], e["of"], f"loss {e['loss']:.3f}"),
+    "step": lambda e: (f"{e['stage']}: training", e["step"], e["of"], ", ".join(f"{k} {v:.3f}" for k, v in e["losses"].items())),
+    "speaking": lambda e: (e["what"], e["done"], e["of"], ""),
+    "listening": lambda e: (e["what"], e["done"], e["of"], ""),
+}
+"""Events that move a bar: its title, how far, of how much, and a detail."""
+
 
 class RunConsole:
     """A listener for `qrecipe.run.engine.run`. Use as a context manager."""
@@ -27,7 +77,7 @@ class RunConsole:
         self._task: Any = None
         self._what = ""
         self._last = 0.0
-        self._verdicts: list[dict[str, Any]] = []
+        self._verdicts: list[Event] = []
         self._where = ""
 
     def __enter__(self) -> RunConsole:
@@ -36,17 +86,26 @@ class RunConsole:
     def __exit__(self, *args: object) -> None:
         self._end()
 
-    def __call__(self, event: dict[str, Any]) -> None:
+    def __call__(self, event: Event) -> None:
         """Shows one event."""
-        handler = getattr(self, f"_on_{event['event']}", self._on_other)
-        handler(event)
+        kind = event["event"]
+        if kind in BARS:
+            self._bar(*BARS[kind](event))
+        elif kind in LINES:
+            self.say(LINES[kind](event))
+        elif kind in STAGE_LINES:
+            self.say(f"stage {event['stage']}: {STAGE_LINES[kind](event)}")
+        elif kind in NOTES:
+            self._note(NOTES[kind](event))
+        else:
+            getattr(self, f"_on_{kind}", self._on_other)(event)
 
     def say(self, text: str) -> None:
         """One line."""
         self._end()
         self.console.print(escape(text), soft_wrap=True)
 
-    def _bar(self, what: str, done: int, of: int, detail: str = "") -> None:
+    def _bar(self, what: str, done: int, of: int, detail: str) -> None:
         if self.console.is_terminal:
             if self._progress is None or self._what != what:
                 self._end()
@@ -77,131 +136,44 @@ class RunConsole:
             self._progress = None
         self._what = ""
 
-    def _on_run_started(self, e: dict[str, Any]) -> None:
+    def _on_run_started(self, e: Event) -> None:
         self.say(f"running on {e['device']}")
         if e["lock"] is None:
             self.say("warning: the lock could not be written beside the recipe; it is in the bundle")
 
-    def _on_put_aside(self, e: dict[str, Any]) -> None:
-        self.say(f"the run before is kept in {e['path']}")
-
-    def _on_stage_standing(self, e: dict[str, Any]) -> None:
+    def _on_stage_standing(self, e: Event) -> None:
         if e["state"] in ("resumes", "changed"):
             self.say(f"stage {e['stage']}: {e['text']}")
 
-    def _on_disk(self, e: dict[str, Any]) -> None:
-        self.say("disk: " + "; ".join(f"{n['what']} {size(n['bytes'])}" for n in e["needs"]))
-
-    def _on_lock_changed(self, e: dict[str, Any]) -> None:
+    def _on_lock_changed(self, e: Event) -> None:
         shown = e["differences"][:SHOWN_DIFFERENCES]
         more = len(e["differences"]) - len(shown)
         self.say(f"{e['path']} changes: " + "; ".join(shown) + (f"; and {more} more" if more else ""))
 
-    def _on_encoding(self, e: dict[str, Any]) -> None:
-        self._bar(f"encoding {e['dataset']}", e["done"], e["of"])
-
-    def _on_dataset(self, e: dict[str, Any]) -> None:
+    def _on_dataset(self, e: Event) -> None:
         minutes = f", {e['minutes']:.1f} minutes" if e["minutes"] is not None else ""
         skipped = f", {e['skipped']} skipped" if e["skipped"] else ""
         self.say(f"data {e['dataset']}: {e['rows']} rows{minutes}{skipped}")
 
-    def _on_taught(self, e: dict[str, Any]) -> None:
+    def _on_taught(self, e: Event) -> None:
         lost = ", ".join(f"{n} {why}" for why, n in e["dropped"].items() if n)
         dropped = f"; dropped: {lost}" if lost else ""
         self.say(
             f"the base spoke {e['dataset']} as {e['spoken_as']}: {e['kept']} of {e['sentences']} sentences, {e['minutes']:.1f} minutes{dropped}"
         )
 
-    def _on_row_skipped(self, e: dict[str, Any]) -> None:
-        self.say(f"  skipped {e['file']}:{e['line']}: {e['message']}")
-
-    def _on_languages(self, e: dict[str, Any]) -> None:
-        self.say("language rows: " + ", ".join(f"{k} {row}" for k, row in e["rows"].items()))
-
-    def _on_self_check(self, e: dict[str, Any]) -> None:
+    def _on_self_check(self, e: Event) -> None:
         detail = "; ".join(e["losses"])
-        if e["verdict"] == "passed":
-            self.say(f"self-check passed: {detail}")
-        elif e["verdict"] == "failed":
-            self.say(f"self-check failed: {detail}")
-        else:
+        if e["verdict"] == "skipped":
             self.say(f"self-check skipped: {e['reason']}" + (f" ({detail})" if detail else ""))
-
-    def _on_stage_started(self, e: dict[str, Any]) -> None:
-        self.say(f"stage {e['stage']} ({e['objective']}): {e['parameters']:,} parameters")
-
-    def _on_compiling(self, e: dict[str, Any]) -> None:
-        if e["trouble"] is None:
-            self.say(f"stage {e['stage']}: the first step compiles and takes longer")
         else:
-            self.say(f"stage {e['stage']}: nothing is compiled, steps take longer: {e['trouble']}")
+            self.say(f"self-check {e['verdict']}: {detail}")
 
-    def _on_remembering(self, e: dict[str, Any]) -> None:
-        self._bar(f"{e['stage']}: what the frozen layers make of each row", e["done"], e["of"])
-
-    def _on_remembered(self, e: dict[str, Any]) -> None:
-        self.say(f"stage {e['stage']}: what its frozen layers make of each row is kept ({size(e['bytes'])}) and not computed again")
-
-    def _on_recomputing(self, e: dict[str, Any]) -> None:
-        needs = f"would take {size(e['peak'])} of {size(e['room'])}"
-        self.say(f"stage {e['stage']}: {needs}; layers are computed again in the backward pass, which takes longer")
-
-    def _on_stage_reused(self, e: dict[str, Any]) -> None:
-        self.say(f"stage {e['stage']}: unchanged since it was trained, reused")
-
-    def _on_stage_skipped(self, e: dict[str, Any]) -> None:
-        self.say(f"stage {e['stage']}: skipped, an earlier stage was good enough")
-
-    def _on_fitting(self, e: dict[str, Any]) -> None:
-        self._bar(f"{e['stage']}: fitting the temporary map", e["step"], e["of"], f"loss {e['loss']:.3f}")
-
-    def _on_fitted(self, e: dict[str, Any]) -> None:
-        self.say(f"stage {e['stage']}: the temporary map is fitted, loss {e['loss']:.3f}")
-
-    def _on_step(self, e: dict[str, Any]) -> None:
-        detail = ", ".join(f"{k} {v:.3f}" for k, v in e["losses"].items())
-        self._bar(f"{e['stage']}: training", e["step"], e["of"], detail)
-
-    def _on_resumed(self, e: dict[str, Any]) -> None:
-        self.say(f"stage {e['stage']}: goes on after step {e['step']}")
-
-    def _on_checkpoint(self, e: dict[str, Any]) -> None:
-        self._note(f"checkpoint of step {e['step']}")
-
-    def _on_checkpoint_damaged(self, e: dict[str, Any]) -> None:
-        self.say(f"stage {e['stage']}: the checkpoint {e['path']} does not verify ({e['reason']}); the one before it is used")
-
-    def _on_step_skipped(self, e: dict[str, Any]) -> None:
-        self.say(f"stage {e['stage']}: step {e['step']} skipped, its {e['why']} is not finite; rows {_some(e['rows'])}")
-
-    def _on_loss_spike(self, e: dict[str, Any]) -> None:
-        self.say(
-            f"stage {e['stage']}: the loss leaps to {e['loss']:.3f} at step {e['step']} (was {e['usual']:.3f}); rows {_some(e['rows'])}"
-        )
-
-    def _on_memory_split(self, e: dict[str, Any]) -> None:
-        self.say(f"stage {e['stage']}: out of GPU memory; micro-batches are split to {e['fits']} at once, the result stays the same")
-
-    def _on_select(self, e: dict[str, Any]) -> None:
-        self._note(f"step {e['step']}: held out {e['value']:.4f}" + (", best so far" if e["best"] else ""))
-
-    def _on_measuring(self, e: dict[str, Any]) -> None:
-        self.say(f"measuring {', '.join(e['metrics'])} on {e['dataset']} ({e['where']})")
-
-    def _on_speaking(self, e: dict[str, Any]) -> None:
-        self._bar(e["what"], e["done"], e["of"])
-
-    def _on_listening(self, e: dict[str, Any]) -> None:
-        self._bar(e["what"], e["done"], e["of"])
-
-    def _on_gate_tried(self, e: dict[str, Any]) -> None:
+    def _on_gate_tried(self, e: Event) -> None:
         if e["tried"]:
-            self.say(
-                f"tried {e['gate']}: "
-                + ("tells good recordings from spoilt ones" if e["sound"] else "cannot tell good recordings from spoilt ones")
-            )
+            self.say(f"tried {e['gate']}: {'tells' if e['sound'] else 'cannot tell'} good recordings from spoilt ones")
 
-    def _on_verdict(self, e: dict[str, Any]) -> None:
+    def _on_verdict(self, e: Event) -> None:
         if e["where"] != self._where:
             self._flush_verdicts()
             self._where = e["where"]
@@ -213,29 +185,25 @@ class RunConsole:
             self.console.print(verdict_table(self._where, self._verdicts))
         self._verdicts, self._where = [], ""
 
-    def _on_stage_finished(self, e: dict[str, Any]) -> None:
+    def _on_stage_finished(self, e: Event) -> None:
         self._flush_verdicts()
         survives = e["survives_rounding"]
         note = f"; {survives:.1%} of what changed survives rounding to the base's number format" if survives < 0.9995 else ""
         self.say(f"stage {e['stage']}: {e['status']}{note}")
 
-    def _on_bundle(self, e: dict[str, Any]) -> None:
+    def _on_bundle(self, e: Event) -> None:
         self._flush_verdicts()
         self.say(f"bundle written: {e['path']}")
 
-    def _on_run_finished(self, e: dict[str, Any]) -> None:
+    def _on_run_finished(self, e: Event) -> None:
         self._flush_verdicts()
         self._end()
 
-    def _on_run_failed(self, e: dict[str, Any]) -> None:
+    def _on_run_failed(self, e: Event) -> None:
         """Shows what was judged before; the command line prints the error itself."""
         self._on_run_finished(e)
 
-    def _on_other(self, e: dict[str, Any]) -> None:
+    def _on_other(self, e: Event) -> None:
         """An event that this console does not know is shown as it is."""
         fields = ", ".join(f"{k} {v}" for k, v in e.items() if k not in ("event", "time"))
         self.say(f"{e['event']}: {fields}")
-
-
-def _some(rows: list[str]) -> str:
-    return ", ".join(rows[:SHOWN_ROWS]) + (f" and {len(rows) - SHOWN_ROWS} more" if len(rows) > SHOWN_ROWS else "")
