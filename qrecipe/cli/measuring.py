@@ -43,7 +43,7 @@ OPTIONS = (
     click.option("--reference-text", help="What is said in it; makes the prompt in-context."),
     click.option("--seeds", default="0,1", show_default=True, help="Seeds of generated speech."),
     click.option("--prompts", type=click.IntRange(1), help="Speak the first so many rows; default: all."),
-    click.option("--batch", type=click.IntRange(1), default=8, show_default=True, help="Prompts that are spoken at once."),
+    click.option("--batch", type=click.IntRange(1), default=8, show_default=True, help="Prompts whose speech is stored together."),
     click.option("--asr", metavar="MODEL", help="Recogniser for cer and wer, as `evaluators.asr.model` of a recipe: wheel:whisper-base."),
     click.option(
         "--asr-backend", type=click.Choice(["faster_whisper", "transformers"]), default="faster_whisper", show_default=True, help="Runs it."

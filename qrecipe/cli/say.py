@@ -20,10 +20,17 @@ from qrecipe.cli.options import FILE, format_option
     "--layout", type=click.Choice(["streaming", "non_streaming"]), default="streaming", show_default=True, help="How text meets frames."
 )
 @click.option("--seed", default=0, show_default=True, help="Seed of sampling.")
+@click.option(
+    "--engine",
+    type=click.Choice(["own", "stock"]),
+    default="own",
+    show_default=True,
+    help="own: qrecipe's engine, as everywhere else. stock: generate_voice_clone of qwen_tts.",
+)
 @click.option("--out", required=True, type=FILE, help="The file to write: .wav, .flac, .mp3, .ogg or .opus.")
 @format_option()
 def command(model: str, out: Path, format_: str, **options: Any) -> int:
-    """Speak TEXT with MODEL (a base, a bundle, or runs/NAME@STAGE) through stock generate_voice_clone."""
+    """Speak TEXT with MODEL (a base, a bundle, or runs/NAME@STAGE)."""
     from qrecipe.cli.app import print_json
     from qrecipe.verbs.say import Speech, say
 

@@ -1,7 +1,6 @@
 """Synthetic speech: sentences spoken by the untouched base, with its own distribution of code 0 at every frame.
 
-Sampling draws from one generator, so a batch is the unit: it is spoken, read again by the base with its own codes as
-history, and stored by everything that it depends on. Speaking that was interrupted resumes with the first batch that
+A batch is spoken, read again by the base with its own codes as history, and stored by everything that it depends on. Speaking that was interrupted resumes with the first batch that
 is not stored; processes that want the same dataset at once share its batches out.
 
 Of a distribution the `TOP` most likely codes are stored; all others are one outcome more. The divergence over these
@@ -19,14 +18,18 @@ from qrecipe.data.codes import Encoder
 from qrecipe.data.speech import SoftTargets, SpeechData, SpeechRow
 from qrecipe.files import cache_dir
 from qrecipe.model import forward, prompt, speak
+from qrecipe.model.generate import speech
 from qrecipe.model.load import LoadedBase
-from qrecipe.plan.synthetic import SYNTHESIS, TOP, SyntheticDataset
+from qrecipe.plan.fingerprints import GENERATION
+from qrecipe.plan.synthetic import GPU_BATCH, SYNTHESIS, TOP, SyntheticDataset
 from qrecipe.qwen3 import FRAMES_PER_SECOND
 from qrecipe.recipe.teacher import Teacher
 from qrecipe.store import TensorStore, key_of
 
 FOLDER = "taught"
 """Folder of the cache."""
+TEACHER_FORCED = 64
+"""Sentences that the base reads again at once."""
 _TENSORS = ("codes", "frames", "labels", "likely", "logs")
 
 
@@ -55,15 +58,25 @@ def synthesize(
     """
     vectors = {v: encoder.x_vector(v) for v in dataset.voices}
     voice_hashes = {v: encoder.hashes.sha256(v) for v in dataset.voices}
-    batches = list(dataset.batches(settings.batch))
+    size = max(settings.batch, GPU_BATCH) if opened.device.type == "cuda" else settings.batch
+    batches = list(dataset.batches(size))
+    requests = [
+        speech.Request(
+            speak.Utterance(s.spoken, dataset.spoken_as, vectors[dataset.voice(i)]),
+            settings.layout,
+            settings.seed,
+            dataset.cap(i, settings.slowest),
+        )
+        for i, s in enumerate(dataset.sentences)
+    ]
 
     def key(batch: list[int]) -> str:
         sentences = [[dataset.sentences[i].spoken, voice_hashes[dataset.voice(i)], dataset.cap(i, settings.slowest)] for i in batch]
-        inputs = [SYNTHESIS, TOP, identity, dataset.spoken_as, settings.layout, settings.seed, settings.sampling, sentences]
+        inputs = [SYNTHESIS, GENERATION, TOP, identity, dataset.spoken_as, settings.layout, settings.seed, settings.sampling, sentences]
         return key_of(inputs, 40)
 
     def make(n: int) -> dict[str, torch.Tensor]:
-        return _speak(opened, dataset, batches[n], vectors, settings)
+        return _speak(opened, requests, batches[n], settings)
 
     rows: dict[int, SpeechRow] = {}
     store = TensorStore(folder_of(identity), *_TENSORS)
@@ -78,21 +91,19 @@ def synthesize(
     return SpeechData(dataset.name, dataset.language, [rows[i] for i in range(len(rows))], x_vectors=vectors)
 
 
-def _speak(
-    opened: LoadedBase, dataset: SyntheticDataset, batch: list[int], vectors: dict[Path, torch.Tensor], settings: Teacher
-) -> dict[str, torch.Tensor]:
-    texts = [dataset.sentences[i].spoken for i in batch]
-    voices = [vectors[dataset.voice(i)] for i in batch]
-    caps = [dataset.cap(i, settings.slowest) for i in batch]
-    utterances = [speak.Utterance(t, dataset.spoken_as, v) for t, v in zip(texts, voices, strict=True)]
-    spoken = speak.speak(opened, utterances, layout=settings.layout, seed=settings.seed, max_frames=max(caps), **settings.sampling)
-    codes = [s.codes[:cap] for s, cap in zip(spoken, caps, strict=True)]
-    language = opened.language_row(dataset.spoken_as)
-    examples = [
-        prompt.Example(*opened.tokenizer.assistant(t), c, v, language, settings.layout, cut=len(c) >= cap)
-        for t, c, v, cap in zip(texts, codes, voices, caps, strict=True)
-    ]
-    targets = soft_targets(opened, examples)
+def _speak(opened: LoadedBase, requests: list[speech.Request], batch: list[int], settings: Teacher) -> dict[str, torch.Tensor]:
+    """Speech of one batch of a dataset's requests, and the distributions that it was drawn from."""
+    spoken = dict(speech.speak(opened, requests, only=batch, **settings.sampling))
+    codes = [spoken[i] for i in batch]
+    examples = []
+    for i, c in zip(batch, codes, strict=True):
+        u, cap = requests[i].utterance, requests[i].max_frames
+        language = opened.language_row(u.language)
+        role, body = opened.tokenizer.assistant(u.text)
+        cut = cap is not None and len(c) >= cap
+        examples.append(prompt.Example(role, body, c, u.x_vector, language, settings.layout, cut=cut))
+    parts = [examples[i : i + TEACHER_FORCED] for i in range(0, len(examples), TEACHER_FORCED)]
+    targets = [t for part in parts for t in soft_targets(opened, part)]
     return {
         "codes": torch.cat(codes).to(torch.int16).contiguous(),
         "frames": torch.tensor([len(c) for c in codes]),

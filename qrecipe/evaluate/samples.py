@@ -1,7 +1,6 @@
-"""Speech to be judged: spoken by a model batch by batch and stored, or the recordings in its place.
+"""Speech to be judged: spoken by a model and stored batch by batch, or the recordings in its place.
 
-A batch is the unit: the settings fix its texts, voices and seed, so a stored batch is the one that would be spoken
-again. The stored sound is what is judged: it is rounded to 16 bits before anything listens.
+A prompt's text, voice and seed fix what it says, whatever is spoken beside it. The stored sound is what is judged: it is rounded to 16 bits before anything listens.
 """
 
 from __future__ import annotations
@@ -23,8 +22,9 @@ from qrecipe.data.audio import Audio, load, read, resample
 from qrecipe.data.speech import Progress, SpeechData, SpeechRow
 from qrecipe.files import new_folder, read_sealed, sealed, sha256, write_json
 from qrecipe.model import speak
-from qrecipe.model.batcher import out_of_memory
+from qrecipe.model.generate import speech
 from qrecipe.model.load import LoadedBase
+from qrecipe.plan.fingerprints import GENERATION
 from qrecipe.qwen3 import SAMPLE_RATE, Layout, PromptKind
 from qrecipe.recipe.gate import Length
 from qrecipe.recipe.recipe import Evaluation
@@ -111,7 +111,7 @@ def lengths(rows: list[SpeechRow]) -> dict[int, Length]:
 
 @dataclass(frozen=True)
 class PromptBatch:
-    """Prompts that are spoken at once."""
+    """Prompts that are stored together."""
 
     rows: list[SpeechRow]
     layout: Layout
@@ -198,49 +198,55 @@ def generated(opened: LoadedBase | None, task: Task, progress: Progress | None =
     """Speaks the prompts of a task with every seed in every layout. `opened` is the model; None: only what is stored."""
     data, settings = task.data, task.settings
     todo = batches(data, settings)
-    total, done = sum(len(b.rows) for b in todo), 0
     language = task.speak_as or data.language
-    for batch in todo:
-        prompts = [[r.line, r.text, cap_of(r, settings)] for r in batch.rows]
-        key = key_of([task.identity, language, batch.layout, batch.prompt, batch.seed, prompts], 20)
-        store = None if task.folder is None else SampleStore(task.folder, batch, language)
-        spoken = None if store is None else store.get(key)
-        if spoken is None:
-            if opened is None:
-                continue
-            spoken = _speak(opened, data, batch, settings, language)
-            if store is not None:
-                store.put(key, spoken)
-        done += len(batch.rows)
-        if progress is not None:
-            progress(f"speaking {task.label}", done, total)
-        for row, (audio, codes) in zip(batch.rows, spoken, strict=True):
+    stores = [None if task.folder is None else SampleStore(task.folder, b, language) for b in todo]
+    keys = [_key(task, language, batch) for batch in todo]
+    spoken = {n: value for n, store in enumerate(stores) if store is not None and (value := store.get(keys[n])) is not None}
+    if opened is not None and len(spoken) < len(todo):
+        missing = [n for n in range(len(todo)) if n not in spoken]
+        for n, value in _speak(opened, task, todo, missing, language):
+            store = stores[n]
+            spoken[n] = value if store is None else store.put(keys[n], value)
+            if progress is not None:
+                progress(f"speaking {task.label}", sum(len(todo[m].rows) for m in spoken), sum(len(b.rows) for b in todo))
+    for n, batch in enumerate(todo):
+        store = stores[n]
+        for row, (audio, codes) in zip(batch.rows, spoken.get(n, ()), strict=n in spoken):
             cap = cap_of(row, settings)
-            file = None if store is None else store.path(key) / f"{row.line}.flac"
+            file = None if store is None else store.path(keys[n]) / f"{row.line}.flac"
             yield Sample(row, audio, codes, cap, data.language, task.evaluators, batch.layout, batch.prompt, batch.seed, file)
 
 
-def _speak(opened: LoadedBase, data: SpeechData, batch: PromptBatch, settings: Evaluation, language: str) -> Spoken:
-    utterances = []
-    for row in batch.rows:
+def _key(task: Task, language: str, batch: PromptBatch) -> str:
+    """Name of what is stored of a batch."""
+    prompts = [[r.line, r.text, cap_of(r, task.settings)] for r in batch.rows]
+    return key_of([GENERATION, task.identity, language, batch.layout, batch.prompt, batch.seed, prompts], 20)
+
+
+def _speak(opened: LoadedBase, task: Task, todo: list[PromptBatch], missing: list[int], language: str) -> Iterator[tuple[int, Spoken]]:
+    """(Number of a batch, its speech) for those that are missing, each as soon as its last row is done."""
+    data = task.data
+    where = [(n, row) for n, batch in enumerate(todo) for row in batch.rows]
+    requests = []
+    for n, row in where:
         assert row.reference is not None
-        in_context = batch.prompt == "in_context"
-        utterances.append(
-            speak.Utterance(
-                text=row.text,
-                language=language,
-                x_vector=data.x_vectors[row.reference],
-                reference_text=row.reference_text if in_context else None,
-                reference_codes=data.reference_codes[row.reference] if in_context else None,
-            )
+        in_context = todo[n].prompt == "in_context"
+        utterance = speak.Utterance(
+            text=row.text,
+            language=language,
+            x_vector=data.x_vectors[row.reference],
+            reference_text=row.reference_text if in_context else None,
+            reference_codes=data.reference_codes[row.reference] if in_context else None,
         )
-    caps = [cap_of(r, settings) for r in batch.rows]
-    try:
-        spoken = speak.speak(opened, utterances, layout=batch.layout, seed=batch.seed, max_frames=max(caps))
-    except torch.OutOfMemoryError:
-        help_ = "give `evaluation.batch` (`--batch`) a lower number: it is part of the result, so it is not lowered by itself"
-        raise out_of_memory(f"speaking {len(batch.rows)} prompts at once", data.name, help_) from None
-    return [(_rounded(resample(s.audio, s.rate)), s.codes) for s in spoken]
+        requests.append(speech.Request(utterance, todo[n].layout, todo[n].seed, cap_of(row, task.settings)))
+    ready: dict[int, dict[int, torch.Tensor]] = {n: {} for n in missing}
+    for i, codes in speech.speak(opened, requests, only=[i for i, (n, _) in enumerate(where) if n in ready]):
+        n = where[i][0]
+        ready[n][i] = codes
+        if len(ready[n]) == len(todo[n].rows):
+            order = sorted(ready[n])
+            sounds = speech.sound(opened, [ready[n][i] for i in order], [requests[i].utterance for i in order])
+            yield n, [(_rounded(resample(*audio)), ready[n][i]) for i, audio in zip(order, sounds, strict=True)]
 
 
 def _rounded(audio: Audio) -> Audio:

@@ -37,7 +37,7 @@ class Evaluation(Settings):
     prompts: Annotated[int, Field(ge=1)] | None = None
     """At most this many rows of a dataset are spoken for metrics of generated speech, the first ones; default: all. Teacher-forced metrics always read all."""
     batch: Annotated[int, Field(ge=1)] = 8
-    """Prompts in one batch; more are faster and take more memory. Part of the result: sampling draws from one generator, so another number gives other samples."""
+    """Prompts whose speech is stored together. No part of the result: what a prompt says does not depend on what is spoken beside it."""
     layouts: Annotated[list[Layout], Field(min_length=1)] = ["streaming", "non_streaming"]
     """How text meets frames where models are measured. Both, because `generate_voice_clone` offers both and a model may be good in one alone; give one if the language will only be spoken so."""
     prompt: PromptKind | Literal["both"] | None = None

@@ -24,7 +24,7 @@ class Teacher(Settings):
     top_k: Annotated[int, Field(ge=1)] | None = None
     """Draw from so many of the most likely codes; default: as the checkpoint says."""
     batch: Annotated[int, Field(ge=1, le=1024)] = 16
-    """Sentences in one batch. Part of the result: sampling draws from one generator."""
+    """Sentences whose speech is stored together, on a GPU 256 at least. No part of the result."""
     slowest: Positive = 6.0
     """Characters a second below which a sentence is cut and dropped as a runaway, a second allowed beside; readers speak 12 to 15."""
     max_cer: Positive | None = None

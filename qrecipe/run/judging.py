@@ -15,7 +15,7 @@ from qrecipe.evaluate.samples import Sample, Task, generated, recorded
 from qrecipe.evaluate.values import Value
 from qrecipe.files import write_text
 from qrecipe.inputs.documents import Verdict
-from qrecipe.plan.fingerprints import NUMERICS
+from qrecipe.plan.fingerprints import GENERATION, NUMERICS
 from qrecipe.recipe.gate import Gate
 from qrecipe.recipe.metrics import MetricSpec, spec_of
 from qrecipe.recipe.recipe import Evaluation
@@ -138,10 +138,11 @@ class Judge:
         """Inputs of a value."""
         spec = spec_of(metric)
         evaluator = self.session.evaluators.describe(spec, self.session.data.speech[dataset].language)
-        settings = self.session.evaluation.model_dump(mode="json", exclude={"probe_gates"})
+        settings = self.session.evaluation.model_dump(mode="json", exclude={"probe_gates", "batch"})
         return [
             kind,
             NUMERICS,
+            GENERATION,
             MEASURING,
             state,
             self.session.plan.plan.datasets[dataset].sha256,

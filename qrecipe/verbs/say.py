@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from qrecipe.data.audio import AudioProblem, encoded, read
 from qrecipe.errors import DataError, Place, Problem, RecipeError
 from qrecipe.files import FileHashes, replacing
 from qrecipe.inputs.tokenizer import clean_text
-from qrecipe.model.speak import Utterance, speak
+from qrecipe.model import speak
+from qrecipe.model.generate import speech as generated
+from qrecipe.model.speak import Utterance
 from qrecipe.qwen3 import Layout
 from qrecipe.run.events import Events
 from qrecipe.run.models import language_of, open_argument
@@ -29,10 +31,12 @@ class Speech:
     """Its text; makes the prompt in-context."""
     layout: Layout
     seed: int
+    engine: Literal["own", "stock"] = "own"
+    """`stock` speaks through `generate_voice_clone`, which says other things with the same seed."""
 
 
 def say(model: str, speech: Speech, out: Path) -> dict[str, Any]:
-    """Speaks a text through stock `generate_voice_clone` with the checkpoint's own sampling. Raises `UserError`."""
+    """Speaks a text with the checkpoint's own sampling. Raises `UserError`."""
     file_format = _format(out)
     try:
         voice = read(speech.reference)
@@ -51,10 +55,15 @@ def say(model: str, speech: Speech, out: Path) -> dict[str, Any]:
         reference_text=clean_text(speech.reference_text) if speech.reference_text else None,
         reference_codes=opened.encode([voice])[0] if speech.reference_text else None,
     )
-    spoken = speak(opened, [utterance], layout=speech.layout, seed=speech.seed)[0]
+    if speech.engine == "stock":
+        (spoken,) = speak.speak(opened, [utterance], layout=speech.layout, seed=speech.seed)
+        codes, audio, rate = spoken.codes, spoken.audio, spoken.rate
+    else:
+        ((_, codes),) = generated.speak(opened, [generated.Request(utterance, speech.layout, speech.seed)])
+        ((audio, rate),) = generated.sound(opened, [codes], [utterance])
     with replacing(out) as temporary:
-        temporary.write_bytes(encoded(spoken.audio, spoken.rate, **file_format))
-    return {"out": str(out), "seconds": round(len(spoken.audio) / spoken.rate, 3), "frames": int(spoken.codes.shape[0])}
+        temporary.write_bytes(encoded(audio, rate, **file_format))
+    return {"out": str(out), "seconds": round(len(audio) / rate, 3), "frames": int(codes.shape[0])}
 
 
 FORMATS = {

@@ -1,4 +1,4 @@
-"""The base as a teacher: its distributions are those that stock generation drew from, and its speech is kept batch by batch."""
+"""The base as a teacher: its distributions are those that generation drew from, and its speech is kept batch by batch."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from qrecipe.data.codes import Encoder
 from qrecipe.data.synthetic import synthesize
 from qrecipe.files import FileHashes
 from qrecipe.inputs.bases import LocalBase
+from qrecipe.model.generate import sampling
 from qrecipe.model.load import LoadedBase
 from qrecipe.plan.synthetic import Sentence, SyntheticDataset
 from qrecipe.recipe.teacher import Teacher
@@ -38,16 +39,16 @@ def spanish(folder: Path, texts: tuple[str, ...] = TEXTS, language: str = "spani
 def batches(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """What is spoken and not taken from the cache."""
     spoken: list[list[str]] = []
-    stock = synthetic.speak.speak
+    real = synthetic.speech.speak
 
-    def speak(opened: LoadedBase, utterances: list[Any], **settings: Any) -> Any:
+    def speak(opened: LoadedBase, requests: list[Any], only: list[int], **settings: Any) -> Any:
         if len(spoken) == 2 and spoken[-1] != ["go on"]:
             spoken.append(["go on"])
             raise KeyboardInterrupt
-        spoken.append([u.text for u in utterances])
-        return stock(opened, utterances, **settings)
+        spoken.append([requests[i].utterance.text for i in only])
+        return real(opened, requests, only=only, **settings)
 
-    monkeypatch.setattr(synthetic.speak, "speak", speak)
+    monkeypatch.setattr(synthetic.speech, "speak", speak)
     return spoken
 
 
@@ -72,17 +73,21 @@ def test_what_was_interrupted_goes_on_and_nothing_is_said_twice(
         assert a.soft_targets.codes.shape[0] == a.codes.shape[0] + (not a.cut)
 
 
-def test_the_distribution_is_what_stock_generation_drew_from(opened: LoadedBase, mini: LocalBase, encoder: Encoder, tmp_path: Path) -> None:
-    """Logits of `codec_head` are caught while stock generates, one position after the other."""
+def test_the_distribution_is_what_generation_drew_from(
+    opened: LoadedBase, mini: LocalBase, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scores of code 0 are caught while the base speaks, one position after the other; `tests/model/test_generate.py` holds them to stock's."""
     assert mini.identity is not None
-    caught: list[torch.Tensor] = []
-    hook = opened.talker.codec_head.register_forward_hook(lambda module, args, out: caught.append(out.detach()[:, -1].float()))
-    try:
-        said = synthesize(opened, encoder, mini.identity, spanish(tmp_path, ("Hace sol.", "Hace frio.")), QUICK)
-    finally:
-        hook.remove()
-    steps = [c for c in caught if c.dim() == 2 and c.shape[0] == 2]
-    for row, sentence in enumerate(said.rows):
+    steps: list[torch.Tensor] = []
+    real = sampling.penalize
+
+    def catch(scores: torch.Tensor, seen: torch.Tensor, penalty: float) -> torch.Tensor:
+        steps.append(scores.clone())
+        return real(scores, seen, penalty)
+
+    monkeypatch.setattr(sampling, "penalize", catch)
+    said = synthesize(opened, encoder, mini.identity, spanish(tmp_path, ("Hace sol.", "Hace mucho frio hoy.")), QUICK)
+    for row, sentence in enumerate(reversed(said.rows)):  # the longest is spoken in the first row
         frames = sentence.codes.shape[0]
         drawn = torch.log_softmax(torch.stack([s[row] for s in steps[:frames]]), 1)
         assert torch.allclose(drawn.gather(1, sentence.soft_targets.codes[:frames]), sentence.soft_targets.logs[:frames], atol=2e-3)

@@ -18,8 +18,9 @@ from qrecipe.evaluate.evaluators import EvaluatorChoice, EvaluatorSet
 from qrecipe.evaluate.measure import function_of, measure, number_of, teacher_forced
 from qrecipe.evaluate.metrics import TeacherForced
 from qrecipe.evaluate.samples import MIN_CAP, Sample, Task, batches, cap_of, generated
-from qrecipe.model import forward, speak
+from qrecipe.model import forward, generate
 from qrecipe.model.forward import Tables
+from qrecipe.model.generate import speech
 from qrecipe.model.load import LoadedBase
 from qrecipe.recipe.evaluator import Evaluators
 from qrecipe.recipe.metrics import BUILTIN, find
@@ -190,18 +191,20 @@ def test_rows_that_do_not_fit_into_memory_are_measured_in_parts(
         assert (a.talker_nll, a.predictor_nll) == pytest.approx((b.talker_nll, b.predictor_nll), abs=1e-5)
 
 
-def test_prompts_that_do_not_fit_into_memory_are_not_split(opened: LoadedBase, data: SpeechData, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another batch would say something else: a person decides."""
+def test_a_prompt_that_does_not_fit_into_memory_alone_is_an_error(
+    opened: LoadedBase, data: SpeechData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fewer at once say the same, so it is tried with fewer and fewer first."""
 
     def full(*args: Any, **kwargs: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(speak, "speak", full)
-    with pytest.raises(UserError, match="speaking 2 prompts at once does not fit") as caught:
+    monkeypatch.setattr(generate.Decoder, "step", full)
+    with pytest.raises(UserError, match="this prompt does not fit") as caught:
         list(generated(opened, Task(data, Evaluation(batch=2), EvaluatorSet(opened, None, EvaluatorChoice(Evaluators(), Path.cwd())))))
     (problem,) = caught.value.problems
     assert problem.code == "QR074"
-    assert "`evaluation.batch`" in str(problem.help)
+    assert "shorten the text" in str(problem.help)
 
 
 @pytest.mark.slow
@@ -221,21 +224,24 @@ def test_one_call_measures_everything_in_every_condition(opened: LoadedBase, dat
 def test_what_was_kept_is_not_spoken_again(opened: LoadedBase, data: SpeechData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Evaluation(seeds=[0, 1], prompts=3, batch=2, frame_cap=1.0, layouts=["streaming"])
     evaluators = EvaluatorSet(opened, None, EvaluatorChoice(Evaluators(), Path.cwd()))
-    spoken = []
-    real = speak.speak
+    spoken: list[int] = []
+    real = speech.sound
 
-    def stops(*args: Any, **kwargs: Any) -> Any:
+    def listening(opened: LoadedBase, codes: Any, utterances: Any) -> Any:
+        spoken.append(len(codes))
+        return real(opened, codes, utterances)
+
+    def stops(opened: LoadedBase, codes: Any, utterances: Any) -> Any:
         if len(spoken) == 2:
             raise KeyboardInterrupt
-        spoken.append(kwargs["seed"])
-        return real(*args, **kwargs)
+        return listening(opened, codes, utterances)
 
-    monkeypatch.setattr(speak, "speak", stops)
+    monkeypatch.setattr(speech, "sound", stops)
     with pytest.raises(KeyboardInterrupt):
         list(generated(opened, Task(data, settings, evaluators, folder=tmp_path, identity="x")))
-    monkeypatch.setattr(speak, "speak", lambda *a, **k: (spoken.append(k["seed"]), real(*a, **k))[1])
+    monkeypatch.setattr(speech, "sound", listening)
     resumed = list(generated(opened, Task(data, settings, evaluators, folder=tmp_path, identity="x")))
-    assert spoken == [0, 0, 1, 1]
+    assert sorted(spoken) == [1, 1, 2, 2], "every batch once"
     again = list(generated(None, Task(data, settings, evaluators, folder=tmp_path, identity="x")))
     alone = list(generated(opened, Task(data, settings, evaluators)))
     for first, second, third in zip(resumed, again, alone, strict=True):

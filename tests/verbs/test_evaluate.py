@@ -12,7 +12,7 @@ import yaml
 
 from qrecipe.errors import Place, UserError
 from qrecipe.inputs.documents import check
-from qrecipe.model import speak
+from qrecipe.model.generate import speech
 from qrecipe.recipe import load
 from qrecipe.recipe.recipe import Evaluation
 from qrecipe.verbs.evaluate import Request, compare, evaluate, from_recipe
@@ -61,9 +61,14 @@ def test_an_evaluation_leaves_a_document_samples_and_a_page(place: Path) -> None
 
 
 def test_the_same_command_speaks_only_what_is_missing(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    spoken = []
-    real = speak.speak
-    monkeypatch.setattr(speak, "speak", lambda *a, **k: (spoken.append(k["seed"]), real(*a, **k))[1])
+    spoken: list[int] = []
+    real = speech.speak
+
+    def listening(opened: Any, requests: Any, only: Any) -> Any:
+        spoken.extend(sorted({requests[i].seed for i in only}))
+        return real(opened, requests, only=only)
+
+    monkeypatch.setattr(speech, "speak", listening)
     first = evaluate("builtin:mini", request(place))
     assert spoken == [0]
     again = evaluate("builtin:mini", request(place))

@@ -6,7 +6,7 @@ numbers are its own, and its arithmetic has one shape, so what it says does not 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import cache
 from typing import Any
@@ -23,7 +23,7 @@ from qrecipe.model.generate.weights import DecodingWeights, Stack
 from qrecipe.model.load import LoadedBase
 from qrecipe.model.stock import silence
 
-__all__ = ["Draw", "Prompt", "Sampling", "generate", "numbered", "width_for"]
+__all__ = ["Draw", "Prompt", "Sampling", "generate", "numbered", "stream", "width_for"]
 
 CPU_WIDTH = 8
 GPU_WIDTHS = (8, 64, 256)
@@ -33,9 +33,6 @@ GPU_FRAMES = 8
 GPU_SHARE = 0.8
 """Of the free memory of a GPU that caches may take."""
 
-OnDone = Callable[[int, torch.Tensor], None]
-"""Called with (index of the prompt, its codes [frames, groups]) when an utterance is done."""
-
 
 def width_for(count: int, device: torch.device) -> int:
     """Rows of the matrix products for a task of so many prompts."""
@@ -44,46 +41,47 @@ def width_for(count: int, device: torch.device) -> int:
     return next((w for w in GPU_WIDTHS if w >= count), GPU_WIDTHS[-1])
 
 
-@torch.inference_mode()
 def generate(
-    opened: LoadedBase,
-    prompts: Sequence[Prompt],
-    sampling: Sampling,
-    *,
-    batch: int | None = None,
-    task: int | None = None,
-    on_done: OnDone | None = None,
+    opened: LoadedBase, prompts: Sequence[Prompt], sampling: Sampling, *, batch: int | None = None, task: int | None = None
 ) -> list[torch.Tensor]:
-    """Codes of every prompt, [frames, groups] int64 on the CPU each, without the end.
+    """Codes of every prompt, [frames, groups] int64 on the CPU each, without the end. See `stream`."""
+    results = dict(stream(opened, prompts, sampling, batch=batch, task=task))
+    return [results[i] for i in range(len(prompts))]
+
+
+@torch.inference_mode()
+def stream(
+    opened: LoadedBase, prompts: Sequence[Prompt], sampling: Sampling, *, batch: int | None = None, task: int | None = None
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """(Index of a prompt, its codes), each as soon as it is done, in no particular order.
 
     Args:
         prompts: `numbered` where some may be equal.
         batch: rows at most; None for as many as the device's memory and the task call for. No part of the result.
         task: prompts of the task that these are a part of, see `width_for`; by default these are all.
-        on_done: told of every utterance as soon as it is done, in no particular order.
 
     Raises:
         UserError: QR074 if not even one row fits into memory.
     """
-    results: dict[int, torch.Tensor] = {}
     # the longest first, by what they may last and then by their text, so that the last rows to end are short ones
     waiting = sorted(range(len(prompts)), key=lambda i: (-(prompts[i].max_frames or sampling.max_frames), -len(prompts[i].body), i))
+    if not waiting:
+        return
+    done: set[int] = set()
     weights = _weights(opened)
     shape = _shape(opened, weights, prompts, sampling, batch, width_for(task or len(prompts), opened.device))
     while waiting:
         try:
             for index, codes in _run(opened, weights, prompts, waiting, sampling, shape):
-                results[index] = codes
-                if on_done is not None:
-                    on_done(index, codes)
+                done.add(index)
+                yield index, codes
         except torch.OutOfMemoryError:
             if shape.rows == 1:
                 raise out_of_memory("this prompt", f"{shape.positions} positions", "shorten the text or its reference") from None
             shape = Shape(shape.width, shape.rows // 2, shape.positions, shape.frames, shape.tokens)
             _decoders(opened).clear()
             torch.cuda.empty_cache()
-        waiting = [i for i in waiting if i not in results]
-    return [results[i] for i in range(len(prompts))]
+        waiting = [i for i in waiting if i not in done]
 
 
 def _run(
