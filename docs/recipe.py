@@ -20,7 +20,7 @@ from qrecipe.recipe.base import Base
 from qrecipe.recipe.dataset import SpeechDataset, TextDataset
 from qrecipe.recipe.docs import describe_fields
 from qrecipe.recipe.evaluator import Asr, Evaluators, Mos, Speaker
-from qrecipe.recipe.gate import Gate, Select
+from qrecipe.recipe.gate import Bound, Gate, Select
 from qrecipe.recipe.language import Init, Language, Respelling
 from qrecipe.recipe.metrics import BUILTIN
 from qrecipe.recipe.recipe import Evaluation, Recipe
@@ -48,6 +48,7 @@ TITLES: dict[Model, str] = {
     Batch: "batch",
     Gate: "gates and accept",
     Select: "select",
+    Bound: "bounds of select",
     Teacher: "teacher",
     Evaluation: "evaluation",
     Evaluators: "evaluators",
@@ -74,7 +75,7 @@ def page() -> str:
         ),
         *_sections(Use, Train, Lora, Batch, Gate),
         _metrics(),
-        *_sections(Select, Teacher, Evaluation, Evaluators, Asr, Speaker, Mos),
+        *_sections(Select, Bound, Teacher, Evaluation, Evaluators, Asr, Speaker, Mos),
     ]
     return "\n\n".join(parts) + "\n"
 

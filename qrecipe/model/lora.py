@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -98,6 +99,21 @@ class LowRank:
             weight = start.get(name, layer.get_base_layer().weight).detach().to("cpu", torch.float32)
             merged[name] = weight + layer.get_delta_weight(self._adapter).to("cpu", torch.float32)
         return merged
+
+    @contextmanager
+    def exported(self, start: dict[str, torch.Tensor], export_dtype: torch.dtype) -> Iterator[None]:
+        """The layers hold for a while the merged weights as files do, and add no deltas. `start` as for `merged`."""
+        layers = {name: self._net.get_submodule(module) for name, module in self._layers.items()}
+        before = {name: layer.get_base_layer().weight.data for name, layer in layers.items()}
+        try:
+            for name, values in self.merged(start).items():
+                layers[name].get_base_layer().weight.data = values.to(export_dtype).to(before[name])
+                layers[name].set_scale(self._adapter, 0.0)
+            yield
+        finally:
+            for name, layer in layers.items():
+                layer.get_base_layer().weight.data = before[name]
+                layer.set_scale(self._adapter, 1.0)
 
     def close(self) -> None:
         """Puts the stock modules back, as they were."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -201,6 +202,31 @@ class Learner:
             values = subset.values.detach().to("cpu", torch.float32, copy=True)
             delta = delta.then(Delta(rows={name: (subset.ids.cpu().clone(), values)}))
         return delta
+
+    @contextmanager
+    def exported(self, export_dtype: torch.dtype) -> Iterator[None]:
+        """The modules hold, for a while, what a bundle would hold of the weights so far; then what learns again.
+
+        Takes memory for a copy of the whole tensors that train, in the modules' number format.
+        """
+        tensors = parameters(self.net)
+        masters = {name: parameter.data for name, parameter in self._named.items()}
+        tables = [(tensors[name].data, subset) for name, subset in self._subsets]
+        frozen = [table[subset.ids] for table, subset in tables]
+        with ExitStack() as stack:
+            for low_rank in self._low_rank:
+                stack.enter_context(low_rank.exported(self._start.whole, export_dtype))
+            try:
+                for name, master in masters.items():
+                    self._named[name].data = master.to(export_dtype).to(self._original[name].dtype, copy=True)
+                for table, subset in tables:
+                    table[subset.ids] = subset.values.detach().to(export_dtype).to(table.dtype)
+                yield
+            finally:
+                for name, master in masters.items():
+                    self._named[name].data = master
+                for (table, subset), rows in zip(tables, frozen, strict=True):
+                    table[subset.ids] = rows
 
     def close(self) -> None:
         """Gives the modules their original tensors back; the result lives in the snapshot."""

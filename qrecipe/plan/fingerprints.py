@@ -7,6 +7,9 @@ from typing import Any, NamedTuple
 
 from qrecipe.files import digest
 from qrecipe.plan.trainable import Trainable
+from qrecipe.recipe import metrics
+from qrecipe.recipe.evaluator import Evaluators
+from qrecipe.recipe.gate import Select
 from qrecipe.recipe.recipe import Evaluation
 from qrecipe.recipe.stage import Stage
 
@@ -42,7 +45,7 @@ class StageInputs(NamedTuple):
     settings: dict[str, Any]
     """The stage's settings less those of `NOT_TRAINED`."""
     measured: list[Any] | None
-    """Layouts and prompt of the recipe's evaluation, where `select` measures in the same way."""
+    """How `select` measures: settings of the recipe's evaluation, and the evaluators that it asks; None without one."""
     datasets: list[str]
     """Names of the datasets that it reads, in order."""
     contents: list[str | None]
@@ -62,21 +65,46 @@ def start_inputs(identity: str | None, languages: Mapping[str, Any], seed: int) 
     return StartInputs("start", NUMERICS, identity, {k: v.model_dump() for k, v in languages.items()}, seed)
 
 
+def select_inputs(
+    select: Select | None, evaluation: Evaluation, evaluators: Evaluators, identities: Mapping[str, str | None]
+) -> list[Any] | None:
+    """What the held-out values of a `select` depend on beside the weights and its own settings.
+
+    Args:
+        identities: of the evaluators' models, by what they are needed for.
+    """
+    if select is None:
+        return None
+    inputs: list[Any] = [evaluation.layouts, evaluation.prompt]
+    specs = [spec for m in select.metrics if (spec := metrics.find(m)) is not None]
+    if any(s.source == "generated" for s in specs):
+        inputs += [GENERATION, evaluation.seeds, evaluation.frame_cap]
+    for need in sorted({s.needs for s in specs if s.needs is not None}):
+        inputs.append([need, getattr(evaluators, need).model_dump(mode="json"), identities.get(need)])
+    return inputs
+
+
 def stage_inputs(
     stage: Stage,
-    evaluation: Evaluation,
+    measured: list[Any] | None,
     hashes: Mapping[str, str | None],
     taught: Sequence[str | None],
     resolved: Trainable,
     before: str | None,
 ) -> StageInputs:
-    """Inputs of a stage. `hashes` are those of the datasets, `taught` name what the base speaks or respells for it."""
+    """Inputs of a stage.
+
+    Args:
+        measured: from `select_inputs`.
+        hashes: of the datasets.
+        taught: name what the base speaks or respells for it.
+    """
     names = [u.dataset for u in stage.uses] + ([stage.select.data] if stage.select else [])
     unknown_rows = any(not g.whole and g.rows is None for g in resolved.groups)
     return StageInputs(
         before,
         stage.model_dump(mode="json", by_alias=True, exclude=NOT_TRAINED),
-        [evaluation.layouts, evaluation.prompt] if stage.select else None,
+        measured,
         names,
         [*(hashes[n] for n in names), *taught],
         None if unknown_rows else [[g.tensors, g.rows] for g in resolved.groups],

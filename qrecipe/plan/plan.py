@@ -6,6 +6,7 @@ What is not known yet (a base or data that is not on this machine) is None with 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -16,7 +17,7 @@ from qrecipe.inputs.contents import dataset_hash
 from qrecipe.inputs.evaluators import find, packages_problem
 from qrecipe.inputs.manifest import Manifest, read_manifest
 from qrecipe.plan import checks, trainable
-from qrecipe.plan.fingerprints import NUMERICS, StageInputs, stage_inputs, start_inputs
+from qrecipe.plan.fingerprints import NUMERICS, StageInputs, select_inputs, stage_inputs, start_inputs
 from qrecipe.plan.synthetic import SyntheticDataset, make_synthetic, planned_for
 from qrecipe.plan.values import (
     Plan,
@@ -33,6 +34,7 @@ from qrecipe.qwen3 import FIRST_FREE_ROW, LAST_ROW
 from qrecipe.recipe import LoadedRecipe, metrics
 from qrecipe.recipe.checks import gates_with_nodes
 from qrecipe.recipe.dataset import Dataset
+from qrecipe.recipe.gate import Select
 from qrecipe.recipe.stage import Stage
 from qrecipe.source import bounds
 from qrecipe.source.reader import Node
@@ -89,6 +91,8 @@ def make_plan(loaded: LoadedRecipe, hashes: FileHashes | None = None, strict: bo
     start = start_inputs(base.identity, languages, recipe.seed)
     before = start.fingerprint
     contents = {name: d.sha256 for name, d in datasets.items()}
+    evaluators, missing = planner.evaluators()
+    identities = {need: e.identity for need, e in evaluators.items()}
     rows = {k: v.token_id for k, v in languages.items() if v.token_id is not None}
     known_rows = rows if len(rows) == len(languages) else None
     for i, stage in enumerate(recipe.stages):
@@ -97,12 +101,14 @@ def make_plan(loaded: LoadedRecipe, hashes: FileHashes | None = None, strict: bo
         problems += mistakes
         trainables[stage.id] = resolved
         taught = planned_for(loaded, stage, synthetic)
-        inputs = stage_inputs(stage, recipe.evaluation, contents, [t.digest for t in taught], resolved, before)
+        select = planner.decided(stage.select, missing)
+        measured = select_inputs(select, recipe.evaluation, recipe.evaluators, identities)
+        inputs = stage_inputs(stage, measured, contents, [t.digest for t in taught], resolved, before)
         before = inputs.fingerprint
-        stages.append(_stage(stage, datasets, resolved, base.tensors is not None, inputs, taught))
+        stages.append(_stage(stage.model_copy(update={"select": select}), datasets, resolved, base.tensors is not None, inputs, taught))
 
     # What only the whole plan shows is checked last; a template's problems say where they come from.
-    evaluators = planner.evaluators()
+    planner.missing_evaluators(missing)
     problems += checks.check(checks.Context(loaded, base, rows, planner.manifests, trainables, hashes))
     hashes.save()
     problems = loaded.noted(problems)
@@ -275,15 +281,18 @@ class _Planner:
                 seen.update(tokenizer.assistant(row.text)[1])
         return sorted(seen - set(tokenizer.special.values()))
 
-    def evaluators(self) -> dict[str, PlannedEvaluator]:
-        """The evaluators that the recipe names. A missing one is a problem where a gate that is not optional needs it."""
+    def evaluators(self) -> tuple[dict[str, PlannedEvaluator], dict[str, Problems]]:
+        """The evaluators that the recipe needs, and what is missing to use each."""
         recipe = self.recipe
         missing: dict[str, Problems] = {}
         planned: dict[str, PlannedEvaluator] = {}
-        needs = {s.needs for g in recipe.gates() if (s := metrics.find(g.metric)) is not None and s.needs}
+        measured = [g.metric for g in recipe.gates()] + [m for s in recipe.stages if s.select for m in s.select.metrics]
+        needs = {s.needs for m in measured if (s := metrics.find(m)) is not None and s.needs}
         needs |= {"asr"} if recipe.evaluators.asr is not None and recipe.teacher.max_cer is not None else set()
         for need in sorted(needs):
             settings = getattr(recipe.evaluators, need)
+            if settings is None:  # reported by the recipe's own checks, unless something else decides there
+                continue
             model = getattr(settings, "model", None)
             named = self.loaded.node.at("evaluators", need, "model")
             if model is not None and model.startswith((".", "/", "~")):
@@ -292,29 +301,53 @@ class _Planner:
                 self.problems += [outside] if outside else []
             here, missing[need] = find(need, recipe.evaluators, self.loaded.root, named.place, self.hashes)
             planned[need] = PlannedEvaluator(backend=settings.backend, model=model, identity=here.identity)
-        self._missing_evaluators(missing)
-        return planned
+        return planned, missing
 
-    def _missing_evaluators(self, missing: dict[str, Problems]) -> None:
-        """Reports once what several gates lack, and the optional gates that are skipped for it."""
+    def missing_evaluators(self, missing: dict[str, Problems]) -> None:
+        """Reports once what several gates or `select` lack, and the optional gates that are skipped for it."""
         reported = {p.message for p in self.problems}
         skipped: dict[str, list[tuple[str, Node, Problem]]] = {}
-        for gate, node in gates_with_nodes(self.recipe, self.loaded.node):
-            spec = metrics.spec_of(gate.metric)
-            metric = node.at("metric")
-            lacking = list(missing.get(spec.needs, []) if spec.needs else [])
-            packages = packages_problem(spec.packages, spec.extra, f"`{spec.name}`", metric.place)
-            if packages is not None and not any(p.code == "QR080" for p in lacking):
-                lacking.append(packages)
-            if lacking and gate.optional:
-                skipped.setdefault(lacking[0].message, []).append((gate.label(), metric, lacking[0]))
+        for label, name, optional, metric in self._measurements():
+            lacking = self._lacking(metrics.spec_of(name), missing, metric)
+            if lacking and optional:
+                skipped.setdefault(lacking[0].message, []).append((label, metric, lacking[0]))
             else:
                 self.problems += [p for p in lacking if p.message not in reported]
                 reported |= {p.message for p in lacking}
         for why, gates in skipped.items():
             (label, metric, lack), more = gates[0], len(gates) - 1
-            also = f" and {more} other gate{'s' if more > 1 else ''}" if more else ""
+            also = f" and {more} other{'s' if more > 1 else ''}" if more else ""
             self.problems.append(metric.problem("QR082", f"{label}{also} will be skipped: {why}", lack.help))
+
+    def _lacking(self, spec: metrics.MetricSpec, missing: dict[str, Problems], metric: Node) -> list[Problem]:
+        """What is missing on this machine to measure a metric, whose name is the node."""
+        lacking = list(missing.get(spec.needs, []) if spec.needs else [])
+        packages = packages_problem(spec.packages, spec.extra, f"`{spec.name}`", metric.place)
+        if packages is not None and not any(p.code == "QR080" for p in lacking):
+            lacking.append(packages)
+        return lacking
+
+    def decided(self, select: Select | None, missing: dict[str, Problems]) -> Select | None:
+        """A `select` as it is carried out here: by `otherwise` where its metric cannot be measured."""
+        spec = metrics.find(select.metric) if select is not None else None
+        if select is None or select.otherwise is None or spec is None:
+            return select
+        unnamed = spec.needs is not None and getattr(self.recipe.evaluators, spec.needs) is None
+        here = not unnamed and not self._lacking(spec, missing, self.loaded.node)
+        return select if here else select.model_copy(update={"metric": select.otherwise})
+
+    def _measurements(self) -> Iterator[tuple[str, str, bool, Node]]:
+        """(Label, metric, whether it may be skipped, its node) of every gate, then of every `select`."""
+        for gate, node in gates_with_nodes(self.recipe, self.loaded.node):
+            yield gate.label(), gate.metric, gate.optional, node.at("metric")
+        for i, stage in enumerate(self.recipe.stages):
+            select = stage.select
+            if select is None:
+                continue
+            at = self.loaded.node.at("stages", i, "select", "metric")
+            if select.otherwise is None or self.recipe.evaluators.asr is not None:
+                yield f"`{select.metric}` in `select` of {stage.id}", select.metric, select.otherwise is not None, at
+            yield from ((f"`select` of {stage.id}", b.metric, False, at) for b in select.bounds)
 
 
 def _stage(

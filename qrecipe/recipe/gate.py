@@ -91,14 +91,40 @@ class Gate(Settings):
         return f"{self.metric}({', '.join([self.data, *spoken, *slices, *worst])}) {self.kind} {self.threshold:g}{over}"
 
 
+class Bound(Settings):
+    """A limit on a second metric. States `min` or `max`, in the metric's unit."""
+
+    metric: Annotated[str, Field(min_length=1)]
+    """A metric of the same prompts; `qrecipe schema metrics` lists them."""
+    min: float | None = None
+    """The value must be at least this."""
+    max: float | None = None
+    """The value must be at most this."""
+
+    def allows(self, value: float) -> bool:
+        """Whether a value is within the limit."""
+        return (self.min is None or value >= self.min) and (self.max is None or value <= self.max)
+
+
 class Select(Settings):
     """The stage's result is its best step on held-out data, not its last."""
 
-    metric: Literal["talker_nll", "predictor_nll"]
-    """The teacher-forced loss that decides, in nats; lower is better. It needs no generation, so it can be looked at often."""
+    metric: Annotated[str, Field(min_length=1)]
+    """Decides which step is best. `talker_nll` and `predictor_nll` are cheap; a metric of generated speech, such as `cer`, is measured on the model as it would be exported. Likelihood falls as a voice is learned, whether the language is read or not, so choose by ear where a recogniser knows the language."""
     data: Annotated[str, Field(min_length=1)]
     """A speech dataset that is not trained on; the gates' own may serve, but then it has been looked at before they judge."""
     every: Annotated[int, Field(ge=1)]
-    """Optimiser steps between two evaluations. Each reads the whole dataset in every layout: often enough to meet the best step, seldom enough not to cost more than training."""
+    """Optimiser steps between two evaluations: often enough to meet the best step, seldom enough not to cost more than training. A likelihood reads the whole dataset in every layout."""
+    prompts: Annotated[int, Field(ge=1)] = 16
+    """For metrics of generated speech: at most this many rows are spoken, the first ones, with the seeds, layouts and prompts of `evaluation`. The same at every evaluation, so that steps are compared on the same random numbers."""
+    bounds: Annotated[list[Bound], Field(max_length=20)] = []
+    """Limits that a step must keep to be chosen; default: none. If no step keeps them, the last one is the result."""
     patience: Annotated[int, Field(ge=1)] | None = None
     """Stop the stage after this many evaluations without a new best; default: never early."""
+    otherwise: Literal["talker_nll", "predictor_nll"] | None = None
+    """Decides in place of `metric` where the recipe names no recogniser, or packages or the evaluator's model are not installed; the plan says so. Default: that is an error."""
+
+    @property
+    def metrics(self) -> list[str]:
+        """Everything that an evaluation measures, the deciding metric first."""
+        return list(dict.fromkeys([self.metric, *(b.metric for b in self.bounds)]))

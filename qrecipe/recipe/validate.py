@@ -176,8 +176,9 @@ def _plannable(recipe: Recipe, node: Node, faults: set[Place]) -> Diagnosis:
                 at_use = (*path, "use") if isinstance(stage.data[j], Use) else path
                 node = changed(node, at_use, lambda n, meant=meant: replace(n, value=meant))  # type: ignore[misc]  # bound now
         cut_gates(stage.gates, ("stages", i, "gates"))
-        if stage.select is not None and unusable(stage.select.data):
-            cuts.append(("stages", i, "select"))
+        select: Loc = ("stages", i, "select")
+        if stage.select is not None and (unusable(stage.select.data) or places(along(node, select)) & faults):
+            cuts.append(select)
     cut_gates(recipe.accept, ("accept",))
     for path in reversed(cuts):
         node = without(node, path)

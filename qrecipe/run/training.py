@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -13,17 +12,17 @@ import torch
 
 from qrecipe.data.batches import Sampler
 from qrecipe.data.states import States
-from qrecipe.evaluate.measure import teacher_forced
 from qrecipe.files import cache_dir, digest
+from qrecipe.model import generate
 from qrecipe.model.forward import Tables
 from qrecipe.model.kernels import fused
 from qrecipe.model.weights import Delta, Guard, Learner, survival
 from qrecipe.plan.compute import Compute, compute
 from qrecipe.plan.fingerprints import NUMERICS
-from qrecipe.recipe.gate import Select
 from qrecipe.recipe.stage import Stage
 from qrecipe.run.events import Events
 from qrecipe.run.locking import lock_stage
+from qrecipe.run.selecting import Selector
 from qrecipe.run.session import RunSession
 from qrecipe.run.synthetic import SyntheticSpeech
 from qrecipe.train.checkpoints import Checkpoints, Every
@@ -52,7 +51,7 @@ class Trainer:
         Afterwards the modules hold that result as it is exported, proven to be no more than what the plan trains.
         """
         checkpoints = self._checkpoints(stage, fingerprint)
-        delta, result = self._trained(stage, before, state, checkpoints)
+        delta, result = self._trained(stage, before, (state, fingerprint), checkpoints)
         self.session.store.save_stage(fingerprint, delta, result)
         checkpoints.clear()
         return delta, result
@@ -66,15 +65,16 @@ class Trainer:
             StageEvents(self.session.events, stage.id),
         )
 
-    def _trained(self, stage: Stage, before: Delta, state: str, checkpoints: Checkpoints) -> tuple[Delta, dict[str, Any]]:
+    def _trained(self, stage: Stage, before: Delta, states: tuple[str, str], checkpoints: Checkpoints) -> tuple[Delta, dict[str, Any]]:
         self.synthetic.prepare([stage.id], before)
+        generate.release(self.session.opened)
         trainable = self.session.plan.trainables[stage.id]
         torch.manual_seed(self.session.recipe.seed)
         guard = Guard(self.session.opened.net, trainable)
         learner = Learner(self.session.opened.net, trainable, before)
         try:
             with fused.compiled(self._compiles(stage)):
-                result = self._learn(stage, learner, state, checkpoints)
+                result = self._learn(stage, learner, states, checkpoints)
         finally:
             learner.close()
             self.session.opened.reset()
@@ -126,7 +126,8 @@ class Trainer:
         if size is not None:
             self.session.events.emit("remembered", stage=stage.id, bytes=size, seconds=round(time.monotonic() - began, 3))
 
-    def _learn(self, stage: Stage, learner: Learner, state: str, checkpoints: Checkpoints) -> StageResult:
+    def _learn(self, stage: Stage, learner: Learner, states: tuple[str, str], checkpoints: Checkpoints) -> StageResult:
+        before, fingerprint = states
         seed = int(digest([self.session.recipe.seed, stage.id])[:8], 16)
         cost = self._compute(stage)
         learner.tables.recompute = self._recomputes(stage, cost)
@@ -134,9 +135,9 @@ class Trainer:
         shares = {u.name: u.share for u in stage.uses if u.share is not None}
         sampler = Sampler(objective.lengths(), shares, stage.batch, seed)
         if cost is not None and cost.cached is not None:
-            self._cache_states(stage, cost, objective, learner.tables, sampler, state)
-        evaluate = None if stage.select is None else partial(self._held_out, stage.select, learner.tables)
-        hooks = Hooks(evaluate, checkpoints, StageEvents(self.session.events, stage.id))
+            self._cache_states(stage, cost, objective, learner.tables, sampler, before)
+        selector = Selector(self.session, stage.select, learner, fingerprint) if stage.select is not None else None
+        hooks = Hooks(selector.held_out if selector is not None else None, checkpoints, StageEvents(self.session.events, stage.id))
         return train_stage(stage, self.session.opened, learner, objective, sampler, hooks)
 
     def _inputs(self, stage: Stage, learner: Learner, seed: int, terms: Collection[str]) -> ObjectiveInputs:
@@ -154,16 +155,6 @@ class Trainer:
             {u.name: self.session.data.text[u.dataset] for u in stage.uses if u.dataset in self.session.data.text},
             {name: (d.sentences, d.table) for name, d in synthetic.items() if d.table is not None},
         )
-
-    def _held_out(self, select: Select, tables: Tables) -> float:
-        """Mean of a metric over held-out recordings, in every layout and kind of prompt that is evaluated."""
-        evaluation, data = self.session.recipe.evaluation, self.session.data.speech[select.data]
-        values: list[float] = []
-        for layout in evaluation.layouts:
-            for kind in evaluation.kinds:
-                rows = teacher_forced(self.session.opened, tables, data, layout, kind, metrics=[select.metric])
-                values += [getattr(item, select.metric) for _, item in rows]
-        return float(sum(values) / len(values))
 
 
 class StageEvents(Observer):

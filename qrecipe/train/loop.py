@@ -29,7 +29,7 @@ from qrecipe.train.checkpoints import Checkpoints
 from qrecipe.train.numbers import PendingNumbers, StepLosses, StepNumbers
 from qrecipe.train.objectives.objective import Objective
 from qrecipe.train.observer import Observer, StepReport
-from qrecipe.train.progress import Progress
+from qrecipe.train.progress import HeldOut, Progress
 
 MAX_BAD_STEPS = 5
 """Steps in a row whose loss or gradient is not finite before the stage is given up."""
@@ -42,8 +42,8 @@ SHOWN_ROWS = 8
 class Hooks:
     """Parts of a run that the loop calls; all are optional."""
 
-    evaluate: Callable[[], float] | None = None
-    """Computes the held-out value that `select` reads."""
+    evaluate: Callable[[int], HeldOut] | None = None
+    """Measures the weights of a step for `select`."""
     checkpoints: Checkpoints | None = None
     """Keeps the stage's state; None keeps nothing."""
     observer: Observer = field(default_factory=Observer)
@@ -359,16 +359,16 @@ class _Loop:
             return  # known already: the stage was stopped just after it
         if not self._weights_are_read_after(progress.step):
             return
-        value = self.evaluate()
+        held_out = self.evaluate(progress.step)
         with whole():
-            selection.history.append((progress.step, value))
-            better = value < selection.best_value
+            selection.history.append((progress.step, held_out.value))
+            better = held_out.score < selection.best_score
             if better:
-                selection.best_step, selection.best_value = progress.step, value
+                selection.best_step, selection.best_score = progress.step, held_out.score
                 selection.best, selection.misses = self.learner.snapshot(), 0
             else:
                 selection.misses += 1
-            self.observer.selected(progress.step, value, better)
+            self.observer.selected(progress.step, held_out.value, better)
 
     def _out_of_patience(self) -> bool:
         select = self.stage.select
@@ -382,7 +382,7 @@ class _Loop:
         losses = progress.mean_losses()
         if selection.best is not None:
             return StageResult(selection.best, progress.step, selection.best_step, selection.history, losses)
-        return StageResult(self.learner.snapshot(), progress.step, progress.step, [], losses)
+        return StageResult(self.learner.snapshot(), progress.step, progress.step, selection.history, losses)
 
 
 def _has_gradient(group: LearningGroup) -> bool:

@@ -27,7 +27,7 @@ class Observer:
         """Called for every step that moved the weights, in order, when its numbers have been read."""
 
     def selected(self, step: int, value: float, best: bool) -> None:
-        """Called for every held-out value; `best` if it is the lowest so far."""
+        """Called for every held-out value; `best` if no step so far is better."""
 
     def event(self, kind: str, **fields: object) -> None:
         """Called for events that belong on record: skipped steps, loss spikes, memory, compilation, checkpoints."""

@@ -18,12 +18,22 @@ SPIKE_RATIO = 1.5
 """A spike is a loss this many standard deviations above the window's mean, and this many times the mean."""
 
 
+@dataclass(frozen=True)
+class HeldOut:
+    """The weights of one step, measured on held-out data."""
+
+    value: float
+    """In the metric's unit."""
+    score: float
+    """Orders the steps: the lowest is best. Infinite for a step that must not be chosen."""
+
+
 @dataclass
 class Selection:
     """The best step so far by held-out data."""
 
     best_step: int = 0
-    best_value: float = math.inf
+    best_score: float = math.inf
     best: Delta | None = None
     history: list[tuple[int, float]] = field(default_factory=list)
     """(step, held-out value) of every selection."""
@@ -83,7 +93,7 @@ class Progress:
             "fits": self.fits,
             "selection": {
                 "best_step": s.best_step,
-                "best_value": s.best_value if s.best is not None else None,
+                "best_value": s.best_score if s.best is not None else None,
                 "history": s.history,
                 "misses": s.misses,
             },
@@ -96,5 +106,5 @@ class Progress:
         self.bad_row, self.bad, self.taken = value["bad_row"], value["bad"], value["taken"]
         self.recent = deque(value["recent"], self.recent.maxlen)
         self.totals = deque(value["totals"], self.totals.maxlen)
-        best_value = s["best_value"] if s["best_value"] is not None else math.inf
-        self.selection = Selection(s["best_step"], best_value, best, [(a, b) for a, b in s["history"]], s["misses"])
+        best_score = s["best_value"] if s["best_value"] is not None else math.inf
+        self.selection = Selection(s["best_step"], best_score, best, [(a, b) for a, b in s["history"]], s["misses"])

@@ -17,7 +17,7 @@ from qrecipe.model.weights import Delta, Guard, Learner, apply, parameters, surv
 from qrecipe.model.working import WorkingWeights
 from qrecipe.plan.trainable import Group, Trainable
 from qrecipe.qwen3 import CODEC_TABLE, TEXT_TABLE
-from qrecipe.recipe.stage import Train
+from qrecipe.recipe.stage import Lora, Train
 
 PROJECTION = "talker.text_projection.linear_fc1.weight"
 NORM = "talker.model.layers.0.input_layernorm.weight"
@@ -57,6 +57,31 @@ def step(opened: LoadedBase, learner: Learner, examples: list[prompt.Example], s
         logits = forward.speech_logits(learner.tables, batch, torch.float32)
         forward.talker_nll(logits, batch).mean().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
+
+
+def test_for_a_while_the_modules_hold_what_a_bundle_would(opened: LoadedBase, example: Callable[..., prompt.Example]) -> None:
+    """Whole tensors, rows and merged low-rank deltas, rounded; what learns is as it was before, and so is all else afterwards."""
+    rate, adapted = 1e-2, "talker.model.layers.1.self_attn.q_proj.weight"
+    low_rank = Train(match=adapted.removesuffix(".weight"), lr=rate, lora=Lora(rank=2, alpha=4.0))
+    english = opened.language_row("english")
+    assert english is not None
+    with unchanged(opened) as before:
+        groups = [whole(PROJECTION), rows_of(CODEC_TABLE, (english,)), Group(low_rank, (adapted,), None, False, None, 0)]
+        learner = Learner(opened.net, Trainable(groups), Delta())
+        step(opened, learner, [example()])
+        learned = [p.detach().clone() for p in learner.parameters()]
+        with learner.exported(torch.bfloat16):
+            held = {n.replace(".base_layer", ""): t.detach().clone() for n, t in parameters(opened.net).items()}
+            layer = opened.net.get_submodule(low_rank.match)
+            assert torch.equal(layer(torch.eye(layer.in_features)).t() - (layer.bias or 0.0), held[adapted]), "no delta comes on top"
+        assert all(torch.equal(bits(a), bits(b)) for a, b in zip(learned, learner.parameters(), strict=True))
+        snapshot = learner.snapshot()
+        learner.close()
+        assert {n for n, t in parameters(opened.net).items() if not torch.equal(bits(t), bits(before[n]))} == set()
+        apply(opened.net, snapshot, torch.bfloat16)
+        exported = parameters(opened.net)
+        assert {n for n in before if not torch.equal(bits(exported[n]), bits(before[n]))} == {PROJECTION, CODEC_TABLE, adapted}
+        assert {n for n in before if not torch.equal(bits(exported[n]), bits(held[n]))} == set()
 
 
 def test_only_the_chosen_rows_learn(opened: LoadedBase, example: Callable[..., prompt.Example]) -> None:

@@ -333,6 +333,33 @@ def test_held_out_data_counts_where_it_selects_the_step(plan: Make, tmp_path: Pa
     assert fingerprints(make_plan(load(tmp_path / "one" / "recipe.yaml")))[0] != before[0]
 
 
+def test_what_is_heard_counts_where_it_selects_the_step(plan: Make) -> None:
+    """Seeds and the recogniser are part of a stage that is chosen by ear, and of no other."""
+    recogniser = {"asr": {"model": "wheel:whisper-base"}}
+
+    def prints(metric: str, **changes: Any) -> list[str | None]:
+        return fingerprints(plan({**TWO[0], "select": {"metric": metric, "data": "dev", "every": 5}}, **changes))
+
+    by_ear, wide = prints("cer", evaluators=recogniser), {"asr": {"model": "wheel:whisper-base", "beam_size": 7}}
+    assert prints("cer", evaluators=wide) != by_ear
+    assert prints("cer", evaluators=recogniser, evaluation={"seeds": [5]}) != by_ear
+    assert prints("cer", evaluators=recogniser, evaluation={"batch": 3}) == by_ear
+    likely = prints("talker_nll", evaluators=recogniser)
+    assert prints("talker_nll", evaluators=wide, evaluation={"seeds": [5]}) == likely
+
+
+@pytest.mark.parametrize("asr", [None, {"model": "large-v3"}])
+def test_likelihood_decides_where_nobody_can_listen(plan: Make, asr: dict[str, str] | None) -> None:
+    select = {"metric": "cer", "data": "dev", "every": 5, "otherwise": "talker_nll"}
+    planned = plan({**TWO[0], "select": select}, evaluators={"asr": asr})
+    assert planned.plan.stages[0].select == "talker_nll(dev) every 5 steps"
+    assert not planned.problems.strict().errors
+    assert [p.code for p in planned.problems if "select" in p.message] == (["QR082"] if asr else [])
+    listening = plan({**TWO[0], "select": select}, evaluators={"asr": {"model": "wheel:whisper-base"}})
+    assert listening.plan.stages[0].select == "cer(dev) every 5 steps"
+    assert fingerprints(listening) != fingerprints(planned)
+
+
 @pytest.mark.parametrize(
     "change", [{"seed": 7}, {"languages": {"malay": language(token_id=2100)}}, {"languages": {"malay": language(init={"copy": "spanish"})}}]
 )

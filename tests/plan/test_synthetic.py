@@ -98,11 +98,11 @@ def test_what_the_base_says_is_part_of_the_fingerprint(planned: Callable[..., Pl
     changed = [
         fingerprint(teacher={"voices": ["data/voice1.wav"]}),
         fingerprint(teacher={"voices": ["data/voice0.wav"], "seed": 1}),
-        fingerprint(teacher={"voices": ["data/voice0.wav"], "batch": 2}),
     ]
+    assert fingerprint(teacher={"voices": ["data/voice0.wav"], "batch": 2}) == before, "no part of what is said"
     (tmp_path / "data" / "table.yaml").write_text(TABLE.replace("k -> c", "k -> q").replace("suca", "suqa"))
     changed.append(fingerprint())
-    assert len({before, *changed}) == 5
+    assert len({before, *changed}) == 4
 
 
 def test_where_nobody_speaks_voices_do_not_matter(planned: Callable[..., Planned]) -> None:

@@ -232,6 +232,27 @@ def test_low_rank_deltas_become_ordinary_weights(tiny: Callable[..., Path], cli:
     assert [e["event"] for e in events(tmp_path / "runs")].count("stage_reused") == 1
 
 
+def test_a_stage_is_chosen_by_what_is_heard(tiny: Callable[..., Path], cli: Callable[..., Done], tmp_path: Path) -> None:
+    """The chosen step is the one whose speech is best, and says the same again when a gate judges it."""
+    select = {"metric": "duration_ratio", "data": "dev", "every": 1, "prompts": 2, "bounds": [{"metric": "silence_share", "max": 1.0}]}
+    judged = {"metric": "duration_ratio", "data": "dev", "min": 0.0, "severity": "warn"}
+    file = tiny(stages=[recipes.stage(steps=2, select=select, gates=[judged])])
+    done = cli("run", file)
+    assert done.code == 0, done.err
+    looks = [(e["step"], e["value"]) for e in events(tmp_path / "runs") if e["event"] == "select"]
+    assert [step for step, _ in looks] == [0, 1, 2]
+    (verdict,) = done.result["stages"][0]["verdicts"]
+    best = min(looks, key=lambda look: abs(look[1] - 1.0))
+    run = tmp_path / "runs" / "tiny"
+    stage = run / "stages" / json.loads((run / "run.json").read_text())["stages"][0]["fingerprint"][:16]
+    assert json.loads((stage / "result.json").read_text())["chosen_step"] == best[0]
+    assert verdict["value"] == pytest.approx(best[1], abs=1e-6)
+    samples = stage / "samples"
+    spoken = {f.name for f in (samples / f"dev-step{best[0]}").iterdir()}
+    assert len(spoken) == 1
+    assert all((f / "batch.json").exists() for f in (samples / "dev-step0").iterdir())
+
+
 def test_a_failed_gate_stops_the_run(tiny: Callable[..., Path], cli: Callable[..., Done]) -> None:
     tiny(stages=two_stages({"gates": [FAILS], "on_fail": "stop"}, {}))
     done = cli("run", "recipe.yaml")

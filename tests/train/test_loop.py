@@ -24,6 +24,7 @@ from qrecipe.recipe.stage import SpeechStage, TextLmStage
 from qrecipe.train.loop import Hooks, StageResult, lr_scale, train_stage
 from qrecipe.train.objectives.speech import SpeechObjective
 from qrecipe.train.objectives.text_lm import TextLmObjective
+from qrecipe.train.progress import HeldOut
 from tests.support import recipes
 from tests.support.training import LANGUAGE, PROJECTION, ROW, Recorder, learner_of, speech_stage
 
@@ -39,7 +40,14 @@ class Run(StageResult):
 def train(opened: LoadedBase) -> Callable[..., Run]:
     """Trains a stage on datasets and gives the modules their weights back."""
 
-    def go(stage: SpeechStage, *data: SpeechData, evaluate: Callable[[Learner], float] | None = None, wrap: Any = None) -> Run:
+    def go(stage: SpeechStage, *data: SpeechData, evaluate: Callable[[Learner], float | HeldOut] | None = None, wrap: Any = None) -> Run:
+        """`evaluate` gives a likelihood, which is its own score, or a value with a score."""
+
+        def held_out(step: int) -> HeldOut:
+            assert evaluate is not None
+            value = evaluate(learner)
+            return value if isinstance(value, HeldOut) else HeldOut(value, value)
+
         learner, _ = learner_of(opened, stage, sorted({t for d in data if d.language == "malay" for r in d.rows for t in r.body}))
         objective: Any = SpeechObjective(stage, opened, learner.tables, {d.name: d for d in data}, seed=0)
         if wrap is not None:
@@ -53,7 +61,7 @@ def train(opened: LoadedBase) -> Callable[..., Run]:
                 learner,
                 objective,
                 Sampler(objective.lengths(), shares, stage.batch, 0),
-                Hooks(None if evaluate is None else lambda: evaluate(learner), observer=recorder),
+                Hooks(None if evaluate is None else held_out, observer=recorder),
             )
         finally:
             learner.close()
@@ -254,6 +262,21 @@ def test_the_best_step_is_the_result(own: SpeechData, train: Any) -> None:
     assert not torch.equal(seen[2], seen[4])
     assert run.history == [(0, 5.0), (1, 4.0), (2, 3.0), (3, 3.5), (4, 3.2)]
     assert run.selected == [(0, 5.0, True), (1, 4.0, True), (2, 3.0, True), (3, 3.5, False), (4, 3.2, False)]
+
+
+def test_the_score_decides_and_not_the_value(own: SpeechData, train: Any) -> None:
+    """Of some metrics more is better, and a step beyond a bound is never the result, however good its value."""
+    looks = iter([HeldOut(9.0, math.inf), HeldOut(1.0, -1.0), HeldOut(3.0, -3.0), HeldOut(8.0, math.inf)])
+    select = {"metric": "text_gain", "data": "dev", "every": 1}
+    run = train(speech_stage(LANGUAGE, steps=3, select=select), own, evaluate=lambda _: next(looks))
+    assert run.chosen_step == 2
+    assert run.selected == [(0, 9.0, False), (1, 1.0, True), (2, 3.0, True), (3, 8.0, False)]
+
+
+def test_without_a_step_that_may_be_chosen_the_last_is_the_result(own: SpeechData, train: Any) -> None:
+    select = {"metric": "text_gain", "data": "dev", "every": 1}
+    run = train(speech_stage(LANGUAGE, steps=2, select=select), own, evaluate=lambda _: HeldOut(1.0, math.inf))
+    assert (run.chosen_step, [v for _, v in run.history]) == (2, [1.0, 1.0, 1.0])
 
 
 def test_patience_ends_a_stage(own: SpeechData, train: Any) -> None:

@@ -30,6 +30,7 @@ from qrecipe.train.loop import Hooks, StageResult, train_stage
 from qrecipe.train.objectives.speech import SpeechObjective
 from qrecipe.train.objectives.text_lm import TextLmObjective
 from qrecipe.train.observer import StepReport
+from qrecipe.train.progress import HeldOut
 from tests.support import recipes
 from tests.support.training import LANGUAGE, PROJECTION, Recorder, learner_of, speech_stage
 
@@ -62,6 +63,11 @@ def train(opened: LoadedBase, own: SpeechData, tmp_path: Path) -> Train:
                 raise KeyboardInterrupt
 
         told = Recorder(note)
+
+        def held_out(step: int) -> HeldOut:
+            size = float(next(iter(learner.parameters())).detach().abs().sum())
+            return HeldOut(size, size)
+
         checkpoints = None
         if name is not None:
             trainable = lock_stage(stage.id, found, shapes).model_dump(mode="json")
@@ -74,7 +80,7 @@ def train(opened: LoadedBase, own: SpeechData, tmp_path: Path) -> Train:
                 objective,
                 Sampler(objective.lengths(), {}, stage.batch, 0),
                 Hooks(
-                    None if stage.select is None else lambda: float(next(iter(learner.parameters())).detach().abs().sum()),
+                    None if stage.select is None else held_out,
                     checkpoints,
                     told,
                 ),

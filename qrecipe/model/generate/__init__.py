@@ -23,7 +23,7 @@ from qrecipe.model.generate.weights import DecodingWeights, Stack
 from qrecipe.model.load import LoadedBase
 from qrecipe.model.stock import silence
 
-__all__ = ["Draw", "Prompt", "Sampling", "generate", "numbered", "stream", "width_for"]
+__all__ = ["Draw", "Prompt", "Sampling", "generate", "numbered", "release", "stream", "width_for"]
 
 CPU_WIDTH = 8
 GPU_WIDTHS = (8, 64, 256)
@@ -130,6 +130,13 @@ def _decoders(opened: LoadedBase) -> dict[Any, Any]:
     """A base's cache between calls: copies of weights, caches, graphs. Nothing on a CPU, where making it is cheap."""
     cache: dict[Any, Any] = opened.__dict__.setdefault("_decoders", {})
     return cache
+
+
+def release(opened: LoadedBase) -> None:
+    """Frees what is kept of a base on a GPU between calls, before something else needs the memory."""
+    if _decoders(opened):
+        _decoders(opened).clear()
+        torch.cuda.empty_cache()
 
 
 def _weights(opened: LoadedBase) -> DecodingWeights:
