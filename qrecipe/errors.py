@@ -7,7 +7,7 @@
     │   ├── BaseModelError            a base that cannot be found, read or used
     │   └── BundleError               a bundle that does not verify or may not be written
     ├── EngineError              1    a promise of the engine did not hold: frozen weights moved, losses misaligned
-    └── Interrupted              130  Ctrl-C or SIGTERM; what was done is kept
+    └── Interrupted              130  a signal (Ctrl-C, SIGTERM); what was done is kept
 
 A gate that did not pass is an outcome of a run, not an error: the command line ends with 3.
 
@@ -96,7 +96,8 @@ CODES: dict[str, Code] = {
     "QR071": Code("another run works in this folder"),
     "QR072": Code("the lock does not agree with what would run"),
     "QR073": Code("not enough room on a disk"),
-    "QR074": Code("not enough memory on the GPU"),
+    "QR074": Code("not enough memory, on the GPU or on the machine"),
+    "QR075": Code("a file or folder of this machine cannot be written or read"),
     "QR080": Code("packages that a metric or an evaluator needs are not installed", "warning"),
     "QR081": Code("an evaluator's model cannot be found or used"),
     "QR082": Code("an optional gate that cannot be judged on this machine", "warning", advisory=True),

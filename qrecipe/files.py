@@ -17,6 +17,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+from qrecipe.errors import Place, Problem, QRecipeError, UserError
+
 T = TypeVar("T")
 
 _CHUNK = 1 << 20
@@ -24,12 +26,23 @@ MAX_DOCUMENT = 64 << 20
 """Bytes of a JSON file that are read at most."""
 
 
+class WriteError(OSError):
+    """A file that could not be written: `errno`, `strerror`, and `filename`, the name that a person knows it by."""
+
+
 def cache_dir() -> Path:
-    """The user's cache of audio codes, x-vectors and file hashes: `QRECIPE_CACHE`, else `~/.cache/qrecipe`."""
+    """The user's cache of audio codes, x-vectors and file hashes: `QRECIPE_CACHE`, else `~/.cache/qrecipe`.
+
+    Raises `UserError` where neither says where it is: a container may run as a user without a home.
+    """
     folder = os.environ.get("QRECIPE_CACHE")
     if folder:
         return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qrecipe"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qrecipe"
+    except RuntimeError:
+        help_ = "set QRECIPE_CACHE to a folder that can be written, or HOME"
+        raise UserError(Problem("QR075", "this user has no home folder to keep a cache in", Place("HOME"), help_)) from None
 
 
 def canonical_json(value: Any) -> str:
@@ -59,21 +72,49 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`; when the block ends without an error it is synced and takes the place of `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fd, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    os.close(fd)
-    temporary = Path(name)
+def writing(path: Path) -> Iterator[None]:
+    """A block that writes `path`: an error in it that concerns `path` leaves it as a `WriteError` under that name."""
     try:
-        yield temporary
-        with open(temporary, "rb+") as f:
-            os.fsync(f.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except QRecipeError:
+        raise
+    except Exception as e:
+        if says_full(e):
+            raise WriteError(getattr(e, "errno", None) or errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from e
+        if isinstance(e, OSError) and e.errno is not None and _concerns(e.filename, path):
+            raise WriteError(e.errno, os.strerror(e.errno), str(path)) from e
+        raise
+
+
+def _concerns(name: object, path: Path) -> bool:
+    """Whether an error's file is `path`, beside it (a temporary name) or above it; errors of writing itself name none."""
+    if name is None:
+        return True
+    if not isinstance(name, (str, os.PathLike)):
+        return False
+    return Path(name).is_relative_to(path.parent) or path.is_relative_to(name)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`; when the block ends without an error it is synced and takes the place of `path`.
+
+    Raises `WriteError`.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        os.close(fd)
+        temporary = Path(name)
+        try:
+            yield temporary
+            with open(temporary, "rb+") as f:
+                os.fsync(f.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+            sync_folder(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -116,29 +157,35 @@ def read_sealed(path: Path) -> dict[str, Any]:
 def new_folder(path: Path) -> Iterator[Path]:
     """A temporary folder beside `path` that becomes `path` when the block ends without an error.
 
-    If `path` exists by then (another process was faster), the temporary folder is dropped.
+    If `path` exists by then (another process was faster), the temporary folder is dropped. Raises `WriteError`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
-    os.chmod(temporary, 0o755)
-    try:
-        yield temporary
-        for file in sorted(temporary.rglob("*"), reverse=True):
-            if file.is_dir():
-                sync_folder(file)
-            else:
-                with open(file, "rb+") as f:
-                    os.fsync(f.fileno())
-        sync_folder(temporary)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
         try:
-            if not path.exists():
-                os.rename(temporary, path)
-                sync_folder(path.parent)
-        except OSError:
-            if not path.exists():  # not a race that another process won
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            os.chmod(temporary, 0o755)
+            yield temporary
+            _sync(temporary)
+            try:
+                if not path.exists():
+                    os.rename(temporary, path)
+                    sync_folder(path.parent)
+            except OSError:
+                if not path.exists():  # not a race that another process won
+                    raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _sync(folder: Path) -> None:
+    """Makes everything in a folder durable."""
+    for file in sorted(folder.rglob("*"), reverse=True):
+        if file.is_dir():
+            sync_folder(file)
+        else:
+            with open(file, "rb+") as f:
+                os.fsync(f.fileno())
+    sync_folder(folder)
 
 
 def sha256(path: Path) -> str:

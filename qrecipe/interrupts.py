@@ -32,11 +32,21 @@ def install() -> None:
 
 
 def _stop(signum: int, frame: object) -> None:
+    stop()
+
+
+def stop() -> None:
+    """Does what a signal does: for what means the same and sends none."""
     _State.count += 1
     if _State.depth and _State.count == 1:
         _State.late = True
         return
     raise KeyboardInterrupt
+
+
+def came() -> bool:
+    """Whether a signal has come, also where a library made another error of the `KeyboardInterrupt`."""
+    return _State.count > 0
 
 
 def at_once() -> bool:

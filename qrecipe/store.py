@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Generic, TypeVar
 
-from qrecipe.files import digest, read_sealed, replacing, sealed, sha256, write_json
+from qrecipe.files import digest, read_sealed, replacing, sealed, sha256, write_json, writing
 
 if TYPE_CHECKING:
     import torch
@@ -209,11 +209,13 @@ class Journal:
         if key not in self._answers:
             self._answers[key] = value = make()
             if self._path is not None:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                with open(self._path, "a+b") as f:
-                    if f.tell() and (f.seek(-1, os.SEEK_END), f.read(1))[1] != b"\n":
-                        f.write(b"\n")  # a killed process did not come to the end of its line
-                    f.write(json.dumps({"key": key, "value": value}, ensure_ascii=False).encode() + b"\n")
+                line = json.dumps({"key": key, "value": value}, ensure_ascii=False).encode() + b"\n"
+                with writing(self._path):
+                    self._path.parent.mkdir(parents=True, exist_ok=True)
+                    with open(self._path, "a+b") as f:
+                        if f.tell() and (f.seek(-1, os.SEEK_END), f.read(1))[1] != b"\n":
+                            f.write(b"\n")  # a killed process did not come to the end of its line
+                        f.write(line)
         return self._answers[key]
 
 
@@ -222,8 +224,9 @@ def try_lock(path: Path) -> IO[bytes] | None:
 
     Returns None if another process holds the lock. Raises `OSError` where files cannot be written or locked.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = open(path, "a+b")  # noqa: SIM115  # the caller closes it
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a+b")  # noqa: SIM115  # the caller closes it
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as e:

@@ -15,8 +15,8 @@ import click
 
 from qrecipe import __version__, interrupts
 from qrecipe.errors import EngineError, Interrupted, Place, Problem, QRecipeError, UserError, suggest
-from qrecipe.files import says_full
 from qrecipe.redaction import redact
+from qrecipe.report.terminal import give_up, is_read, settle_streams, tell
 
 VERBS = {
     "new": "Write a recipe for a new language.",
@@ -61,6 +61,18 @@ class Verbs(click.Group):
             raise click.UsageError(f"no verb is called `{args[0]}`; {suggest(args[0], VERBS)}")
         return super().resolve_command(ctx, args)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the verb. click would print a line at a signal, which fails where the terminal is gone, and end with 1."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Interrupted("interrupted") from None
+        except BrokenPipeError:
+            if is_read(sys.stdout):  # it was another pipe
+                raise RuntimeError("another program closed its end of a pipe") from None
+            give_up(sys.stdout)
+            return 0
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Lists the verbs without importing them."""
         with formatter.section("Verbs"):
@@ -76,6 +88,7 @@ def app() -> None:
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Runs the command line and exits with the code of what happened."""
     interrupts.install()
+    settle_streams()
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # which it looks for in every installed package, for 30 ms
     args = sys.argv[1:] if arguments is None else arguments
     if arguments is None and not QUICK.isdisjoint(args[:1]):
@@ -93,41 +106,33 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         _problems([_usage(e)], as_json)
         sys.exit(2)
     except (KeyboardInterrupt, Interrupted, click.Abort):
-        print("interrupted; what was done is kept, and the same command goes on from there", file=sys.stderr)
-        sys.exit(Interrupted.exit_code)
-    except QRecipeError as e:
+        _interrupted()
+    except Exception as e:
+        _unexpected(e, as_json)
+
+
+def _interrupted() -> NoReturn:
+    tell("interrupted; what was done is kept, and the same command goes on from there")
+    sys.exit(Interrupted.exit_code)
+
+
+def _unexpected(e: Exception, as_json: bool) -> NoReturn:
+    """Ends with what became of a signal in a library's hands, with a problem of the machine, or with an error of ours."""
+    if interrupts.came():
+        _interrupted()
+    if isinstance(e, QRecipeError):
         _failed(e.message, as_json, "an error of the engine" if isinstance(e, EngineError) else "error")
         sys.exit(e.exit_code)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.exit(0)
-    except Exception as e:
-        if os.environ.get("QRECIPE_DEBUG"):
-            raise
-        problem = _of_the_machine(e)
-        if problem is not None:
-            _problems([problem], as_json)
-            sys.exit(2)
-        _failed(f"{type(e).__name__}: {e}", as_json, "an error that qrecipe did not expect", "QRECIPE_DEBUG=1 shows where")
-        sys.exit(1)
+    if os.environ.get("QRECIPE_DEBUG"):
+        raise e
+    from qrecipe.cli.machine import problem_of
 
-
-def _of_the_machine(e: Exception) -> Problem | None:
-    """A full disk or a full GPU, which no file of the user's is to blame for."""
-    if says_full(e):
-        named = getattr(e, "filename", None)
-        where = Place(str(named)) if named else Place("disk")
-        return Problem(
-            "QR073", "the disk is full; what was finished before is kept", where, "free some room and run the same command again"
-        )
-    if type(e).__name__ == "OutOfMemoryError":
-        return Problem(
-            "QR074",
-            "the GPU has no memory left; what was finished before is kept",
-            Place("GPU"),
-            "see what else uses it, or take a larger one",
-        )
-    return None
+    problem = problem_of(e)
+    if problem is not None:
+        _problems([problem], as_json)
+        sys.exit(UserError.exit_code)
+    _failed(f"{type(e).__name__}: {e}", as_json, "an error that qrecipe did not expect", "QRECIPE_DEBUG=1 shows where")
+    sys.exit(1)
 
 
 def _wants_json(args: list[str]) -> bool:
@@ -141,21 +146,26 @@ def _usage(e: click.ClickException) -> Problem:
 
 
 def _problems(problems: list[Problem], as_json: bool) -> None:
-    from qrecipe.report.problems import as_text, summary
+    from qrecipe.report.problems import summary
+    from qrecipe.report.problems import tell as tell_problems
 
     if as_json:
-        print(json.dumps({"problems": [p.as_json() for p in problems]}, ensure_ascii=False))
-    print(as_text(problems), file=sys.stderr)
-    print(summary(problems), file=sys.stderr)
+        print_json({"problems": [p.as_json() for p in problems]}, indent=None)
+    tell_problems(problems)
+    tell(summary(problems))
 
 
 def _failed(message: str, as_json: bool, what: str, help_: str | None = None) -> None:
     message = redact(message)
     if as_json:
-        print(json.dumps({"error": message}, ensure_ascii=False))
-    print(f"{what}: {message}" + (f"\n  help: {help_}" if help_ else ""), file=sys.stderr)
+        print_json({"error": message}, indent=None)
+    tell(f"{what}: {message}" + (f"\n  help: {help_}" if help_ else ""))
 
 
 def print_json(value: Any, indent: int | None = 2) -> None:
-    """JSON on standard output."""
-    print(json.dumps(value, indent=indent, ensure_ascii=False))
+    """JSON on standard output; where nobody reads it any more, nothing."""
+    plain = not (sys.stdout.encoding or "").lower().startswith("utf")  # an escape of JSON is right in every encoding
+    try:
+        print(json.dumps(value, indent=indent, ensure_ascii=plain), flush=True)
+    except BrokenPipeError:
+        give_up(sys.stdout)

@@ -23,7 +23,7 @@ def verify_command(folder: Path, format_: str) -> int:
     from qrecipe.bundle.verify import read_manifest, verify
     from qrecipe.cli.app import print_json
     from qrecipe.errors import BundleError
-    from qrecipe.report.problems import as_text
+    from qrecipe.report.problems import tell
 
     problems = verify(folder)
     wrong = bool(problems.errors)
@@ -33,7 +33,7 @@ def verify_command(folder: Path, format_: str) -> int:
     if wrong:
         raise BundleError(problems)
     if problems:
-        click.echo(as_text(problems), err=True)
+        tell(problems)
     manifest = read_manifest(folder)
     which = "all but the card" if problems else "all"
     click.echo(f"{folder}: {manifest.name} {manifest.version}, {len(manifest.files)} files, {which} as they were written")

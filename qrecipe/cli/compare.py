@@ -28,12 +28,11 @@ def command(first: str, second: str, format_: str, **options: Any) -> int:
     if format_ == "json":
         print_json(result.model_dump(mode="json"))
         return 0
-    from rich.console import Console
+    from qrecipe.report.page import PAGE
+    from qrecipe.report.tables import Printer, comparison_table
 
-    from qrecipe.report.tables import comparison_table
-
-    shown = Console(highlight=False)
+    shown = Printer()
     shown.print(comparison_table(f"{second} (B) against {first} (A) on {request.data.name}", result))
     if request.out is not None:
-        shown.print(f"hear it: {request.out / 'report.html'}")
+        click.echo(f"hear it: {request.out / PAGE}")
     return 0

@@ -14,7 +14,10 @@ from qrecipe.cli.options import format_option
 @click.option("--revision", help="Of a hub id.")
 @format_option()
 def command(model: str | None, revision: str | None, format_: str) -> int:
-    """Say what is installed, which device trains, and the folder that a base resolves to. Exit code 2 if something is missing."""
+    """Say what is installed and what is not, which device trains, which gates cannot be judged here, and where a base is.
+
+    Exit code 2 if something is missing without which nothing runs.
+    """
     from qrecipe.cli.app import print_json
     from qrecipe.verbs.doctor import examine
 
@@ -26,8 +29,11 @@ def command(model: str | None, revision: str | None, format_: str) -> int:
             click.echo(f"{key}: {value}")
         if model:
             click.echo(f"base {model}: {findings['path'] or 'not on this machine'}")
+        click.echo(f"recognisers: {', '.join(findings['recognisers']) or 'none'}")
+        for problem in findings["optional"]:
+            click.echo(f"optional: {problem}")
         for problem in findings["missing"]:
             click.echo(f"missing: {problem}")
         if not findings["missing"]:
-            click.echo("nothing is missing")
+            click.echo("nothing is missing" + (" but what is optional" if findings["optional"] else ""))
     return 2 if findings["missing"] else 0

@@ -35,14 +35,13 @@ def command(model: str, format_: str, probe_gates: bool, **options: Any) -> int:
     if format_ == "json":
         print_json(result.model_dump(mode="json"))
         return 3 if unsound else 0
-    from rich.console import Console
+    from qrecipe.report.page import PAGE
+    from qrecipe.report.tables import Printer, probe_table, statistics_table
 
-    from qrecipe.report.tables import probe_table, statistics_table
-
-    shown = Console(highlight=False)
+    shown = Printer()
     shown.print(statistics_table(f"{model} on {request.data.name}, {result.language}", result.metrics))
     if result.gates:
         shown.print(probe_table(result.gates))
     if request.out is not None:
-        shown.print(f"hear it: {request.out / 'report.html'}")
+        click.echo(f"hear it: {request.out / PAGE}")
     return 3 if unsound else 0

@@ -26,7 +26,7 @@ def command(file: Path, runs: Path, strict: bool, sets: tuple[str, ...], format_
     from qrecipe.plan import make_plan
     from qrecipe.plan.estimates import estimates
     from qrecipe.recipe import load
-    from qrecipe.report.problems import as_text
+    from qrecipe.report.problems import tell
     from qrecipe.run.reasons import standings
 
     hashes = FileHashes()
@@ -47,14 +47,12 @@ def command(file: Path, runs: Path, strict: bool, sets: tuple[str, ...], format_
         }
         print_json({**planned.plan.as_json(), **beside})
         return 0
-    from rich.console import Console
-
-    from qrecipe.report.tables import plan_table, size
+    from qrecipe.report.tables import Printer, plan_table, size
     from qrecipe.run import disk
 
     if planned.warnings:
-        click.echo(as_text(planned.warnings), err=True)
-    Console(width=None, highlight=False).print(plan_table(planned.plan, {k: str(v) for k, v in stages.items()}, computes))
+        tell(planned.warnings)
+    Printer().print(plan_table(planned.plan, {k: str(v) for k, v in stages.items()}, computes))
     finished = [k for k, v in stages.items() if v.state == "done"]
     needed = disk.needs(planned, runs / planned.plan.recipe, Path("bundles"), finished, hashes)
     click.echo("disk, at most: " + ", ".join(f"{n.what} {size(n.bytes)}" for n in needed))

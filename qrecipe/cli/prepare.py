@@ -22,7 +22,7 @@ def command(file: Path, locked: bool, sets: tuple[str, ...], format_: str) -> in
     from qrecipe.plan import complete_plan
     from qrecipe.recipe import load
     from qrecipe.report.console import RunConsole
-    from qrecipe.report.tables import data_table
+    from qrecipe.report.tables import Printer, data_table
     from qrecipe.run.locking import require_lock
 
     plan = complete_plan(load(file, sets))
@@ -35,9 +35,7 @@ def command(file: Path, locked: bool, sets: tuple[str, ...], format_: str) -> in
     if format_ == "json":
         print_json({"datasets": [r.as_json() for r in reports]})
         return 0
-    from rich.console import Console
-
-    Console(highlight=False).print(data_table(reports))
+    Printer().print(data_table(reports))
     for report in reports:
         for warning in report.warnings:
             click.echo(f"warning: {report.dataset}: {warning}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +30,16 @@ def command(
 ) -> int:
     """Run a recipe: train its stages, judge its gates, write its bundle.
 
-    Finished stages are reused, and one that was stopped goes on where it stopped. The last line of standard output is one JSON object. Exit code 0: an accepted bundle
-    was written; 3: a gate did not pass; 130: interrupted.
+    Finished stages are reused, and one that was stopped goes on where it stopped. With --format json, and where standard
+    output is no terminal, its only line is one JSON object. Exit code 0: an accepted bundle was written; 3: a gate did not
+    pass; 130: interrupted.
     """
     from qrecipe.cli.app import print_json
     from qrecipe.errors import Place, Problem, RecipeError, suggest
     from qrecipe.plan import complete_plan
     from qrecipe.recipe import load
     from qrecipe.report.console import RunConsole
-    from qrecipe.report.problems import as_text
+    from qrecipe.report.problems import tell
     from qrecipe.report.tables import plan_table
 
     loaded = load(file, sets)
@@ -47,16 +50,19 @@ def command(
     with RunConsole() as console:
         plan = complete_plan(loaded, tell=console.say)
         if plan.warnings:
-            console.console.print(as_text(plan.warnings), markup=False, soft_wrap=True)
-        console.console.print(plan_table(plan.plan))
+            tell(plan.warnings)
+        console.show(plan_table(plan.plan))
         console.say("loading torch and the base")
+        from qrecipe.report.page import PAGE
         from qrecipe.run.engine import RunOptions, run
         from qrecipe.train.checkpoints import Every
 
         every = Every(checkpoint_minutes, checkpoint_steps)
         outcome = run(plan, RunOptions(**options, every=every), console)
         _closing(console, outcome, loaded)
-    print_json(outcome.as_json(), indent=None)
+        console.say(f"report: {options['runs'] / plan.plan.recipe / PAGE}")
+    if format_ == "json" or not sys.stdout.isatty():
+        print_json(outcome.as_json(), indent=None)
     return outcome.exit_code
 
 
@@ -67,7 +73,8 @@ def _closing(console: Any, outcome: Any, loaded: Any) -> None:
         reference = next((d.reference for d in loaded.recipe.datasets.values() if getattr(d, "reference", None)), None)
         voice = str(loaded.path(reference)) if reference else "VOICE.wav"
         console.say(f"accepted: {outcome.bundle}")
-        console.say(f'hear it: qrecipe say {outcome.bundle} "TEXT" --language {language} --reference {voice} --out hello.wav')
+        words = shlex.join(["--language", language, "--reference", voice, "--out", "hello.wav"])
+        console.command("hear it", f'qrecipe say {shlex.quote(str(outcome.bundle))} "TEXT" {words}')
         return
     failed = [v for s in outcome.stages for v in s.verdicts if not v.counts_as_pass] + [v for v in outcome.accept if not v.counts_as_pass]
     if outcome.status == "until":

@@ -22,7 +22,7 @@ from qrecipe.files import FileHashes
 def command(files: tuple[Path, ...], strict: bool, locked: bool, sets: tuple[str, ...], format_: str) -> int:
     """Check recipes: their form, their names, their patterns against the base, their texts. Exit code 0 or 2."""
     from qrecipe.cli.app import print_json
-    from qrecipe.report.problems import as_github, as_text, summary
+    from qrecipe.report.problems import as_github, summary, tell
 
     hashes = FileHashes()
     problems = Problems(p for file in files for p in check(file, sets, strict, hashes, locked))
@@ -32,7 +32,7 @@ def command(files: tuple[Path, ...], strict: bool, locked: bool, sets: tuple[str
         click.echo(as_github(problems))
     else:
         if problems:
-            click.echo(as_text(problems), err=True)
+            tell(problems)
         click.echo(f"{len(files)} file{'s' if len(files) != 1 else ''}: {summary(problems)}")
     return 2 if problems.errors else 0
 

@@ -159,8 +159,9 @@ class EvaluatorSet:
             elif backend == "resemblyzer":
                 self._encoder = open_resemblyzer()
             else:
+                folder = materialise(self._find("speaker")[0], place)
                 try:
-                    wavlm = WavLmSpeaker(materialise(self._find("speaker")[0], place), pick_device())
+                    wavlm = WavLmSpeaker(folder, pick_device())
                 except (RuntimeError, ValueError, OSError, KeyError) as e:
                     reason = (str(e).strip().splitlines() or [type(e).__name__])[0][:200]
                     raise RecipeError(

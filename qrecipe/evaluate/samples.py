@@ -18,7 +18,7 @@ import numpy as np
 import soundfile
 import torch
 
-from qrecipe.data.audio import Audio, load, read, resample
+from qrecipe.data.audio import Audio, encoded, load, read, resample
 from qrecipe.data.speech import Progress, SpeechData, SpeechRow
 from qrecipe.files import new_folder, read_sealed, sealed, sha256, write_json
 from qrecipe.model import speak
@@ -188,7 +188,7 @@ class SampleStore(Store[Spoken]):
         batch, entries = self._batch, []
         for row, (audio, codes) in zip(batch.rows, value, strict=True):
             file = path / f"{row.line}.flac"
-            soundfile.write(str(file), audio, SAMPLE_RATE, subtype="PCM_16")
+            file.write_bytes(encoded(audio, SAMPLE_RATE, "FLAC", "PCM_16"))
             entries.append({"line": row.line, "text": row.text, "codes": codes.tolist(), "audio_sha256": sha256(file)})
         about = {"layout": batch.layout, "prompt": batch.prompt, "seed": batch.seed, "language": self._language}
         write_json(path / BATCH, sealed({**about, "samples": entries}))

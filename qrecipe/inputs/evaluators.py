@@ -121,7 +121,7 @@ def _find(name: str, revision: str | None, root: Path, hashes: FileHashes) -> Ev
     snapshot = cached_snapshot(Base(model=name, revision=revision))
     if snapshot is None:
         commit = f" --revision {revision}" if revision else ""
-        help_ = f"where there is a network: `huggingface-cli download {name}{commit}`"
+        help_ = f"where there is a network: `hf download {name}{commit}`"
         return EvaluatorModel(missing=f"{name} is not in the hub cache of this machine", help=help_)
     return EvaluatorModel(f"{name}@{snapshot.name}", snapshot)
 

@@ -16,9 +16,8 @@ from qrecipe.inputs.bases import (
     folder_of,
     names_folder,
 )
+from qrecipe.inputs.hub import download, how_to_get
 from qrecipe.recipe.base import Base
-
-HUB_FILES = ["*.json", "*.txt", "*.safetensors", "speech_tokenizer/*.json", "speech_tokenizer/*.safetensors", "LICENSE*"]
 
 
 def snapshot(base: Base, root: Path, place: Place) -> Path:
@@ -28,7 +27,7 @@ def snapshot(base: Base, root: Path, place: Place) -> Path:
     except BaseModelError:
         if base.model.startswith(BUILTIN) or names_folder(base, root):
             raise
-    return _download(base, place)
+    return download(base, place)
 
 
 def here(base: Base, root: Path, place: Place) -> Path:
@@ -42,28 +41,8 @@ def here(base: Base, root: Path, place: Place) -> Path:
         return folder
     cached = cached_snapshot(base)
     if cached is None or not (cached / "speech_tokenizer" / "config.json").exists():
-        raise BaseModelError(Problem("QR050", f"{base.model} is not in the hub cache of this machine", place, _how_to_get(base)))
+        raise BaseModelError(Problem("QR050", f"{base.model} is not in the hub cache of this machine", place, how_to_get(base)))
     return cached
-
-
-def _how_to_get(base: Base) -> str:
-    revision = f" --revision {base.revision}" if base.revision else ""
-    return f"where there is a network: `huggingface-cli download {base.model}{revision}`; or give its folder, as in `model: ./folder`"
-
-
-def _download(base: Base, place: Place) -> Path:
-    from huggingface_hub import constants, snapshot_download
-
-    def absent(why: str) -> BaseModelError:
-        return BaseModelError(Problem("QR050", why, place, _how_to_get(base)))
-
-    if constants.HF_HUB_OFFLINE:
-        raise absent(f"{base.model} is not in the hub cache, and HF_HUB_OFFLINE forbids a download")
-    try:
-        return Path(snapshot_download(base.model, revision=base.revision, allow_patterns=HUB_FILES))
-    except Exception as e:  # the hub client raises many kinds; people need one sentence
-        reason = str(e).split(". ")[0].split("\n")[0] or type(e).__name__
-        raise absent(f"cannot get {base.model} from the hub: {reason}") from None
 
 
 def resolve(base: Base, root: Path, place: Place, hashes: FileHashes) -> LocalBase:

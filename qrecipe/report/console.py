@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column, Table
+from rich.text import Text
 
-from qrecipe.report.tables import size, verdict_table
+from qrecipe import interrupts
+from qrecipe.report.tables import Printer, size, verdict_table
+from qrecipe.report.terminal import give_up, wrapped
 
+PLAIN_WIDTH = 160
 PLAIN_SECONDS = 5.0
 """Seconds between two lines of progress where there is no terminal."""
 SHOWN_ROWS = 8
@@ -68,11 +75,28 @@ BARS: dict[str, Callable[[Event], tuple[str, int, int, str]]] = {
 """Events that move a bar: its title, how far, of how much, and a detail."""
 
 
+class _Shrinking(TextColumn):
+    """A text of a bar that is cut where the terminal is narrow, so that counts and times are not."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text, table_column=Column(no_wrap=False))
+
+    def render(self, task: Task) -> Text:
+        """One line, with an ellipsis where it is cut."""
+        text = super().render(task)
+        text.no_wrap, text.overflow = True, "ellipsis"
+        return text
+
+
 class RunConsole:
-    """A listener for `qrecipe.run.engine.run`. Use as a context manager."""
+    """A listener for `qrecipe.run.engine.run`. Use as a context manager.
+
+    A log that cannot be written, on a full disk for example, ends nothing: `events.jsonl` has all that is shown. When
+    its reader is gone (a closed pipe, a terminal that went away), that means what SIGHUP means.
+    """
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True, width=None if sys.stderr.isatty() else 160, highlight=False)
+        self.console = console or Printer(stderr=True, width=None if sys.stderr.isatty() else PLAIN_WIDTH)
         self._progress: Progress | None = None
         self._task: Any = None
         self._what = ""
@@ -84,10 +108,15 @@ class RunConsole:
         return self
 
     def __exit__(self, *args: object) -> None:
-        self._end()
+        with self._lasting(stops=False):
+            self._end()
 
     def __call__(self, event: Event) -> None:
         """Shows one event."""
+        with self._lasting(stops=event["event"] != "run_failed"):
+            self._show(event)
+
+    def _show(self, event: Event) -> None:
         kind = event["event"]
         if kind in BARS:
             self._bar(*BARS[kind](event))
@@ -101,18 +130,46 @@ class RunConsole:
             getattr(self, f"_on_{kind}", self._on_other)(event)
 
     def say(self, text: str) -> None:
-        """One line."""
-        self._end()
-        self.console.print(escape(text), soft_wrap=True)
+        """A sentence."""
+        with self._lasting():
+            self._end()
+            self._line(text)
+
+    def show(self, table: Table) -> None:
+        """A table."""
+        with self._lasting():
+            self._end()
+            self.console.print(table)
+
+    def command(self, label: str, command: str) -> None:
+        """A command to copy: on a line of its own, which only the terminal breaks."""
+        with self._lasting():
+            self._end()
+            self.console.print(escape(f"{label}: {command}"), soft_wrap=True)
+
+    @contextmanager
+    def _lasting(self, stops: bool = True) -> Iterator[None]:
+        try:
+            yield
+        except OSError as e:
+            give_up(self.console.file)
+            self._end()
+            if stops and e.errno in (errno.EPIPE, errno.EIO) and not interrupts.came():
+                interrupts.stop()
+
+    def _line(self, text: str) -> None:
+        width = self.console.width if self.console.is_terminal else None
+        self.console.print(escape(wrapped(text, width, indent=2)), soft_wrap=True)
 
     def _bar(self, what: str, done: int, of: int, detail: str) -> None:
         if self.console.is_terminal:
             if self._progress is None or self._what != what:
                 self._end()
                 columns = (
-                    TextColumn("{task.description}"),
+                    _Shrinking("{task.description}"),
                     BarColumn(),
-                    TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[detail]}"),
+                    TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+                    _Shrinking("{task.fields[detail]}"),
                 )
                 self._progress = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self.console, transient=True)
                 self._progress.start()
@@ -123,12 +180,12 @@ class RunConsole:
         now = time.monotonic()
         if what != self._what or now - self._last >= PLAIN_SECONDS or done == of:
             self._what, self._last = what, now
-            self.console.print(escape(f"{what}: {done}/{of} {detail}".rstrip()), soft_wrap=True)
+            self._line(f"{what}: {done}/{of} {detail}".rstrip())
 
     def _note(self, text: str) -> None:
         """A line above the bar, which stays; nothing where there is no bar."""
         if self._progress is not None:
-            self._progress.console.print(escape(f"  {text}"))
+            self._line(f"  {text}")
 
     def _end(self) -> None:
         if self._progress is not None:

@@ -15,6 +15,8 @@ from qrecipe.evaluate.samples import Sample
 from qrecipe.inputs.documents import Statistic, Verdict
 from qrecipe.qwen3 import SAMPLE_RATE
 
+PAGE = "report.html"
+"""Name of the page in the folder that it is about."""
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 90rem; padding: 0 1rem; color: #1a1a1a; background: #fff }
 table { border-collapse: collapse; width: 100%; margin: 1rem 0 2rem }

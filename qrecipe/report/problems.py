@@ -3,32 +3,63 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 
 from qrecipe.errors import Problem, printable
 from qrecipe.redaction import redact
+from qrecipe.report import terminal
 
 
-def as_text(problems: Iterable[Problem]) -> str:
-    """One block a problem: what is wrong, where, the line with a caret, what helps."""
-    return "\n".join(_block(p) for p in problems)
+def as_text(problems: Iterable[Problem], colours: bool = False, width: int | None = None) -> str:
+    """One block a problem: what is wrong, where, the line with a caret, what helps.
+
+    `width`, of a terminal, is where sentences are broken between words; None leaves them as they are.
+    """
+    return "\n".join(_block(p, _Paint(colours), width) for p in problems)
 
 
-def _block(problem: Problem) -> str:
-    place = problem.place
+def tell(problems: Iterable[Problem]) -> None:
+    """Prints problems to standard error: on a terminal with colours, and in lines that end between words."""
+    on_terminal = sys.stderr.isatty()
+    width = shutil.get_terminal_size().columns if on_terminal else None
+    terminal.tell(as_text(problems, colours=on_terminal and terminal.wants_colours(), width=width))
+
+
+class _Paint:
+    """Colours of a terminal, or none."""
+
+    def __init__(self, colours: bool) -> None:
+        self._colours = colours
+
+    def __call__(self, text: str, code: str) -> str:
+        return f"\x1b[{code}m{text}\x1b[0m" if self._colours else text
+
+
+COLOURS = {"error": "1;31", "warning": "1;33"}
+BOLD, FAINT = "1", "2"
+
+
+def _block(problem: Problem, paint: _Paint, width: int | None) -> str:
+    place, colour = problem.place, COLOURS[str(problem.severity)]
     argument = place.file.startswith(ARGUMENT)
-    lines = [f"{problem.severity}[{problem.code}]: {problem.message}", f"  --> {printable(place.file if argument else str(place))}"]
+    head = f"{problem.severity}[{problem.code}]"
+    message = terminal.wrapped(f"{head}: {problem.message}", width, indent=2)
+    lines = [paint(head, colour) + message.removeprefix(head)]
+    lines.append(f"  {paint('-->', FAINT)} {printable(place.file if argument else str(place))}")
     source = _line(problem)
     if source is not None:
         shown, column, length = _window(redact(source), place.column - 1, place.length)
         number = "" if argument else str(place.line)
-        lines += [f"{number} | {shown}", f"{' ' * len(number)} | {' ' * column}{'^' * length}"]
-    if problem.help:
-        lines.append(f"  help: {problem.help}")
-    if problem.note:
-        lines.append(f"  note: {problem.note}")
+        caret = paint("^" * length, colour)
+        lines += [f"{number} | {shown}", f"{' ' * len(number)} | {' ' * column}{caret}"]
+    for label, text in (("help", problem.help), ("note", problem.note)):
+        if text:
+            sentence = terminal.wrapped(f"  {label}: {text}", width, indent=4)
+            lines.append(f"  {paint(label, BOLD)}" + sentence.removeprefix(f"  {label}"))
     return "\n".join(lines) + "\n"
 
 

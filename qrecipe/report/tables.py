@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from rich import box
+from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
@@ -16,6 +17,17 @@ if TYPE_CHECKING:
 from qrecipe.inputs.documents import Comparison, Statistic
 from qrecipe.plan.values import Plan, PlannedStage, PlannedSynthetic, PlannedTrain
 from qrecipe.qwen3 import FRAMES_PER_SECOND
+
+
+class Printer(Console):
+    """Prints tables. rich itself would end the process where nobody reads them any more, with an exit code of its own."""
+
+    def __init__(self, stderr: bool = False, width: int | None = None, file: IO[str] | None = None) -> None:
+        super().__init__(stderr=stderr, width=width, file=file, highlight=False)
+
+    def on_broken_pipe(self) -> None:
+        """Leaves the error to the one who prints."""
+        raise
 
 
 def count(n: int | None, most: int | None = None) -> str:

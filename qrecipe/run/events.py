@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
+from qrecipe.files import writing
 from qrecipe.redaction import redact
 
 Event = dict[str, Any]
@@ -21,17 +22,19 @@ class Events:
     def __init__(self, path: Path | None, listener: Listener | None = None) -> None:
         self._file: TextIO | None = None
         if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _end_line(path)
-            self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115  # closed by close()
+            with writing(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                _end_line(path)
+                self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115  # closed by close()
         self._listener = listener
 
     def emit(self, event: str, **fields: Any) -> None:
         """Records an event."""
         entry = {"event": event, "time": round(time.time(), 3), **fields}
         if self._file is not None:
-            self._file.write(redact(json.dumps(entry, ensure_ascii=False)) + "\n")
-            self._file.flush()
+            with writing(Path(self._file.name)):
+                self._file.write(redact(json.dumps(entry, ensure_ascii=False)) + "\n")
+                self._file.flush()
         if self._listener is not None:
             self._listener(entry)
 

@@ -19,7 +19,7 @@ from qrecipe.plan.fingerprints import GENERATION, NUMERICS
 from qrecipe.recipe.gate import Gate
 from qrecipe.recipe.metrics import MetricSpec, spec_of
 from qrecipe.recipe.recipe import Evaluation
-from qrecipe.report.page import Column, write_page
+from qrecipe.report.page import PAGE, Column, write_page
 from qrecipe.run.events import tell_progress
 from qrecipe.run.session import RunSession
 
@@ -102,7 +102,7 @@ class Judge:
             if made:
                 samples = recorded(data, settings, evaluators)
                 columns += [Column(f"{dataset}: recording", samples, self._hears(data, samples)), *made]
-        write_text(self.session.store.folder / "report.html", write_page(title, columns, verdicts=verdicts))
+        write_text(self.session.store.folder / PAGE, write_page(title, columns, verdicts=verdicts))
 
     def _hears(self, data: SpeechData, samples: Sequence[Sample]) -> bool:
         """Whether all samples were transcribed: the page asks no recogniser."""

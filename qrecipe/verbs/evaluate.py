@@ -27,7 +27,7 @@ from qrecipe.recipe.evaluator import Evaluators
 from qrecipe.recipe.gate import Gate
 from qrecipe.recipe.metrics import LIKELIHOOD
 from qrecipe.recipe.recipe import Evaluation
-from qrecipe.report.page import Column, write_page
+from qrecipe.report.page import PAGE, Column, write_page
 from qrecipe.run.events import Events, Listener, tell_progress
 from qrecipe.run.models import language_of, open_argument
 from qrecipe.run.session import Session
@@ -35,7 +35,6 @@ from qrecipe.store import Journal
 
 SHORT = {"nll": LIKELIHOOD}
 """Names that stand for several metrics."""
-PAGE = "report.html"
 RESULT = "evaluation.json"
 
 

@@ -107,6 +107,15 @@ def test_a_signal_in_a_step_loses_no_step(lasting: Lasting, place: Path) -> None
     assert "stage language: goes on after step 2" in ended.err
 
 
+def test_a_log_that_nobody_reads_is_a_signal(lasting: Lasting, place: Path) -> None:
+    """A pipe that was closed, as by a connection that broke: the state is saved, and the same command resumes."""
+    for point in ("event:encoding:1", "event:step:5", "event:speaking:1"):
+        assert lasting.run(place, fault=f"{point} unread").code == 130, point
+        assert leftovers(place) == []
+    ended = lasting.finish(place)
+    assert "goes on after step" in ended.err
+
+
 def test_a_second_signal_stops_at_once(lasting: Lasting, place: Path) -> None:
     """Even inside the writing of a checkpoint; the one before stays."""
     assert lasting.run(place, fault="sync:learned.safetensors:3 twice").code == 130
@@ -122,6 +131,7 @@ def test_a_full_disk_stops_with_everything_older_intact(lasting: Lasting, place:
         ended = lasting.run(place, fault=f"sync:{point} full")
         assert ended.code == 2, (point, ended.err)
         assert "QR073" in ended.err
+        assert f"--> {place}" in ended.err or "--> runs" in ended.err, "the full folder is named"
         assert leftovers(place) == []
     lasting.finish(place)
 

@@ -11,7 +11,8 @@ A fault is `POINT ACTION`. Points count from 1:
     after:PATTERN:N     right after it
     sync:PATTERN:N      when the Nth file of such a name is synced
 
-Actions: `kill` (SIGKILL), `term`, `int`, `hup`, `quit`, `twice` (two SIGTERM), `full` (ENOSPC).
+Actions: `kill` (SIGKILL), `term`, `int`, `hup`, `quit`, `twice` (two SIGTERM), `full` (ENOSPC), `unread` (nobody reads
+standard error any more).
 """
 
 from __future__ import annotations
@@ -111,6 +112,10 @@ def _act(action: str) -> None:
     elif action == "twice":
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)
+    elif action == "unread":
+        reader, writer = os.pipe()
+        os.close(reader)
+        os.dup2(writer, 2)
     elif action == "full":
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     else:
