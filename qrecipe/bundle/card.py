@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from qrecipe.inputs.bases import BUILTIN
-from qrecipe.inputs.documents import BundleStage, Verdict
+from qrecipe.inputs.documents import BundleStage, Verdict, interval_text
 from qrecipe.plan.values import Plan
 
 
@@ -104,8 +104,8 @@ def _evaluation(verdicts: dict[str, list[Verdict]]) -> list[str]:
     lines += ["| after | gate | value | interval | outcome |", "|---|---|---|---|---|"]
     for where, judged in verdicts.items():
         for v in judged:
-            if v.outcome == "skipped":
+            if v.value is None:
                 lines.append(f"| {where} | {v.gate} | - | - | **not judged**: {escape(v.reason or '')} |")
             else:
-                lines.append(f"| {where} | {v.gate} | {v.value:.4g} | {v.low:.4g} to {v.high:.4g} | {v.outcome} |")
+                lines.append(f"| {where} | {v.gate} | {v.value:.4g} | {interval_text(v.low, v.high)} | {v.outcome} |")
     return [*lines, ""]

@@ -22,7 +22,7 @@ from qrecipe.evaluate import normalise
 from qrecipe.evaluate.samples import Sample
 from qrecipe.evaluate.wheels import materialise
 from qrecipe.files import FileHashes
-from qrecipe.inputs.evaluators import EvaluatorModel, find, packages_problem
+from qrecipe.inputs.evaluators import EvaluatorModel, find, language_problem, packages_problem
 from qrecipe.model.dsp import compile_apart, librosa
 from qrecipe.model.listening import LISTENING_RATE, WavLmSpeaker
 from qrecipe.model.load import LoadedBase, pick_device
@@ -199,8 +199,13 @@ class EvaluatorSet:
 
     def language_code(self, language: str) -> str:
         """The recogniser's code of a language."""
+        tag = self.tag(language)
+        return self._settings.asr.code(language, tag) if self._settings.asr else tag
+
+    def unknown_language(self, language: str) -> Problem | None:
+        """Why the recogniser cannot be told this language, or None."""
         asr = self._settings.asr
-        return (asr.languages.get(language) if asr else None) or self.tag(language).split("-")[0]
+        return None if asr is None else language_problem(asr, self._find("asr")[0], language, self.tag(language), self._place("asr"))
 
     def _find(self, need: Need) -> tuple[EvaluatorModel, Problems]:
         if need not in self._models:

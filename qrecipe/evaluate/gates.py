@@ -79,8 +79,8 @@ def _judge(
         outcome=outcome,
         severity=gate.severity,
         value=centre,
-        low=_finite(low),
-        high=_finite(high),
+        low=finite(low),
+        high=finite(high),
         threshold=gate.threshold,
         kind=gate.kind,
         confidence=gate.confidence,
@@ -115,8 +115,19 @@ def interval(spec: MetricSpec, prompts: Prompts, confidence: float, seed: str, d
     """The interval of a metric, or of the difference of two models.
 
     Wilson's for a rate, order statistics for a median, the exact bound where nothing was counted, else the studentised
-    bootstrap, resampled with `seed`.
+    bootstrap, resampled with `seed`. Infinite where there are too few prompts for any; else within the metric's bounds.
     """
+    low, high = _unbounded(spec, prompts, confidence, seed, difference)
+    if math.isinf(low) or math.isinf(high):
+        return -math.inf, math.inf
+    least, most = (inf if b is None else b for b, inf in zip(spec.bounds, (-math.inf, math.inf), strict=True))
+    if difference:
+        least, most = least - most, most - least
+    return max(low, least), min(high, most)
+
+
+def _unbounded(spec: MetricSpec, prompts: Prompts, confidence: float, seed: str, difference: bool) -> tuple[float, float]:
+    """The interval by the method that fits, which may reach beyond what there can be."""
     numbers, weights = arrays(prompts)
     if spec.binary and not difference:
         return wilson(mean_of(prompts), len(numbers), confidence)
@@ -205,9 +216,9 @@ def needed(gate: Gate, spec: MetricSpec, prompts: Prompts) -> int | None:
     return prompts_needed if prompts_needed <= MAX_NEEDED else None
 
 
-def _finite(x: float) -> float:
-    """JSON has no infinity; an interval of one prompt is as wide as any number."""
-    return x if math.isfinite(x) else math.copysign(1e9, x)
+def finite(end: float) -> float | None:
+    """An end of an interval for a document: None where too few prompts give no interval, since JSON has no infinity."""
+    return end if math.isfinite(end) else None
 
 
-__all__ = ["Verdict", "by_slice", "centre_of", "interval", "judge", "needed", "outcome_of", "undecidable"]
+__all__ = ["Verdict", "by_slice", "centre_of", "finite", "interval", "judge", "needed", "outcome_of", "undecidable"]

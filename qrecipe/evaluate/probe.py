@@ -92,9 +92,10 @@ class Probe:
 
 
 def _numbers(verdict: Verdict) -> str:
-    if verdict.value is None or verdict.low is None or verdict.high is None:
+    if verdict.value is None:
         return verdict.reason or "no value"
-    return f"{verdict.value:.3g}, {verdict.low:.3g} to {verdict.high:.3g}, {verdict.prompts} prompts"
+    interval = "no interval" if verdict.low is None or verdict.high is None else f"{verdict.low:.3g} to {verdict.high:.3g}"
+    return f"{verdict.value:.3g}, {interval}, {verdict.prompts} prompts"
 
 
 def probe(

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from qrecipe.evaluate.gates import by_slice, centre_of, interval
+from qrecipe.evaluate.gates import by_slice, centre_of, finite, interval
 from qrecipe.evaluate.values import Value, paired, per_prompt
 from qrecipe.inputs.documents import Statistic
 from qrecipe.recipe.metrics import MetricSpec
@@ -30,8 +30,8 @@ def statistic(
     spread = np.quantile([v for v, _ in prompts.values()], [0.025, 0.975])
     return Statistic(
         value=centre_of(spec, prompts),
-        low=max(low, -1e9),
-        high=min(high, 1e9),
+        low=finite(low),
+        high=finite(high),
         confidence=confidence,
         prompts=len(prompts),
         unit=spec.unit,
@@ -56,6 +56,8 @@ def compare(
     difference = statistic(replace(spec, centre="mean"), paired(b, a), confidence, difference=True)
     if difference is None:
         return None
+    if difference.low is None or difference.high is None:
+        return difference, "undecided"
     sign = -1 if spec.better == "higher" else 1
     low, high = sorted((sign * difference.low, sign * difference.high))
     return difference, "better" if high < 0 else "worse" if low > 0 else "undecided"

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 from qrecipe.errors import Place, Problem, RecipeError
 from qrecipe.files import is_file, new_folder
-from qrecipe.inputs.evaluators import EvaluatorModel, WheelModel
+from qrecipe.inputs.evaluators import EvaluatorModel, WheelModel, package_folder
 
 
 def materialise(evaluator: EvaluatorModel, place: Place) -> Path:
@@ -34,9 +33,8 @@ def materialise(evaluator: EvaluatorModel, place: Place) -> Path:
 def _chunks(wheel: WheelModel, name: str) -> Iterator[bytes]:
     sources = wheel.parts if name == "model.bin" else ((wheel.parts[-1][0], name),)
     for module, file in sources:
-        spec = find_spec(module)
-        assert spec is not None
-        assert spec.submodule_search_locations is not None
-        with open(Path(next(iter(spec.submodule_search_locations))) / "data" / file, "rb") as f:
+        folder = package_folder(module)
+        assert folder is not None, "what is missing was reported"
+        with open(folder / file, "rb") as f:
             while chunk := f.read(1 << 20):
                 yield chunk

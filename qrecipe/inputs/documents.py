@@ -132,7 +132,7 @@ class Verdict(Settings):
     value: float | None = None
     """The deciding number: the mean over prompts (the median, the pooled rate); for a relative gate the mean difference."""
     low: float | None = None
-    """Lower end of the interval of `value`."""
+    """Lower end of the interval of `value`; null where there are too few prompts for one."""
     high: float | None = None
     """Upper end."""
     threshold: float
@@ -190,14 +190,25 @@ class Verdicts(Settings):
     """Share of what a stage trained that survives rounding to the base's number format."""
 
 
+def interval_text(low: float | None, high: float | None, sign: str = "") -> str:
+    """An interval as people read it. `sign` is `+` for one of a difference.
+
+    >>> interval_text(0.25, 1.5)
+    '0.25 to 1.5'
+    >>> interval_text(None, None)
+    'none'
+    """
+    return "none" if low is None or high is None else f"{low:{sign}.4g} to {high:{sign}.4g}"
+
+
 class Statistic(Settings):
     """A metric of one model over one dataset, or the difference of two."""
 
     value: float
     """Mean over prompts (median, pooled rate)."""
-    low: float
-    """Lower end of its interval."""
-    high: float
+    low: float | None
+    """Lower end of its interval; null where there are too few prompts for one."""
+    high: float | None
     """Upper end."""
     confidence: float
     """Level of the interval."""

@@ -6,15 +6,16 @@ Looks at files and at what is installed; imports nothing heavy and downloads not
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 from qrecipe.errors import Place, Problem, Problems, suggest
-from qrecipe.files import FileHashes, cache_dir, digest, is_file
+from qrecipe.files import FileHashes, cache_dir, digest, is_file, read_json
 from qrecipe.inputs.bases import cached_snapshot
 from qrecipe.recipe.base import Base
-from qrecipe.recipe.evaluator import Evaluators, Need
+from qrecipe.recipe.evaluator import Asr, Evaluators, Need
 
 WHEEL = "wheel:"
 SIZES = ("tiny", "base", "small", "medium", "large-v1", "large-v2", "large-v3")
@@ -103,6 +104,54 @@ def find(need: Need, evaluators: Evaluators, root: Path, place: Place, hashes: F
     if model.missing is not None:
         problems.append(Problem("QR081", model.missing, place, model.help, "warning"))
     return model, problems
+
+
+TOKEN_FILES = ("tokenizer.json", "vocabulary.json", "vocabulary.txt", "added_tokens.json")
+"""Files of a recogniser that spell its tokens, the most usual first."""
+_WHISPER_TOKEN = re.compile(rb"<\|([a-z]{2,3})\|>")
+ENGLISH_ONLY = re.compile(r"\.en$")
+"""Checkpoints of Whisper that hold the tokens of all languages and know one."""
+
+
+def language_problem(asr: Asr, model: EvaluatorModel, language: str, tag: str | None, place: Place) -> Problem | None:
+    """Why a recogniser cannot be told the language of texts: its own list of languages lacks the code.
+
+    A Whisper without the token of a language writes nonsense instead of failing. None where the model is not on this machine.
+    """
+    code, known = asr.code(language, tag), model_languages(asr.model, model)
+    if known is None or code in known:
+        return None
+    listed = suggest(code, known) if code else "no code is known"
+    help_ = f"say which language it shall be told: `evaluators.asr.languages.{language}` ({listed}); or take a recogniser that knows it"
+    return Problem("QR026", f"`{asr.model}` knows no language `{code or language}`", place, help_)
+
+
+def model_languages(name: str, model: EvaluatorModel) -> frozenset[str] | None:
+    """Language codes that a recogniser's own files list: Whisper's tokens, the vocabularies of MMS; None if there is no such list."""
+    if ENGLISH_ONLY.search(name):
+        return frozenset({"en"})
+    folder = model.folder
+    if model.wheel is not None and (folder is None or not is_file(folder / TOKEN_FILES[0])):
+        folder = package_folder(model.wheel.parts[-1][0])
+    if folder is None:
+        return None
+    for file in TOKEN_FILES:
+        if is_file(folder / file):
+            codes = {code.decode() for code in _WHISPER_TOKEN.findall((folder / file).read_bytes())}
+            if codes:
+                return frozenset(codes)
+    try:
+        vocabularies = read_json(folder / "vocab.json")
+    except (OSError, ValueError):
+        return None
+    nested = isinstance(vocabularies, dict) and vocabularies and all(isinstance(v, dict) for v in vocabularies.values())
+    return frozenset(vocabularies) if nested else None
+
+
+def package_folder(module: str) -> Path | None:
+    """The folder of a model's files in an installed package, which is not imported; None if it is not installed."""
+    spec = find_spec(module) if installed(module) else None
+    return Path(next(iter(spec.submodule_search_locations))) / "data" if spec and spec.submodule_search_locations else None
 
 
 def _find(name: str, revision: str | None, root: Path, hashes: FileHashes) -> EvaluatorModel:

@@ -14,7 +14,7 @@ from qrecipe.errors import CODES, BaseModelError, Problem, Problems, RecipeError
 from qrecipe.files import FileHashes, digest, is_file
 from qrecipe.inputs.bases import BUILTIN, BaseInfo, folder_of, locate, names_folder
 from qrecipe.inputs.contents import dataset_hash
-from qrecipe.inputs.evaluators import find, packages_problem
+from qrecipe.inputs.evaluators import EvaluatorModel, find, language_problem, packages_problem
 from qrecipe.inputs.manifest import Manifest, read_manifest
 from qrecipe.plan import checks, trainable
 from qrecipe.plan.fingerprints import NUMERICS, StageInputs, select_inputs, stage_inputs, start_inputs
@@ -36,6 +36,7 @@ from qrecipe.recipe.checks import gates_with_nodes
 from qrecipe.recipe.dataset import Dataset
 from qrecipe.recipe.gate import Select
 from qrecipe.recipe.stage import Stage
+from qrecipe.recipe.synthetic import is_spoken
 from qrecipe.source import bounds
 from qrecipe.source.reader import Node
 
@@ -301,7 +302,29 @@ class _Planner:
                 self.problems += [outside] if outside else []
             here, missing[need] = find(need, recipe.evaluators, self.loaded.root, named.place, self.hashes)
             planned[need] = PlannedEvaluator(backend=settings.backend, model=model, identity=here.identity)
+            if need == "asr":
+                self._check_hearing(here)
         return planned, missing
+
+    def _check_hearing(self, recogniser: EvaluatorModel) -> None:
+        """Languages whose speech is transcribed are among the recogniser's own."""
+        recipe, asr, root = self.recipe, self.recipe.evaluators.asr, self.loaded.node
+        if asr is None:
+            return
+        listening = [(gate.metric, gate.data, node.at("data")) for gate, node in gates_with_nodes(recipe, root)]
+        chosen = ((stage.select, root.at("stages", i, "select", "data")) for i, stage in enumerate(recipe.stages))
+        listening += [(select.metric, select.data, node) for select, node in chosen if select is not None]
+        transcribed: dict[str, Node] = {}
+        for metric, data, node in listening:
+            if data in recipe.datasets and metrics.spec_of(metric).needs == "asr":
+                transcribed.setdefault(recipe.datasets[data].language, node)
+        if recipe.teacher.max_cer is not None:
+            heard = (recipe.datasets[u.dataset].language for s in recipe.stages for u in s.uses if is_spoken(s, u, recipe))
+            for language in heard:
+                transcribed.setdefault(language, root.at("teacher", "max_cer"))
+        for language, node in transcribed.items():
+            unknown = language_problem(asr, recogniser, language, recipe.tag(language), node.place)
+            self.problems += [unknown] if unknown else []
 
     def missing_evaluators(self, missing: dict[str, Problems]) -> None:
         """Reports once what several gates or `select` lack, and the optional gates that are skipped for it."""

@@ -255,7 +255,7 @@ def _recogniser(recipe: Recipe, metric: str, data: str, nodes: tuple[Node, Node]
     dataset = recipe.datasets.get(data)
     if dataset is None:
         return
-    code = asr.languages.get(dataset.language) or (recipe.tag(dataset.language) or "").split("-")[0]
+    code = asr.code(dataset.language, recipe.tag(dataset.language))
     if not code or (asr.backend == "faster_whisper" and code not in WHISPER_LANGUAGES):
         message = f"Whisper knows no language `{code}`" if code else f"no language code is known for `{dataset.language}`"
         help_ = f"say which language the recogniser shall be told: `evaluators.asr.languages.{dataset.language}`"

@@ -35,6 +35,10 @@ class Asr(Settings):
     compute_type: Literal["int8", "float32", "float16"] = "int8"
     """Number format of the recogniser's weights under `faster_whisper`. `int8` is the smallest and on a CPU the fastest; the words may differ a little between formats."""
 
+    def code(self, language: str, tag: str | None) -> str:
+        """The code that the recogniser is told for a dataset's language with this BCP 47 tag; empty if none is known."""
+        return self.languages.get(language) or (tag or "").split("-")[0]
+
 
 class Speaker(Settings):
     """The speaker encoder behind `speaker_similarity`."""

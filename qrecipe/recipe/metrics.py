@@ -47,15 +47,29 @@ class MetricSpec:
     """Modules that must be importable, beside those of the evaluator."""
     extra: str | None = None
     """The extra of qrecipe that installs them."""
+    bounds: tuple[float | None, float | None] = (None, None)
+    """The least and the largest value that there can be, None where there is none: an interval stays within."""
 
 
-def _likelihood(name: str, better: _Better, description: str) -> MetricSpec:
-    return MetricSpec(name, description, "nat", "teacher_forced", better, f"qrecipe.evaluate.metrics:{name}")
+_NOT_NEGATIVE = (0.0, None)
+_BOUNDS: dict[str, tuple[float | None, float | None]] = {
+    "share": (0.0, 1.0),
+    "MOS": (1.0, 5.0),
+    "cosine": (-1.0, 1.0),
+    "correlation": (-1.0, 1.0),
+    **dict.fromkeys(("ratio", "frame", "1/s", "semitone"), _NOT_NEGATIVE),
+}
+"""By the unit."""
+
+
+def _likelihood(name: str, better: _Better, description: str, **more: Any) -> MetricSpec:
+    return MetricSpec(name, description, "nat", "teacher_forced", better, f"qrecipe.evaluate.metrics:{name}", **more)
 
 
 def _spoken(name: str, unit: str, better: _Better, description: str, function: str | None = None, **more: Any) -> MetricSpec:
     """A metric of generated speech; `function` where it is not `metrics:NAME` of `qrecipe.evaluate`."""
-    return MetricSpec(name, description, unit, "generated", better, f"qrecipe.evaluate.{function or f'metrics:{name}'}", **more)
+    where = f"qrecipe.evaluate.{function or f'metrics:{name}'}"
+    return MetricSpec(name, description, unit, "generated", better, where, bounds=_BOUNDS[unit], **more)
 
 
 def _sound(name: str, unit: str, better: _Better, description: str, *corruptions: str, on_recordings: bool = True) -> MetricSpec:
@@ -84,8 +98,12 @@ _RATE = "characters of the normalised text a second, from the first to the last 
 _CONTOUR = "correlation of the pitch contour with that of the recording, after alignment"
 _LOUDNESS = "correlation of loudness in dB with that of the recording, after alignment"
 _SPECS = (
-    _likelihood("talker_nll", "lower", "negative log-likelihood of codebook 0, end of speech included, mean per label"),
-    _likelihood("predictor_nll", "lower", "negative log-likelihood of the other codebooks, mean per frame and codebook"),
+    _likelihood(
+        "talker_nll", "lower", "negative log-likelihood of codebook 0, end of speech included, mean per label", bounds=_NOT_NEGATIVE
+    ),
+    _likelihood(
+        "predictor_nll", "lower", "negative log-likelihood of the other codebooks, mean per frame and codebook", bounds=_NOT_NEGATIVE
+    ),
     _likelihood("text_gain", "higher", _GAIN),
     _error_rate("cer", "character"),
     _error_rate("wer", "word"),

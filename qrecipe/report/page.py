@@ -12,7 +12,7 @@ import soundfile
 from qrecipe.data.audio import Audio, encoded
 from qrecipe.evaluate.metrics import text_and_transcript
 from qrecipe.evaluate.samples import Sample
-from qrecipe.inputs.documents import Statistic, Verdict
+from qrecipe.inputs.documents import Statistic, Verdict, interval_text
 from qrecipe.qwen3 import SAMPLE_RATE
 
 PAGE = "report.html"
@@ -75,7 +75,7 @@ def _verdicts(verdicts: Mapping[str, Sequence[Verdict]]) -> str:
             needed = f", {v.prompts_needed:,} prompts would decide" if v.prompts_needed else ""
             why = f": {v.reason}" if v.reason else ""
             counts = " (does not count)" if v.severity == "warn" else ""
-            numbers = "-" if v.value is None else f"{v.value:.4g} ({v.low:.4g} to {v.high:.4g})"
+            numbers = "-" if v.value is None else f"{v.value:.4g} ({interval_text(v.low, v.high)})"
             cells = [stage, v.gate, numbers, _number(v.baseline), _number(v.recordings), str(v.prompts)]
             outcome = f'<td class="{v.outcome}">{_text(v.outcome + needed + why + counts)}</td>'
             rows.append("<tr>" + "".join(f"<td>{_text(c)}</td>" for c in cells) + outcome + "</tr>")
@@ -87,7 +87,7 @@ def _statistics(statistics: Mapping[str, Statistic]) -> str:
     rows = []
     for name, s in statistics.items():
         slices = "; ".join(f"{d} " + ", ".join(f"{k} {v:.4g}" for k, v in parts.items()) for d, parts in s.slices.items())
-        cells = [name, f"{s.value:.4g}", f"{s.low:.4g} to {s.high:.4g}", _number(s.recordings), f"{s.spread[0]:.4g} to {s.spread[1]:.4g}"]
+        cells = [name, f"{s.value:.4g}", interval_text(s.low, s.high), _number(s.recordings), f"{s.spread[0]:.4g} to {s.spread[1]:.4g}"]
         rows.append("<tr>" + "".join(f"<td>{_text(c)}</td>" for c in [*cells, str(s.prompts), slices]) + "</tr>")
     heads = ["metric", "value", "interval", "recordings", "95 % of prompts", "prompts", "slices"]
     return "<h2>Metrics</h2>" + _table(heads, rows)

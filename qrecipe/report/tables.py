@@ -14,7 +14,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from qrecipe.data.report import Report
     from qrecipe.plan.compute import Compute
-from qrecipe.inputs.documents import Comparison, Statistic
+from qrecipe.inputs.documents import Comparison, Statistic, interval_text
 from qrecipe.plan.values import Plan, PlannedStage, PlannedSynthetic, PlannedTrain
 from qrecipe.qwen3 import FRAMES_PER_SECOND
 
@@ -164,8 +164,8 @@ def verdict_table(where: str, verdicts: Sequence[dict[str, Any]]) -> Table:
         table.add_column(column, overflow="fold")
     styles = {"pass": "green", "fail": "red", "undecided": "yellow", "skipped": "yellow"}
     for v in verdicts:
-        if v["outcome"] == "skipped":
-            table.add_row(v["gate"], "-", "-", "-", f"[yellow]skipped: {escape(v['reason'])}[/]")
+        if v["value"] is None:
+            table.add_row(v["gate"], "-", "-", "-", f"[{styles[v['outcome']]}]{v['outcome']}: {escape(v['reason'])}[/]")
             continue
         outcome = v["outcome"] + (f", {v['prompts_needed']} prompts would decide" if v["prompts_needed"] else "")
         if v["severity"] == "warn":
@@ -175,7 +175,7 @@ def verdict_table(where: str, verdicts: Sequence[dict[str, Any]]) -> Table:
             value += f" ({v['baseline']:.4g} -> {v['measured']:.4g})"
         if v["recordings"] is not None:
             value += f"; recordings {v['recordings']:.4g}"
-        table.add_row(v["gate"], value, f"{v['low']:.4g} to {v['high']:.4g}", str(v["prompts"]), f"[{styles[v['outcome']]}]{outcome}[/]")
+        table.add_row(v["gate"], value, interval_text(v["low"], v["high"]), str(v["prompts"]), f"[{styles[v['outcome']]}]{outcome}[/]")
     return table
 
 
@@ -188,7 +188,7 @@ def statistics_table(title: str, statistics: Mapping[str, Statistic]) -> Table:
         recordings = "-" if s.recordings is None else f"{s.recordings:.4g}"
         spread = f"{s.spread[0]:.4g} to {s.spread[1]:.4g}"
         parts = "; ".join(", ".join(f"{k} {v:.4g}" for k, v in part.items()) for part in s.slices.values())
-        table.add_row(name, f"{s.value:.4g}", f"{s.low:.4g} to {s.high:.4g}", recordings, spread, str(s.prompts), escape(parts))
+        table.add_row(name, f"{s.value:.4g}", interval_text(s.low, s.high), recordings, spread, str(s.prompts), escape(parts))
     return table
 
 
@@ -202,7 +202,7 @@ def comparison_table(title: str, comparison: Comparison) -> Table:
         verdict = comparison.verdicts[name]
         values = [f"{m.metrics[name].value:.4g}" for m in (comparison.a, comparison.b)]
         coloured = f"[{styles[verdict]}]{verdict}[/]"
-        table.add_row(name, *values, f"{s.value:+.4g}", f"{s.low:+.4g} to {s.high:+.4g}", str(s.prompts), coloured)
+        table.add_row(name, *values, f"{s.value:+.4g}", interval_text(s.low, s.high, "+"), str(s.prompts), coloured)
     return table
 
 

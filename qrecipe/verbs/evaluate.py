@@ -118,13 +118,13 @@ def _measure(model: str, request: Request, listener: Listener | None) -> _Measur
             Problem("QR045", "speaking needs a voice, and no row has a reference", Place(str(request.data)), "give --reference")
         )
     folder = request.out or cache_dir() / "evaluations"
-    evaluators = _evaluators(session, request, names, folder)
+    texts = request.heard_language or language
+    evaluators = _evaluators(session, request, names, texts, folder)
 
     def progress(what: str, done: int, of: int) -> None:
         tell_progress(session.events, what, done, of)
 
     # the token of one language may be given for texts of another
-    texts = request.heard_language or language
     identity = [NUMERICS, session.base.identity, _content(data, session.hashes)]
     data = replace(data, language=texts)
     task = Task(data, request.settings, evaluators, language if texts != language else None, folder / "samples", identity)
@@ -159,14 +159,15 @@ def _measure(model: str, request: Request, listener: Listener | None) -> _Measur
     return _Measured(result, values, recordings, columns)
 
 
-def _evaluators(session: Session, request: Request, names: list[str], folder: Path) -> EvaluatorSet:
-    """The evaluators of a request. Raises `UserError` if one that a metric needs is not on this machine."""
+def _evaluators(session: Session, request: Request, names: list[str], language: str, folder: Path) -> EvaluatorSet:
+    """The evaluators of a request. Raises `UserError` if one that a metric needs is not on this machine or cannot hear texts of `language`."""
     journal = Journal(folder / "heard.jsonl")
     identity = session.base.identity
     choice = EvaluatorChoice(request.evaluators, request.root, request.tags)
     evaluators = EvaluatorSet(session.opened, identity, choice, session.hashes, journal)
     for name in names:
-        missing = evaluators.missing(registry.spec_of(name))
+        spec = registry.spec_of(name)
+        missing = evaluators.missing(spec) or (evaluators.unknown_language(language) if spec.needs == "asr" else None)
         if missing is not None:
             raise UserError(missing)
     return evaluators

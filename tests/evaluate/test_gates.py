@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qrecipe.evaluate.gates import judge, undecidable
+from qrecipe.evaluate.gates import finite, interval, judge, undecidable
 from qrecipe.evaluate.values import Value, paired, per_prompt
 from qrecipe.recipe.gate import Gate
-from qrecipe.recipe.metrics import MetricSpec, find
+from qrecipe.recipe.metrics import BUILTIN, MetricSpec, find
 
 
 def spec(name: str = "talker_nll") -> MetricSpec:
@@ -136,7 +136,32 @@ def test_one_prompt_decides_nothing() -> None:
     verdict = judge(gate(max=100.0), spec(), values([1.0]), None)
     assert verdict.outcome == "undecided"
     assert verdict.prompts_needed is None
-    assert json.loads(json.dumps(verdict.as_json(), allow_nan=False))["low"] < -1e6
+    shown = json.loads(json.dumps(verdict.as_json(), allow_nan=False))
+    assert (shown["low"], shown["high"]) == (None, None)
+
+
+@pytest.mark.parametrize("name", [name for name in BUILTIN if name != "text_gain"])
+@pytest.mark.parametrize("prompts", [2, 3, 8])
+def test_an_interval_holds_only_what_there_can_be(name: str, prompts: int) -> None:
+    """Values at the edge, one of which is not: a bootstrap of so few reaches far over it."""
+    metric = spec(name)
+    least, most = metric.bounds
+    edge = next(b for b in (least, most) if b is not None)
+    inward = 0.9 if edge == least else -0.9
+    numbers = [edge] * (prompts - 1) + [edge + (inward if not metric.binary else math.copysign(1, inward))]
+    low, high = interval(metric, per_prompt(values(numbers)), 0.95, "", False)
+    if math.isinf(low):
+        assert math.isinf(high), "too few for any"
+        assert finite(low) is None
+        return
+    assert low >= (-math.inf if least is None else least)
+    assert high <= (math.inf if most is None else most)
+    assert low < high
+
+
+def test_a_difference_of_shares_lies_between_minus_one_and_one() -> None:
+    low, high = interval(spec("silence_share"), per_prompt(values([0.9, -0.9])), 0.95, "", True)
+    assert (low, high) == (-1.0, 1.0)
 
 
 def test_how_many_prompts_would_decide() -> None:

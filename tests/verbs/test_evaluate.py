@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from rich.console import Console
 
 from qrecipe.errors import Place, UserError
 from qrecipe.inputs.documents import check
 from qrecipe.model.generate import speech
 from qrecipe.recipe import load
+from qrecipe.recipe.evaluator import Asr, Evaluators
 from qrecipe.recipe.recipe import Evaluation
+from qrecipe.report.tables import comparison_table, statistics_table
 from qrecipe.verbs.evaluate import Request, compare, evaluate, from_recipe
 from tests.support import recipes
 from tests.support.running import run_recipe
@@ -58,6 +62,36 @@ def test_an_evaluation_leaves_a_document_samples_and_a_page(place: Path) -> None
     assert page.count("<audio") == 4
     assert "http" not in page
     assert recipes.MALAY_DEV[0] in page
+
+
+def test_one_prompt_has_no_interval_in_any_place(place: Path) -> None:
+    few = request(place, settings=Evaluation(seeds=[0], prompts=1, batch=1, layouts=["streaming"], frame_cap=1.0))
+    comparison = compare("builtin:mini", "builtin:mini", few)
+    document = json.loads((place / "out" / "comparison.json").read_text())
+    assert check("comparison", document, Place("x")) == []
+    for name in ("duration_ratio", "silence_share"):
+        statistics = (document["a"]["metrics"][name], document["differences"][name])
+        assert [(s["low"], s["high"]) for s in statistics] == [(None, None)] * 2
+        assert comparison.verdicts[name] == "undecided"
+    tables = Console(width=200)
+    with tables.capture() as shown:
+        tables.print(statistics_table("A", comparison.a.metrics), comparison_table("A and B", comparison))
+    assert len(re.findall(r"\bnone\b", shown.get())) == 4
+    assert "<td>none</td>" in (place / "out" / "report.html").read_text()
+
+
+def test_a_language_that_the_recogniser_does_not_know_is_refused_before_anything_is_spoken(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for package in ("faster_whisper", "jiwer"):
+        pytest.importorskip(package)
+    (place / "asr").mkdir()
+    (place / "asr" / "config.json").write_text("{}")
+    (place / "asr" / "tokenizer.json").write_text('["<|en|>", "<|no|>"]')
+    monkeypatch.setattr("qrecipe.verbs.evaluate.measure", pytest.fail)
+    evaluators = Evaluators(asr=Asr(model="./asr"))
+    with pytest.raises(UserError, match="knows no language `nb`"):
+        evaluate("builtin:mini", request(place, metrics=["cer"], evaluators=evaluators, root=place, tags={"english": "nb"}))
 
 
 def test_the_same_command_speaks_only_what_is_missing(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
