@@ -29,6 +29,7 @@ PREDICTOR_EMBEDDINGS = "talker.code_predictor.model.codec_embedding"
 """The predictor's own tables, one a codebook. The talker reads them too: a frame enters it as the sum of all its codes."""
 PREDICTOR_LAYERS = "talker.code_predictor.model.layers"
 PREDICTOR_HEADS = "talker.code_predictor.lm_head"
+SPEAKER_ENCODER = "speaker_encoder"
 TEXT_TABLE = f"{TEXT_EMBEDDING}.weight"
 CODEC_TABLE = f"{CODEC_EMBEDDING}.weight"
 

@@ -20,6 +20,7 @@ from typing import Any
 from qrecipe.builtin import mini
 from qrecipe.errors import BaseModelError, Place, Problem, Problems, suggest
 from qrecipe.files import FileHashes, digest, is_file, read_json
+from qrecipe.inputs import parts
 from qrecipe.inputs.tokenizer import TextTokenizer
 from qrecipe.inputs.trust import folder_problem, unsafe_weights
 from qrecipe.recipe.base import Base
@@ -211,17 +212,24 @@ def describe_folder(folder: Path, base: Base, place: Place, hashes: FileHashes) 
         raise wrong(message, "use the checkpoint whose name ends in `-Base`")
     if (why := _talker_problem(config)) is not None:
         raise wrong(f"config.json: {why}")
-    for part in (folder, folder / "speech_tokenizer"):
-        if (why := _weights_problem(part, "the speech tokenizer: " if part != folder else "")) is not None:
+    for where in (folder, folder / "speech_tokenizer"):
+        if (why := _weights_problem(where, "the speech tokenizer: " if where != folder else "")) is not None:
             raise wrong(why)
 
-    # Only the talker's shapes are wanted. A speech tokenizer that cannot be read is an error here, not in the middle of a run.
-    header_shapes(weight_files(folder / "speech_tokenizer"), place)
+    # Only the talker's shapes are wanted. A part that is not there or cannot be read is an error here, not in the middle of a run.
+    tokenizer_parts = {name.split(".")[0] for name in header_shapes(weight_files(folder / "speech_tokenizer"), place)}
+    for part in parts.TOKENIZER_PARTS:
+        if part not in tokenizer_parts:
+            raise wrong(f"the speech tokenizer has no {part}", parts.BASE_HELP)
     entries = {name: entry for file in weight_files(folder) for name, entry in read_header(file, place).items()}
     dtypes = Counter(entry["dtype"] for entry in entries.values())
     main = dtypes.most_common(1)[0][0] if dtypes else "no numbers"
     if main not in DTYPES:
         raise wrong(f"weights of {main}; " + " or ".join(DTYPES) + " are trained")
+    whole = catalogue(mini.NAME)
+    assert whole is not None
+    if (missing_part := parts.missing_part(config, entries, whole["tensors"])) is not None:
+        raise wrong(*missing_part)
 
     # A folder is named by its own name alone, so that plans of two machines are equal.
     revision = folder.name if base.revision is not None and re.fullmatch(r"[0-9a-f]{40}", folder.name) else base.revision

@@ -7,6 +7,7 @@ import os
 import shutil
 import struct
 from collections.abc import Callable
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import pytest
 
 from qrecipe.errors import BaseModelError, Place
 from qrecipe.files import FileHashes
-from qrecipe.inputs.bases import BaseInfo, LocalBase, describe_folder
+from qrecipe.inputs.bases import BaseInfo, LocalBase, describe_folder, read_header
+from qrecipe.inputs.parts import missing_part
 from qrecipe.recipe.base import Base
 from tests.support.bases import base_folder
 
@@ -135,3 +137,44 @@ def test_a_config_of_another_model_takes_no_memory(mini: LocalBase, tmp_path: Pa
     config(folder, **change)
     with pytest.raises(BaseModelError, match=message):
         open_model(describe(folder))
+
+
+def without(folder: Path, *prefixes: str) -> None:
+    """Takes tensors out of the weights' header, as conversions and fine-tuning scripts do."""
+    entries = read_header(folder / "model.safetensors", Place("x"))
+    header(folder, {k: v for k, v in entries.items() if not k.startswith(prefixes)}, 1 << 26)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "part", "help_"),
+    [
+        ("speaker_encoder.", "speaker_encoder", "fine-tuning scripts leave the speaker encoder out"),
+        ("speaker_encoder.asp.conv.", "speaker_encoder.asp.conv", "fine-tuning scripts leave the speaker encoder out"),
+        ("talker.code_predictor.", "talker.code_predictor", "`-Base` checkpoint"),
+        ("talker.code_predictor.lm_head.6.", "talker.code_predictor.lm_head.6", "`-Base` checkpoint"),
+        ("talker.model.layers.2.", "talker.model.layers.2", "`-Base` checkpoint"),
+        ("talker.text_projection.linear_fc1.bias", "talker.text_projection.linear_fc1.bias", "`-Base` checkpoint"),
+    ],
+)
+def test_a_part_that_the_weights_lack_is_named_without_opening_them(prefix: str, part: str, help_: str, tmp_path: Path) -> None:
+    folder = base_folder(tmp_path / "base")
+    without(folder, prefix)
+    with pytest.raises(BaseModelError) as refused:
+        describe(folder)
+    (problem,) = refused.value.problems
+    assert problem.message == f"base: config.json asks for `{part}`, which the weights do not hold"
+    assert help_ in (problem.help or "")
+
+
+@pytest.mark.parametrize("name", ["qwen3-tts-12hz-1.7b-base", "qwen3-tts-12hz-0.6b-base", "mini"])
+def test_published_bases_lack_nothing(name: str) -> None:
+    whole, example = (json.loads((resources.files("qrecipe.plan") / "catalogues" / f"{n}.json").read_text()) for n in (name, "mini"))
+    assert missing_part(whole["config"], whole["tensors"], example["tensors"]) is None
+
+
+def test_a_speech_tokenizer_without_its_encoder(tmp_path: Path) -> None:
+    folder = base_folder(tmp_path / "base")
+    part = {"decoder.a": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}}
+    header(folder / "speech_tokenizer", part)
+    with pytest.raises(BaseModelError, match="the speech tokenizer has no encoder"):
+        describe(folder)

@@ -31,7 +31,9 @@ def base_folder(folder: Path, **talker: Any) -> Path:
     with open(folder / "model.safetensors", "wb") as f:
         f.write(struct.pack("<Q", len(text)) + text)
         f.truncate(8 + len(text) + end)
-    (folder / "speech_tokenizer" / "model.safetensors").write_bytes(struct.pack("<Q", 2) + b"{}")
+    part = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+    text = json.dumps({"encoder.a": part, "decoder.a": part}).encode()
+    (folder / "speech_tokenizer" / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text)
     return folder
 
 
