@@ -24,6 +24,7 @@ from qrecipe.inputs import parts
 from qrecipe.inputs.tokenizer import TextTokenizer
 from qrecipe.inputs.trust import folder_problem, unsafe_weights
 from qrecipe.recipe.base import Base
+from qrecipe.source import paths
 
 BUILTIN = "builtin:"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*\Z")
@@ -112,10 +113,12 @@ def locate(base: Base, root: Path, place: Place, hashes: FileHashes) -> BaseInfo
     if names_folder(base, root):
         folder = folder_of(base, root)
         if not os.path.isdir(folder):
-            return _absent(base, place, f"the folder {base.model} is not there")
+            return _absent(base, place, f"the folder {base.model} is not there", paths.hint(base.model, root))
         return describe_folder(folder, base, place, hashes)
     if not _HUB_ID.match(base.model):
         help_ = "`builtin:mini`, a hub id such as `Qwen/Qwen3-TTS-12Hz-1.7B-Base`, or a folder that starts with `.` or `/`"
+        if "\\" in base.model or "://" in base.model:
+            help_ = paths.hint(base.model, root) or help_
         raise BaseModelError(Problem("QR050", f"`{base.model}` is no base", place, help_))
     snapshot = cached_snapshot(base)
     if snapshot is None:
@@ -175,10 +178,10 @@ def _mini_tokenizer() -> TextTokenizer:
     return TextTokenizer.of_folder(mini.folder())
 
 
-def _absent(base: Base, place: Place, why: str) -> BaseInfo:
+def _absent(base: Base, place: Place, why: str, help_: str | None = None) -> BaseInfo:
     known = catalogue(base.model)
     figures = "figures come from the shipped catalogue" if known else "figures that need it are unknown"
-    warning = Problem("QR052", f"{why}; {figures}", place, "`qrecipe doctor --base MODEL` says how to get it")
+    warning = Problem("QR052", f"{why}; {figures}", place, help_ or "`qrecipe doctor --base MODEL` says how to get it")
     return BaseInfo(
         model=base.model,
         revision=base.revision or (known or {}).get("revision"),

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 from qrecipe.errors import Place, Problem, Problems, nearest
-from qrecipe.files import is_file
 from qrecipe.inputs.rows import SpeechLine, fields, parse
 from qrecipe.inputs.texts import unsayable
 from qrecipe.inputs.tokenizer import TextTokenizer, clean_text
-from qrecipe.source import bounds
+from qrecipe.source import bounds, paths
 from qrecipe.source.reader import NO_CHARACTER
 
 MAX_LINE = 1 << 20
@@ -71,6 +70,15 @@ class Manifest:
     """Rows that cannot be used, those without their recordings included; `problems` shows the first ones of a kind."""
     missing: int = 0
     """Recordings that are not there."""
+
+    def summed(self) -> Problems:
+        """Its problems; missing recordings, of which there may be thousands, as one."""
+        missing = self.problems.warnings
+        if missing:
+            first = next((p for p in missing if p.help), missing[0])
+            more = f"; {self.missing:,} recordings are missing in all" if self.missing > 1 else ""
+            missing = Problems([replace(first, message=f"{first.message}{more}")])
+        return Problems([*self.problems.errors, *missing])
 
 
 def read_manifest(
@@ -193,6 +201,8 @@ class _Reader:
     tokenizer: TextTokenizer | None
     roots: tuple[str, ...]
     """Folders that recordings may be in, links followed."""
+    listings: paths.Listings = field(default_factory=dict)
+    """Files of folders that lack a recording."""
 
     def row(self, raw: bytes, place: Place) -> Row | Problems:
         """A line as a row, or what is wrong with it."""
@@ -203,7 +213,9 @@ class _Reader:
         except UnicodeDecodeError as e:
             return _bad(place, f"not UTF-8 (byte {e.start} of the line)")
         except (ValueError, RecursionError) as e:
-            return _bad(replace(place, column=getattr(e, "colno", 1)), f"not JSON: {getattr(e, 'msg', e)}")
+            message = f"not JSON: {getattr(e, 'msg', e)}"
+            help_ = "JSON wants a backslash twice; folders are separated by `/` here" if "escape" in message else None
+            return Problems([Problem("QR041", message, replace(place, column=getattr(e, "colno", 1)), help_)])
         line = parse(self.kind, value)
         if line is None:
             from qrecipe.inputs.documents import check  # only for rows that are wrong: jsonschema takes long to import
@@ -239,16 +251,8 @@ class _Reader:
             problems += _bad(place, "a speech row has `audio` or `audio_codes`")
         if codes is not None and len({len(frame) for frame in codes}) != 1:
             problems += _bad(place, "`audio_codes` has frames of different widths")
-        folder, reference = self.path.parent, line.reference or line.ref_audio
-        audio = folder / line.audio if line.audio else None
-        ref = folder / reference if reference else None
-        for file in (audio, ref):
-            if file is None:
-                continue
-            if not bounds.within(file, self.roots):
-                problems.append(bounds.row_problem(file, _relative(file, folder), place))
-            elif not is_file(file):
-                problems.append(Problem("QR043", f"there is no file {_relative(file, folder)}", place, None, "warning"))
+        reference = line.reference or line.ref_audio
+        audio, ref = (self._file(t, place, problems) if t else None for t in (line.audio, reference))
         if problems:
             return problems
         return Row(
@@ -261,6 +265,17 @@ class _Reader:
             codes=tuple(tuple(f) for f in codes) if codes is not None else None,
             cut=line.cut,
         )
+
+    def _file(self, text: str, place: Place, problems: Problems) -> Path:
+        """The recording that a row names, with a problem if it leads out or is not there."""
+        folder = self.path.parent
+        file, exists = paths.find(folder, text)
+        if not bounds.within(file, self.roots):
+            problems.append(bounds.row_problem(file, _relative(file, folder), place, folder))
+        elif not exists:
+            help_ = paths.hint(text, folder, self.listings)
+            problems.append(Problem("QR043", f"there is no file {_relative(file, folder)}", place, help_, "warning"))
+        return file
 
     def _text_problem(self, text: str) -> str | None:
         return self.tokenizer.text_problem(text) if self.tokenizer else unsayable(text)

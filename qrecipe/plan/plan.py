@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 from qrecipe.errors import CODES, BaseModelError, Problem, Problems, RecipeError, suggest
@@ -157,15 +157,6 @@ def stopped_by_missing(dataset: Dataset, manifest: Manifest) -> bool:
     return dataset.on_bad_row == "stop" and manifest.missing > 0
 
 
-def _summed(manifest: Manifest) -> list[Problem]:
-    """A manifest's problems; missing recordings, of which there may be thousands, as one."""
-    missing: list[Problem] = manifest.problems.warnings
-    if missing and manifest.missing > 1:
-        first = missing[0]
-        missing = [replace(first, message=f"{first.message}; {manifest.missing:,} recordings are missing in all")]
-    return [*manifest.problems.errors, *missing]
-
-
 class _Planner:
     """Resolves the parts of a recipe against its base and its data, and collects problems."""
 
@@ -242,7 +233,7 @@ class _Planner:
             manifest = self.hashes.once(path, (*about, *bounds.allowed()), partial(read_manifest, path, *about))
             self.manifests[name] = manifest
             if manifest.problems and (dataset.on_bad_row == "stop" or not manifest.rows):
-                self.problems += _summed(manifest)
+                self.problems += manifest.summed()
             missing = stopped_by_missing(dataset, manifest)
             planned[name] = PlannedDataset(
                 kind=dataset.kind,

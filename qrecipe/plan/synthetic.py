@@ -21,7 +21,7 @@ from qrecipe.recipe.objectives import OBJECTIVES
 from qrecipe.recipe.respelling import Table, read
 from qrecipe.recipe.stage import Stage, Use
 from qrecipe.recipe.synthetic import is_spoken, voices
-from qrecipe.source import bounds
+from qrecipe.source import bounds, paths
 from qrecipe.source.reader import Node
 
 SYNTHESIS = 1
@@ -198,7 +198,7 @@ class _Reader:
         if outside is not None:
             self.problems.append(outside)
         elif not is_file(self.loaded.path(text)):
-            self.problems.append(n.problem("QR040", f"{text} is not there yet", None, "warning"))
+            self.problems.append(n.problem("QR040", f"{text} is not there yet", paths.hint(text, self.loaded.root), "warning"))
         return outside is None
 
     def table(self, language: str) -> Table | None:

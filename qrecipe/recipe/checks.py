@@ -11,8 +11,7 @@ from itertools import chain, islice
 from os.path import normpath
 from pathlib import Path
 
-from qrecipe.errors import MAX_PROBLEMS, Problem, Problems, nearest, suggest
-from qrecipe.files import is_file
+from qrecipe.errors import MAX_PROBLEMS, Problem, Problems, suggest
 from qrecipe.qwen3 import CODEC_EMBEDDING, CODEC_TABLE, TALKER
 from qrecipe.recipe import metrics, synthetic
 from qrecipe.recipe.dataset import SpeechDataset
@@ -22,6 +21,7 @@ from qrecipe.recipe.language import language_key_problem
 from qrecipe.recipe.objectives import OBJECTIVES
 from qrecipe.recipe.recipe import Recipe
 from qrecipe.recipe.stage import Stage, Use
+from qrecipe.source import paths
 from qrecipe.source.reader import Node
 
 
@@ -82,24 +82,15 @@ def _datasets(recipe: Recipe, node: Node, root: Path) -> Iterator[Problem]:
             yield n.at("language").problem("QR020", message, suggest("", recipe.languages))
         if (root / dataset.path).is_dir():
             yield n.at("path").problem("QR040", f"{dataset.path} is a folder; a manifest is a file with one JSON object a line")
-        elif not is_file(root / dataset.path):
-            help_ = _sibling(root / dataset.path)
-            yield n.at("path").problem("QR040", f"{dataset.path} is not there yet", help_, "warning")
+        elif not paths.find(root, dataset.path)[1]:
+            yield n.at("path").problem("QR040", f"{dataset.path} is not there yet", paths.hint(dataset.path, root), "warning")
         if isinstance(dataset, SpeechDataset):
-            if dataset.reference is not None and not is_file(root / dataset.reference):
-                yield n.at("reference").problem("QR040", f"{dataset.reference} is not there yet", None, "warning")
+            if dataset.reference is not None and not paths.find(root, dataset.reference)[1]:
+                help_ = paths.hint(dataset.reference, root)
+                yield n.at("reference").problem("QR040", f"{dataset.reference} is not there yet", help_, "warning")
             if dataset.reference_text is not None and dataset.reference is None:
                 message = "`reference_text` says what `reference` speaks, and there is none"
                 yield n.at("reference_text").key_problem("QR045", message)
-
-
-def _sibling(path: Path) -> str | None:
-    """The file of the same folder that was most likely meant."""
-    try:
-        close = nearest(path.name, (p.name for p in path.parent.iterdir() if p.is_file()))
-    except OSError:
-        return None
-    return f"did you mean `{close}`?" if close else None
 
 
 def _stages(recipe: Recipe, node: Node) -> Iterator[Problem]:

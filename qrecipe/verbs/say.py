@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from qrecipe.data.audio import AudioProblem, encoded, read
 from qrecipe.errors import DataError, Place, Problem, RecipeError
-from qrecipe.files import FileHashes, replacing
+from qrecipe.files import FileHashes, is_file, replacing
 from qrecipe.inputs.tokenizer import clean_text
 from qrecipe.model import speak
 from qrecipe.model.generate import speech as generated
@@ -16,6 +16,7 @@ from qrecipe.model.speak import Utterance
 from qrecipe.qwen3 import Layout
 from qrecipe.run.events import Events
 from qrecipe.run.models import language_of, open_argument
+from qrecipe.source import paths
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ def say(model: str, speech: Speech, out: Path) -> dict[str, Any]:
     try:
         voice = read(speech.reference)
     except AudioProblem as e:
-        raise DataError(Problem("QR043", f"{speech.reference}: {e}", Place("--reference"))) from None
+        help_ = None if is_file(speech.reference) else paths.hint(str(speech.reference), Path.cwd())
+        raise DataError(Problem("QR043", f"{speech.reference}: {e}", Place("--reference"), help_)) from None
     opened = open_argument(model, FileHashes(), Events(None)).opened
     language_of(opened, speech.language, Place("--language"))
     text = clean_text(speech.text)

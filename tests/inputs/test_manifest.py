@@ -13,7 +13,6 @@ from qrecipe.files import FileHashes
 from qrecipe.inputs.manifest import MAX_BAD_ROWS, MAX_LINE, Manifest, read_manifest
 from qrecipe.inputs.tokenizer import TextTokenizer
 from qrecipe.plan import make_plan
-from qrecipe.plan.plan import _summed
 from qrecipe.recipe import load
 from tests.support import recipes
 
@@ -229,4 +228,4 @@ def test_missing_recordings_count_behind_any_number_of_other_mistakes(tmp_path: 
     manifest = read(tmp_path, "speech", *wrong, *({"audio": f"none{i}.wav", "text": "Ada."} for i in range(5)))
     assert manifest.missing == 5
     assert manifest.problems.warnings == []
-    assert all(p.severity == "error" for p in _summed(manifest))
+    assert all(p.severity == "error" for p in manifest.summed())
