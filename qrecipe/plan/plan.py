@@ -35,6 +35,7 @@ from qrecipe.recipe import LoadedRecipe, metrics
 from qrecipe.recipe.checks import gates_with_nodes
 from qrecipe.recipe.dataset import Dataset
 from qrecipe.recipe.gate import Select
+from qrecipe.recipe.language import language_key_problem
 from qrecipe.recipe.stage import Stage
 from qrecipe.recipe.synthetic import is_spoken
 from qrecipe.source import bounds
@@ -214,8 +215,9 @@ class _Planner:
             if dataset.language != "auto":  # reported by the recipe's own checks
                 used.append((dataset.language, self.loaded.node.at("datasets", name, "language")))
         known = {*self.base.languages, *self.recipe.languages}
+        misspelled = {key.lower() for key in self.recipe.languages if language_key_problem(key) is not None}  # reported with its key
         for language, n in used:
-            if language not in known:
+            if language not in known and language not in misspelled:
                 message = f"`{language}` is neither declared under `languages` nor known to the base"
                 self.problems.append(n.problem("QR020", message, suggest(language, known)))
 

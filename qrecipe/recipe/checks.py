@@ -65,7 +65,8 @@ def _languages(recipe: Recipe, node: Node) -> Iterator[Problem]:
         why = language_key_problem(key)
         if why is not None:
             clean = re.sub(r"\s+", "_", key.strip().lower())
-            help_ = f"write `{clean}`" if clean != key else "choose another key"
+            right = clean not in recipe.languages and language_key_problem(clean) is None
+            help_ = f"write `{clean}`, here and wherever it is named" if right else "choose another key"
             yield n.key_problem("QR021", f"language key `{key}` {why}", help_)
         row = language.token_id
         if isinstance(row, int):
@@ -133,7 +134,8 @@ def _use(recipe: Recipe, stage: Stage, use: Use, n: Node) -> Iterator[Problem]:
     kinds = OBJECTIVES[stage.objective].data
     dataset = recipe.datasets.get(use.use)
     if dataset is None:
-        yield n.problem("QR020", f"no dataset is called `{use.use}`", suggest(use.use, recipe.datasets))
+        fitting = [d for d, v in recipe.datasets.items() if v.kind in kinds]
+        yield n.problem("QR020", f"no dataset is called `{use.use}`", suggest(use.use, fitting or recipe.datasets))
     elif dataset.kind not in kinds:
         message = f"`{stage.objective}` learns from {kinds[0]}, and `{use.use}` is {dataset.kind}"
         yield n.problem("QR024", message, suggest("", [d for d, v in recipe.datasets.items() if v.kind in kinds]))
@@ -257,7 +259,8 @@ def _judge_data(recipe: Recipe, name: str, n: Node) -> Iterator[Problem]:
     """Data that judges consists of recordings that nothing trains on."""
     dataset, trained = recipe.datasets.get(name), recipe.trained_datasets()
     if dataset is None:
-        yield n.problem("QR020", f"no dataset is called `{name}`", suggest(name, recipe.datasets))
+        fitting = [d for d, v in recipe.datasets.items() if d not in trained and (v.kind == "speech" or v.language not in recipe.languages)]
+        yield n.problem("QR020", f"no dataset is called `{name}`", suggest(name, fitting or recipe.datasets))
     elif dataset.kind != "speech" and dataset.language in recipe.languages:
         help_ = "text judges in a language of the base, which then speaks it: is the old language forgotten?"
         yield n.problem("QR026", f"metrics need recordings, and `{name}` is {dataset.kind}", help_)

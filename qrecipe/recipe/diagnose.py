@@ -5,6 +5,8 @@ nearest right spelling, and the parts that they name are fixed or left out, so t
 from __future__ import annotations
 
 import re
+import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,12 +19,16 @@ from qrecipe.recipe.model import IDENTIFIER
 from qrecipe.recipe.objectives import OBJECTIVES
 from qrecipe.recipe.recipe import NAME, VERSION, Recipe
 from qrecipe.source.nodes import Loc, along, changed, with_field, without
-from qrecipe.source.reader import Node, Scalar
+from qrecipe.source.reader import Node, Scalar, core_scalar
 
 PLACEHOLDERS: dict[str, Scalar] = {"qrecipe": 1, "name": "unnamed", "version": "0.0.0", "bcp47": "und", "lr": 1e-5}
 """Values that stand in for missing ones while the rest of a recipe is checked."""
 MAX_ROUNDS = 12
+MAX_TRIED = 20
+"""Problems of a recipe up to which remedies are looked for, each of which is tried before it is advised."""
 
+_LETTERS = str.maketrans(dict(zip("ıøłđðɓɗƙƴŋħɛɔə", "ioldd" + "bdkynheoe", strict=True)) | {"þ": "th", "æ": "ae", "œ": "oe"})
+"""Letters that are no letter of ASCII with a mark."""
 _TAGS = {"kind": ("text", "speech"), "objective": tuple(sorted(OBJECTIVES))}
 _FORMS = {
     IDENTIFIER: "is not a name: lower-case letters, digits, `_`, `-`, a letter first",
@@ -68,13 +74,18 @@ def diagnose(node: Node) -> Diagnosis:
                 more = Problem("QR012", message, Place(node.place.file))
                 return Diagnosis(None, node, Problems([*problems_of(e, node), more]))
             later, known = problems_of(e, node), problems.places
-            # a fix may leave other fields missing, which nobody wrote
-            problems += [p for p in later if attempt == 0 or (p.code != "QR011" and p.place.line and p.place not in known)]
+            # a fix may leave other fields missing, or lists empty, which nobody wrote
+            problems += [p for p in later if attempt == 0 or (p.code != "QR011" and p.place.line and not _echoes(p, known))]
             fixed = _fixed(node, e)
             if fixed is None:
                 break
             node = fixed
     return Diagnosis(None, node, problems.in_order())
+
+
+def _echoes(problem: Problem, known: set[Place]) -> bool:
+    """Whether a problem only says what became of a part that another one is about."""
+    return problem.place in known or problem.message.endswith(_MESSAGES["too_short"])
 
 
 def problems_of(error: ValidationError, node: Node) -> Problems:
@@ -85,6 +96,8 @@ def problems_of(error: ValidationError, node: Node) -> Problems:
     for e in errors:
         if e["type"] != "missing" or e["loc"] not in misspelled:
             problem = _problem(e, node)
+            if problem.help is None and len(errors) <= MAX_TRIED:
+                problem = replace(problem, help=_remedy(e["loc"], node) or (meaning_of(e["loc"]) if e["type"] in _KINDS else None))
             problems[(problem.place, problem.message)] = problem
     return Problems(problems.values()).in_order()
 
@@ -129,8 +142,6 @@ def _value_message(error: Any, target: Node) -> tuple[str, str | None]:
         message = f"should be {error.get('expected') or _expected(error)}"
         close = nearest(str(value), re.findall("`([^`]+)`", message))
         return message, f"did you mean `{close}`?" if close else None
-    if kind == "string_type" and not isinstance(value, (dict, list)):
-        return f"should be {error.get('expected', 'a string')}", f'quote it: "{target.spelling}"' if target.spelling else None
     if kind in _KINDS:
         return f"should be {error.get('expected') or _KINDS[kind]}", None
     if kind == "too_long":
@@ -140,6 +151,60 @@ def _value_message(error: Any, target: Node) -> tuple[str, str | None]:
         return f"`{value}` {_FORMS.get(pattern, f'does not have the form {pattern}')}", None
     message = str(error["msg"]).removeprefix("Input ")
     return _MESSAGES.get(kind) or message[:1].lower() + message[1:], None
+
+
+def _remedy(loc: Loc, node: Node) -> str | None:
+    """What to write instead of a value that is nearly right; it was tried, and is right."""
+    path = path_of(loc, node)
+    target = along(node, path)
+    if target is None or isinstance(target.value, (dict, list)):
+        return None
+    if target.spelling is not None and not isinstance(target.value, str) and _fits(target.spelling, path, node):
+        return f'quote it: "{target.spelling}"'
+    spelling = target.spelling if target.spelling is not None else str(target.value)
+    for written in filter(None, _nearly(spelling)):
+        if _fits(core_scalar(written), path, node):
+            return f"write `{written}`"
+    return None
+
+
+def _nearly(spelling: str) -> Iterator[str]:
+    """Values that a spelling may mean, the likelier first: numbers with another comma, versions of fewer parts, names with capitals."""
+    number = spelling.strip().strip("\"'")
+    yield number
+    if re.fullmatch(r"\d{1,3}(?:[ ,_.']\d{3})+", number):
+        yield re.sub(r"\D", "", number)
+    yield number.replace(",", ".")
+    if re.fullmatch(r"\d+(?:\.\d+)?", number):
+        yield number + ".0" * (2 - number.count("."))
+    yield {"yes": "true", "on": "true", "no": "false", "off": "false"}.get(number.lower(), number)
+    plain = ascii_name(number)
+    head, *tail = re.split("[-_]", number)
+    yield "-".join([head.lower(), *tail])
+    yield plain.replace("_", "-")
+    yield plain.replace(".", "-").replace("_", "-")
+
+
+def ascii_name(text: str) -> str:
+    """A name in the letters that names here have: without marks and capitals, `_` for what is neither letter nor digit.
+
+    Empty where other letters are left: a part of a name is none.
+    """
+    letters = text.casefold().translate(_LETTERS)
+    plain = "".join(c for c in unicodedata.normalize("NFKD", letters) if not unicodedata.combining(c))
+    if any(c.isalpha() and not c.isascii() for c in plain):
+        return ""
+    return re.sub(r"[^a-z0-9._-]+", "_", plain).strip("._-0123456789")
+
+
+def _fits(value: Scalar, path: Loc, node: Node) -> bool:
+    """Whether a value at a path has no mistake of form."""
+    tried = changed(node, path, lambda n: replace(n, value=value))
+    try:
+        Recipe.model_validate(tried.plain())
+    except ValidationError as e:
+        return all(path_of(x["loc"], tried)[: len(path)] != path for x in e.errors(include_url=False, include_context=False))
+    return True
 
 
 def _one_variant(errors: list[Any], node: Node) -> list[Any]:

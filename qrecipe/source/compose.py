@@ -165,7 +165,11 @@ class _Loading:
         names = _names(node)
         if key not in names:
             message = f"`remove` names `{entry.value}`, and what is extended has no `{key}`"
-            self.problems.append(entry.problem("QR018", message, suggest(key, names)))
+            whole = str(entry.value).split(".")
+            at = len(whole) - len(keys)  # a help is written in place of the whole path
+            paths = {name: ".".join([*whole[:at], name, *whole[at + 1 :]]) for name in names}
+            close = nearest(key, names)
+            self.problems.append(entry.problem("QR018", message, f"did you mean `{paths[close]}`?" if close else suggest(key, names)))
             return node
         position = names.index(key) if isinstance(node.value, list) else key
         if not rest:

@@ -38,6 +38,8 @@ _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z")
 _INF = re.compile(r"[-+]?\.(inf|Inf|INF)\Z")
 _NAN = {".nan", ".NaN", ".NAN"}
 _BREAKS = re.compile("[\x85\u2028\u2029]")
+_ODD_BLANK = re.compile(r"[ \t]*([\u00a0\u1680\u2000-\u200b\u202f\u205f\u3000\ufeff])")
+"""White space of typesetting, which looks like a space and is none in YAML."""
 NO_CHARACTER = re.compile("[\0\ud800-\udfff]")
 """Characters that an escape can write and no text can hold: NUL, and halves of surrogate pairs."""
 
@@ -252,9 +254,24 @@ def _marked(e: yaml.MarkedYAMLError, text: str, name: str) -> Problem:
     reason = " ".join(str(x) for x in (e.context, e.problem) if x)
     if "escape code" in reason:
         reason = "an escape that is no character"
+    blank = _odd_blank(text, mark.line if mark is not None else 0)
+    if blank is not None:
+        line, column, character = blank
+        return Problem(
+            "QR002", f"not YAML: U+{ord(character):04X} in the indentation", Place(name, line, column), "use spaces in its place"
+        )
     tab = "'\\t'" in reason or (mark is not None and text[mark.index : mark.index + 1] == "\t")
     place = _place(name, mark) if mark else Place(name)
     return Problem("QR002", f"not YAML: {reason}", place, "use spaces in place of the tab" if tab else None)
+
+
+def _odd_blank(text: str, last: int) -> tuple[int, int, str] | None:
+    """Line, column and character of a blank that is no space, in the indentation of the last line that may have caused an error."""
+    for number, line in reversed(list(enumerate(text.split("\n")[: last + 1], start=1))):
+        odd = _ODD_BLANK.match(line)
+        if odd is not None:
+            return number, odd.end(), odd[1]
+    return None
 
 
 def _not_yaml(text: str, position: int, reason: str, name: str, help_: str | None = None) -> Problem:
@@ -360,8 +377,9 @@ class _Builder:
 
     def _mapping(self, event: Any, depth: int, key: yaml.ScalarEvent | None) -> Node:
         fields: dict[str, Node] = {}
+        value: Node | None = None
         while not isinstance(inner := next(self.events), yaml.MappingEndEvent):
-            name = self._key(inner, depth)
+            name = self._key(inner, depth, value)
             value = self._node(next(self.events), depth + 1, inner if isinstance(inner, yaml.ScalarEvent) else None)
             if name is None:
                 continue
@@ -371,8 +389,8 @@ class _Builder:
             fields[name] = value
         return self._made(fields, event, inner.end_mark, key)
 
-    def _key(self, event: Any, depth: int) -> str | None:
-        """A key's name, or None for one that cannot be used."""
+    def _key(self, event: Any, depth: int, before: Node | None) -> str | None:
+        """A key's name, or None for one that cannot be used. `before` is the value before it."""
         if not isinstance(event, yaml.ScalarEvent):
             self._node(event, depth + 1, None)
             if not isinstance(event, yaml.AliasEvent):  # reported already
@@ -380,7 +398,7 @@ class _Builder:
             return None
         node = self._node(event, depth + 1, None)
         if not isinstance(node.value, str):
-            self.problems.append(node.problem("QR005", "a key must be a string", f'quote it: "{event.value}"'))
+            self.problems.append(_comma(before, node) or node.problem("QR005", "a key must be a string", f'quote it: "{event.value}"'))
             return None
         if node.value == "<<":
             self._wrong("QR003", "the merge key `<<` is not used in recipes", event, "use `extends`", 2)
@@ -405,6 +423,21 @@ class _Builder:
             self._wrong("QR002", "not YAML: an escape that is no character", event)
             return ""
         return text if event.style else core_scalar(text)
+
+
+def _comma(before: Node | None, key: Node) -> Problem | None:
+    """The problem of a number with a comma in it, of which YAML makes a value and a key."""
+    whole, rest = before.spelling if before is not None else None, key.spelling or ""
+    if (
+        before is None
+        or key.place != replace(before.place, column=before.place.column + len(whole or "") + 1)
+        or not re.fullmatch(r"[+-]?\d+", whole or "")
+        or not re.fullmatch(r"\d+(?:[eE][+-]?\d+)?", rest)
+    ):
+        return None
+    written = f"{whole}{rest}" if re.fullmatch(r"\d{3}", rest) else f"{whole}.{rest}"
+    place = replace(before.place, length=len(f"{whole},{rest}"))
+    return Problem("QR005", "a comma ends a value, so what follows is read as a key", place, f"write `{written}`")
 
 
 def _span(event: Any) -> tuple[int, int]:

@@ -387,7 +387,11 @@ def test_what_is_removed_can_be_stated_anew(files: Files) -> None:
 @pytest.mark.parametrize(
     ("remove", "message", "help_"),
     [
-        ("[stages.langauge]", "`remove` names `stages.langauge`, and what is extended has no `langauge`", "did you mean `language`?"),
+        (
+            "[stages.langauge]",
+            "`remove` names `stages.langauge`, and what is extended has no `langauge`",
+            "did you mean `stages.language`?",
+        ),
         ("[dataset]", "`remove` names `dataset`, and what is extended has no `dataset`", "did you mean `datasets`?"),
         ("[1]", "`remove` is a list of paths such as `stages.talker` or `datasets.replay`", None),
     ],

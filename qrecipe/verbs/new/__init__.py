@@ -18,6 +18,7 @@ from qrecipe import sentences
 from qrecipe.errors import Place, Problem, Problems, RecipeError, suggest
 from qrecipe.files import write_json, write_text
 from qrecipe.plan.schemas import schemas
+from qrecipe.recipe.diagnose import ascii_name
 from qrecipe.recipe.evaluator import WHISPER_LANGUAGES
 from qrecipe.recipe.language import BCP47, TAGS, language_key_problem
 from qrecipe.recipe.objectives import OBJECTIVES
@@ -107,11 +108,7 @@ def _problems(request: Request, path: Path) -> Iterator[Problem]:
     place = Place("qrecipe new")
     language = request.language
     template_files = templates()
-    why = language_key_problem(language)
-    if why is None and not re.fullmatch(r"[a-z][a-z0-9_-]{0,62}", language):
-        why = "is not a name: lower-case letters, digits, `_`, `-`, a letter first"
-    if why is None and language in sentences.languages():
-        why = "is one that every published base speaks: a recipe adds languages"
+    why = _language_problem(language)
     if request.replay not in sentences.languages():
         message = f"no sentences of `{request.replay}` ship, which `--replay` would have the base speak"
         yield Problem("QR070", message, place, suggest(request.replay, sentences.languages()))
@@ -119,17 +116,31 @@ def _problems(request: Request, path: Path) -> Iterator[Problem]:
         why is None and request.replay in sentences.languages() and re.match(BCP47, request.bcp47) and request.template in template_files
     )
     if why is not None:
-        yield Problem("QR021", f"language `{language}` {why}", place, f"for example `--language {_clean(language)}`")
+        near = ascii_name(language).replace(".", "_")
+        yield Problem("QR021", f"language `{language}` {why}", place, f"for example `--language {near if usable(near) else 'hausa'}`")
     if not re.match(BCP47, request.bcp47):
-        yield Problem("QR070", f"`{request.bcp47}` is not a BCP 47 tag", place, "for example `--bcp47 ha`")
+        tag = request.bcp47.strip().replace("_", "-").lower()
+        yield Problem(
+            "QR070", f"`{request.bcp47}` is not a BCP 47 tag", place, f"for example `--bcp47 {tag if re.match(BCP47, tag) else 'ha'}`"
+        )
     if request.template not in template_files:
         yield Problem("QR070", f"no template is called `{request.template}`", place, suggest(request.template, template_files))
     if valid and path.exists():
         yield Problem("QR070", f"{path} is there already", place, "choose another folder with `--out`, or edit the file")
 
 
-def _clean(language: str) -> str:
-    return re.sub(r"[^a-z0-9_-]+", "_", language.strip().lower()).strip("_-0123456789").replace("dialect", "") or "hausa"
+def usable(language: str) -> bool:
+    """Whether `new` writes a recipe for a language of this name."""
+    return _language_problem(language) is None
+
+
+def _language_problem(language: str) -> str | None:
+    why = language_key_problem(language)
+    if why is None and not re.fullmatch(r"[a-z][a-z0-9_-]{0,62}", language):
+        why = "is not a name: lower-case letters, digits, `_`, `-`, a letter first"
+    if why is None and language in sentences.languages():
+        why = "is one that every published base speaks: a recipe adds languages"
+    return why
 
 
 def _schema(folder: Path) -> Path:
