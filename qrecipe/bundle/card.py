@@ -45,7 +45,13 @@ def _front_matter(plan: Plan) -> list[str]:
         "tags": ["qwen3-tts", "qrecipe", "language-adaptation"],
     }
     if "/" in plan.base.model:  # a hub id, which the hub links to
-        fields["base_model"] = plan.base.model
+        fields |= {"base_model": plan.base.model, "base_model_relation": "finetune"}
+    if plan.settings.get("license") is not None:
+        fields["license"] = plan.settings["license"]
+    learned = {d.dataset for s in plan.stages for d in s.data} | {t.dataset for s in plan.stages for t in s.taught}
+    sources = sorted({source for name in learned if (source := plan.settings["datasets"].get(name, {}).get("source"))})
+    if sources:
+        fields["datasets"] = sources
     return ["---", yaml.safe_dump(fields, sort_keys=True, allow_unicode=True).strip(), "---", ""]
 
 
@@ -57,7 +63,7 @@ def _introduction(plan: Plan) -> list[str]:
         "",
         *([escape(str(description)), ""] if description else []),
         f"Qwen3-TTS Base that also speaks {escape(', '.join(sorted(plan.languages)))}; "
-        f"made by [qrecipe](https://pypi.org/project/qrecipe/) from {escape(plan.base.model)}{revision}.",
+        f"made by qrecipe from {escape(plan.base.model)}{revision}.",
         "",
     ]
     if plan.base.model.startswith(BUILTIN):

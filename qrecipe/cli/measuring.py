@@ -38,7 +38,7 @@ OPTIONS = (
         show_default=True,
         help="How the voice is given; default: in-context where its text is known.",
     ),
-    click.option("--language", default="auto", show_default=True, help="Language whose token is given, as the model lists it, or auto."),
+    click.option("--language", default="auto", show_default=True, help="Language whose token is given: its name or BCP 47 tag, or auto."),
     click.option("--reference", type=FILE, help="A recording of the voice, for every row."),
     click.option("--reference-text", help="What is said in it; makes the prompt in-context."),
     click.option("--seeds", default="0,1", show_default=True, help="Seeds of generated speech."),

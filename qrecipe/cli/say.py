@@ -13,7 +13,7 @@ from qrecipe.cli.options import FILE, format_option
 @click.command("say")
 @click.argument("model")
 @click.argument("text")
-@click.option("--language", default="auto", show_default=True, help="Language, as the model lists it, or auto.")
+@click.option("--language", default="auto", show_default=True, help="Language: its name or BCP 47 tag, or auto.")
 @click.option("--reference", required=True, type=FILE, help="A recording of the voice.")
 @click.option("--reference-text", help="What is said in it; makes the prompt in-context.")
 @click.option(

@@ -6,7 +6,7 @@ import hashlib
 import random
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -50,7 +50,7 @@ class EvaluatorChoice:
     settings: Evaluators
     root: Path
     """The folder that relative paths start from."""
-    tags: dict[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
     """BCP 47 tags of languages that published bases do not list by name."""
     places: dict[str, Place] = field(default_factory=dict)
     """Where the recipe names an evaluator."""

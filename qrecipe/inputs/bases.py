@@ -24,6 +24,7 @@ from qrecipe.inputs import parts
 from qrecipe.inputs.tokenizer import TextTokenizer
 from qrecipe.inputs.trust import folder_problem, unsafe_weights
 from qrecipe.recipe.base import Base
+from qrecipe.recipe.language import TAGS
 from qrecipe.source import paths
 
 BUILTIN = "builtin:"
@@ -33,7 +34,8 @@ MAX_DIMENSIONS = 8
 REQUIRED_FILES = ("config.json", "generation_config.json", "tokenizer_config.json", "vocab.json", "merges.txt")
 DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 """Number formats of weights, as safetensors and as torch name them."""
-OWN_FILES = {"bundle.json", "verdicts.json", mini.MANIFEST}
+BUNDLE = "bundle.json"
+OWN_FILES = {BUNDLE, "verdicts.json", mini.MANIFEST}
 """Files that this program adds to a folder."""
 HASH_NOW = 64 << 20
 """Bytes up to which a plan hashes a folder's files at once; larger ones are hashed by `run`."""
@@ -56,6 +58,8 @@ class BaseInfo:
     """Every tensor of the weights with its shape."""
     tokenizer: TextTokenizer | None
     warnings: Problems = field(default_factory=Problems)
+    tags: dict[str, str] = field(default_factory=lambda: dict(TAGS))
+    """BCP 47 tags of languages by name: those of the published bases, and those that a bundle's manifest states."""
 
     @property
     def talker(self) -> dict[str, Any]:
@@ -246,9 +250,19 @@ def describe_folder(folder: Path, base: Base, place: Place, hashes: FileHashes) 
         config=config,
         tensors={n: tuple(entry["shape"]) for n, entry in entries.items()},
         tokenizer=TextTokenizer.of_folder(folder),
+        tags={**TAGS, **_stated_tags(folder)},
     )
     identity = quick_identity(folder, hashes)
     return described if identity is None else described.local(name, identity)
+
+
+def _stated_tags(folder: Path) -> dict[str, str]:
+    """BCP 47 tags in the manifest of a folder that is a bundle; `bundle verify` says what else is wrong with one."""
+    try:
+        languages = read_json(folder / BUNDLE)["languages"]
+        return {str(name): language["bcp47"] for name, language in languages.items() if isinstance(language.get("bcp47"), str)}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 def _weights_problem(folder: Path, label: str) -> str | None:

@@ -69,8 +69,8 @@ class Lock(Settings):
 class BundleLanguage(Settings):
     """A language of a bundle."""
 
-    bcp47: str
-    """BCP 47 tag."""
+    bcp47: str | None = None
+    """BCP 47 tag: what `--language` understands beside the name, and the language that a recogniser is told."""
     token_id: int
     """Row of the codec embedding."""
 

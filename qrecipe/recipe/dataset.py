@@ -8,12 +8,16 @@ from pydantic import Field
 
 from qrecipe.recipe.model import Positive, Settings
 
+HUB_ID = r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$"
+
 
 class _Dataset(Settings):
     language: Annotated[str, Field(min_length=1)]
     """A key of `languages`, or a language that the base knows. Every row stands under this language's prefix."""
     path: Annotated[str, Field(min_length=1)]
     """The JSONL manifest, relative to the file that states it; in the recipe's repository, unless `--allow` names another folder."""
+    source: Annotated[str, Field(pattern=HUB_ID)] | None = None
+    """Hub id of the dataset that it comes from, such as `mozilla-foundation/common_voice_17_0`; default: none is stated. Goes onto the model card of whatever learned from it; nothing is downloaded."""
     on_bad_row: Literal["stop", "skip"] = "stop"
     """Effect of a row that cannot be used: `stop` before anything trains, since a fault in one row is often one in many, or `skip` it and count it."""
 

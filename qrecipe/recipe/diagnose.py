@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from qrecipe.errors import MAX_PROBLEMS, Place, Problem, Problems, nearest, suggest
+from qrecipe.recipe.dataset import HUB_ID
 from qrecipe.recipe.fields import MEANT, fields_at, meaning_of, meant_field
 from qrecipe.recipe.language import BCP47
 from qrecipe.recipe.model import IDENTIFIER
@@ -35,6 +36,7 @@ _FORMS = {
     NAME: "is not a name: lower-case letters, digits, `.`, `_`, `-`, a letter first",
     VERSION: "is not a version such as `0.1.0`",
     BCP47: "is not a BCP 47 tag such as `ms`",
+    HUB_ID: "is not a hub id, which has the form OWNER/NAME",
 }
 _KINDS = {
     "string_type": "a string",
@@ -48,6 +50,8 @@ _KINDS = {
     "bool_type": "`true` or `false`",
 }
 _MESSAGES = {"too_short": "is empty", "string_too_short": "is empty", "finite_number": "should be a finite number"}
+MAX_NAMES = 12
+"""Names that a message lists."""
 _WRONG_KIND = {"string_type", "list_type", "dict_type", "model_type", "int_type", "float_type", "bool_type", "literal_error"}
 _VARIANTS = {"str", "int", "float", "bool", "constrained-str", "constrained-int", "constrained-float", "Use", "speech", "text", *OBJECTIVES}
 
@@ -140,8 +144,12 @@ def _value_message(error: Any, target: Node) -> tuple[str, str | None]:
     kind, value = error["type"], target.plain()
     if kind == "literal_error":
         message = f"should be {error.get('expected') or _expected(error)}"
-        close = nearest(str(value), re.findall("`([^`]+)`", message))
-        return message, f"did you mean `{close}`?" if close else None
+        names = re.findall("`([^`]+)`", message)
+        if len(names) > MAX_NAMES:
+            message = f"should be one of {len(names)} names, which `qrecipe schema recipe` lists"
+        longer = [f"`{n}`" for n in names if n.startswith(f"{value}-".lower())][:MAX_NAMES]
+        close = nearest(str(value), names)
+        return message, f"did you mean {', '.join(longer)}?" if longer else f"did you mean `{close}`?" if close else None
     if kind in _KINDS:
         return f"should be {error.get('expected') or _KINDS[kind]}", None
     if kind == "too_long":

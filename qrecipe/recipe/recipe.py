@@ -13,6 +13,7 @@ from qrecipe.recipe.dataset import Dataset, SpeechDataset, TextDataset
 from qrecipe.recipe.evaluator import Evaluators
 from qrecipe.recipe.gate import Gate
 from qrecipe.recipe.language import TAGS, Language
+from qrecipe.recipe.licence import License
 from qrecipe.recipe.model import Identifier, Settings
 from qrecipe.recipe.objectives import OBJECTIVES
 from qrecipe.recipe.stage import SELF, SpeechStage, Stage, TextLmStage, Use
@@ -64,6 +65,8 @@ class Recipe(Settings):
     """Version of the bundle (semver). Raise it when the result changes."""
     description: str | None = None
     """Purpose of the recipe, in a sentence; default: nothing. Goes onto the model card."""
+    license: License | None = None
+    """Licence under which the bundle may be passed on, as the Hugging Face hub names it, such as `apache-2.0` or `cc-by-4.0`; default: none is stated. Goes onto the model card, where the hub asks for it. The base's licence and those of the recordings say what is allowed."""
     vars: dict[str, str | int | float | bool] = {}
     """Values for `$name` and `${name}` in other values; `$$` is a dollar."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0

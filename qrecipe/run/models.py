@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from qrecipe.errors import BaseModelError, Place, Problem, UserError, suggest
+from qrecipe.errors import BaseModelError, Place, Problem, UserError, nearest, suggest
 from qrecipe.files import FileHashes
 from qrecipe.inputs.bases import LocalBase
 from qrecipe.inputs.fetch import resolve
-from qrecipe.model.load import LoadedBase
 from qrecipe.model.weights import Delta
 from qrecipe.model.working import WorkingWeights
 from qrecipe.recipe.base import Base
@@ -17,6 +16,9 @@ from qrecipe.run.events import Events
 from qrecipe.run.record import RECORD, RunRecord, require_record
 from qrecipe.run.session import Session, open_session
 from qrecipe.run.store import RunStore
+
+SHOWN_LANGUAGES = 20
+"""Languages that a help lists."""
 
 
 def open_argument(model: str, hashes: FileHashes, events: Events) -> Session:
@@ -44,7 +46,8 @@ def _open_stage(folder: Path, stage: str, hashes: FileHashes, events: Events) ->
     earlier = list(record.results)[: list(record.results).index(stage)]
     states = [record.start, *(record.results[s] for s in earlier if s in record.kept), record.results[stage]]
     delta = stages_delta(RunStore(folder), states, place)
-    session = open_session(replace(base, identity=f"{base.identity}+{states[-1]}"), hashes, events)
+    base = replace(base, identity=f"{base.identity}+{states[-1]}", tags={**base.tags, **record.tags})
+    session = open_session(base, hashes, events)
     working = WorkingWeights(session.opened)
     working.add_languages(record.languages)
     working.set(delta)
@@ -62,9 +65,28 @@ def stages_delta(store: RunStore, fingerprints: list[str], place: Place) -> Delt
     return merged
 
 
-def language_of(opened: LoadedBase, language: str, place: Place) -> str:
-    """A language that the model lists, or `auto`. Raises `UserError`."""
-    listed = dict(opened.config.talker_config.codec_language_id)
-    if language != "auto" and language not in listed:
-        raise BaseModelError(Problem("QR020", f"the model does not list `{language}`", place, suggest(language, [*listed, "auto"])))
-    return language
+def language_of(session: Session, language: str, place: Place) -> str:
+    """A language by the name that the model lists, in any case, or by its BCP 47 tag; or `auto`.
+
+    A tag may say more or less than the model's own (`ms-MY`, `zh`), as long as it means one language. Raises `UserError`.
+    """
+    name = language.lower()
+    listed: list[str] = sorted(session.opened.config.talker_config.codec_language_id)
+    if name == "auto" or name in listed:
+        return name
+    tags = {k: session.base.tags[k].lower() for k in listed if k in session.base.tags}
+    asked = name.replace("_", "-")
+    exact = [k for k, tag in tags.items() if tag == asked]
+    alike = [k for k, tag in tags.items() if tag.split("-")[0] == asked.split("-")[0]]
+    meant = exact or alike
+    meant = [k for k in meant if "dialect" not in k] or meant  # Chinese and its dialects have one tag
+    if len(meant) == 1:
+        return meant[0]
+    shown = [f"`{k}`" + (f" ({tags[k]})" if k in tags else "") for k in (meant or listed)[:SHOWN_LANGUAGES]]
+    if meant:
+        message, help_ = f"`{language}` may be one of several languages", f"give a name: {', '.join(shown)}"
+    else:
+        close = nearest(name, listed)
+        message = f"the model does not list `{language}`"
+        help_ = f"did you mean `{close}`?" if close else f"known: {', '.join(shown)}, `auto`"
+    raise BaseModelError(Problem("QR020", message, place, help_))

@@ -96,6 +96,8 @@ class RunRecord(Settings):
     base: RecordedBase
     languages: dict[str, int]
     """Row of every language that the recipe adds."""
+    tags: dict[str, str] = {}
+    """Their BCP 47 tags."""
     stages: list[StageOutcome]
     """Stages that are over, in order."""
     accept: list[Verdict]
@@ -134,6 +136,7 @@ def record_of(
         plan=plan.plan.hash,
         base=RecordedBase(model=base.model, revision=base.revision, folder=str(plan.base.folder)),
         languages=plan.rows,
+        tags={k: v.bcp47 for k, v in plan.plan.languages.items()},
         stages=stages,
         accept=accept,
     )

@@ -80,7 +80,7 @@ class RunSession(Session):
 def recipe_evaluators(session: Session, plan: RunPlan, journal: Path) -> EvaluatorSet:
     """The evaluators that a recipe names. `journal` is the file of what they answered so far."""
     loaded, recipe = plan.loaded, plan.loaded.recipe
-    tags = {k: v.bcp47 for k, v in recipe.languages.items()}
+    tags = {**session.base.tags, **{k: v.bcp47 for k, v in recipe.languages.items()}}
     places = {need: loaded.node.at("evaluators", need).place for need in ("asr", "speaker", "mos")}
     identity = session.base.identity
     choice = EvaluatorChoice(recipe.evaluators, loaded.root, tags, places)

@@ -135,7 +135,7 @@ def _misheard(plan: RunPlan, session: Session, dataset: SyntheticDataset, rows: 
     spec = metrics.spec_of("cer")
     assert limit is not None
     places = {"asr": loaded.node.at("evaluators", "asr").place}
-    tags = {k: v.bcp47 for k, v in recipe.languages.items()}
+    tags = {**session.base.tags, **{k: v.bcp47 for k, v in recipe.languages.items()}}
     opened = session.opened
     evaluators = EvaluatorSet(opened, identity, EvaluatorChoice(recipe.evaluators, loaded.root, tags, places))
     order = list(rows)

@@ -111,7 +111,8 @@ def _measure(model: str, request: Request, listener: Listener | None) -> _Measur
     names = metric_names(request.metrics)
     _check(request)
     session = open_argument(model, FileHashes(), Events(None, listener))
-    language = language_of(session.opened, request.language, Place("--language"))
+    language = language_of(session, request.language, Place("--language"))
+    request = replace(request, tags={language if k == request.language else k: v for k, v in request.tags.items()})
     data = _prepare(session, request, language)
     spoken = [n for n in names if registry.spec_of(n).source == "generated"]
     if spoken and not any(r.reference for r in data.rows):
@@ -164,7 +165,7 @@ def _evaluators(session: Session, request: Request, names: list[str], language: 
     """The evaluators of a request. Raises `UserError` if one that a metric needs is not on this machine or cannot hear texts of `language`."""
     journal = Journal(folder / "heard.jsonl")
     identity = session.base.identity
-    choice = EvaluatorChoice(request.evaluators, request.root, request.tags)
+    choice = EvaluatorChoice(request.evaluators, request.root, {**session.base.tags, **request.tags})
     evaluators = EvaluatorSet(session.opened, identity, choice, session.hashes, journal)
     for name in names:
         spec = registry.spec_of(name)

@@ -25,7 +25,7 @@ class Speech:
 
     text: str
     language: str
-    """Language whose token is given, as the model lists it, or `auto`."""
+    """Language whose token is given, by name or by its BCP 47 tag, or `auto`."""
     reference: Path
     """A recording of the voice."""
     reference_text: str | None
@@ -44,15 +44,16 @@ def say(model: str, speech: Speech, out: Path) -> dict[str, Any]:
     except AudioProblem as e:
         help_ = None if is_file(speech.reference) else paths.hint(str(speech.reference), Path.cwd())
         raise DataError(Problem("QR043", f"{speech.reference}: {e}", Place("--reference"), help_)) from None
-    opened = open_argument(model, FileHashes(), Events(None)).opened
-    language_of(opened, speech.language, Place("--language"))
+    session = open_argument(model, FileHashes(), Events(None))
+    opened = session.opened
+    language = language_of(session, speech.language, Place("--language"))
     text = clean_text(speech.text)
     why = opened.tokenizer.text_problem(text)
     if why is not None:
         raise DataError(Problem("QR042", why, Place("TEXT")))
     utterance = Utterance(
         text=text,
-        language=speech.language,
+        language=language,
         x_vector=opened.x_vector(voice),
         reference_text=clean_text(speech.reference_text) if speech.reference_text else None,
         reference_codes=opened.encode([voice])[0] if speech.reference_text else None,
