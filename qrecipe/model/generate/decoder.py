@@ -19,7 +19,7 @@ from qrecipe.model.generate import ops as torch_ops
 from qrecipe.model.generate import sampling as draws
 from qrecipe.model.generate.ops import CHUNK, Cache
 from qrecipe.model.generate.prompts import Prompt
-from qrecipe.model.generate.sampling import Sampling
+from qrecipe.model.generate.sampling import Draw, Sampling
 from qrecipe.model.generate.weights import DecodingWeights, Layer, Stack
 from qrecipe.model.load import LoadedBase
 from qrecipe.model.prompt import ControlIds, collate
@@ -243,7 +243,7 @@ class Decoder:
         scores = draws.penalize(F.linear(hidden, w.codec_head).float(), self.seen, s.repetition_penalty)
         early = (self.frame < s.min_frames).unsqueeze(1)
         scores = scores.masked_fill(self._suppressed | (self._is_end & early), -torch.inf)
-        code = self._ops.choose(scores, self.uniforms[self._rows, self.frame, 0], s.talker)
+        code = self._choose(scores, self.uniforms[self._rows, self.frame, 0], s.talker)
         self.seen.scatter_(1, code.unsqueeze(1), True)
         return hidden, code
 
@@ -259,10 +259,15 @@ class Decoder:
             if i == 0:  # of the two first tokens the second is read
                 x, delta = (t.view(width, 2, -1)[:, 1].contiguous() for t in (x, delta))
             scores = F.linear(self._ops.add_norm(x, delta, stack.norm, stack.eps)[1], head)
-            codes.append(self._ops.choose(scores, uniforms[i + 1], s.predictor))
+            codes.append(self._choose(scores, uniforms[i + 1], s.predictor))
             if i + 1 < len(w.heads):
                 x, places = w.tables_in.index_select(0, codes[-1] + i * w.codebook), self._inner[i + 2 : i + 3]
         return torch.stack(codes, 1)
+
+    def _choose(self, scores: torch.Tensor, uniforms: torch.Tensor, draw: Draw) -> torch.Tensor:
+        """Codes of the rows in use, [width]: choosing costs as much as a layer, so on a CPU no other rows choose."""
+        rows = len(scores) if self._w.device.type == "cuda" else self.shape.rows
+        return F.pad(self._ops.choose(scores[:rows], uniforms[:rows], draw), (0, len(scores) - rows))
 
     def _next_input(self, codes: torch.Tensor) -> None:
         """The frame's embedding and the text token beside it."""

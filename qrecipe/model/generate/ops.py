@@ -69,7 +69,7 @@ def gated(gate_up: torch.Tensor, activation: Any) -> torch.Tensor:
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """[..., heads, width] turned to their positions."""
     one, two = x.chunk(2, -1)
-    return x * cos + torch.cat((-two, one), -1) * sin
+    return torch.addcmul(x * cos, torch.cat((-two, one), -1), sin)
 
 
 def place(tables: tuple[torch.Tensor, torch.Tensor], position: torch.Tensor, cache: Cache, live: int) -> Place:
@@ -122,7 +122,7 @@ def _attend_one(y: torch.Tensor, layer: Layer, where: Place, cache: Cache, stack
         cache.k[0, :, :, where.upto - 1] = qk[:, heads:]
         cache.v[0, :, :, where.upto - 1] = y[:, heads + kv :]
         k, v = (t[0].view(rows * kv, -1, width)[:, : where.upto] for t in (cache.k, cache.v))
-        scores = torch.bmm(q, k.transpose(1, 2)).float() * width**-0.5
+        scores = torch.baddbmm(q.new_empty(()), q, k.transpose(1, 2), beta=0, alpha=width**-0.5).float()
         return torch.bmm(scores.softmax(-1).to(v.dtype), v).view(rows, heads * width)
     assert where.beyond is not None
     spot = (where.chunk, where.row, where.head, where.within)
