@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 GPU = [
-    "predictor", "rows", "layers", "stock", "stock-predictor", "everything", "lora", "agreement", "encoding", "speaking",
+    "predictor", "rows", "layers", "stock", "stock-predictor", "everything", "lora", "agreement", "encoding", "speaking", "whole", "respell",
     "predictor-4096", "upper", "rows-both", "predictor-again", "rows-plain", "predictor-plain", "layers-plain",
 ]  # fmt: skip
 """What decides first comes first."""
@@ -72,6 +72,9 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=10, help="in each of three stretches")
     parser.add_argument("--frames", type=int, help="of a step, instead of each row's own")
     parser.add_argument("--clips", type=int, default=600)
+    parser.add_argument("--hours", type=float, default=2.0, help="of recordings, in the row `whole`")
+    parser.add_argument("--prompts", type=int, default=64, help="of each language, in the row `whole`")
+    parser.add_argument("--sentences", type=int, default=1000, help="in the row `respell`")
     parser.add_argument("--stock", type=Path, help="a checkout of github.com/QwenLM/Qwen3-TTS; without it those rows are left out")
     parser.add_argument("--profile", action="store_true", help="also write rows/NAME.profile.txt: what two more steps spend their time on")
     parser.add_argument("--one", help=argparse.SUPPRESS)
@@ -135,7 +138,7 @@ def _row(command: list[str], name: str, rows: Path, share: float, seconds: float
 def _measure(name: str, given: argparse.Namespace) -> dict[str, Any]:
     import torch
 
-    from benchmarks import demo, host, speech, stock, training
+    from benchmarks import demo, host, speech, stock, training, whole
 
     device = torch.device("cuda" if given.where == "gpu" and torch.cuda.is_available() else "cpu")
     if device.type == "cuda":
@@ -154,13 +157,17 @@ def _measure(name: str, given: argparse.Namespace) -> dict[str, Any]:
         found = speech.encoding(_spoken(given), 15.0 if device.type == "cuda" else 2.0)
     elif name == "speaking":
         found = speech.speaking(_spoken(given), *(([1, 8, 64, 256], 120, 10) if device.type == "cuda" else ([1, 16], 60, 20)))
+    elif name == "whole":
+        found = whole.run(_spoken(given), given.work, given.hours, given.prompts)
+    elif name == "respell":
+        found = whole.respelled(_spoken(given), given.work, given.sentences)
     else:
         only = "talker.code_predictor" if name == "stock-predictor" else None
         found = stock.run(given.stock, _base(given), given.work, given.steps, only)
     where = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} thread(s)"
     versions = {"python": platform.python_version(), **{p: version(p) for p in ("torch", "transformers", "qwen-tts")}}
-    whole = {"seconds in all": round(time.perf_counter() - began, 1), "date": time.strftime("%Y-%m-%d")}
-    return {"row": name, **found, **whole, "shape": given.shape if given.where == "gpu" else "mini", "machine": where, "versions": versions}
+    about = {"seconds in all": round(time.perf_counter() - began, 1), "date": time.strftime("%Y-%m-%d")}
+    return {"row": name, **found, **about, "shape": given.shape if given.where == "gpu" else "mini", "machine": where, "versions": versions}
 
 
 def _spoken(given: argparse.Namespace) -> str:

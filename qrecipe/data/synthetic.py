@@ -20,6 +20,7 @@ from qrecipe.files import cache_dir
 from qrecipe.model import forward, prompt, speak
 from qrecipe.model.generate import speech
 from qrecipe.model.load import LoadedBase
+from qrecipe.phases import phase
 from qrecipe.plan.fingerprints import GENERATION
 from qrecipe.plan.synthetic import GPU_BATCH, SYNTHESIS, TOP, SyntheticDataset
 from qrecipe.qwen3 import FRAMES_PER_SECOND
@@ -93,7 +94,8 @@ def synthesize(
 
 def _speak(opened: LoadedBase, requests: list[speech.Request], batch: list[int], settings: Teacher) -> dict[str, torch.Tensor]:
     """Speech of one batch of a dataset's requests, and the distributions that it was drawn from."""
-    spoken = dict(speech.speak(opened, requests, only=batch, **settings.sampling))
+    with phase("speaking"):
+        spoken = dict(speech.speak(opened, requests, only=batch, **settings.sampling))
     codes = [spoken[i] for i in batch]
     examples = []
     for i, c in zip(batch, codes, strict=True):
@@ -103,7 +105,8 @@ def _speak(opened: LoadedBase, requests: list[speech.Request], batch: list[int],
         cut = cap is not None and len(c) >= cap
         examples.append(prompt.Example(role, body, c, u.x_vector, language, settings.layout, cut=cut))
     parts = [examples[i : i + TEACHER_FORCED] for i in range(0, len(examples), TEACHER_FORCED)]
-    targets = [t for part in parts for t in soft_targets(opened, part)]
+    with phase("likelihood"):
+        targets = [t for part in parts for t in soft_targets(opened, part)]
     return {
         "codes": torch.cat(codes).to(torch.int16).contiguous(),
         "frames": torch.tensor([len(c) for c in codes]),

@@ -20,6 +20,7 @@ from qrecipe.model import forward, prompt
 from qrecipe.model.batcher import CPU_CHUNK_FRAMES, AdaptiveBatcher, recording_too_large
 from qrecipe.model.forward import Tables
 from qrecipe.model.load import LoadedBase
+from qrecipe.phases import phase
 from qrecipe.qwen3 import Layout, PromptKind
 from qrecipe.recipe.metrics import LIKELIHOOD, MetricSpec, find
 from qrecipe.recipe.recipe import Evaluation
@@ -47,6 +48,7 @@ def number_of(spec: MetricSpec, item: Any) -> tuple[float, float] | None:
     return None if measured is None or not math.isfinite(measured) else (float(measured), 1.0)
 
 
+@phase("likelihood")
 def teacher_forced(
     opened: LoadedBase,
     tables: Tables,
@@ -132,7 +134,8 @@ def measure_samples(
         for spec in specs:
             about = [spec.name, spec.function, MEASURING, evaluators.describe(spec, sample.language), sample.tag]
             compared = [row.text, row.frames, str(row.reference), str(row.audio), sample.cap, sample.frames]
-            number = evaluators.journal.get_or_make(["value", about, sample.key, compared], partial(number_of, spec, sample))
+            with phase("listening"):
+                number = evaluators.journal.get_or_make(["value", about, sample.key, compared], partial(number_of, spec, sample))
             if number is not None:
                 value, weight = number
                 place = (row.speaker, thirds[row.line])

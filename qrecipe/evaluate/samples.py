@@ -18,6 +18,7 @@ import numpy as np
 import soundfile
 import torch
 
+from qrecipe import phases
 from qrecipe.data.audio import Audio, encoded, load, read, resample
 from qrecipe.data.speech import Progress, SpeechData, SpeechRow
 from qrecipe.files import new_folder, read_sealed, sealed, sha256, write_json
@@ -240,12 +241,14 @@ def _speak(opened: LoadedBase, task: Task, todo: list[PromptBatch], missing: lis
         )
         requests.append(speech.Request(utterance, todo[n].layout, todo[n].seed, cap_of(row, task.settings)))
     ready: dict[int, dict[int, torch.Tensor]] = {n: {} for n in missing}
-    for i, codes in speech.speak(opened, requests, only=[i for i, (n, _) in enumerate(where) if n in ready]):
+    wanted = [i for i, (n, _) in enumerate(where) if n in ready]
+    for i, codes in phases.each("speaking", speech.speak(opened, requests, only=wanted)):
         n = where[i][0]
         ready[n][i] = codes
         if len(ready[n]) == len(todo[n].rows):
             order = sorted(ready[n])
-            sounds = speech.sound(opened, [ready[n][i] for i in order], [requests[i].utterance for i in order])
+            with phases.phase("decoding sound"):
+                sounds = speech.sound(opened, [ready[n][i] for i in order], [requests[i].utterance for i in order])
             yield n, [(_rounded(resample(*audio)), ready[n][i]) for i, audio in zip(order, sounds, strict=True)]
 
 

@@ -17,6 +17,7 @@ from qrecipe.errors import EngineError
 from qrecipe.files import replacing
 from qrecipe.model.forward import RowSubset, Tables
 from qrecipe.model.lora import LowRank
+from qrecipe.phases import phase
 from qrecipe.plan.trainable import Trainable
 from qrecipe.qwen3 import CODEC_TABLE, TEXT_TABLE
 
@@ -96,6 +97,7 @@ class Guard:
     Keeps a hash of every tensor that does not train, and a copy of the tables of which only rows train.
     """
 
+    @phase("comparing frozen weights")
     def __init__(self, net: Any, trainable: Trainable) -> None:
         self._hashes: dict[str, bytes] = {}
         self._tables: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
@@ -107,6 +109,7 @@ class Guard:
             elif name not in whole:
                 self._hashes[name] = _hash(tensor)
 
+    @phase("comparing frozen weights")
     def check(self, net: Any) -> None:
         """Raises `EngineError` with the name of the first tensor or row that moved and was not declared."""
         after = parameters(net)

@@ -16,7 +16,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from qrecipe import interrupts
-from qrecipe.report.tables import Printer, size, verdict_table
+from qrecipe.report.tables import Printer, duration, size, verdict_table
 from qrecipe.report.terminal import give_up, wrapped
 
 PLAIN_WIDTH = 160
@@ -255,6 +255,10 @@ class RunConsole:
     def _on_run_finished(self, e: Event) -> None:
         self._flush_verdicts()
         self._end()
+        seconds = e.get("seconds") or {}
+        longest = [f"{name} {duration(s)}" for name, s in seconds.items() if s >= max(1.0, 0.02 * sum(seconds.values()))]
+        if longest:
+            self.say(f"where the time went: {', '.join(longest)}")
 
     def _on_run_failed(self, e: Event) -> None:
         """Shows what was judged before; the command line prints the error itself."""

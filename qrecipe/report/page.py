@@ -47,6 +47,7 @@ def write_page(
     columns: Sequence[Column],
     statistics: Mapping[str, Statistic] | None = None,
     verdicts: Mapping[str, Sequence[Verdict]] | None = None,
+    seconds: Mapping[str, float] | None = None,
 ) -> str:
     """The page.
 
@@ -54,6 +55,7 @@ def write_page(
         columns: side by side; rows are prompts, by line and text.
         statistics: metrics with their intervals, above.
         verdicts: of gates, by the stage after which they were judged, above.
+        seconds: where the time of a run went, by phase, below.
     """
     parts = [
         "<!doctype html>",
@@ -63,9 +65,17 @@ def write_page(
         _verdicts(verdicts) if verdicts else "",
         _statistics(statistics) if statistics else "",
         _samples(columns) if columns else "",
+        _seconds(seconds) if seconds else "",
         "</body></html>",
     ]
     return "\n".join(p for p in parts if p) + "\n"
+
+
+def _seconds(seconds: Mapping[str, float]) -> str:
+    """Phases of a run with their share of the time, the longest first."""
+    total = sum(seconds.values()) or 1.0
+    rows = [f"<tr><td>{_text(name)}</td><td>{s:.1f}</td><td>{s / total:.0%}</td></tr>" for name, s in seconds.items()]
+    return "<h2>Time</h2>" + _table(["phase", "seconds", "share"], rows)
 
 
 def _verdicts(verdicts: Mapping[str, Sequence[Verdict]]) -> str:

@@ -10,6 +10,7 @@ from qrecipe.data.report import Report, speaker_cosine, speech_report, text_repo
 from qrecipe.data.speech import SpeechData, prepare
 from qrecipe.data.text import TextData
 from qrecipe.errors import DataError, Problem, Problems
+from qrecipe.phases import phase
 from qrecipe.plan.plan import Planned
 from qrecipe.recipe.dataset import SpeechDataset, TextDataset
 from qrecipe.recipe.stage import SpokenStage
@@ -34,6 +35,7 @@ def needed(planned: Planned) -> list[str]:
     return [d for d in recipe.datasets if d in used]
 
 
+@phase("encoding")
 def prepare_all(planned: Planned, session: Session, names: Iterable[str]) -> Prepared:
     """Encodes and checks datasets. Raises `DataError` with the problems of all of them."""
     prepared, problems = Prepared(), Problems()

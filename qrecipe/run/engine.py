@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from qrecipe import phases
 from qrecipe.bundle.build import Content, build, refuse_other
 from qrecipe.errors import EngineError, UserError
 from qrecipe.inputs.documents import Lock, Verdict
 from qrecipe.model.weights import Delta
+from qrecipe.phases import phase
 from qrecipe.plan.complete import RunPlan
 from qrecipe.recipe.checks import gates_with_nodes
 from qrecipe.run import disk
@@ -61,7 +63,8 @@ def run(plan: RunPlan, options: RunOptions, listener: Listener | None = None) ->
         try:
             if aside is not None:
                 events.tell("put_aside", path=str(aside))
-            return _carry_out(plan, options, store, events)
+            with phases.measured() as clock:
+                return _carry_out(plan, options, store, events, clock)
         except BaseException as e:
             with suppress(OSError):  # on a full disk the reason itself has no room
                 events.emit("run_failed", error=type(e).__name__, message=str(e)[:2000])
@@ -70,7 +73,7 @@ def run(plan: RunPlan, options: RunOptions, listener: Listener | None = None) ->
             events.close()
 
 
-def _carry_out(plan: RunPlan, options: RunOptions, store: RunStore, events: Events) -> Outcome:
+def _carry_out(plan: RunPlan, options: RunOptions, store: RunStore, events: Events, clock: phases.Clock) -> Outcome:
     """One run from its announcement to its bundle, in the order in which it happens."""
     if plan.plan.base.identity != plan.base.identity:
         raise EngineError(f"the plan was made for {plan.plan.base.identity} and the base is {plan.base.identity}")
@@ -104,7 +107,8 @@ def _carry_out(plan: RunPlan, options: RunOptions, store: RunStore, events: Even
     bundle = _bundle(session, progress, lock, accept, options.bundles) if accepted else None
     outcome = Outcome(progress.ended or ("accepted" if accepted else "rejected"), bundle, progress.outcomes, accept)
     runner.save(progress, status=outcome.status, accept=accept)
-    _write_page(judge, session, outcome)
+    _write_page(judge, session, outcome, clock)
+    outcome = replace(outcome, seconds=clock.table())
     events.emit("run_finished", **outcome.as_json())
     session.opened.close()
     return outcome
@@ -135,6 +139,7 @@ def _write_lock(lock: Lock, path: Path, locked: bool, events: Events) -> str | N
     return str(path) if write_lock(lock, path) else None
 
 
+@phase("bundle")
 def _bundle(session: RunSession, progress: Progress, lock: Lock, accept: list[Verdict], bundles: Path) -> Path:
     outcomes = progress.outcomes
     content = Content(
@@ -153,9 +158,10 @@ def _bundle(session: RunSession, progress: Progress, lock: Lock, accept: list[Ve
     return target
 
 
-def _write_page(judge: Judge, session: RunSession, outcome: Outcome) -> None:
+@phase("page")
+def _write_page(judge: Judge, session: RunSession, outcome: Outcome, clock: phases.Clock) -> None:
     """Speech of the base and of every stage, side by side."""
     trained = [(o.id, o.fingerprint) for o in outcome.stages if o.fingerprint is not None]
     verdicts = {o.id: o.verdicts for o in outcome.stages if o.verdicts} | ({"accept": outcome.accept} if outcome.accept else {})
     title = f"{session.recipe.name} {session.recipe.version}"
-    judge.page(title, [("base", session.plan.start), *trained], verdicts)
+    judge.page(title, [("base", session.plan.start), *trained], verdicts, clock.table())

@@ -15,6 +15,7 @@ from qrecipe.evaluate.samples import Sample, Task, generated, recorded
 from qrecipe.evaluate.values import Value
 from qrecipe.files import write_text
 from qrecipe.inputs.documents import Verdict
+from qrecipe.phases import phase
 from qrecipe.plan.fingerprints import GENERATION, NUMERICS
 from qrecipe.recipe.gate import Gate
 from qrecipe.recipe.metrics import MetricSpec, spec_of
@@ -58,6 +59,7 @@ class Judge:
             self.session.events.emit("verdict", where=where, **verdict.as_json())
         return verdicts
 
+    @phase("trying gates")
     def require_sound(self, gates: Sequence[tuple[Gate, Place]]) -> None:
         """Tries the gates that count on recordings. Raises `RecipeError` for those that cannot tell good from spoilt."""
         places = {g.label(): place for g, place in reversed(gates) if g.severity == "error"}
@@ -88,7 +90,7 @@ class Judge:
         identity = [NUMERICS, state, self.session.plan.plan.datasets[dataset].sha256]
         return Task(self.session.data.speech[dataset], settings, self.session.evaluators, speak_as, folder, identity)
 
-    def page(self, title: str, states: Sequence[tuple[str, str]], verdicts: dict[str, list[Verdict]]) -> None:
+    def page(self, title: str, states: Sequence[tuple[str, str]], verdicts: dict[str, list[Verdict]], seconds: dict[str, float]) -> None:
         """Writes report.html: recordings and what every state said, side by side, as far as it was kept."""
         settings, evaluators = self.session.evaluation, self.session.evaluators
         first = settings.model_copy(update={"seeds": settings.seeds[:1]})
@@ -102,7 +104,7 @@ class Judge:
             if made:
                 samples = recorded(data, settings, evaluators)
                 columns += [Column(f"{dataset}: recording", samples, self._hears(data, samples)), *made]
-        write_text(self.session.store.folder / PAGE, write_page(title, columns, verdicts=verdicts))
+        write_text(self.session.store.folder / PAGE, write_page(title, columns, verdicts=verdicts, seconds=seconds))
 
     def _hears(self, data: SpeechData, samples: Sequence[Sample]) -> bool:
         """Whether all samples were transcribed: the page asks no recogniser."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,6 +54,8 @@ class Outcome:
     bundle: Path | None
     stages: list[StageOutcome]
     accept: list[Verdict]
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Where the time went, by phase."""
 
     @property
     def exit_code(self) -> int:
@@ -67,6 +69,7 @@ class Outcome:
             "bundle": str(self.bundle) if self.bundle else None,
             "stages": [s.as_json() for s in self.stages],
             "accept": [v.as_json() for v in self.accept],
+            "seconds": self.seconds,
         }
 
 

@@ -11,6 +11,7 @@ from qrecipe.evaluate.samples import Task
 from qrecipe.evaluate.values import per_prompt
 from qrecipe.model import generate
 from qrecipe.model.weights import Learner
+from qrecipe.phases import phase
 from qrecipe.plan.fingerprints import NUMERICS
 from qrecipe.recipe.gate import Select
 from qrecipe.recipe.metrics import MetricSpec, spec_of
@@ -29,6 +30,7 @@ class Selector:
     fingerprint: str
     """Of the stage's result."""
 
+    @phase("choosing")
     def held_out(self, step: int) -> HeldOut:
         """The weights of a step: the deciding metric, and its rank among steps."""
         select = self._decided()

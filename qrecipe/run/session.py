@@ -15,6 +15,7 @@ from qrecipe.inputs.bases import LocalBase
 from qrecipe.model.load import LoadedBase, open_model
 from qrecipe.model.weights import Delta
 from qrecipe.model.working import WorkingWeights
+from qrecipe.phases import phase
 from qrecipe.plan.complete import RunPlan
 from qrecipe.recipe import Recipe
 from qrecipe.recipe.recipe import Evaluation
@@ -48,6 +49,7 @@ class Session:
         return f"CPU, {torch.get_num_threads()} threads"
 
 
+@phase("loading the base")
 def open_session(base: LocalBase, hashes: FileHashes, events: Events) -> Session:
     """Opens a base. Raises `BaseModelError`."""
     opened = open_model(base)

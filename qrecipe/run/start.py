@@ -6,6 +6,7 @@ from qrecipe.model.forward import Tables
 from qrecipe.model.languages import check_free, initial_rows, require_free
 from qrecipe.model.weights import Delta
 from qrecipe.model.working import WorkingWeights
+from qrecipe.phases import phase
 from qrecipe.plan.complete import RunPlan
 from qrecipe.run.datasets import needed, prepare_all
 from qrecipe.run.session import RunSession, Session, recipe_evaluators
@@ -41,6 +42,7 @@ def _add_languages(session: Session, plan: RunPlan, working: WorkingWeights) -> 
     return start
 
 
+@phase("self-check")
 def check_alignment(session: RunSession) -> None:
     """Compares losses on recordings with those at shifted labels: a misaligned engine must not train. Raises `EngineError`."""
     speech, opened = session.data.speech, session.opened

@@ -17,6 +17,7 @@ from qrecipe.model import generate
 from qrecipe.model.forward import Tables
 from qrecipe.model.kernels import fused
 from qrecipe.model.weights import Delta, Guard, Learner, survival
+from qrecipe.phases import phase
 from qrecipe.plan.compute import Compute, compute
 from qrecipe.plan.fingerprints import NUMERICS
 from qrecipe.recipe.stage import Stage
@@ -44,6 +45,7 @@ class Trainer:
     every: Every
     """How often the state of a stage is stored, beside every interruption."""
 
+    @phase("training")
     def train(self, stage: Stage, before: Delta, state: str, fingerprint: str) -> tuple[Delta, dict[str, Any]]:
         """Trains a stage, or the rest of one that was stopped, on the weights before it, and keeps its result.
 
@@ -113,6 +115,7 @@ class Trainer:
         self.session.events.emit("recomputing", stage=stage.id, peak=peak, room=room)
         return True
 
+    @phase("caching states")
     def _cache_states(self, stage: Stage, cost: Compute, objective: Objective, tables: Tables, sampler: Sampler, state: str) -> None:
         """Computes once what nothing that trains can change."""
         states = States(cache_dir(), self.session.opened, tables, cost.first_layer, [NUMERICS, state])

@@ -23,6 +23,7 @@ from qrecipe.errors import EngineError
 from qrecipe.files import new_folder, read_json, read_sealed, sealed, sha256, write_json
 from qrecipe.interrupts import whole
 from qrecipe.model.weights import Delta, Learner
+from qrecipe.phases import phase
 from qrecipe.train.objectives.objective import Objective
 from qrecipe.train.observer import Observer
 from qrecipe.train.progress import Progress
@@ -79,6 +80,7 @@ class Checkpoints:
             return True
         return time.monotonic() - self._last_time >= self._every.minutes * 60
 
+    @phase("checkpoints")
     def save(self, progress: Progress, learner: Learner, optimizer: torch.optim.Optimizer, objective: Objective) -> None:
         """Writes a checkpoint, whole or not at all, and drops those that are too old."""
         with whole():
