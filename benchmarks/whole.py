@@ -78,7 +78,7 @@ def run(base: str, work: Path, hours: float, prompts: int) -> dict[str, Any]:
     folder = work / "whole"
     shutil.rmtree(folder, ignore_errors=True)
     recipe = _project(folder, base, hours, prompts)
-    os.environ["QRECIPE_CACHE"] = str(folder / "cache")
+    os.environ |= {"QRECIPE_CACHE": str(folder / "cache"), "QRECIPE_ALLOW": str(work)}
 
     def listen(self: Any, audio: Any, language: str) -> str:
         time.sleep(LISTENING_SECONDS)
@@ -105,6 +105,7 @@ def respelled(base: str, work: Path, sentences: int) -> dict[str, Any]:
     from qrecipe.files import FileHashes
     from qrecipe.inputs.fetch import resolve
     from qrecipe.model.load import open_model
+    from qrecipe.phases import measured, phase
     from qrecipe.plan.synthetic import Sentence, SyntheticDataset
     from qrecipe.recipe.base import Base
     from qrecipe.recipe.teacher import Teacher
@@ -118,14 +119,19 @@ def respelled(base: str, work: Path, sentences: int) -> dict[str, Any]:
     opened = open_model(local)
     texts = [Sentence(i, t, t) for i, t in enumerate(_texts(sentences, 7))]
     dataset = SyntheticDataset("text", "malay", "spanish", tuple(texts), (voice,), "benchmark")
-    began = time.perf_counter()
-    spoken = synthesize(opened, Encoder(opened, local, hashes), str(local.identity), dataset, Teacher())
-    sounds = _sounds(opened, [r.codes for r in spoken.rows])
-    for i in range(0, len(sounds), 64):
-        opened.encode(sounds[i : i + 64])
-    seconds = time.perf_counter() - began
+    with measured() as clock:
+        # random weights never end: the cap stands for a reader's pace
+        teacher = Teacher(slowest=1.2 * CHARACTERS_PER_SECOND)
+        spoken = synthesize(opened, Encoder(opened, local, hashes), str(local.identity), dataset, teacher)
+        with phase("decoding sound"):
+            sounds = _sounds(opened, [r.codes for r in spoken.rows])
+        with phase("encoding"):
+            for i in range(0, len(sounds), 64):
+                opened.encode(sounds[i : i + 64])
+    phases = clock.table()
     frames = sum(r.frames for r in spoken.rows)
-    return {"what": f"{sentences} sentences of respell, decoded and encoded", "s": round(seconds, 1), "frames": frames}
+    what = f"{sentences} sentences of respell, decoded and encoded"
+    return {"what": what, "s": round(sum(phases.values()), 1), "frames": frames, "phases": phases}
 
 
 def _sounds(opened: Any, codes: list[Any]) -> list[Any]:
