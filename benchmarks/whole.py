@@ -84,7 +84,8 @@ def run(base: str, work: Path, hours: float, prompts: int) -> dict[str, Any]:
         time.sleep(LISTENING_SECONDS)
         return "ba da ga"
 
-    with mock.patch.object(EvaluatorSet, "_transcribe", listen):
+    # a run of minutes writes one checkpoint a stage at most, and the disk check counts on more
+    with mock.patch.object(EvaluatorSet, "_transcribe", listen), mock.patch("qrecipe.run.disk.require"):
         began = time.perf_counter()
         plan = complete_plan(load(recipe))
         outcome = run_plan(plan, RunOptions(folder / "runs", folder / "bundles"))
