@@ -16,6 +16,7 @@ import torch
 
 from qrecipe.data.codes import Encoder
 from qrecipe.data.speech import SoftTargets, SpeechData, SpeechRow
+from qrecipe.errors import Place
 from qrecipe.files import cache_dir
 from qrecipe.model import forward, prompt, speak
 from qrecipe.model.generate import speech
@@ -67,6 +68,7 @@ def synthesize(
             settings.layout,
             settings.seed,
             dataset.cap(i, settings.slowest),
+            Place(dataset.name, s.line),
         )
         for i, s in enumerate(dataset.sentences)
     ]

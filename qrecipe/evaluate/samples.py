@@ -21,6 +21,7 @@ import torch
 from qrecipe import phases
 from qrecipe.data.audio import Audio, encoded, load, read, resample
 from qrecipe.data.speech import Progress, SpeechData, SpeechRow
+from qrecipe.errors import Place
 from qrecipe.files import new_folder, read_sealed, sealed, sha256, write_json
 from qrecipe.model import speak
 from qrecipe.model.generate import speech
@@ -239,7 +240,7 @@ def _speak(opened: LoadedBase, task: Task, todo: list[PromptBatch], missing: lis
             reference_text=row.reference_text if in_context else None,
             reference_codes=data.reference_codes[row.reference] if in_context else None,
         )
-        requests.append(speech.Request(utterance, todo[n].layout, todo[n].seed, cap_of(row, task.settings)))
+        requests.append(speech.Request(utterance, todo[n].layout, todo[n].seed, cap_of(row, task.settings), Place(data.name, row.line)))
     ready: dict[int, dict[int, torch.Tensor]] = {n: {} for n in missing}
     wanted = [i for i, (n, _) in enumerate(where) if n in ready]
     for i, codes in phases.each("speaking", speech.speak(opened, requests, only=wanted)):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from qrecipe.errors import DataError, Place, Problem, Problems, suggest
 from qrecipe.model.generate import Prompt, Sampling, numbered, stream
 from qrecipe.model.load import LoadedBase
 from qrecipe.model.speak import Utterance
@@ -25,6 +26,8 @@ class Request:
     seed: int
     max_frames: int | None = None
     """Frames at which it is cut; None for the checkpoint's own limit."""
+    place: Place = field(default_factory=lambda: Place("TEXT"), compare=False)
+    """Where a person finds the text, for problems."""
 
 
 def speak(
@@ -36,12 +39,41 @@ def speak(
         requests: of a whole task; equal ones say different things.
         only: indices of those that are wanted, by default all. The others change nothing.
         settings: override the checkpoint's sampling, by the names of stock `generate_voice_clone`.
+
+    Raises:
+        DataError: before anything is spoken, with every request that the model cannot speak.
     """
+    sampling = Sampling.of(opened.wrapper, **settings)
+    _require_speakable(opened, requests, sampling)
     prompts = numbered([_prompt(opened, r) for r in requests])
     wanted = range(len(prompts)) if only is None else only
-    sampling = Sampling.of(opened.wrapper, **settings)
     for i, codes in stream(opened, [prompts[i] for i in wanted], sampling, task=len(prompts)):
         yield wanted[i], codes
+
+
+def _require_speakable(opened: LoadedBase, requests: Sequence[Request], sampling: Sampling) -> None:
+    """Raises `DataError` for texts, languages, voices and lengths that the model cannot speak."""
+    config = opened.config.talker_config
+    problems = Problems()
+    for request in requests:
+        u = request.utterance
+        why = opened.tokenizer.text_problem(u.text)
+        if why is None and u.in_context:
+            why = opened.tokenizer.text_problem(u.reference_text or "")
+        if why is not None:
+            problems.append(Problem("QR042", why, request.place))
+        elif u.language != "auto" and u.language not in config.codec_language_id:
+            help_ = suggest(u.language, config.codec_language_id)
+            problems.append(Problem("QR020", f"the model has no row for `{u.language}`", request.place, help_))
+        elif tuple(u.x_vector.shape) != (config.hidden_size,):
+            message = f"the voice has {u.x_vector.numel()} numbers, and the model reads {config.hidden_size}"
+            problems.append(Problem("QR045", message, request.place, "take the x-vector with the speaker encoder of this base"))
+        else:
+            positions = _prompt(opened, request).length + min(sampling.max_frames, request.max_frames or sampling.max_frames)
+            if positions > config.max_position_embeddings:
+                message = f"prompt and speech take {positions:,} positions, and the model has {config.max_position_embeddings:,}"
+                problems.append(Problem("QR042", message, request.place, "shorten the text or its reference"))
+    problems.raise_any(DataError)
 
 
 def _prompt(opened: LoadedBase, request: Request) -> Prompt:
