@@ -114,4 +114,5 @@ def _evaluation(verdicts: dict[str, list[Verdict]]) -> list[str]:
                 lines.append(f"| {where} | {v.gate} | - | - | **not judged**: {escape(v.reason or '')} |")
             else:
                 lines.append(f"| {where} | {v.gate} | {v.value:.4g} | {interval_text(v.low, v.high)} | {v.outcome} |")
-    return [*lines, ""]
+    honest = dict.fromkeys(line for judged in verdicts.values() for v in judged if (line := v.against_best()) is not None)
+    return [*lines, "", *(f"- {escape(line)}" for line in honest), *([""] if honest else [])]

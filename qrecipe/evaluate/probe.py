@@ -27,6 +27,9 @@ from qrecipe.recipe.gate import Gate
 from qrecipe.recipe.metrics import MetricSpec, spec_of
 from qrecipe.recipe.recipe import Evaluation
 
+GAINS = ("min_decrease", "min_increase")
+"""Thresholds that demand a gain over a baseline."""
+
 
 @dataclass(frozen=True)
 class Probe:
@@ -42,8 +45,10 @@ class Probe:
 
     @property
     def undetected_corruptions(self) -> list[str]:
-        """Corruptions that the gate did not fail."""
-        return [name for name, v in self.corrupted_verdicts.items() if v.outcome != "fail"]
+        """Corruptions that the gate did not fail. Copies over themselves gain exactly 0: a gate that demands more than that of
+        them need not do so, for it does not pass what is undecided."""
+        fine = ("fail", "undecided") if self.gate.kind in GAINS and self.gate.threshold == 0 else ("fail",)
+        return [name for name, v in self.corrupted_verdicts.items() if v.outcome not in fine]
 
     @property
     def is_valid(self) -> bool:
@@ -128,7 +133,7 @@ def _probe(gate: Gate, data: dict[str, SpeechData], values: _Values, evaluators:
     clean = values.of(gate.data, spec, None)
     if not clean:
         return Probe(gate, None, {}, f"`{gate.data}` has no recordings to try it on")
-    gains = gate.kind in ("min_decrease", "min_increase")
+    gains = gate.kind in GAINS
     plain = gate.model_copy(update={"layout": None, "prompt": None, "worst": None if gate.worst in ("layout", "prompt") else gate.worst})
     corrupted_verdicts, clean_verdicts = {}, []
     for name in corruptions_for(gate, spec):

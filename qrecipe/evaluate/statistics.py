@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -61,6 +62,18 @@ def compare(
     sign = -1 if spec.better == "higher" else 1
     low, high = sorted((sign * difference.low, sign * difference.high))
     return difference, "better" if high < 0 else "worse" if low > 0 else "undecided"
+
+
+def shortfall(spec: MetricSpec, value: float, recordings: Sequence[Value] = ()) -> float:
+    """How far a value is from the best that the metric knows, so that lower is better; infinite for NaN.
+
+    `recordings` are the metric's own over the recordings, which a metric that should match them needs.
+    """
+    if math.isnan(value) or (spec.better == "match" and not recordings):
+        return math.inf
+    if spec.better == "match":
+        return abs(value - centre_of(spec, per_prompt(recordings)))
+    return {"lower": value, "higher": -value, "one": abs(value - 1.0)}[spec.better]
 
 
 def _distances(values: Sequence[Value], target: dict[int, float]) -> list[Value]:

@@ -151,6 +151,12 @@ class Verdict(Settings):
     """Between which 95 % of the prompts lie."""
     baseline: float | None = None
     """The metric at the baseline."""
+    spoken_as: str | None = None
+    """The language of its own that the base spoke for the baseline, `auto` for none; null unless the gate says `speak_as: best`."""
+    tried: dict[str, float] = {}
+    """The metric of the base under each of its languages on the sentences that chose `spoken_as`, which are not judged."""
+    untold: float | None = None
+    """The metric of the base that is told no language, on the sentences that are judged."""
     recordings: float | None = None
     """The metric over the recordings themselves: what the evaluator finds in real speech."""
     slice: str | None = None
@@ -161,6 +167,20 @@ class Verdict(Settings):
     """The evaluator with everything that its numbers depend on."""
     reason: str | None = None
     """Why there is no value."""
+
+    def against_best(self) -> str | None:
+        """What the base, told nothing and told its best language, and the model score, in a line; None for other gates.
+
+        >>> Verdict(gate="", metric="cer", data="dev", outcome="pass", severity="error", threshold=0, kind="min_decrease",
+        ...     confidence=0.95, prompts=27, measured=0.13, baseline=0.165, spoken_as="spanish", untold=0.41).against_best()
+        'cer on dev: the base told nothing 0.41, told spanish 0.165, this model 0.13 (27 sentences, which did not choose the language)'
+        """
+        if self.spoken_as is None or self.measured is None or self.baseline is None:
+            return None
+        untold = [f"told nothing {self.untold:.3g}"] if self.untold is not None else []
+        told = [f"told {self.spoken_as} {self.baseline:.3g}"] if self.spoken_as != "auto" else []
+        values = ", ".join([f"the base {'; '.join(untold)}" if untold else "the base", *told, f"this model {self.measured:.3g}"])
+        return f"{self.metric} on {self.data}: {values} ({self.prompts} sentences, which did not choose the language)"
 
     @property
     def counts_as_pass(self) -> bool:

@@ -210,7 +210,7 @@ class _Planner:
         if self.base.config is None:
             return
         gates = gates_with_nodes(self.recipe, self.loaded.node)
-        used = [(gate.speak_as, node.at("speak_as")) for gate, node in gates if gate.speak_as is not None]
+        used = [(gate.token, node.at("speak_as")) for gate, node in gates if gate.token is not None]
         for name, dataset in self.recipe.datasets.items():
             if dataset.language != "auto":  # reported by the recipe's own checks
                 used.append((dataset.language, self.loaded.node.at("datasets", name, "language")))

@@ -199,6 +199,9 @@ def _baseline(gate: Gate, n: Node) -> Iterator[Problem]:
         message = f"`{gate.kind}` compares with a number, so `baseline` has no use"
         help_ = "compare with `max_increase`, `min_increase`, `max_decrease` or `min_decrease`"
         yield n.at("baseline").problem("QR027", message, help_)
+    if gate.against_best and gate.baseline != "base":
+        message = "`speak_as: best` is how the base speaks that a gate compares with"
+        yield n.at("speak_as").problem("QR027", message, "`baseline: base`, with `min_decrease` or another threshold that compares")
 
 
 def _slice(recipe: Recipe, gate: Gate, n: Node) -> Iterator[Problem]:

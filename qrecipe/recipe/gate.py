@@ -9,6 +9,8 @@ from pydantic import Field
 from qrecipe.qwen3 import Layout, PromptKind
 from qrecipe.recipe.model import Settings
 
+BEST = "best"
+"""In `speak_as`: the base speaks the language of its own that it speaks the texts best with."""
 Length = Literal["short", "medium", "long"]
 Dimension = Literal["layout", "prompt", "speaker", "length"]
 RELATIVE = ("max_increase", "min_increase", "max_decrease", "min_decrease", "max_over_floor")
@@ -23,7 +25,7 @@ class Gate(Settings):
     data: Annotated[str, Field(min_length=1)]
     """The dataset whose prompts are judged. It may not be trained on: what was learned by heart says nothing of other sentences."""
     speak_as: str | None = None
-    """Speak the dataset's texts under this language's token instead of their own (the default): does the new language leak into an old one's text?"""
+    """Speak the dataset's texts under this language's token instead of their own (the default): does the new language leak into an old one's text? `best`, with `baseline: base`, changes the base alone: it speaks the texts under the language of its own, or under none, that it speaks them best with by this metric. A third of the sentences choose that language, and the others judge."""
     layout: Layout | None = None
     """Judge this layout alone; default: the mean over the evaluated layouts."""
     prompt: PromptKind | None = None
@@ -78,6 +80,16 @@ class Gate(Settings):
         return self.kind in RELATIVE
 
     @property
+    def against_best(self) -> bool:
+        """Whether the baseline is the base under the best of its own languages."""
+        return self.speak_as == BEST
+
+    @property
+    def token(self) -> str | None:
+        """The language whose token the judged model gets in place of the dataset's."""
+        return None if self.against_best else self.speak_as
+
+    @property
     def against(self) -> str | None:
         """The baseline, said or implied."""
         return "recordings" if self.kind == "max_over_floor" else self.baseline
@@ -85,9 +97,10 @@ class Gate(Settings):
     def label(self) -> str:
         """One line that names the gate, such as `talker_nll(dev) max_increase 0.1 over base`."""
         slices = [v for v in (self.layout, self.prompt, self.speaker, self.length) if v]
-        spoken = [f"as {self.speak_as}"] if self.speak_as else []
+        spoken = [f"as {self.token}"] if self.token else []
         worst = [f"worst {self.worst}"] if self.worst else []
         over = f" over {self.baseline}" if self.relative and self.baseline else ""
+        over += " as best" if self.against_best else ""
         return f"{self.metric}({', '.join([self.data, *spoken, *slices, *worst])}) {self.kind} {self.threshold:g}{over}"
 
 

@@ -16,6 +16,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from qrecipe import interrupts
+from qrecipe.inputs.documents import Verdict
 from qrecipe.report.tables import Printer, duration, size, verdict_table
 from qrecipe.report.terminal import give_up, wrapped
 
@@ -252,6 +253,10 @@ class RunConsole:
         self._flush_verdicts()
         self.say(f"bundle written: {e['path']}")
 
+    def _on_best_language(self, e: Event) -> None:
+        tried = ", ".join(f"{name} {value:.3g}" for name, value in sorted(e["tried"].items(), key=lambda t: t[0] != e["language"]))
+        self.say(f"the base speaks {e['dataset']} best as {e['language']}, by {e['metric']} of {e['prompts']} sentences: {tried}")
+
     def _on_run_finished(self, e: Event) -> None:
         self._flush_verdicts()
         self._end()
@@ -259,6 +264,9 @@ class RunConsole:
         longest = [f"{name} {duration(s)}" for name, s in seconds.items() if s >= max(1.0, 0.02 * sum(seconds.values()))]
         if longest:
             self.say(f"where the time went: {', '.join(longest)}")
+        for verdict in e.get("accept", []):
+            if (line := Verdict.model_validate(verdict, strict=False).against_best()) is not None:
+                self.say(line)
 
     def _on_run_failed(self, e: Event) -> None:
         """Shows what was judged before; the command line prints the error itself."""

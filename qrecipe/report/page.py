@@ -90,7 +90,8 @@ def _verdicts(verdicts: Mapping[str, Sequence[Verdict]]) -> str:
             outcome = f'<td class="{v.outcome}">{_text(v.outcome + needed + why + counts)}</td>'
             rows.append("<tr>" + "".join(f"<td>{_text(c)}</td>" for c in cells) + outcome + "</tr>")
     heads = ["after", "gate", "value", "baseline", "recordings", "prompts", "outcome"]
-    return "<h2>Gates</h2>" + _table(heads, rows)
+    honest = dict.fromkeys(line for judged in verdicts.values() for v in judged if (line := v.against_best()) is not None)
+    return "<h2>Gates</h2>" + _table(heads, rows) + "".join(f"<p>{_text(line)}</p>" for line in honest)
 
 
 def _statistics(statistics: Mapping[str, Statistic]) -> str:

@@ -16,7 +16,7 @@ from qrecipe.plan.complete import RunPlan
 from qrecipe.recipe.checks import gates_with_nodes
 from qrecipe.run import disk
 from qrecipe.run.events import Events, Listener
-from qrecipe.run.judging import Judge
+from qrecipe.run.judging import Baselines, Judge
 from qrecipe.run.locking import differences, lock_path, make_lock, read_lock, require_lock, write_lock
 from qrecipe.run.reasons import Standing, inputs_of, standings
 from qrecipe.run.record import Outcome
@@ -94,15 +94,16 @@ def _carry_out(plan: RunPlan, options: RunOptions, store: RunStore, events: Even
     synthetic = SyntheticSpeech(session)
     synthetic.prepare([stage for stage, standing in stages.items() if standing.state != "done"], session.start)
     # the base is measured and heard first, while the modules hold it
-    base_values = judge.baseline(session.recipe.gates(), "base", plan.start)
-    judge.demonstrate(session.recipe.gates(), plan.start)
+    gates = session.recipe.gates()
+    baselines = Baselines(judge.baseline(gates, "base", plan.start), judge.best_languages(gates, plan.start))
+    judge.demonstrate(gates, plan.start)
     runner = StageRunner(session, judge, Trainer(session, synthetic, options.every))
     progress = Progress(State(plan.start, Delta().then(session.start)))
-    runner.run(progress, options.until, base_values)
+    runner.run(progress, options.until, baselines)
     # accepted only with every gate of `accept` passed, on the weights that the bundle gets
     accept: list[Verdict] = []
     if progress.ended is None:
-        accept = judge.judge(session.recipe.accept, progress.state.fingerprint, "accept", {"base": base_values})
+        accept = judge.judge(session.recipe.accept, progress.state.fingerprint, "accept", baselines)
     accepted = progress.ended is None and all(v.counts_as_pass for v in accept)
     bundle = _bundle(session, progress, lock, accept, options.bundles) if accepted else None
     outcome = Outcome(progress.ended or ("accepted" if accepted else "rejected"), bundle, progress.outcomes, accept)

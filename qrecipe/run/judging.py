@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 from qrecipe.data.speech import SpeechData
 from qrecipe.errors import Place, Problem, Problems, RecipeError
-from qrecipe.evaluate.gates import judge, undecidable
+from qrecipe.evaluate.gates import centre_of, judge, undecidable
 from qrecipe.evaluate.measure import MEASURING, measure, measure_recordings
 from qrecipe.evaluate.probe import probe
 from qrecipe.evaluate.samples import Sample, Task, generated, recorded
-from qrecipe.evaluate.values import Value
+from qrecipe.evaluate.statistics import shortfall
+from qrecipe.evaluate.values import Value, per_prompt
 from qrecipe.files import write_text
 from qrecipe.inputs.documents import Verdict
 from qrecipe.phases import phase
@@ -21,12 +23,38 @@ from qrecipe.recipe.gate import Gate
 from qrecipe.recipe.metrics import MetricSpec, spec_of
 from qrecipe.recipe.recipe import Evaluation
 from qrecipe.report.page import PAGE, Column, write_page
+from qrecipe.run.best_language import UNTOLD, BestLanguage, split
 from qrecipe.run.events import tell_progress
 from qrecipe.run.session import RunSession
 
 Key = tuple[str, str | None, str]
 """(dataset, language whose token is given in place of its own, metric)."""
 Measured = dict[Key, list[Value]]
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """Values of the models that gates compare with."""
+
+    base: Measured
+    """Of the base with the new rows at their init."""
+    best: Mapping[tuple[str, str], BestLanguage] = field(default_factory=dict)
+    """Of the base under the best of its own languages, by (dataset, metric)."""
+    previous: Measured = field(default_factory=dict)
+    """Of the model before a stage."""
+
+    def of(self, gate: Gate) -> list[Value] | None:
+        """Values that a gate compares with; None where it compares with a number or with the recordings."""
+        key = (gate.data, gate.token, gate.metric)
+        return self.base[key] if gate.baseline == "base" else self.previous[key] if gate.baseline == "previous" else None
+
+
+class _Part(NamedTuple):
+    """Some sentences of a dataset."""
+
+    name: str
+    data: SpeechData
+    settings: Evaluation
 
 
 @dataclass(frozen=True)
@@ -37,10 +65,37 @@ class Judge:
 
     def baseline(self, gates: Sequence[Gate], baseline: str, state: str) -> Measured:
         """Values that gates with this baseline compare with, measured while the modules hold it."""
-        return self._measured([g for g in gates if g.baseline == baseline], state, f"baseline {baseline}")
+        return self._measured([g for g in gates if g.baseline == baseline and not g.against_best], state, f"baseline {baseline}")
 
-    def judge(self, gates: Sequence[Gate], state: str, where: str, baselines: dict[str, Measured]) -> list[Verdict]:
-        """Verdicts of gates, in order. `baselines` has what relative gates compare with, by the baseline's name."""
+    def best_languages(self, gates: Sequence[Gate], state: str) -> dict[tuple[str, str], BestLanguage]:
+        """How the base speaks best what gates compare it on, by (dataset, metric). The modules must hold the base."""
+        wanted = dict.fromkeys((g.data, g.metric) for g, _ in self._judged_here(gates) if g.against_best)
+        return {(data, metric): self._best_language(data, metric, state) for data, metric in wanted}
+
+    def _best_language(self, dataset: str, metric: str, state: str) -> BestLanguage:
+        session, spec = self.session, spec_of(metric)
+        settings = session.evaluation
+        choosing, judging = split(session.data.speech[dataset], settings)
+        recordings: list[Value] = []
+        if spec.better == "match":
+            recordings = measure_recordings(choosing, [metric], settings.model_copy(update={"prompts": None}), session.evaluators)[metric]
+        # one seed chooses: how well a language is spoken differs far more than what chance does
+        once = settings.model_copy(update={"prompts": None, "seeds": settings.seeds[:1]})
+        tried: dict[str, float] = {}
+        for language in (*session.base.languages, UNTOLD):
+            part = _Part("choosing", choosing, once)
+            values = self._values(dataset, language, [metric], state, f"the base's best language for {dataset}", part)[metric]
+            tried[language] = centre_of(spec, per_prompt(values)) if values else math.nan
+        best = min(tried, key=lambda language: shortfall(spec, tried[language], recordings))
+        judged = _Part("judging", judging, settings)
+        values, untold = (self._values(dataset, lang, [metric], state, "baseline base", judged)[metric] for lang in (best, UNTOLD))
+        session.events.emit(
+            "best_language", dataset=dataset, metric=metric, language=best, tried=_finite(tried), prompts=len(choosing.rows)
+        )
+        return BestLanguage(best, _finite(tried), values, untold)
+
+    def judge(self, gates: Sequence[Gate], state: str, where: str, baselines: Baselines) -> list[Verdict]:
+        """Verdicts of gates, in order. `baselines` has what relative gates compare with."""
         values = self._measured(gates, state, where)
         recordings = self._recordings(gates, where)
         verdicts = []
@@ -51,10 +106,13 @@ class Judge:
                 assert gate.optional, "reported before the run"
                 verdict = undecidable(gate, missing.message, "skipped")
             else:
-                key = (gate.data, gate.speak_as, gate.metric)
-                before = baselines[gate.baseline][key] if gate.baseline in baselines else None
+                measured = values[gate.data, gate.token, gate.metric]
                 evaluator = self.session.evaluators.describe(spec, self.session.data.speech[gate.data].language)
-                verdict = judge(gate, spec, values[key], before, recordings.get((gate.data, gate.metric), ()), evaluator)
+                floor = recordings.get((gate.data, gate.metric), ())
+                if gate.against_best:
+                    verdict = _against_best(gate, spec, measured, baselines.best[gate.data, gate.metric], floor, evaluator)
+                else:
+                    verdict = judge(gate, spec, measured, baselines.of(gate), floor, evaluator)
             verdicts.append(verdict)
             self.session.events.emit("verdict", where=where, **verdict.as_json())
         return verdicts
@@ -80,7 +138,7 @@ class Judge:
         """Has the base speak what gates will judge, once and in one layout: what a person compares the stages with."""
         settings = self.session.evaluation
         settings = settings.model_copy(update={"seeds": settings.seeds[:1], "layouts": settings.layouts[:1]})
-        for dataset in dict.fromkeys(g.data for g, s in self._judged_here(gates) if s.source == "generated" and g.speak_as is None):
+        for dataset in dict.fromkeys(g.data for g, s in self._judged_here(gates) if s.source == "generated" and g.token is None):
             for _ in generated(self.session.opened, self._task(dataset, state, settings), self._progress):
                 pass
 
@@ -116,31 +174,38 @@ class Judge:
     def _measured(self, gates: Sequence[Gate], state: str, where: str) -> Measured:
         wanted: dict[tuple[str, str | None], set[str]] = {}
         for gate, _ in self._judged_here(gates):
-            wanted.setdefault((gate.data, gate.speak_as), set()).add(gate.metric)
+            wanted.setdefault((gate.data, gate.token), set()).add(gate.metric)
         measured: Measured = {}
         for (dataset, speak_as), metrics in wanted.items():
             values = self._values(dataset, speak_as, sorted(metrics), state, where)
             measured.update({(dataset, speak_as, m): v for m, v in values.items()})
         return measured
 
-    def _values(self, dataset: str, speak_as: str | None, metrics: list[str], state: str, where: str) -> dict[str, list[Value]]:
-        """Values of metrics over a dataset, from the store where they were measured before."""
-        keys = {m: self._key("values", dataset, m, state, speak_as) for m in metrics}
+    def _values(
+        self, dataset: str, speak_as: str | None, metrics: list[str], state: str, where: str, part: _Part | None = None
+    ) -> dict[str, list[Value]]:
+        """Values of metrics over a dataset or a part of it, from the store where they were measured before."""
+        data, settings = (part.data, part.settings) if part is not None else (self.session.data.speech[dataset], self.session.evaluation)
+        kind = "values" if part is None else f"values, {part.name}"
+        keys = {m: self._key(kind, dataset, m, state, speak_as, settings) for m in metrics}
         measured = {m: v for m in metrics if (v := self.session.store.load_values(keys[m])) is not None}
         missing = [m for m in metrics if m not in measured]
         if missing:
             self.session.events.emit("measuring", dataset=dataset, metrics=missing, where=where)
-            new = measure(self.session.opened, self._task(dataset, state, self.session.evaluation, speak_as), missing, self._progress)
+            task = replace(self._task(dataset, state, settings, speak_as), data=data)
+            new = measure(self.session.opened, task, missing, self._progress)
             for metric, values in new.items():
                 self.session.store.save_values(keys[metric], values)
             measured.update(new)
         return measured
 
-    def _key(self, kind: str, dataset: str, metric: str, state: str, speak_as: str | None = None) -> list[Any]:
+    def _key(
+        self, kind: str, dataset: str, metric: str, state: str, speak_as: str | None = None, settings: Evaluation | None = None
+    ) -> list[Any]:
         """Inputs of a value."""
         spec = spec_of(metric)
         evaluator = self.session.evaluators.describe(spec, self.session.data.speech[dataset].language)
-        settings = self.session.evaluation.model_dump(mode="json", exclude={"probe_gates", "batch"})
+        settings = settings or self.session.evaluation
         return [
             kind,
             NUMERICS,
@@ -148,7 +213,7 @@ class Judge:
             MEASURING,
             state,
             self.session.plan.plan.datasets[dataset].sha256,
-            settings,
+            settings.model_dump(mode="json", exclude={"probe_gates", "batch"}),
             speak_as,
             metric,
             spec.function,
@@ -180,3 +245,18 @@ class Judge:
 
     def _progress(self, what: str, done: int, of: int) -> None:
         tell_progress(self.session.events, what, done, of)
+
+
+def _against_best(
+    gate: Gate, spec: MetricSpec, values: list[Value], best: BestLanguage, recordings: Sequence[Value], evaluator: dict[str, Any] | None
+) -> Verdict:
+    """The verdict over the sentences that did not choose the base's language."""
+    lines = {v.line for v in best.values}
+    verdict = judge(gate, spec, [v for v in values if v.line in lines], best.values, recordings, evaluator)
+    untold = centre_of(spec, per_prompt(best.untold)) if best.untold else None
+    return verdict.model_copy(update={"spoken_as": best.language, "tried": dict(best.tried), "untold": untold})
+
+
+def _finite(values: dict[str, float]) -> dict[str, float]:
+    """Without those that no sentence has a value for: JSON knows no NaN."""
+    return {k: v for k, v in values.items() if math.isfinite(v)}

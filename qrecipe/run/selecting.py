@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from qrecipe.evaluate.gates import centre_of
 from qrecipe.evaluate.measure import measure, measure_recordings, number_of, teacher_forced
 from qrecipe.evaluate.samples import Task
-from qrecipe.evaluate.values import per_prompt
+from qrecipe.evaluate.statistics import shortfall
+from qrecipe.evaluate.values import Value, per_prompt
 from qrecipe.model import generate
 from qrecipe.model.weights import Learner
 from qrecipe.phases import phase
@@ -39,7 +40,7 @@ class Selector:
         values |= self._spoken([s for s in specs if s.source == "generated"], step)
         value = values[select.metric]
         allowed = all(b.allows(values[b.metric]) for b in self.select.bounds)
-        return HeldOut(value, self._distance(specs[0], value) if allowed else math.inf)
+        return HeldOut(value, shortfall(specs[0], value, self._recorded(specs[0])) if allowed else math.inf)
 
     def _decided(self) -> Select:
         """As the plan has it: by `otherwise` where the metric cannot be measured here."""
@@ -75,15 +76,12 @@ class Selector:
         generate.release(session.opened)
         return {s.name: centre_of(s, per_prompt(measured[s.name])) if measured[s.name] else math.nan for s in specs}
 
-    def _distance(self, spec: MetricSpec, value: float) -> float:
-        """How far a value is from the best that the metric knows: lower is better. Infinite for NaN."""
-        if math.isnan(value):
-            return math.inf
-        if spec.better == "match":
-            data, settings = self.session.data.speech[self.select.data], self.session.evaluation
-            recorded = measure_recordings(data, [spec.name], settings, self.session.evaluators)[spec.name]
-            return abs(value - centre_of(spec, per_prompt(recorded))) if recorded else math.inf
-        return {"lower": value, "higher": -value, "one": abs(value - 1.0)}[spec.better]
+    def _recorded(self, spec: MetricSpec) -> list[Value]:
+        """The recordings' own values of a metric that should match them."""
+        if spec.better != "match":
+            return []
+        data, settings = self.session.data.speech[self.select.data], self.session.evaluation
+        return measure_recordings(data, [spec.name], settings, self.session.evaluators)[spec.name]
 
     def _progress(self, what: str, done: int, of: int) -> None:
         tell_progress(self.session.events, what, done, of)

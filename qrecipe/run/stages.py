@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from qrecipe.inputs.documents import Verdict
 from qrecipe.model.weights import Delta
 from qrecipe.recipe.stage import Stage
-from qrecipe.run.judging import Judge, Measured
+from qrecipe.run.judging import Baselines, Judge
 from qrecipe.run.record import RunStatus, StageOutcome, Status, record_of
 from qrecipe.run.session import RunSession
 from qrecipe.run.training import Trainer
@@ -44,15 +44,15 @@ class StageRunner:
     judge: Judge
     trainer: Trainer
 
-    def run(self, progress: Progress, until: str | None, base_values: Measured) -> None:
-        """Runs every stage, up to the one called `until`. `base_values` are what gates over the base compare with."""
+    def run(self, progress: Progress, until: str | None, baselines: Baselines) -> None:
+        """Runs every stage, up to the one called `until`. `baselines` are those of the base."""
         finished = False
         for index, stage in enumerate(self.session.recipe.stages):
             if finished:
                 progress.outcomes.append(StageOutcome(id=stage.id, status="skipped"))
                 self.session.events.emit("stage_skipped", stage=stage.id)
                 continue
-            outcome = self._run_stage(index, stage, progress, base_values)
+            outcome = self._run_stage(index, stage, progress, baselines)
             progress.outcomes.append(outcome)
             self.save(progress)
             finished = stage.on_pass == "finish" and all(v.counts_as_pass for v in outcome.verdicts)
@@ -63,7 +63,7 @@ class StageRunner:
             if progress.ended is not None:
                 return
 
-    def _run_stage(self, index: int, stage: Stage, progress: Progress, base_values: Measured) -> StageOutcome:
+    def _run_stage(self, index: int, stage: Stage, progress: Progress, baselines: Baselines) -> StageOutcome:
         before = progress.state
         fingerprint = self.session.plan.fingerprint(index, before.fingerprint)
         parameters = self.session.plan.plan.stages[index].parameters
@@ -81,7 +81,7 @@ class StageRunner:
             self.session.working.set(after.delta)
             self.session.events.emit("stage_reused", stage=stage.id, fingerprint=fingerprint)
         # the modules hold the stage's result now, whoever put it there
-        verdicts = self.judge.judge(stage.gates, fingerprint, stage.id, {"base": base_values, "previous": previous})
+        verdicts = self.judge.judge(stage.gates, fingerprint, stage.id, replace(baselines, previous=previous))
         status = _status(stage, verdicts)
         if status == "reverted":
             self.session.working.set(before.delta)

@@ -116,3 +116,10 @@ def test_error_rates_notice_missing_ends_and_stutters() -> None:
     assert natural < 0.25
     assert cer(CORRUPTIONS["doubled"](samples)) > natural + 0.15
     assert cer(CORRUPTIONS["cut"](samples)) > natural + 0.15
+
+
+def test_a_gate_that_demands_any_gain_at_all_is_sound() -> None:
+    """Copies over themselves gain exactly nothing, of which no interval can say that it is less than nothing."""
+    found = tried({"metric": "runaway_rate", "min_decrease": 0.0, "baseline": "base", "speak_as": "best"}, 8)
+    assert found.corrupted_verdicts["endless"].outcome == "undecided"
+    assert (found.is_valid, found.clean_verdict is not None and found.clean_verdict.outcome) == (True, "pass")
