@@ -24,7 +24,8 @@ from qrecipe.recipe.gate import Bound, Gate, Select
 from qrecipe.recipe.language import Init, Language, Respelling
 from qrecipe.recipe.metrics import BUILTIN
 from qrecipe.recipe.recipe import Evaluation, Recipe
-from qrecipe.recipe.stage import Batch, EmbeddingMatchStage, Lora, RespellStage, SpeechStage, TextLmStage, Train, Use
+from qrecipe.recipe.rewards import TRANSFORMS
+from qrecipe.recipe.stage import Batch, EmbeddingMatchStage, Lora, RespellStage, Reward, RewardStage, SpeechStage, TextLmStage, Train, Use
 from qrecipe.recipe.teacher import Teacher
 
 DOCS = Path(__file__).resolve().parent
@@ -42,6 +43,8 @@ TITLES: dict[Model, str] = {
     TextLmStage: "stages",
     RespellStage: "stages",
     EmbeddingMatchStage: "stages",
+    RewardStage: "stages",
+    Reward: "reward",
     Use: "data",
     Train: "train",
     Lora: "lora",
@@ -69,11 +72,11 @@ def page() -> str:
         *_sections(Recipe, Base, Language, Init, Respelling),
         _variants([TextDataset, SpeechDataset], "kind", "Manifests by name. Fields of both kinds:"),
         _variants(
-            [SpeechStage, TextLmStage, RespellStage, EmbeddingMatchStage],
+            [SpeechStage, TextLmStage, RespellStage, EmbeddingMatchStage, RewardStage],
             "objective",
             "What trains, on what, towards which objective. Fields of all objectives:",
         ),
-        *_sections(Use, Train, Lora, Batch, Gate),
+        *_sections(Reward, Use, Train, Lora, Batch, Gate),
         _metrics(),
         *_sections(Select, Bound, Teacher, Evaluation, Evaluators, Asr, Speaker, Mos),
     ]
@@ -96,12 +99,18 @@ def _variants(models: list[Model], tag: str, intro: str) -> str:
 
 
 def _metrics() -> str:
-    lines = ["## Metrics", "", "For `metric` of a gate. Packages can add more through the entry-point group `qrecipe.metrics`.", ""]
-    lines += ["| metric | what it is | unit | better | read from |", "|---|---|---|---|---|"]
+    lines = [
+        "## Metrics",
+        "",
+        "For `metric` of a gate, of `select` and of a reward. Packages can add more through the entry-point group `qrecipe.metrics`.",
+        "",
+    ]
+    lines += ["| metric | what it is | unit | better | read from | as a reward, between 0 and 1 |", "|---|---|---|---|---|---|"]
     sources = {"teacher_forced": "recordings", "generated": "generated speech"}
     better = {"one": "close to 1", "match": "close to the recordings'"}
     for m in BUILTIN.values():
-        lines.append(f"| `{m.name}` | {m.description} | {m.unit} | {better.get(m.better, m.better)} | {sources[m.source]} |")
+        reward = TRANSFORMS[m.reward].description + ("; recordings alone" if m.compares else "") if m.reward else "-"
+        lines.append(f"| `{m.name}` | {m.description} | {m.unit} | {better.get(m.better, m.better)} | {sources[m.source]} | {reward} |")
     return "\n".join(lines)
 
 

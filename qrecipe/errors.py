@@ -103,6 +103,7 @@ CODES: dict[str, Code] = {
     "QR082": Code("an optional gate that cannot be judged on this machine", "warning", advisory=True),
     "QR083": Code("a gate that cannot tell good recordings from spoilt ones"),
     "QR084": Code("gates that a model can pass without reading the language", "warning", advisory=True, knock_on=True),
+    "QR085": Code("what a stage is rewarded for judges alone", "warning", advisory=True, knock_on=True),
 }
 
 

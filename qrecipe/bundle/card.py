@@ -110,9 +110,10 @@ def _evaluation(verdicts: dict[str, list[Verdict]]) -> list[str]:
     lines += ["| after | gate | value | interval | outcome |", "|---|---|---|---|---|"]
     for where, judged in verdicts.items():
         for v in judged:
+            rewarded = " (a stage was rewarded by this ear)" if v.rewarded else ""
             if v.value is None:
                 lines.append(f"| {where} | {v.gate} | - | - | **not judged**: {escape(v.reason or '')} |")
             else:
-                lines.append(f"| {where} | {v.gate} | {v.value:.4g} | {interval_text(v.low, v.high)} | {v.outcome} |")
+                lines.append(f"| {where} | {v.gate} | {v.value:.4g} | {interval_text(v.low, v.high)} | {v.outcome}{rewarded} |")
     honest = dict.fromkeys(line for judged in verdicts.values() for v in judged if (line := v.against_best()) is not None)
     return [*lines, "", *(f"- {escape(line)}" for line in honest), *([""] if honest else [])]

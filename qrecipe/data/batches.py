@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 
 from qrecipe.recipe.stage import Batch
 
@@ -36,13 +37,21 @@ Micro = list[Item]
 class Sampler:
     """Epochs of global batches, each a list of micro-batches."""
 
-    def __init__(self, sources: Mapping[str, Sequence[int]], shares: Mapping[str, float], batch: Batch, seed: int) -> None:
-        """`sources` are lengths by dataset; `shares` the shares of those datasets that have one."""
+    def __init__(
+        self, sources: Mapping[str, Sequence[int]], shares: Mapping[str, float], batch: Batch, seed: int, updates: int = 1
+    ) -> None:
+        """
+        Args:
+            sources: lengths by dataset.
+            shares: of those datasets that have one.
+            updates: optimiser steps in a row that read the same batch.
+        """
         self._own = [Item(d, i, n) for d, lengths in sources.items() if d not in shares for i, n in enumerate(lengths)]
         self._others = {d: [Item(d, i, n) for i, n in enumerate(sources[d])] for d in sources if d in shares}
         self._shares = shares
         self._batch = batch
         self._seed = seed
+        self.updates = updates
 
     def epoch(self, number: int) -> list[list[Micro]]:
         """The global batches of one epoch: every own row once, and as much of the others as their shares ask for."""
@@ -105,14 +114,16 @@ class Sampler:
         count = sum(len(self.epoch(e)) for e in range(whole))
         if epochs > whole:
             count += max(1, round((epochs - whole) * len(self.epoch(whole))))
-        return max(1, count)
+        return max(1, count) * self.updates
 
     def batches(self, start: int = 0) -> Iterator[list[Micro]]:
-        """Global batches without end, from number `start` on."""
-        number = 0
+        """Global batches of every step without end, from number `start` on."""
+        number, (start, again) = 0, divmod(start, self.updates)
         while True:
             epoch = self.epoch(number)
-            yield from epoch[start:]
+            for batch in epoch[start:]:
+                yield from repeat(batch, self.updates - again)
+                again = 0
             start = max(0, start - len(epoch))
             number += 1
 

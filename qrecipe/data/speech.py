@@ -14,7 +14,7 @@ from qrecipe.errors import DataError, Place, Problem
 from qrecipe.inputs.manifest import Manifest, Row
 from qrecipe.inputs.tokenizer import TextTokenizer
 from qrecipe.model.prompt import Example
-from qrecipe.qwen3 import SAMPLE_RATE, Layout, PromptKind
+from qrecipe.qwen3 import FRAMES_PER_SECOND, SAMPLE_RATE, Layout, PromptKind
 from qrecipe.recipe.dataset import SpeechDataset
 
 Progress = Callable[[str, int, int], None]
@@ -56,6 +56,12 @@ class SpeechRow:
     audio: Path | None = None
     soft_targets: SoftTargets | None = None
     """Of a row that the base itself spoke."""
+
+    @classmethod
+    def of_text(cls, line: int, text: str, role: list[int], body: list[int], frames: int, groups: int) -> SpeechRow:
+        """A sentence that nobody has read: as many frames as readers usually take, without content, and no voice."""
+        codes = torch.zeros((frames, groups), dtype=torch.int64)
+        return cls(line, text, role, body, codes, frames / FRAMES_PER_SECOND, 0.0, "", None, None, True)
 
     @property
     def frames(self) -> int:

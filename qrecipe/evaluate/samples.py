@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 MIN_CAP = 25
 """Frames below which generation is never cut (two seconds)."""
 BATCH = "batch.json"
+DECODED_AT_ONCE = 16
+"""Utterances whose sound is computed together."""
 
 
 @dataclass
@@ -248,9 +250,19 @@ def _speak(opened: LoadedBase, task: Task, todo: list[PromptBatch], missing: lis
         ready[n][i] = codes
         if len(ready[n]) == len(todo[n].rows):
             order = sorted(ready[n])
-            with phases.phase("decoding sound"):
-                sounds = speech.sound(opened, [ready[n][i] for i in order], [requests[i].utterance for i in order])
-            yield n, [(_rounded(resample(*audio)), ready[n][i]) for i, audio in zip(order, sounds, strict=True)]
+            audios = sounds(opened, [ready[n][i] for i in order], [requests[i].utterance for i in order])
+            yield n, [(audio, ready[n][i]) for i, audio in zip(order, audios, strict=True)]
+
+
+def sounds(opened: LoadedBase, codes: Sequence[torch.Tensor], utterances: Sequence[speak.Utterance]) -> list[Audio]:
+    """Codes as sound at 24 kHz, as it is judged: [samples] of each [frames, codebooks]."""
+    audios = []
+    for start in range(0, len(codes), DECODED_AT_ONCE):
+        part = slice(start, start + DECODED_AT_ONCE)
+        with phases.phase("decoding sound"):
+            decoded = speech.sound(opened, codes[part], utterances[part])
+        audios += [_rounded(resample(*audio)) for audio in decoded]
+    return audios
 
 
 def _rounded(audio: Audio) -> Audio:

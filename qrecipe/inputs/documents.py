@@ -165,6 +165,8 @@ class Verdict(Settings):
     """The metric by layout, prompt, speaker and length, where there are several."""
     evaluator: dict[str, Any] | None = None
     """The evaluator with everything that its numbers depend on."""
+    rewarded: bool = False
+    """Whether a stage was rewarded by the metric's own ear: the value rises whether speech gets better or not."""
     reason: str | None = None
     """Why there is no value."""
 

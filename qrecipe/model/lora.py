@@ -105,14 +105,26 @@ class LowRank:
         """The layers hold for a while the merged weights as files do, and add no deltas. `start` as for `merged`."""
         layers = {name: self._net.get_submodule(module) for name, module in self._layers.items()}
         before = {name: layer.get_base_layer().weight.data for name, layer in layers.items()}
+        merged = self.merged(start)
+        with self.off():
+            try:
+                for name, values in merged.items():
+                    layers[name].get_base_layer().weight.data = values.to(export_dtype).to(before[name])
+                yield
+            finally:
+                for name, layer in layers.items():
+                    layer.get_base_layer().weight.data = before[name]
+
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        """The layers add no deltas for a while."""
+        layers = [self._net.get_submodule(module) for module in self._layers.values()]
+        for layer in layers:
+            layer.set_scale(self._adapter, 0.0)
         try:
-            for name, values in self.merged(start).items():
-                layers[name].get_base_layer().weight.data = values.to(export_dtype).to(before[name])
-                layers[name].set_scale(self._adapter, 0.0)
             yield
         finally:
-            for name, layer in layers.items():
-                layer.get_base_layer().weight.data = before[name]
+            for layer in layers:
                 layer.set_scale(self._adapter, 1.0)
 
     def close(self) -> None:

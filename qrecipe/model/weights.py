@@ -76,7 +76,7 @@ class Delta:
 def parameters(net: Any) -> dict[str, torch.Tensor]:
     """Every tensor of the weights by its name in the file, buffers that are saved included."""
     state: dict[str, torch.Tensor] = net.state_dict(keep_vars=True)
-    return {k: v for k, v in state.items() if isinstance(v, torch.Tensor)}
+    return {k.replace(".base_layer.", "."): v for k, v in state.items() if isinstance(v, torch.Tensor)}
 
 
 @torch.no_grad()
@@ -230,6 +230,24 @@ class Learner:
                     self._named[name].data = master
                 for (table, subset), rows in zip(tables, frozen, strict=True):
                     table[subset.ids] = rows
+
+    @contextmanager
+    def started(self) -> Iterator[None]:
+        """The modules compute, for a while, with the weights that the stage began with, as a bundle would hold them.
+
+        Rows of tables are those of the modules: look them up without `tables`.
+        """
+        masters = {name: parameter.data for name, parameter in self._named.items()}
+        with ExitStack() as stack:
+            for low_rank in self._low_rank:
+                stack.enter_context(low_rank.off())
+            try:
+                for name, master in masters.items():
+                    self._named[name].data = self._original[name].to(master.device)
+                yield
+            finally:
+                for name, master in masters.items():
+                    self._named[name].data = master
 
     def close(self) -> None:
         """Gives the modules their original tensors back; the result lives in the snapshot."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from qrecipe.files import FileHashes, digest
 from qrecipe.inputs.bases import LocalBase, folder_identity
 from qrecipe.inputs.fetch import resolve
 from qrecipe.plan.plan import Planned, make_plan, require_complete, require_data
 from qrecipe.recipe import LoadedRecipe
+from qrecipe.recipe.synthetic import voices
 
 
 @dataclass
@@ -29,6 +31,11 @@ class RunPlan(Planned):
     def rows(self) -> dict[str, int]:
         """Row of every language that the recipe adds."""
         return {k: v.token_id for k, v in self.plan.languages.items() if v.token_id is not None}
+
+    @property
+    def voices(self) -> list[Path]:
+        """Recordings in whose voices sentences without recordings are spoken."""
+        return [self.loaded.path(text) for text in voices(self.loaded.recipe)]
 
     def fingerprint(self, stage: int, before: str) -> str:
         """Fingerprint of a stage that starts from `before`, which differs from the planned state after a stage was reverted."""

@@ -10,8 +10,8 @@ from qrecipe.plan.trainable import Trainable
 from qrecipe.recipe import metrics
 from qrecipe.recipe.evaluator import Evaluators
 from qrecipe.recipe.gate import Select
-from qrecipe.recipe.recipe import Evaluation
-from qrecipe.recipe.stage import Stage
+from qrecipe.recipe.recipe import Evaluation, Recipe
+from qrecipe.recipe.stage import RewardStage, Stage
 
 NUMERICS = 3
 """Raised whenever the same plan would give other numbers."""
@@ -45,7 +45,7 @@ class StageInputs(NamedTuple):
     settings: dict[str, Any]
     """The stage's settings less those of `NOT_TRAINED`."""
     measured: list[Any] | None
-    """How `select` measures: settings of the recipe's evaluation, and the evaluators that it asks; None without one."""
+    """How `select` and the reward measure: settings of the recipe's evaluation, and the evaluators that they ask; None without."""
     datasets: list[str]
     """Names of the datasets that it reads, in order."""
     contents: list[str | None]
@@ -84,6 +84,17 @@ def select_inputs(
     return inputs
 
 
+def reward_inputs(stage: RewardStage, recipe: Recipe, identities: Mapping[str, str | None]) -> list[Any]:
+    """What the rewards of a stage depend on beside the weights and its own settings. `identities` as in `select_inputs`."""
+    evaluators = stage.evaluators or recipe.evaluators
+    inputs: list[Any] = [GENERATION, recipe.evaluation.frame_cap, recipe.teacher.slowest]
+    needs = {spec.needs for r in stage.reward if (spec := metrics.find(r.metric)) is not None and spec.needs is not None}
+    for need in sorted(needs):
+        settings = getattr(evaluators, need)
+        inputs.append([need, None if settings is None else settings.model_dump(mode="json"), identities.get(need)])
+    return inputs
+
+
 def stage_inputs(
     stage: Stage,
     measured: list[Any] | None,
@@ -97,7 +108,7 @@ def stage_inputs(
     Args:
         measured: from `select_inputs`.
         hashes: of the datasets.
-        taught: name what the base speaks or respells for it.
+        taught: name what the base speaks or respells for it, and voices that sentences are spoken in.
     """
     names = [u.dataset for u in stage.uses] + ([stage.select.data] if stage.select else [])
     unknown_rows = any(not g.whole and g.rows is None for g in resolved.groups)

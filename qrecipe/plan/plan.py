@@ -9,6 +9,8 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 from qrecipe.errors import CODES, BaseModelError, Problem, Problems, RecipeError, suggest
 from qrecipe.files import FileHashes, digest, is_file
@@ -17,7 +19,7 @@ from qrecipe.inputs.contents import dataset_hash
 from qrecipe.inputs.evaluators import EvaluatorModel, find, language_problem, packages_problem
 from qrecipe.inputs.manifest import Manifest, read_manifest
 from qrecipe.plan import checks, trainable
-from qrecipe.plan.fingerprints import NUMERICS, StageInputs, select_inputs, stage_inputs, start_inputs
+from qrecipe.plan.fingerprints import NUMERICS, StageInputs, reward_inputs, select_inputs, stage_inputs, start_inputs
 from qrecipe.plan.synthetic import SyntheticDataset, make_synthetic, planned_for
 from qrecipe.plan.values import (
     Plan,
@@ -36,8 +38,8 @@ from qrecipe.recipe.checks import gates_with_nodes
 from qrecipe.recipe.dataset import Dataset
 from qrecipe.recipe.gate import Select
 from qrecipe.recipe.language import language_key_problem
-from qrecipe.recipe.stage import Stage
-from qrecipe.recipe.synthetic import is_spoken
+from qrecipe.recipe.stage import RewardStage, Stage
+from qrecipe.recipe.synthetic import is_spoken, rewarded_texts, voices
 from qrecipe.source import bounds
 from qrecipe.source.reader import Node
 
@@ -105,7 +107,9 @@ def make_plan(loaded: LoadedRecipe, hashes: FileHashes | None = None, strict: bo
         taught = planned_for(loaded, stage, synthetic)
         select = planner.decided(stage.select, missing)
         measured = select_inputs(select, recipe.evaluation, recipe.evaluators, identities)
-        inputs = stage_inputs(stage, measured, contents, [t.digest for t in taught], resolved, before)
+        heard, voice_hashes = planner.rewards(stage)
+        measured = measured if heard is None else [measured, heard]
+        inputs = stage_inputs(stage, measured, contents, [*(t.digest for t in taught), *voice_hashes], resolved, before)
         before = inputs.fingerprint
         stages.append(_stage(stage.model_copy(update={"select": select}), datasets, resolved, base.tensors is not None, inputs, taught))
 
@@ -307,9 +311,14 @@ class _Planner:
         listening = [(gate.metric, gate.data, node.at("data")) for gate, node in gates_with_nodes(recipe, root)]
         chosen = ((stage.select, root.at("stages", i, "select", "data")) for i, stage in enumerate(recipe.stages))
         listening += [(select.metric, select.data, node) for select, node in chosen if select is not None]
+        for i, stage in enumerate(recipe.stages):
+            if isinstance(stage, RewardStage) and stage.evaluators is None:
+                own = [u.use for u in stage.uses if u.use in recipe.datasets and recipe.datasets[u.use].language in recipe.languages]
+                parts = [(r.metric, root.at("stages", i, "reward", j, "metric")) for j, r in enumerate(stage.reward)]
+                listening += [(metric, data, node) for metric, node in parts for data in own]
         transcribed: dict[str, Node] = {}
         for metric, data, node in listening:
-            if data in recipe.datasets and metrics.spec_of(metric).needs == "asr":
+            if data in recipe.datasets and (spec := metrics.find(metric)) is not None and spec.needs == "asr":
                 transcribed.setdefault(recipe.datasets[data].language, node)
         if recipe.teacher.max_cer is not None:
             heard = (recipe.datasets[u.dataset].language for s in recipe.stages for u in s.uses if is_spoken(s, u, recipe))
@@ -318,6 +327,31 @@ class _Planner:
         for language, node in transcribed.items():
             unknown = language_problem(asr, recogniser, language, recipe.tag(language), node.place)
             self.problems += [unknown] if unknown else []
+
+    def rewards(self, stage: Stage) -> tuple[list[Any] | None, list[str | None]]:
+        """What a stage's rewards depend on, and hashes of the voices that its sentences are spoken in. Reports missing evaluators."""
+        if not isinstance(stage, RewardStage):
+            return None, []
+        node = self.loaded.node.at("stages", self.recipe.stages.index(stage))
+        evaluators, identities = stage.evaluators or self.recipe.evaluators, dict[str, str | None]()
+        for i, reward in enumerate(stage.reward):
+            spec, at = metrics.find(reward.metric), node.at("reward", i, "metric")
+            if spec is None or (spec.needs is not None and getattr(evaluators, spec.needs) is None):
+                continue  # reported by the recipe's own checks
+            lacking: dict[str, Problems] = {}
+            if spec.needs is not None:
+                place = (node if stage.evaluators is not None else self.loaded.node).at("evaluators", spec.needs, "model").place
+                model, lacking[spec.needs] = find(spec.needs, evaluators, self.loaded.root, place, self.hashes)
+                identities[spec.needs] = model.identity
+            known = {p.message for p in self.problems}
+            self.problems += [p for p in self._lacking(spec, lacking, at) if p.message not in known]
+        spoken = {u.dataset for u in stage.uses} & set(rewarded_texts(self.recipe))
+        paths = [self.loaded.path(text) for text in voices(self.recipe)] if spoken else []
+        hashes = [self.hashes.sha256(v) if is_file(v) and self._may_read(v) else None for v in paths]
+        return reward_inputs(stage, self.recipe, identities), hashes
+
+    def _may_read(self, path: Path) -> bool:
+        return bounds.problem(path, str(path), self.loaded.node, self.loaded.bounds) is None
 
     def missing_evaluators(self, missing: dict[str, Problems]) -> None:
         """Reports once what several gates or `select` lack, and the optional gates that are skipped for it."""

@@ -20,7 +20,7 @@ from qrecipe.recipe.language import TAGS
 from qrecipe.recipe.objectives import OBJECTIVES
 from qrecipe.recipe.respelling import Table, read
 from qrecipe.recipe.stage import Stage, Use
-from qrecipe.recipe.synthetic import is_spoken, voices
+from qrecipe.recipe.synthetic import is_spoken, rewarded_texts, voices
 from qrecipe.source import bounds, paths
 from qrecipe.source.reader import Node
 
@@ -70,7 +70,7 @@ class SyntheticDataset:
 
     def cap(self, i: int, slowest: float) -> int:
         """Frames at which a sentence is cut: `slowest` characters a second, and one second."""
-        return math.ceil((len(self.sentences[i].spoken) / slowest + 1.0) * FRAMES_PER_SECOND)
+        return cap_of_text(self.sentences[i].spoken, slowest)
 
     def voice(self, i: int) -> Path:
         """The recording in whose voice a sentence is spoken."""
@@ -86,7 +86,7 @@ class SyntheticDataset:
 
     def planned(self, batch: int) -> PlannedSynthetic:
         """The entry of a plan, as on a GPU; `batch` sentences are spoken at once, or `GPU_BATCH` if that is more."""
-        expected = [len(s.spoken) / USUAL_RATE * FRAMES_PER_SECOND for s in self.sentences]
+        expected = [frames_of_text(s.spoken) for s in self.sentences]
         positions = sum(max(expected[i] for i in b) for b in self.batches(max(batch, GPU_BATCH)))
         return PlannedSynthetic(
             dataset=self.name,
@@ -120,7 +120,8 @@ def make_synthetic(
     judges = recipe.spoken_judges()
     names = dict.fromkeys([*stages, *judges])
     tables = {language: reader.table(language) for language in dict.fromkeys(recipe.datasets[d].language for d in names)}
-    recordings = reader.voices() if judges or any(OBJECTIVES[s.objective].speaks for s in stages.values()) else []
+    speaks = any(OBJECTIVES[s.objective].speaks for s in stages.values()) or rewarded_texts(recipe)
+    recordings = reader.voices() if judges or speaks else []
     listener = reader.listener() if recordings else None
     voice_hashes = [hashes.sha256(v) for v in recordings if is_file(v)]
     step, datasets = _step(base), {}
@@ -246,6 +247,16 @@ class _Reader:
             severity: Severity = "warning" if spelled else "error"
             self.problems.append(n.key_problem("QR047", message, "add a rule to the table", severity))
         return spelled
+
+
+def frames_of_text(text: str) -> float:
+    """Frames that readers usually take for a text."""
+    return len(text) / USUAL_RATE * FRAMES_PER_SECOND
+
+
+def cap_of_text(text: str, slowest: float) -> int:
+    """Frames at which a text is cut that nobody has read: `slowest` characters a second, and one second."""
+    return math.ceil((len(text) / slowest + 1.0) * FRAMES_PER_SECOND)
 
 
 def bytes_of(frames: int, groups: int) -> int:

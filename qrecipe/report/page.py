@@ -14,6 +14,7 @@ from qrecipe.evaluate.metrics import text_and_transcript
 from qrecipe.evaluate.samples import Sample
 from qrecipe.inputs.documents import Statistic, Verdict, interval_text
 from qrecipe.qwen3 import SAMPLE_RATE
+from qrecipe.report.rewards import Rows, rewards_html
 
 PAGE = "report.html"
 """Name of the page in the folder that it is about."""
@@ -32,6 +33,9 @@ del { color: #b00020 } ins { color: #b00020; background: #ffe3e6; text-decoratio
 """
 
 
+REWARDED = "; rewarded by this ear, so look at another one"
+
+
 @dataclass(frozen=True)
 class Column:
     """Speech of one model, or the recordings."""
@@ -48,6 +52,7 @@ def write_page(
     statistics: Mapping[str, Statistic] | None = None,
     verdicts: Mapping[str, Sequence[Verdict]] | None = None,
     seconds: Mapping[str, float] | None = None,
+    rewards: Rows | None = None,
 ) -> str:
     """The page.
 
@@ -56,6 +61,7 @@ def write_page(
         statistics: metrics with their intervals, above.
         verdicts: of gates, by the stage after which they were judged, above.
         seconds: where the time of a run went, by phase, below.
+        rewards: what stages heard while they learned, below.
     """
     parts = [
         "<!doctype html>",
@@ -66,6 +72,7 @@ def write_page(
         _statistics(statistics) if statistics else "",
         _samples(columns) if columns else "",
         _seconds(seconds) if seconds else "",
+        rewards_html(rewards) if rewards else "",
         "</body></html>",
     ]
     return "\n".join(p for p in parts if p) + "\n"
@@ -84,7 +91,7 @@ def _verdicts(verdicts: Mapping[str, Sequence[Verdict]]) -> str:
         for v in judged:
             needed = f", {v.prompts_needed:,} prompts would decide" if v.prompts_needed else ""
             why = f": {v.reason}" if v.reason else ""
-            counts = " (does not count)" if v.severity == "warn" else ""
+            counts = (" (does not count)" if v.severity == "warn" else "") + (REWARDED if v.rewarded else "")
             numbers = "-" if v.value is None else f"{v.value:.4g} ({interval_text(v.low, v.high)})"
             cells = [stage, v.gate, numbers, _number(v.baseline), _number(v.recordings), str(v.prompts)]
             outcome = f'<td class="{v.outcome}">{_text(v.outcome + needed + why + counts)}</td>'

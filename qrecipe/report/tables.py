@@ -170,6 +170,8 @@ def verdict_table(where: str, verdicts: Sequence[dict[str, Any]]) -> Table:
         outcome = v["outcome"] + (f", {v['prompts_needed']} prompts would decide" if v["prompts_needed"] else "")
         if v["severity"] == "warn":
             outcome += " (does not count)"
+        if v["rewarded"]:
+            outcome += " (rewarded by this ear)"
         value = f"{v['value']:.4g}"
         if v["baseline"] is not None:
             value += f" ({v['baseline']:.4g} -> {v['measured']:.4g})"

@@ -15,7 +15,7 @@ from qrecipe.phases import phase
 from qrecipe.plan.complete import RunPlan
 from qrecipe.recipe.checks import gates_with_nodes
 from qrecipe.run import disk
-from qrecipe.run.events import Events, Listener
+from qrecipe.run.events import EVENTS, Events, Listener
 from qrecipe.run.judging import Baselines, Judge
 from qrecipe.run.locking import differences, lock_path, make_lock, read_lock, require_lock, write_lock
 from qrecipe.run.reasons import Standing, inputs_of, standings
@@ -59,7 +59,7 @@ def run(plan: RunPlan, options: RunOptions, listener: Listener | None = None) ->
     store = RunStore(options.runs / plan.plan.recipe)
     aside = store.put_aside() if options.fresh else None
     with store.held():
-        events = Events(store.folder / "events.jsonl", listener)
+        events = Events(store.folder / EVENTS, listener)
         try:
             if aside is not None:
                 events.tell("put_aside", path=str(aside))

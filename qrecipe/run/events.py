@@ -12,6 +12,7 @@ from typing import Any, TextIO
 from qrecipe.files import writing
 from qrecipe.redaction import redact
 
+EVENTS = "events.jsonl"
 Event = dict[str, Any]
 Listener = Callable[[Event], None]
 

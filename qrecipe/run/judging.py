@@ -20,11 +20,13 @@ from qrecipe.inputs.documents import Verdict
 from qrecipe.phases import phase
 from qrecipe.plan.fingerprints import GENERATION, NUMERICS
 from qrecipe.recipe.gate import Gate
+from qrecipe.recipe.judges import is_taught
 from qrecipe.recipe.metrics import MetricSpec, spec_of
 from qrecipe.recipe.recipe import Evaluation
 from qrecipe.report.page import PAGE, Column, write_page
+from qrecipe.report.rewards import read_rewards
 from qrecipe.run.best_language import UNTOLD, BestLanguage, split
-from qrecipe.run.events import tell_progress
+from qrecipe.run.events import EVENTS, tell_progress
 from qrecipe.run.session import RunSession
 
 Key = tuple[str, str | None, str]
@@ -113,6 +115,7 @@ class Judge:
                     verdict = _against_best(gate, spec, measured, baselines.best[gate.data, gate.metric], floor, evaluator)
                 else:
                     verdict = judge(gate, spec, measured, baselines.of(gate), floor, evaluator)
+            verdict = verdict.model_copy(update={"rewarded": is_taught(self.session.recipe, gate.metric, where)})
             verdicts.append(verdict)
             self.session.events.emit("verdict", where=where, **verdict.as_json())
         return verdicts
@@ -162,7 +165,8 @@ class Judge:
             if made:
                 samples = recorded(data, settings, evaluators)
                 columns += [Column(f"{dataset}: recording", samples, self._hears(data, samples)), *made]
-        write_text(self.session.store.folder / PAGE, write_page(title, columns, verdicts=verdicts, seconds=seconds))
+        rewards = read_rewards(self.session.store.folder / EVENTS)
+        write_text(self.session.store.folder / PAGE, write_page(title, columns, verdicts=verdicts, seconds=seconds, rewards=rewards))
 
     def _hears(self, data: SpeechData, samples: Sequence[Sample]) -> bool:
         """Whether all samples were transcribed: the page asks no recogniser."""

@@ -18,6 +18,7 @@ from qrecipe.model.working import WorkingWeights
 from qrecipe.phases import phase
 from qrecipe.plan.complete import RunPlan
 from qrecipe.recipe import Recipe
+from qrecipe.recipe.evaluator import Evaluators
 from qrecipe.recipe.recipe import Evaluation
 from qrecipe.run.events import Events
 from qrecipe.run.store import RunStore
@@ -79,11 +80,11 @@ class RunSession(Session):
         return self.recipe.evaluation
 
 
-def recipe_evaluators(session: Session, plan: RunPlan, journal: Path) -> EvaluatorSet:
-    """The evaluators that a recipe names. `journal` is the file of what they answered so far."""
+def recipe_evaluators(session: Session, plan: RunPlan, journal: Path, settings: Evaluators | None = None) -> EvaluatorSet:
+    """The evaluators that a recipe names, or others of it. `journal` is the file of what they answered so far."""
     loaded, recipe = plan.loaded, plan.loaded.recipe
     tags = {**session.base.tags, **{k: v.bcp47 for k, v in recipe.languages.items()}}
     places = {need: loaded.node.at("evaluators", need).place for need in ("asr", "speaker", "mos")}
     identity = session.base.identity
-    choice = EvaluatorChoice(recipe.evaluators, loaded.root, tags, places)
+    choice = EvaluatorChoice(settings or recipe.evaluators, loaded.root, tags, places)
     return EvaluatorSet(session.opened, identity, choice, session.hashes, Journal(journal))

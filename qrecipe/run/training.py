@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -20,9 +20,10 @@ from qrecipe.model.weights import Delta, Guard, Learner, survival
 from qrecipe.phases import phase
 from qrecipe.plan.compute import Compute, compute
 from qrecipe.plan.fingerprints import NUMERICS
-from qrecipe.recipe.stage import Stage
+from qrecipe.recipe.stage import RewardStage, Stage
 from qrecipe.run.events import Events
 from qrecipe.run.locking import lock_stage
+from qrecipe.run.rewarding import RunRewarder, rewarded_texts
 from qrecipe.run.selecting import Selector
 from qrecipe.run.session import RunSession
 from qrecipe.run.synthetic import SyntheticSpeech
@@ -76,7 +77,7 @@ class Trainer:
         learner = Learner(self.session.opened.net, trainable, before)
         try:
             with fused.compiled(self._compiles(stage)):
-                result = self._learn(stage, learner, states, checkpoints)
+                result = self._learn(stage, learner, before, states, checkpoints)
         finally:
             learner.close()
             self.session.opened.reset()
@@ -129,14 +130,19 @@ class Trainer:
         if size is not None:
             self.session.events.emit("remembered", stage=stage.id, bytes=size, seconds=round(time.monotonic() - began, 3))
 
-    def _learn(self, stage: Stage, learner: Learner, states: tuple[str, str], checkpoints: Checkpoints) -> StageResult:
+    def _learn(
+        self, stage: Stage, learner: Learner, weights_before: Delta, states: tuple[str, str], checkpoints: Checkpoints
+    ) -> StageResult:
         before, fingerprint = states
         seed = int(digest([self.session.recipe.seed, stage.id])[:8], 16)
         cost = self._compute(stage)
         learner.tables.recompute = self._recomputes(stage, cost)
-        objective = build_objective(stage, self._inputs(stage, learner, seed, cost.terms if cost is not None else ()))
+        inputs = self._inputs(stage, learner, seed, cost.terms if cost is not None else ())
+        if isinstance(stage, RewardStage):
+            inputs = replace(inputs, rewarder=RunRewarder(self.session, stage, learner, weights_before))
+        objective = build_objective(stage, inputs)
         shares = {u.name: u.share for u in stage.uses if u.share is not None}
-        sampler = Sampler(objective.lengths(), shares, stage.batch, seed)
+        sampler = Sampler(objective.lengths(), shares, stage.batch, seed, objective.updates)
         if cost is not None and cost.cached is not None:
             self._cache_states(stage, cost, objective, learner.tables, sampler, before)
         selector = Selector(self.session, stage.select, learner, fingerprint) if stage.select is not None else None
@@ -147,6 +153,8 @@ class Trainer:
         """The data of a stage by the names of its uses; a text dataset may be read, spoken by the base, or respelled."""
         session = self.session
         speech = {**session.data.speech, **self.synthetic.data}
+        if isinstance(stage, RewardStage):
+            speech |= rewarded_texts(session, stage)
         synthetic = {u.name: session.plan.synthetic[u.dataset] for u in stage.uses if u.dataset in session.plan.synthetic}
         return ObjectiveInputs(
             self.session.opened,

@@ -129,7 +129,7 @@ class _Loop:
         self.evaluate, self.checkpoints = hooks.evaluate, hooks.checkpoints
         self.observer, self.world = hooks.observer, hooks.world
         self.total = sampler.steps(stage.epochs, stage.steps)
-        self.epoch_end = min(self.total, len(sampler.epoch(0)))
+        self.epoch_end = min(self.total, len(sampler.epoch(0)) * sampler.updates)
         """The step by which every group of parameters must have had a gradient."""
         groups = [{"params": g.parameters, "lr": g.lr, "weight_decay": g.weight_decay} for g in learner.groups]
         self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-8, fused=skips_on_device(base.device))
@@ -169,6 +169,9 @@ class _Loop:
         """One optimiser step on a global batch."""
         scale = lr_scale(step, self.total, self.stage)
         set_learning_rates(self.optimizer, self.learner.groups, scale)
+
+        # An objective that learns from what it says itself says it now, with the weights as they are.
+        self.objective.begin_step(self._pieces(batch), step)
 
         # Counted over the GLOBAL batch: splitting it into micro-batches or over ranks changes only rounding.
         labels = self.objective.count_labels(batch)
@@ -224,6 +227,8 @@ class _Loop:
         """Adds a piece's gradients; returns its share of each term's mean."""
         with self.base.autocast():
             sums = self.objective.loss_sums(piece, step)
+        if not sums:
+            return {}  # samples that are all worth the same
         means = {term: value / max(1, labels[term]) for term, value in sums.items()}
         terms = [self.objective.weights[term] * mean for term, mean in means.items() if mean.requires_grad]
         if not terms:
@@ -258,7 +263,8 @@ class _Loop:
         """Raises `EngineError` for a group that the loss cannot reach, or did not reach in an epoch: it would learn nothing."""
         groups = self.learner.groups
         self.silent = [i for i in self.silent if not _has_gradient(groups[i])]
-        unreached = any(p.grad is None for i in self.silent for p in groups[i].parameters)
+        computed = any(p.grad is not None for p in self.learner.parameters())
+        unreached = computed and any(p.grad is None for i in self.silent for p in groups[i].parameters)
         if self.silent and (step >= self.epoch_end or unreached):
             label = groups[self.silent[0]].label
             raise EngineError(f"stage {self.stage.id}: `{label}` gets no gradient from this objective and data")
@@ -369,6 +375,9 @@ class _Loop:
             else:
                 selection.misses += 1
             self.observer.selected(progress.step, held_out.value, better)
+        if self._out_of_patience():
+            since = self.objective.since(selection.best_step)
+            self.observer.event("stopped_early", step=progress.step, best_step=selection.best_step, **since)
 
     def _out_of_patience(self) -> bool:
         select = self.stage.select

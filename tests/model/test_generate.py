@@ -14,9 +14,11 @@ import pytest
 import torch
 
 from qrecipe.errors import UserError
-from qrecipe.model import generate
+from qrecipe.model import forward, generate
 from qrecipe.model.generate import Draw, Prompt, Sampling, sampling
+from qrecipe.model.generate.likelihood import log_probs, plain
 from qrecipe.model.load import LoadedBase
+from qrecipe.model.prompt import ControlIds, collate
 from tests.support import recipes
 from tests.support.shared import Voice
 
@@ -154,6 +156,33 @@ def test_the_same_numbers_draw_the_same_codes_from_the_same_scores(
     assert torch.equal(codes, expected)
     for mine, yours in zip(ours[: len(expected) * sum(drawing)], theirs, strict=False):
         torch.testing.assert_close(mine, yours, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 1.4])
+@pytest.mark.parametrize("case", [CASES[0], CASES[10], CASES[15]], ids="-".join)
+def test_log_probabilities_are_those_of_what_stock_draws_from(
+    case: tuple[str, ...], temperature: float, stock: Stock, prompt_of: Any, opened: LoadedBase, monkeypatch: Any
+) -> None:
+    """Read again with its own codes as history, a sample has at every code the probability with which stock drew it, the end included."""
+    how, prompt = replace(plain(temperature), max_frames=CAP), prompt_of(case)
+    uniforms = torch.from_numpy(prompt.uniforms(CAP + 2, opened.groups))
+    codes, theirs = stock(case, how, uniforms, monkeypatch)
+    ended = len(codes) < CAP
+    assert torch.equal(generate.generate(opened, [prompt], how)[0], codes)
+    example = replace(prompt.example(opened.groups), codes=codes, cut=not ended)
+    ids = ControlIds.of(opened.config)
+    batch = collate([example], ids)
+    with torch.no_grad():
+        logits = forward.speech_logits(forward.Tables(opened.talker), batch, torch.float32)
+        read = log_probs(logits, batch, [example.labels], ids.eos, temperature)
+    assert read.talker is not None
+    assert read.predictor is not None
+    drawn = [p.squeeze(0) for p in theirs[: len(codes) * opened.groups + ended]]
+    first = torch.stack([p[c] for p, c in zip(drawn[:: opened.groups], batch.labels, strict=True)])
+    torch.testing.assert_close(read.talker, first.log(), rtol=1e-3, atol=1e-3)
+    for i in range(1, opened.groups):
+        others = torch.stack([p[c] for p, c in zip(drawn[i :: opened.groups], codes[:, i], strict=False)])
+        torch.testing.assert_close(read.predictor[:, i - 1], others.log(), rtol=1e-3, atol=1e-3)
 
 
 def test_what_a_prompt_says_does_not_depend_on_its_batch(prompt_of: Any, opened: LoadedBase) -> None:

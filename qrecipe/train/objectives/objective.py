@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -19,6 +19,9 @@ from qrecipe.model.load import LoadedBase
 from qrecipe.plan.synthetic import Sentence
 from qrecipe.recipe.respelling import Table
 from qrecipe.train.observer import Observer
+
+if TYPE_CHECKING:
+    from qrecipe.train.objectives.reward import Rewarder
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ class ObjectiveInputs:
     text: Mapping[str, TextData] = field(default_factory=dict)
     sentences: Mapping[str, tuple[Sequence[Sentence], Table]] = field(default_factory=dict)
     """Native sentences with the table that respells them."""
+    rewarder: Rewarder | None = None
+    """Weights to speak and to compare with, and ears, for an objective that listens."""
 
 
 class Objective(ABC):
@@ -47,6 +52,8 @@ class Objective(ABC):
 
     weights: dict[str, float]
     """Loss term -> weight in the total."""
+    updates: int = 1
+    """Optimiser steps in a row that read the same batch."""
 
     @classmethod
     @abstractmethod
@@ -69,9 +76,17 @@ class Objective(ABC):
     def name(self, item: Item) -> str:
         """A row as people find it: `DATASET:LINE` of its manifest."""
 
+    def begin_step(self, micros: Sequence[Micro], step: int) -> None:
+        """Called before a step with all that this process will compute of it: an objective may have the model speak it first."""
+        return None
+
     def prefetch(self, micro: Micro, step: int) -> None:
         """Called ahead of `loss_sums` with what the next step will compute, so that it can be made ready meanwhile."""
         return None
+
+    def since(self, step: int) -> dict[str, float]:
+        """What the objective itself says of the steps since one, for a stage that stops because held-out data gets no better."""
+        return {}
 
     def anchor(self) -> torch.Tensor | None:
         """A pull towards the base's weights, [] with gradient, once a step and weighted already; None without one."""

@@ -158,14 +158,14 @@ class SpeechObjective(Objective):
         row = self.data[dataset].rows[index]
         coin = hashlib.sha256(f"{self.seed}:{step}:{dataset}:{row.line}".encode()).digest()
         kind: PromptKind = self.stage.prompt if self.stage.prompt != "mixed" else "in_context" if coin[1] % 2 else "x_vector"
-        return _layout(self.stage.layout, row, coin[0]), kind
+        return layout_of(self.stage.layout, row, coin[0]), kind
 
     def _laid(self, dataset: str, index: int, layout: Layout, kind: PromptKind) -> prompt.Example:
         data = self.data[dataset]
         return data.example(data.rows[index], self.opened.language_row(data.language), layout, kind, self.opened.tokenizer)
 
 
-def _layout(layout: Literal[Layout, "mixed"], row: SpeechRow, coin: int) -> Layout:
+def layout_of(layout: Literal[Layout, "mixed"], row: SpeechRow, coin: int) -> Layout:
     """`mixed` is half of the rows each; a text that outruns its speech is laid out whole."""
     if layout == "mixed":
         if len(row.body) > row.frames:
