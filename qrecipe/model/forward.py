@@ -105,8 +105,7 @@ def label_hidden(tables: Tables, batch: SpeechBatch, dtype: torch.dtype) -> torc
     """Hidden states of the positions that predict labels: [labels, hidden]."""
     x = input_embeddings(tables, batch, dtype) if batch.entering is None else batch.entering
     rows = layers.Rows(batch.lengths, x.device)
-    keep, start = (lambda t: t[batch.label_at]), batch.first_layer
-    return layers.decode(tables.talker.model, x, rows, keep, start=start, recompute=tables.recompute)
+    return layers.decode(tables.talker.model, x, rows, lambda t: t[batch.label_at], slice(batch.first_layer, None), tables.recompute)
 
 
 def predictor_logits(tables: Tables, hidden: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -91,39 +91,81 @@ class Rows:
 
 Norm = tuple[torch.Tensor, float]
 """Weight and epsilon."""
-AllInOne = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Norm, Norm, int, int, float], torch.Tensor]
+Rotation = tuple[torch.Tensor, torch.Tensor]
+"""Cosines and sines of every position, [n, 1, head width / 2] float32 each."""
+AllInOne = Callable[[torch.Tensor, Rotation, tuple[Norm, Norm], int, int, float], torch.Tensor]
 """`short_attention.attend`: norms, rotation and attention of a layer in one kernel, for rows of one short length."""
 
 
+class AttnWeights(NamedTuple):
+    """Weights of a layer up to its attention; the norms are of its input, of queries and of keys."""
+
+    q: Linear
+    k: Linear
+    v: Linear
+    norm: Norm
+    q_norm: Norm
+    k_norm: Norm
+
+    @classmethod
+    def of(cls, layer: Any) -> AttnWeights:
+        """Those of a stock layer."""
+        attention = layer.self_attn
+        q, k, v = map(linear, (attention.q_proj, attention.k_proj, attention.v_proj))
+        return cls(q, k, v, *((m.weight, m.variance_epsilon) for m in (layer.input_layernorm, attention.q_norm, attention.k_norm)))
+
+
+class MlpWeights(NamedTuple):
+    """Weights of a layer after its attention; `act` is an activation other than SiLU."""
+
+    o: Linear
+    gate: Linear
+    up: Linear
+    down: Linear
+    norm: Norm
+    act: Callable[..., Any] | None
+
+    @classmethod
+    def of(cls, layer: Any) -> MlpWeights:
+        """Those of a stock layer."""
+        mlp, norm = layer.mlp, layer.post_attention_layernorm
+        o, gate, up, down = map(linear, (layer.self_attn.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj))
+        return cls(o, gate, up, down, (norm.weight, norm.variance_epsilon), None if mlp.config.hidden_act == "silu" else mlp.act_fn)
+
+
+class Attention(NamedTuple):
+    """How a compiled layer attends."""
+
+    scale: float
+    kernel: Kernel
+    length: int | None
+    """Of rows that have one, a number that never varies."""
+    all_in_one: AllInOne | None
+
+
 def decode(
-    model: Any,
-    x: torch.Tensor,
-    rows: Rows,
-    keep: Keep | None = None,
-    start: int = 0,
-    stop: int | None = None,
-    recompute: bool = False,
+    model: Any, x: torch.Tensor, rows: Rows, keep: Keep | None = None, span: slice = slice(None), recompute: bool = False
 ) -> torch.Tensor:
     """Runs decoder layers, and the final norm after the last.
 
     Args:
         model: the stock `Qwen3TTSTalkerModel` or `Qwen3TTSTalkerCodePredictorModel`.
-        x: [n, hidden] what enters layer `start`.
+        x: [n, hidden] what enters the first of these layers.
         keep: which positions are read afterwards; the last layer computes no others beyond its attention.
-        stop: the layer before which to stop; what would enter it is returned, for all positions.
+        span: which layers. With an end, what would enter the layer there is returned, for all positions.
         recompute: keep each layer's input alone and compute the layer again in the backward pass.
     """
     require_known(model.config)
-    cos, sin = _rotation(model, rows, x)
-    last = len(model.layers) - 1
-    layers = list(enumerate(model.layers[start:stop], start=start))
+    rotation = _rotation(model, rows, x)
+    last, start = len(model.layers) - 1, span.start or 0
+    layers = list(enumerate(model.layers[span], start=start))
     ahead = [layer for i, layer in layers if i < last or keep is None]
     recompute = recompute and torch.is_grad_enabled()
     for block in _blocks(ahead, BLOCK if fused.compiling() and not recompute else 1):
-        x = _checkpointed(recompute, block, _block, x, cos, sin, rows)
+        x = _checkpointed(recompute, block, _block, x, rotation, rows)
     if len(ahead) < len(layers):
-        x = _checkpointed(recompute, [model.layers[last]], _layer, x, cos, sin, rows, keep)
-    if stop is not None:
+        x = _checkpointed(recompute, [model.layers[last]], _layer, x, rotation, rows, keep)
+    if span.stop is not None:
         return x
     return _norm(model.norm, x if start <= last or keep is None else keep(x))
 
@@ -175,19 +217,19 @@ def agrees(all_in_one: AllInOne, width: int, length: int, device: torch.device, 
     pull = torch.randn(3 * length, 4 * width, generator=drawn).to(device)
     results = []
     for attend_qkv, qkv in ((all_in_one, side_by_side), (_one_by_one, side_by_side.detach().float().requires_grad_())):
-        out = attend_qkv(qkv, angle.cos(), angle.sin(), (weights[0], 1e-6), (weights[1], 1e-6), 4, length, width**-0.5)
+        out = attend_qkv(qkv, (angle.cos(), angle.sin()), ((weights[0], 1e-6), (weights[1], 1e-6)), 4, length, width**-0.5)
         results.append((out, *torch.autograd.grad(out, (qkv, *weights), pull.to(out.dtype))))
     return all(bool((a.float() - b).norm() < 0.03 * b.norm()) for a, b in zip(*results, strict=True))
 
 
 def _one_by_one(
-    side_by_side: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, q_norm: Norm, k_norm: Norm, heads: int, length: int, scale: float
+    side_by_side: torch.Tensor, rotation: Rotation, norms: tuple[Norm, Norm], heads: int, length: int, scale: float
 ) -> torch.Tensor:
     """`AllInOne` as separate operations."""
-    parts = side_by_side.view(len(side_by_side), -1, len(q_norm[0]))
+    parts = side_by_side.view(len(side_by_side), -1, len(norms[0][0]))
     shared = (parts.shape[1] - heads) // 2
     q, k, v = torch.split(parts, [heads, shared, shared], 1)
-    q, k = (fused.rotate(fused.rms_norm(t, *norm), cos, sin) for t, norm in ((q, q_norm), (k, k_norm)))
+    q, k = (fused.rotate(fused.rms_norm(t, *norm), *rotation) for t, norm in zip((q, k), norms, strict=True))
     q, k, v = (t.reshape(-1, length, *t.shape[1:]) for t in (q, k, v))
     return _products(q, k, v, scale).flatten(0, 1).flatten(-2)
 
@@ -199,8 +241,8 @@ def require_known(config: Any) -> None:
         raise EngineError("this base attends through a sliding window, which qrecipe does not train")
 
 
-def _rotation(model: Any, rows: Rows, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosines and sines of every position, [n, 1, head width / 2] float32. The talker's three position ids are always equal."""
+def _rotation(model: Any, rows: Rows, x: torch.Tensor) -> Rotation:
+    """The rotation of a model. The talker's three position ids are always equal."""
     grid = torch.arange(rows.longest, device=x.device).unsqueeze(0)
     if model.rotary_emb.inv_freq.shape[0] * 2 != model.config.head_dim:
         raise EngineError("this base rotates a part of each head, which qrecipe does not train")
@@ -214,108 +256,72 @@ def _norm(module: Any, x: torch.Tensor) -> torch.Tensor:
     return fused.rms_norm(x, module.weight, module.variance_epsilon)
 
 
-def _block(layers: list[Any], x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, rows: Rows) -> torch.Tensor:
+def _block(layers: list[Any], x: torch.Tensor, rotation: Rotation, rows: Rows) -> torch.Tensor:
     """Whole layers, for all positions."""
     kernel = _kernel(x, rows) if fused.compiling() else None
     if kernel is None or not traceable(kernel):
         for layer in layers:
-            x = _layer([layer], x, cos, sin, rows, None)
+            x = _layer([layer], x, rotation, rows, None)
         return x
-    weights = tuple((_attn_weights(layer), _mlp_weights(layer)) for layer in layers)
+    weights = tuple((AttnWeights.of(layer), MlpWeights.of(layer)) for layer in layers)
     length = rows.longest if kernel is _short else None
-    settings = (weights, layers[0].self_attn.scaling, kernel, length, _all_in_one(rows, x, 2 * cos.shape[-1]))
-    out: torch.Tensor = fused.whole(_piece, (x, cos, sin, rows.bounds, rows.ruler), settings)
+    how = Attention(layers[0].self_attn.scaling, kernel, length, _all_in_one(rows, x, 2 * rotation[0].shape[-1]))
+    out: torch.Tensor = fused.whole(_piece, (x, rotation, rows.bounds, rows.ruler), (weights, how))
     return out
 
 
 def _piece(
-    x: torch.Tensor,
-    cos: torch.Tensor,
-    sin: torch.Tensor,
-    bounds: torch.Tensor,
-    ruler: torch.Tensor,
-    layers: tuple[Any, ...],
-    scale: float,
-    kernel: Kernel,
-    length: int | None,
-    all_in_one: AllInOne | None,
+    x: torch.Tensor, rotation: Rotation, bounds: torch.Tensor, ruler: torch.Tensor, layers: tuple[Any, ...], how: Attention
 ) -> torch.Tensor:
-    """`_block` in terms of tensors alone. `length` is that of rows which have one, a number that never varies."""
+    """`_block` in terms of tensors alone."""
     for attn, mlp in layers:
-        attended = _attended(x, cos, sin, bounds, attn, scale, kernel, ruler.shape[0] if length is None else length, all_in_one)
-        x = _out_and_mlp(x, attended, *mlp)
+        attended = _attended(x, rotation, bounds, attn, how, ruler.shape[0] if how.length is None else how.length)
+        x = _out_and_mlp(x, attended, mlp)
     return x
 
 
-def _attended(
-    x: torch.Tensor,
-    cos: torch.Tensor,
-    sin: torch.Tensor,
-    bounds: torch.Tensor,
-    attn: tuple[Any, ...],
-    scale: float,
-    kernel: Kernel,
-    length: int,
-    all_in_one: AllInOne | None,
-) -> torch.Tensor:
+def _attended(x: torch.Tensor, rotation: Rotation, bounds: torch.Tensor, attn: AttnWeights, how: Attention, length: int) -> torch.Tensor:
     """Attention output of a layer, [n, heads x width]."""
-    q, k, v, norm, q_norm, k_norm = attn
-    weight = joint((q, k, v), x) if all_in_one is not None else None
-    if all_in_one is None or weight is None:
-        return kernel(*_qkv_proj(x, cos, sin, *attn), bounds, length, scale).flatten(-2)
-    side_by_side = F.linear(fused.rms_norm(x, *norm), weight)
-    return all_in_one(side_by_side, cos, sin, q_norm, k_norm, len(q[0]) // len(q_norm[0]), length, scale)
+    weight = joint((attn.q, attn.k, attn.v), x) if how.all_in_one is not None else None
+    if how.all_in_one is None or weight is None:
+        return how.kernel(*_qkv_proj(x, rotation, attn), bounds, length, how.scale).flatten(-2)
+    side_by_side = F.linear(fused.rms_norm(x, *attn.norm), weight)
+    heads = len(attn.q[0]) // len(attn.q_norm[0])  # type: ignore[arg-type]  # no weight is a number
+    return how.all_in_one(side_by_side, rotation, (attn.q_norm, attn.k_norm), heads, length, how.scale)
 
 
-def _layer(layers: list[Any], x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, rows: Rows, keep: Keep | None) -> torch.Tensor:
+def _layer(layers: list[Any], x: torch.Tensor, rotation: Rotation, rows: Rows, keep: Keep | None) -> torch.Tensor:
     """One layer; after its attention only what is kept."""
     (layer,) = layers
     scale = layer.self_attn.scaling
-    all_in_one = _all_in_one(rows, x, 2 * cos.shape[-1]) if fused.compiling() else None
+    all_in_one = _all_in_one(rows, x, 2 * rotation[0].shape[-1]) if fused.compiling() else None
     if all_in_one is not None:
-        attended = fused.whole(_attended, (x, cos, sin, rows.bounds), (_attn_weights(layer), scale, _short, rows.longest, all_in_one))
+        how = Attention(scale, _short, rows.longest, all_in_one)
+        attended = fused.whole(_attended, (x, rotation, rows.bounds), (AttnWeights.of(layer), how, rows.longest))
     else:
-        q, k, v = fused.whole(_qkv_proj, (x, cos, sin), _attn_weights(layer))
+        q, k, v = fused.whole(_qkv_proj, (x, rotation), (AttnWeights.of(layer),))
         attended = attend(q, k, v, rows, scale).flatten(-2)
     if keep is not None:
         x, attended = keep(x), keep(attended)
-    out: torch.Tensor = fused.whole(_out_and_mlp, (x, attended), _mlp_weights(layer))
+    out: torch.Tensor = fused.whole(_out_and_mlp, (x, attended), (MlpWeights.of(layer),))
     return out
 
 
-def _attn_weights(layer: Any) -> tuple[Any, ...]:
-    """Weights of `_qkv_proj`: q, k, v, and the norms of the input, of queries and of keys."""
-    attention = layer.self_attn
-    norms = (layer.input_layernorm, attention.q_norm, attention.k_norm)
-    return (*map(linear, (attention.q_proj, attention.k_proj, attention.v_proj)), *((m.weight, m.variance_epsilon) for m in norms))
-
-
-def _mlp_weights(layer: Any) -> tuple[Any, ...]:
-    """Weights of `_out_and_mlp`: o, gate, up, down, the norm before the MLP, and an activation other than SiLU."""
-    mlp, norm = layer.mlp, layer.post_attention_layernorm
-    act = None if mlp.config.hidden_act == "silu" else mlp.act_fn
-    return (*map(linear, (layer.self_attn.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj)), (norm.weight, norm.variance_epsilon), act)
-
-
-def _qkv_proj(
-    x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, q: Linear, k: Linear, v: Linear, norm: Norm, q_norm: Norm, k_norm: Norm
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _qkv_proj(x: torch.Tensor, rotation: Rotation, attn: AttnWeights) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Queries, keys and values of a layer, [n, heads, width] each, rotated to their positions."""
-    h = fused.rms_norm(x, *norm)
-    heads = (len(x), -1, 2 * cos.shape[-1])
-    queries, keys, values = (part.view(heads) for part in apply_all((q, k, v), h))
-    queries, keys = fused.rms_norm(queries, *q_norm), fused.rms_norm(keys, *k_norm)
-    return fused.rotate(queries, cos, sin), fused.rotate(keys, cos, sin), values
+    h = fused.rms_norm(x, *attn.norm)
+    heads = (len(x), -1, 2 * rotation[0].shape[-1])
+    queries, keys, values = (part.view(heads) for part in apply_all((attn.q, attn.k, attn.v), h))
+    queries, keys = fused.rms_norm(queries, *attn.q_norm), fused.rms_norm(keys, *attn.k_norm)
+    return fused.rotate(queries, *rotation), fused.rotate(keys, *rotation), values
 
 
-def _out_and_mlp(
-    x: torch.Tensor, attended: torch.Tensor, o: Linear, gate: Linear, up: Linear, down: Linear, norm: Norm, act: Callable[..., Any] | None
-) -> torch.Tensor:
+def _out_and_mlp(x: torch.Tensor, attended: torch.Tensor, mlp: MlpWeights) -> torch.Tensor:
     """The output projection and the MLP: layer input `x` [n, hidden] and attention output [n, heads x width] -> [n, hidden]."""
-    x = x + apply(o, attended)
-    h = fused.rms_norm(x, *norm)
-    g, u = apply_all((gate, up), h)
-    return x + apply(down, fused.swiglu(g, u) if act is None else act(g) * u)
+    x = x + apply(mlp.o, attended)
+    h = fused.rms_norm(x, *mlp.norm)
+    g, u = apply_all((mlp.gate, mlp.up), h)
+    return x + apply(mlp.down, fused.swiglu(g, u) if mlp.act is None else mlp.act(g) * u)
 
 
 def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rows: Rows, scale: float) -> torch.Tensor:

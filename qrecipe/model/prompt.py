@@ -51,6 +51,18 @@ class ControlIds:
             think_eos=talker.codec_think_eos_id,
         )
 
+    def prefix(self, language: int | None, speaker: bool) -> list[int]:
+        """Codec rows before the text; `NONE` where the speaker vector stands.
+
+        Args:
+            language: the language's row of the codec embedding; None for the automatic prefix.
+            speaker: whether there is a speaker vector.
+        """
+        thinking = [self.nothink, self.think_bos, self.think_eos]
+        if language is not None:
+            thinking = [self.think, self.think_bos, language, self.think_eos]
+        return [*thinking, *([NONE] if speaker else []), self.pad]
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -83,65 +95,63 @@ class Positions:
 
 def build(
     ids: ControlIds,
-    role: list[int],
-    body: list[int],
+    text: tuple[list[int], list[int]],
     frames: int,
     *,
     layout: Layout,
-    language: int | None,
-    speaker: bool,
+    prefix: list[int],
     reference: Reference | None = None,
 ) -> Positions:
     """Lays out one row.
 
     Args:
-        role: the template's first three tokens.
-        body: the text's tokens, at least one.
+        text: the template's first three tokens, and those of the text, at least one (`TextTokenizer.assistant`).
         frames: frames of speech that follow; 0 gives the prompt of a generation.
         layout: `streaming` (one text token a frame) or `non_streaming` (all text first).
-        language: the language's row of the codec embedding; None for the automatic prefix.
-        speaker: whether there is a speaker vector.
+        prefix: codec rows between role and text (`ControlIds.prefix`).
         reference: for in-context cloning.
     """
+    role, body = text
     assert body, "a text has at least one token"
-    text: list[int] = list(role)
-    codec: list[int] = [NONE] * len(role)
-    thinking = [ids.nothink, ids.think_bos, ids.think_eos] if language is None else [ids.think, ids.think_bos, language, ids.think_eos]
-    prefix = thinking + ([NONE] if speaker else []) + [ids.pad]
-    at_speaker = len(text) + len(thinking) if speaker else NONE
-    text += [ids.tts_pad] * (len(prefix) - 1) + [ids.tts_bos]
-    codec += prefix
-    frame: list[int] = [NONE] * len(text)
+
+    # Role tokens stand alone; the prefix is summed with padding, its last row with the beginning of the text.
+    tokens = [*role, *[ids.tts_pad] * (len(prefix) - 1), ids.tts_bos]
+    codec = [*[NONE] * len(role), *prefix]
+    frame = [NONE] * len(tokens)
+    at_speaker = len(role) + prefix.index(NONE) if NONE in prefix else NONE
 
     offset = 0
     if reference is not None:
+        # Text and frames of the reference come first, as if the row went on where the reference ends.
         offset = reference.frames
         spoken = [*reference.body, *body, ids.tts_eos]
         heard = 1 + reference.frames
         if layout == "non_streaming":
-            text += [*spoken, *[ids.tts_pad] * heard]
+            tokens += [*spoken, *[ids.tts_pad] * heard]
             codec += [ids.pad] * len(spoken)
             frame += [NONE] * len(spoken)
         else:
-            text += _filled(spoken, heard, ids.tts_pad)
+            tokens += _filled(spoken, heard, ids.tts_pad)
         codec += [ids.bos, *[NONE] * reference.frames]
         frame += [NONE, *range(reference.frames)]
         trailing = spoken[heard:] if layout == "streaming" else []
     elif layout == "non_streaming":
-        text += [*body, ids.tts_eos, ids.tts_pad]
+        tokens += [*body, ids.tts_eos, ids.tts_pad]
         codec += [*[ids.pad] * (len(body) + 1), ids.bos]
         frame += [NONE] * (len(body) + 2)
         trailing = []
     else:
-        text.append(body[0])
+        tokens.append(body[0])
         codec.append(ids.bos)
         frame.append(NONE)
         trailing = [*body[1:], ids.tts_eos]
-    first = len(text) - 1
-    text += _filled(trailing, frames, ids.tts_pad)
+
+    # From the last position of the prompt on, each position predicts a frame and the next one holds it.
+    first = len(tokens) - 1
+    tokens += _filled(trailing, frames, ids.tts_pad)
     codec += [NONE] * frames
     frame += range(offset, offset + frames)
-    return Positions(text, codec, frame, at_speaker, first)
+    return Positions(tokens, codec, frame, at_speaker, first)
 
 
 def _filled(tokens: list[int], length: int, pad: int) -> list[int]:
@@ -224,6 +234,7 @@ class SpeechBatch:
 
 def collate(examples: list[Example], ids: ControlIds) -> SpeechBatch:
     """Lays out examples and puts them end to end."""
+    # Lists of numbers grow here, several times as fast as tensors would: one entry a position, a row or a label.
     lengths: list[int] = []
     text: list[int] = []
     codec: list[int] = []
@@ -241,7 +252,8 @@ def collate(examples: list[Example], ids: ControlIds) -> SpeechBatch:
             reference = Reference(e.reference_body, e.reference_codes.shape[0])
             codes.append(e.reference_codes)
         n = e.codes.shape[0]
-        laid = build(ids, e.role, e.body, n, layout=e.layout, language=e.language, speaker=e.x_vector is not None, reference=reference)
+        prefix = ids.prefix(e.language, e.x_vector is not None)
+        laid = build(ids, (e.role, e.body), n, layout=e.layout, prefix=prefix, reference=reference)
         start = len(text)
         lengths.append(len(laid))
         text += laid.text
@@ -257,6 +269,8 @@ def collate(examples: list[Example], ids: ControlIds) -> SpeechBatch:
         labels.append(e.codes[:, 0] if e.cut else torch.cat([e.codes[:, 0], end]))
         frame_label += range(count, count + n)
         count += e.labels
+
+    # Every distinct text token is projected once; frames are numbered through all examples.
     tokens, which = torch.unique(_numbers(text), return_inverse=True)
     rows, shown = _numbers(codec), _numbers(frame)
     codec_at, frame_at = (torch.nonzero(t != NONE).squeeze(-1) for t in (rows, shown))

@@ -112,12 +112,10 @@ def _laid(
     for k, (body, frames, language, auto, other, heard) in enumerate(rows):
         laid = prompt.build(
             base.ids,
-            list(base.role),
-            body,
+            (list(base.role), body),
             frames,
             layout=layout,  # type: ignore[arg-type]
-            language=None if auto else base.languages[language],
-            speaker=True,
+            prefix=base.ids.prefix(None if auto else base.languages[language], speaker=True),
             reference=None if other is None else prompt.Reference(other, heard),
         )
         text[k, : len(laid)], codec[k, : len(laid)] = laid.text, laid.codec

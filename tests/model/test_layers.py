@@ -257,8 +257,8 @@ def test_no_graph_is_kept_below_what_trains(opened: LoadedBase, rows: list[promp
     x = forward.input_embeddings(tables, batch, torch.float32)
     last.requires_grad_(True)
     try:
-        below = layers.decode(opened.talker.model, x, layers.Rows(batch.lengths, x.device), stop=5)
-        above = layers.decode(opened.talker.model, below, layers.Rows(batch.lengths, x.device), start=5)
+        below = layers.decode(opened.talker.model, x, layers.Rows(batch.lengths, x.device), span=slice(5))
+        above = layers.decode(opened.talker.model, below, layers.Rows(batch.lengths, x.device), span=slice(5, None))
     finally:
         last.requires_grad_(False)
     assert (below.requires_grad, above.requires_grad) == (False, True)

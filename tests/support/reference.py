@@ -30,7 +30,8 @@ def losses(talker: Any, config: Any, examples: list[prompt.Example]) -> Referenc
         e = replace(given, codes=given.codes.clone().to(device))  # what was made in inference mode cannot be differentiated through
         assert e.x_vector is not None
         reference = None if e.reference_codes is None else prompt.Reference(e.reference_body or [], len(e.reference_codes))
-        positions = prompt.build(ids, e.role, e.body, len(e.codes), layout=e.layout, language=e.language, speaker=True, reference=reference)
+        prefix = ids.prefix(e.language, speaker=True)
+        positions = prompt.build(ids, (e.role, e.body), len(e.codes), layout=e.layout, prefix=prefix, reference=reference)
         heard = torch.cat([e.reference_codes.to(device), e.codes]) if e.reference_codes is not None else e.codes
         x = talker.text_projection(talker.get_text_embeddings()(torch.tensor(positions.text, device=device)))
         codec = talker.get_input_embeddings()(torch.tensor(positions.codec, device=device).clamp(min=0))

@@ -83,10 +83,8 @@ class Prompt:
         if self.reference_body is not None and self.reference_codes is not None:
             reference = prompt.Reference(self.reference_body, len(self.reference_codes))
         ids = ids or ControlIds(*[0] * 10)
-        speaker = self.x_vector is not None
-        return prompt.build(
-            ids, self.role, self.body, frames, layout=self.layout, language=self.language, speaker=speaker, reference=reference
-        )
+        prefix = ids.prefix(self.language, self.x_vector is not None)
+        return prompt.build(ids, (self.role, self.body), frames, layout=self.layout, prefix=prefix, reference=reference)
 
 
 def numbered(prompts: Sequence[Prompt]) -> list[Prompt]:

@@ -88,13 +88,14 @@ def _either(formula: Callable[..., torch.Tensor], by_hand: type[torch.autograd.F
     return out
 
 
-def whole(formula: Callable[..., Any], rows: tuple[torch.Tensor, ...], settings: tuple[Any, ...]) -> Any:
+def whole(formula: Callable[..., Any], rows: tuple[torch.Tensor | tuple[torch.Tensor, ...], ...], settings: tuple[Any, ...]) -> Any:
     """`formula(*rows, *settings)`, compiled as one where that is on: rows vary in number, settings never."""
     if not _compiling:
         return formula(*rows, *settings)
-    for tensor in rows:
+    tensors = [t for part in rows for t in (part if isinstance(part, tuple) else (part,))]
+    for tensor in tensors:
         torch._dynamo.maybe_mark_dynamic(tensor, 0)
-    kind = (torch.is_grad_enabled(), tuple((t.shape[1:], t.requires_grad) for t in rows), _kind(settings))
+    kind = (torch.is_grad_enabled(), tuple((t.shape[1:], t.requires_grad) for t in tensors), _kind(settings))
     return _call(_compile(formula, kind), formula, *rows, *settings)
 
 

@@ -232,18 +232,19 @@ _op.register_autograd(_pulled, setup_context=_keep)
 
 def attend(
     joint: torch.Tensor,
-    cos: torch.Tensor,
-    sin: torch.Tensor,
-    q_norm: tuple[torch.Tensor, float],
-    k_norm: tuple[torch.Tensor, float],
+    rotation: tuple[torch.Tensor, torch.Tensor],
+    norms: tuple[tuple[torch.Tensor, float], tuple[torch.Tensor, float]],
     heads: int,
     length: int,
     scale: float,
 ) -> torch.Tensor:
-    """Causal attention within rows of one length.
+    """Causal attention within rows of one length: -> [n, heads x width].
 
-    `joint` [n, (heads + 2 key heads) x width] are queries, keys and values side by side; `cos` and `sin` [n, 1, width / 2] float32,
-    the same in every row; norms are weight and epsilon. -> [n, heads x width].
+    Args:
+        joint: [n, (heads + 2 key heads) x width], queries, keys and values side by side.
+        rotation: cosines and sines, [n, 1, width / 2] float32, the same in every row.
+        norms: weight and epsilon, of queries and of keys.
     """
-    out: torch.Tensor = _op(joint, cos, sin, q_norm[0], k_norm[0], q_norm[1], k_norm[1], heads, length, scale)
+    (q_weight, q_eps), (k_weight, k_eps) = norms
+    out: torch.Tensor = _op(joint, *rotation, q_weight, k_weight, q_eps, k_eps, heads, length, scale)
     return out

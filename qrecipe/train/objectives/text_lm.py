@@ -133,7 +133,7 @@ class TextLmObjective(Objective):
             data = self.data[item.dataset]
             body = data.bodies[item.index]
             row = self.opened.language_row(data.language)
-            positions = prompt.build(self.ids, role, body, 0, layout="non_streaming", language=row, speaker=False)
+            positions = prompt.build(self.ids, (role, body), 0, layout="non_streaming", prefix=self.ids.prefix(row, speaker=False))
             end = len(positions) - 2  # the end of the text and the start of speech are not read
             at += range(len(text) + end - len(body), len(text) + end - 1)
             predicted += body[1:]
