@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -16,6 +16,8 @@ from qrecipe.evaluate.measure import teacher_forced
 from qrecipe.model import forward, prompt
 from qrecipe.model.load import LoadedBase
 from tests.support import recipes, ties
+
+pytestmark = pytest.mark.usefixtures("patient")
 
 TEXT = "Kucing itu tidur di atas kerusi."
 LONG_TEXT = "Pada suatu hari, seekor kucing tidur di atas kerusi lama itu."
@@ -138,16 +140,6 @@ class Stock:
         return kept
 
 
-@pytest.fixture(scope="module", autouse=True)
-def patient(opened: LoadedBase) -> Iterator[None]:
-    """Greedy decoding of the embedded base ends after a few frames; a weaker pull of the end gives more to compare."""
-    pull = opened.talker.codec_head.weight.data[opened.config.talker_config.codec_eos_token_id, :1]
-    before = pull.clone()
-    pull.copy_(torch.tensor(0.33))
-    yield
-    pull.copy_(before)
-
-
 @pytest.fixture(scope="module")
 def stock(opened: LoadedBase, voice: Any) -> Stock:
     return Stock(opened, voice)
@@ -222,13 +214,13 @@ def test_inputs_are_what_stock_feeds_the_talker(case: Case, stock: Stock, batch_
     fed = len(generated.inputs)
     torch.testing.assert_close(ours[:fed], generated.inputs, rtol=1e-5, atol=1e-5)  # some exceed 128, where one digit of float32 is 1.5e-5
     assert fed >= len(ours) - 1
+    ids = prompt.ControlIds.of(opened.config)
     positions = prompt.build(
-        prompt.ControlIds.of(opened.config),
-        *opened.tokenizer.assistant(case.text),
+        ids,
+        opened.tokenizer.assistant(case.text),
         0,
         layout=case.layout,
-        language=opened.language_row(case.language),
-        speaker=case.voice != "none",
+        prefix=ids.prefix(opened.language_row(case.language), case.voice != "none"),
         reference=prompt.Reference(opened.tokenizer.reference(recipes.REFERENCE_TEXT), len(stock.voice.codes)) if case.in_context else None,
     )
     assert len(positions) == generated.prompt
@@ -259,9 +251,9 @@ def test_states_one_frame_late_give_other_codes(stock: Stock, batch_of: Any, ope
 @pytest.mark.parametrize("language", ["auto", "english"])
 def test_the_speaker_moves_with_the_prefix(language: str, speaker: bool, opened: LoadedBase) -> None:
     """Index 6 after the automatic prefix, 7 after a language's; nowhere without a speaker."""
-    role, body = opened.tokenizer.assistant(TEXT)
-    row = opened.language_row(language)
-    built = prompt.build(prompt.ControlIds.of(opened.config), role, body, 2, layout="streaming", language=row, speaker=speaker)
+    ids = prompt.ControlIds.of(opened.config)
+    prefix = ids.prefix(opened.language_row(language), speaker)
+    built = prompt.build(ids, opened.tokenizer.assistant(TEXT), 2, layout="streaming", prefix=prefix)
     assert built.speaker == ((6 if language == "auto" else 7) if speaker else prompt.NONE)
 
 
@@ -347,8 +339,8 @@ def test_likelihoods_equal_a_stepwise_computation(
         for i, (t, e) in enumerate(zip(texts, recordings, strict=True))
     ]
     known = {} if reference is None else {reference: voice.x_vector}
-    data = SpeechData("data", "english", rows, x_vectors=known, reference_codes=dict.fromkeys(known, voice.codes))
-    ours = teacher_forced(opened, forward.Tables(opened.talker), data, case.layout, None, case.language)
+    data = SpeechData("data", case.language, rows, x_vectors=known, reference_codes=dict.fromkeys(known, voice.codes))
+    ours = teacher_forced(opened, forward.Tables(opened.talker), data, case.layout, None)
     for text, recording, (_, item) in zip(texts, recordings, ours, strict=True):
         with torch.no_grad():
             talker, predictor = stepwise_nll(opened, stock.prompt(case, text, monkeypatch), recording.codes)
