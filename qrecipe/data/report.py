@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 import torch
 
 from qrecipe.data.speech import SpeechData
+from qrecipe.data.text import TextData
 from qrecipe.inputs.manifest import Manifest
 from qrecipe.inputs.texts import oddities
-from qrecipe.inputs.tokenizer import TextTokenizer
 from qrecipe.plan.checks import MIN_MINUTES, MIN_SENTENCES
 
 SPREAD = 0.6
@@ -46,18 +46,28 @@ class Report:
         return asdict(self)
 
 
-def text_report(name: str, language: str, manifest: Manifest, tokenizer: TextTokenizer, elsewhere: set[str] | None, own: bool) -> Report:
+@dataclass(frozen=True)
+class _Texts:
+    """A dataset as far as its texts go."""
+
+    dataset: str
+    kind: str
+    language: str
+    texts: list[str]
+    tokens: int
+    skipped: int
+
+
+def text_report(data: TextData, manifest: Manifest, elsewhere: set[str] | None, own: bool) -> Report:
     """Describes a text dataset."""
     texts = [r.text for r in manifest.rows]
-    tokens = sum(len(tokenizer.assistant(t)[1]) for t in texts)
-    return _report(name, "text", language, texts, manifest.bad_rows, tokens, None, None, elsewhere, own)
+    return _report(_Texts(data.name, "text", data.language, texts, sum(map(len, data.bodies)), manifest.bad_rows), elsewhere, own)
 
 
 def speech_report(data: SpeechData, cosine: float | None, elsewhere: set[str] | None, own: bool) -> Report:
     """Describes a speech dataset."""
-    texts = [r.text for r in data.rows]
-    tokens = sum(len(r.body) for r in data.rows)
-    return _report(data.name, "speech", data.language, texts, data.rows_skipped, tokens, data, cosine, elsewhere, own)
+    texts, tokens = [r.text for r in data.rows], sum(len(r.body) for r in data.rows)
+    return _report(_Texts(data.name, "speech", data.language, texts, tokens, data.rows_skipped), elsewhere, own, data, cosine)
 
 
 def speaker_cosine(data: SpeechData, vectors: list[tuple[str, torch.Tensor]]) -> float:
@@ -72,18 +82,9 @@ def speaker_cosine(data: SpeechData, vectors: list[tuple[str, torch.Tensor]]) ->
     return sum(values) / len(values)
 
 
-def _report(
-    name: str,
-    kind: str,
-    language: str,
-    texts: list[str],
-    skipped: int,
-    tokens: int,
-    data: SpeechData | None,
-    cosine: float | None,
-    elsewhere: set[str] | None,
-    own: bool,
-) -> Report:
+def _report(about: _Texts, elsewhere: set[str] | None, own: bool, data: SpeechData | None = None, cosine: float | None = None) -> Report:
+    """The report of a dataset; `data` and `cosine` are of its speech. See `Report.unseen_characters` for `elsewhere`."""
+    texts, tokens = about.texts, about.tokens
     counts = Counter(c for t in texts for c in t.lower())
     characters = sum(len(t) for t in texts)
     digits = sorted(c for c in counts if c.isdigit())
@@ -91,6 +92,8 @@ def _report(
         unseen = sorted(c for c, n in counts.items() if n == 1 and c.isalpha())
     else:
         unseen = sorted(c for c in counts if not c.isspace() and c not in elsewhere)
+
+    # `own`: the method's minimums are of training data in a language that the recipe adds.
     seconds = data.seconds if data else None
     warnings = oddities(texts)
     if digits:
@@ -103,12 +106,13 @@ def _report(
         warnings.append(f"{seconds / 60:.1f} minutes of speech; {MIN_MINUTES:g} or more are advised")
     if cosine is not None and cosine < SPREAD:
         warnings.append(f"clips of one speaker differ like several voices (mean cosine {cosine:.2f}): name the speakers with `speaker`")
+
     return Report(
-        dataset=name,
-        kind=kind,
-        language=language,
+        dataset=about.dataset,
+        kind=about.kind,
+        language=about.language,
         rows=len(texts),
-        skipped=skipped,
+        skipped=about.skipped,
         characters=characters,
         tokens=tokens,
         tokens_per_character=round(tokens / max(1, characters), 3),

@@ -116,24 +116,27 @@ class SpeechData:
         )
 
 
+@dataclass(frozen=True)
+class Requirements:
+    """Which rows of a dataset can be used, and the voice of those that name none."""
+
+    reference: Path | None = None
+    """The dataset's own reference."""
+    streaming_only: bool = False
+    """Rows with more text tokens than frames cannot be used."""
+    need_reference: bool = True
+    """Rows without any reference recording cannot be used; otherwise they have no speaker."""
+
+
 def prepare(
     name: str,
     dataset: SpeechDataset,
     manifest: Manifest,
     encoder: Encoder,
-    tokenizer: TextTokenizer,
-    *,
-    reference: Path | None,
-    streaming_only: bool = False,
-    need_reference: bool = True,
+    requirements: Requirements,
     progress: Progress | None = None,
 ) -> SpeechData:
     """Encodes and checks a dataset.
-
-    Args:
-        reference: the dataset's own reference.
-        streaming_only: rows with more text tokens than frames cannot be used.
-        need_reference: rows without any reference recording cannot be used; otherwise they have no speaker.
 
     Raises `DataError` with every row's problem if `on_bad_row` is `stop`, or if no row can be used.
     """
@@ -147,15 +150,16 @@ def prepare(
     # a row keeps its own reference for now; which clips can stand in is known when all rows are
     for row in manifest.rows:
         result = next(results) if row.codes is None else _from_codes(row.codes, encoder)
-        ready = _speech_row(row, result, tokenizer, Place(dataset.path, row.line, 1), streaming_only)
+        place = Place(dataset.path, row.line, 1)
+        ready = _speech_row(row, result, encoder.opened.tokenizer, place, requirements.streaming_only)
         if isinstance(ready, SpeechRow):
             data.rows.append(ready)
         else:
             problems.append(ready)
-    references = _References(data.rows, reference, dataset.reference_text, need_reference)
+    references = _References(data.rows, requirements.reference, dataset.reference_text, requirements.need_reference)
     data.rows = [references.added(i) for i in range(len(data.rows))]
 
-    if need_reference:
+    if requirements.need_reference:
         message = "no reference recording: no other clip of this speaker, and the dataset has no `reference`"
         problems += [Problem("QR045", message, Place(dataset.path, r.line, 1)) for r in data.rows if r.reference is None]
         data.rows = [r for r in data.rows if r.reference is not None]

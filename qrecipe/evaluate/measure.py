@@ -55,19 +55,15 @@ def teacher_forced(
     data: SpeechData,
     layout: Layout,
     kind: PromptKind | None,
-    language: str | None = None,
-    rows: Sequence[SpeechRow] | None = None,
     metrics: Collection[str] = LIKELIHOOD,
 ) -> list[tuple[SpeechRow, TeacherForced]]:
     """Negative log-likelihoods of every row, in the dataset's order; those that none of `metrics` reads are NaN.
 
-    `language` overrides the dataset's (`auto` for none); rows are computed several at once, which changes no result
-    beyond rounding.
+    Rows are computed several at once, which changes no result beyond rounding.
     """
     read = {name for metric in metrics for name in READ.get(metric, LIKELIHOOD)}
     ask = {"with_talker": "talker_nll" in read, "with_predictor": "predictor_nll" in read}
-    rows = data.rows if rows is None else rows
-    row_of_language = opened.language_row(language or data.language)
+    row_of_language = opened.language_row(data.language)
     ids = prompt.ControlIds.of(opened.config)
 
     def compute(part: Sequence[SpeechRow]) -> list[TeacherForced]:
@@ -79,6 +75,7 @@ def teacher_forced(
             predictor = (
                 forward.predictor_nll(logits, laid).double().cpu() if ask["with_predictor"] else laid.frame_codes.double() * math.nan
             )
+        # labels and frames of all rows lie end to end
         likelihoods, labels, frames = [], 0, 0
         for example in examples:
             n = example.codes.shape[0]
@@ -93,15 +90,16 @@ def teacher_forced(
     batcher: AdaptiveBatcher[SpeechRow] = AdaptiveBatcher(
         limit, lambda batch: sum(r.frames for r in batch), lambda r: recording_too_large(f"{data.name}:{r.line}")
     )
-    by_length = sorted(rows, key=lambda r: (r.frames, r.line))
+    by_length = sorted(data.rows, key=lambda r: (r.frames, r.line))
     results = {r.line: item for part, outputs in batcher.run(by_length, compute) for r, item in zip(part, outputs, strict=True)}
+    # once more under other texts, which only the talker's loss reads
     if "other_text_nll" in read:
         ask["with_predictor"] = False
         exchanged = [r for r in map(_OtherTexts(data.rows).under, by_length) if r is not None]
         for part, outputs in batcher.run(exchanged, compute):
             for row, item in zip(part, outputs, strict=True):
                 results[row.line] = replace(results[row.line], other_text_nll=item.talker_nll)
-    return [(r, results[r.line]) for r in rows]
+    return [(r, results[r.line]) for r in data.rows]
 
 
 class _OtherTexts:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from qrecipe.data.codes import Encoder
 from qrecipe.data.report import Report, speaker_cosine, speech_report, text_report
-from qrecipe.data.speech import SpeechData, prepare
+from qrecipe.data.speech import Requirements, SpeechData, prepare
 from qrecipe.data.text import TextData
 from qrecipe.errors import DataError, Problem, Problems
 from qrecipe.phases import phase
@@ -63,9 +63,10 @@ def _prepare_speech(planned: Planned, session: Session, name: str, dataset: Spee
         dataset,
         planned.manifests[name],
         session.encoder,
-        session.opened.tokenizer,
-        reference=planned.loaded.path(dataset.reference) if dataset.reference else None,
-        streaming_only=any(u.dataset == name for s in streaming for u in s.uses),
+        Requirements(
+            reference=planned.loaded.path(dataset.reference) if dataset.reference else None,
+            streaming_only=any(u.dataset == name for s in streaming for u in s.uses),
+        ),
         progress=lambda what, done, of: session.events.tell("encoding", dataset=what, done=done, of=of),
     )
     prepared.speech[name] = data
@@ -87,7 +88,7 @@ def _prepare_text(planned: Planned, session: Session, name: str, dataset: TextDa
 
 def reports(planned: Planned, prepared: Prepared, encoder: Encoder) -> list[Report]:
     """Descriptions of the prepared datasets."""
-    recipe, tokenizer = planned.loaded.recipe, encoder.opened.tokenizer
+    recipe = planned.loaded.recipe
     trained = recipe.trained_datasets()
     descriptions = []
     for name in planned.manifests:
@@ -100,7 +101,7 @@ def reports(planned: Planned, prepared: Prepared, encoder: Encoder) -> list[Repo
             same = [n for n in trained & planned.manifests.keys() if recipe.datasets[n].language == dataset.language]
             elsewhere = {c for n in same for r in planned.manifests[n].rows for c in r.text.lower()}
         if name in prepared.text:
-            descriptions.append(text_report(name, dataset.language, planned.manifests[name], tokenizer, elsewhere, own))
+            descriptions.append(text_report(prepared.text[name], planned.manifests[name], elsewhere, own))
             continue
         data = prepared.speech[name]
         clips = [r for r in data.rows if r.audio is not None][:CLIPS_FOR_SPREAD]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from qrecipe.data.speech import SpeechData, prepare
+from qrecipe.data.speech import Requirements, SpeechData, prepare
 from qrecipe.errors import DataError, Place, Problem, UserError, suggest
 from qrecipe.evaluate import probe
 from qrecipe.evaluate.evaluators import EvaluatorChoice, EvaluatorSet
@@ -220,9 +220,7 @@ def _prepare(session: Session, request: Request, language: str) -> SpeechData:
         SpeechDataset(kind="speech", language=language, path=str(request.data)),
         manifest,
         session.encoder,
-        session.opened.tokenizer,
-        reference=None,
-        need_reference=False,
+        Requirements(need_reference=False),
         progress=lambda what, done, of: session.events.tell("encoding", dataset=what, done=done, of=of),
     )
     session.hashes.save()

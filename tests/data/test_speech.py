@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from qrecipe.data.codes import Encoder
-from qrecipe.data.speech import SpeechData, prepare
+from qrecipe.data.speech import Requirements, SpeechData, prepare
 from qrecipe.errors import DataError
 from qrecipe.files import FileHashes
 from qrecipe.inputs.bases import LocalBase
@@ -33,10 +33,7 @@ def prepared(opened: LoadedBase, mini: LocalBase, tmp_path: Path, cache: Path) -
             dataset,
             read_manifest(path, "speech", opened.tokenizer, "m.jsonl"),
             Encoder(opened, mini, FileHashes(), cache),
-            opened.tokenizer,
-            reference=tmp_path / dataset.reference if dataset.reference else None,
-            streaming_only=streaming_only,
-            need_reference=need_reference,
+            Requirements(tmp_path / dataset.reference if dataset.reference else None, streaming_only, need_reference),
         )
 
     return make

@@ -146,7 +146,7 @@ def test_rows_are_measured_in_order_whatever_their_length(opened: LoadedBase, da
     together = teacher_forced(opened, Tables(opened.talker), data, "streaming", None)
     assert [r.line for r, _ in together] == [4, 5, 6]
     for row, item in together:
-        ((_, alone),) = teacher_forced(opened, Tables(opened.talker), data, "streaming", None, rows=[row])
+        ((_, alone),) = teacher_forced(opened, Tables(opened.talker), replace(data, rows=[row]), "streaming", None)
         assert item.talker_nll == pytest.approx(alone.talker_nll, abs=1e-5)
         assert item.predictor_nll == pytest.approx(alone.predictor_nll, abs=1e-5)
 
@@ -160,7 +160,7 @@ def test_what_reading_is_worth(opened: LoadedBase, data: SpeechData) -> None:
     for layout in ("streaming", "non_streaming"):
         found = teacher_forced(opened, Tables(opened.talker), data, layout, None, metrics=["text_gain"])
         own = teacher_forced(opened, Tables(opened.talker), data, layout, None)
-        wrong = teacher_forced(opened, Tables(opened.talker), data, layout, None, rows=written)
+        wrong = teacher_forced(opened, Tables(opened.talker), replace(data, rows=written), layout, None)
         for (_, item), (_, right), (_, other) in zip(found, own, wrong, strict=True):
             assert metrics.text_gain(item) == pytest.approx(other.talker_nll - right.talker_nll, abs=1e-5)
             assert math.isnan(item.predictor_nll), "nobody asked"
