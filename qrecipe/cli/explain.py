@@ -13,6 +13,8 @@ from qrecipe.cli.options import format_option
 @format_option()
 def command(code: str | None, format_: str) -> int:
     """Say what a problem's CODE, such as QR012, means and what to do about it; without one, list all codes."""
+    from dataclasses import asdict
+
     from qrecipe.cli.app import print_json
     from qrecipe.errors import CODES, suggest
     from qrecipe.report.explain import explanations
@@ -20,7 +22,7 @@ def command(code: str | None, format_: str) -> int:
     explained = explanations()
     if code is None:
         if format_ == "json":
-            print_json([e.as_json() for e in explained.values()])
+            print_json([asdict(e) for e in explained.values()])
         else:
             click.echo("".join(f"{c}  {kind.meaning}\n" for c, kind in CODES.items()), nl=False)
         return 0
@@ -28,7 +30,7 @@ def command(code: str | None, format_: str) -> int:
     if explanation is None:
         raise click.UsageError(f"no problem has the code `{code}`; {suggest(code.upper(), explained)}")
     if format_ == "json":
-        print_json(explanation.as_json())
+        print_json(asdict(explanation))
     else:
         click.echo(explanation.as_text(), nl=False)
     return 0

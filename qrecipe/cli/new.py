@@ -25,11 +25,11 @@ REVISION = "fd4b254389122332181a7c3db7f27e918eec64e3"
 def command(language: str, bcp47: str, template: str, out: Path | None, base: str, like: str, replay: str, format_: str) -> int:
     """Write a recipe for a new language over a template, with folders for its data."""
     from qrecipe.cli.app import print_json
-    from qrecipe.verbs.new import Request, new_recipe
+    from qrecipe.verbs.new import NewRecipe, new_recipe
 
     folder = out if out is not None else Path("recipes") if Path("recipes").is_dir() else Path()
     alike = [name.strip() for name in like.split(",") if name.strip()] or ["english"]
-    request = Request(language, bcp47, template, base, REVISION if base == BASE else None, alike, replay)
+    request = NewRecipe(language, bcp47, template, base, REVISION if base == BASE else None, alike, replay)
     written = new_recipe(request, folder)
     if format_ == "json":
         print_json({"recipe": str(written.recipe), "files": [str(f) for f in written.files]})

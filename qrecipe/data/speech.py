@@ -17,7 +17,7 @@ from qrecipe.model.prompt import Example
 from qrecipe.qwen3 import FRAMES_PER_SECOND, SAMPLE_RATE, Layout, PromptKind
 from qrecipe.recipe.dataset import SpeechDataset
 
-Progress = Callable[[str, int, int], None]
+OnProgress = Callable[[str, int, int], None]
 """Called with (dataset or activity, done, of)."""
 
 
@@ -134,7 +134,7 @@ def prepare(
     manifest: Manifest,
     encoder: Encoder,
     requirements: Requirements,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> SpeechData:
     """Encodes and checks a dataset.
 

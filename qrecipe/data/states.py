@@ -28,7 +28,7 @@ SHARD = 16_384
 GPU_CHUNK_FRAMES = 8_192
 """Frames of a batch on a GPU."""
 
-Progress = Callable[[int, int], None]
+OnRows = Callable[[int, int], None]
 """Called with (rows done, of)."""
 
 
@@ -82,7 +82,7 @@ class States:
         """Where the shards are stored."""
         return self._shards.folder
 
-    def fill(self, wanted: Mapping[str, Wanted], progress: Progress | None = None) -> int:
+    def fill(self, wanted: Mapping[str, Wanted], progress: OnRows | None = None) -> int:
         """Computes the states that are not stored yet; returns the bytes of all that are `wanted`."""
         groups = _groups(wanted.values())
         keys = [key_of([w.key for w in g]) for g in groups]

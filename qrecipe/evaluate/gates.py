@@ -219,6 +219,3 @@ def needed(gate: Gate, spec: MetricSpec, prompts: Prompts) -> int | None:
 def finite(end: float) -> float | None:
     """An end of an interval for a document: None where too few prompts give no interval, since JSON has no infinity."""
     return end if math.isfinite(end) else None
-
-
-__all__ = ["Verdict", "by_slice", "centre_of", "finite", "interval", "judge", "needed", "outcome_of", "undecidable"]

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from qrecipe.data.speech import Progress, SpeechData, SpeechRow
+from qrecipe.data.speech import OnProgress, SpeechData, SpeechRow
 from qrecipe.evaluate.evaluators import EvaluatorSet
-from qrecipe.evaluate.metrics import Measured, Ratio, TeacherForced
+from qrecipe.evaluate.metrics import Measurement, Ratio, TeacherForced
 from qrecipe.evaluate.samples import Sample, Task, batches, generated, lengths, recorded, spoken_rows
 from qrecipe.evaluate.values import Value
 from qrecipe.model import forward, prompt
@@ -33,10 +33,10 @@ MEASURING = 1
 """Raised whenever a metric would give another number for the same sample."""
 
 
-def function_of(spec: MetricSpec) -> Callable[[Any], Measured]:
+def function_of(spec: MetricSpec) -> Callable[[Any], Measurement]:
     """The function that measures a metric, imported when it is needed."""
     module, name = spec.function.split(":")
-    function: Callable[[Any], Measured] = getattr(import_module(module), name)
+    function: Callable[[Any], Measurement] = getattr(import_module(module), name)
     return function
 
 
@@ -142,7 +142,7 @@ def measure_samples(
 
 
 def measure_recordings(
-    data: SpeechData, metrics: Sequence[str], settings: Evaluation, evaluators: EvaluatorSet, progress: Progress | None = None
+    data: SpeechData, metrics: Sequence[str], settings: Evaluation, evaluators: EvaluatorSet, progress: OnProgress | None = None
 ) -> dict[str, list[Value]]:
     """Values of metrics of generated speech over the recordings themselves."""
     specs = [s for s in (find(m) for m in metrics) if s is not None]
@@ -155,7 +155,7 @@ def measure(
     opened: LoadedBase,
     task: Task,
     metrics: Sequence[str],
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
     on_sample: Callable[[Sample], None] | None = None,
 ) -> dict[str, list[Value]]:
     """Values of metrics over a dataset under every condition of the settings. The modules must hold the weights as exported.
@@ -196,7 +196,7 @@ def _forced(opened: LoadedBase, data: SpeechData, specs: Sequence[MetricSpec], s
 
 
 def _reported(
-    samples: Iterable[Sample], what: str, of: int, progress: Progress | None, on_sample: Callable[[Sample], None] | None = None
+    samples: Iterable[Sample], what: str, of: int, progress: OnProgress | None, on_sample: Callable[[Sample], None] | None = None
 ) -> Iterable[Sample]:
     """Passes samples on and says how far the listening is."""
     for done, sample in enumerate(samples, start=1):

@@ -36,7 +36,7 @@ class Ratio:
     denominator: float
 
 
-Measured = float | Ratio | None
+Measurement = float | Ratio | None
 
 
 def talker_nll(item: TeacherForced) -> float:

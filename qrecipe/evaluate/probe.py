@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from qrecipe.data.speech import Progress, SpeechData
+from qrecipe.data.speech import OnProgress, SpeechData
 from qrecipe.evaluate.corruptions import CORRUPTIONS, DESCRIPTIONS
 from qrecipe.evaluate.evaluators import EvaluatorSet
 from qrecipe.evaluate.gates import judge
@@ -108,7 +108,7 @@ def probe(
     data: dict[str, SpeechData],
     settings: Evaluation,
     evaluators: EvaluatorSet,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> list[Probe]:
     """Tries gates on their datasets' recordings; equal gates once."""
     tried = {(g.data, s.name): 1 + len(corruptions_for(g, s)) for g in gates if (s := _listens(g, evaluators)) is not None}
@@ -169,7 +169,7 @@ class _Values:
     """Values of metrics over recordings and corrupted copies, measured when they are first needed."""
 
     def __init__(
-        self, data: dict[str, SpeechData], settings: Evaluation, evaluators: EvaluatorSet, progress: Progress | None, total: int
+        self, data: dict[str, SpeechData], settings: Evaluation, evaluators: EvaluatorSet, progress: OnProgress | None, total: int
     ) -> None:
         self._data = data
         self._settings = settings

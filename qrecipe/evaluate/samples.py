@@ -20,7 +20,7 @@ import torch
 
 from qrecipe import phases
 from qrecipe.data.audio import Audio, encoded, load, read, resample
-from qrecipe.data.speech import Progress, SpeechData, SpeechRow
+from qrecipe.data.speech import OnProgress, SpeechData, SpeechRow
 from qrecipe.errors import Place
 from qrecipe.files import new_folder, read_sealed, sealed, sha256, write_json
 from qrecipe.model import speak
@@ -198,7 +198,7 @@ class SampleStore(Store[Spoken]):
         write_json(path / BATCH, sealed({**about, "samples": entries}))
 
 
-def generated(opened: LoadedBase | None, task: Task, progress: Progress | None = None) -> Iterator[Sample]:
+def generated(opened: LoadedBase | None, task: Task, progress: OnProgress | None = None) -> Iterator[Sample]:
     """Speaks the prompts of a task with every seed in every layout. `opened` is the model; None: only what is stored."""
     data, settings = task.data, task.settings
     todo = batches(data, settings)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,10 +29,6 @@ class Value:
     speaker: str = ""
     length: Length = "medium"
     """Which third of the dataset's prompts by length of text."""
-
-    def as_json(self) -> dict[str, Any]:
-        """For the store of evaluations."""
-        return asdict(self)
 
 
 Prompts = dict[int, tuple[float, float]]

@@ -12,17 +12,17 @@ import torch
 
 from qrecipe.errors import Place, Problem, UserError
 
-Item = TypeVar("Item")
+T = TypeVar("T")
 Result = TypeVar("Result")
 
 CPU_CHUNK_FRAMES = 400
 """Frames of a batch on a CPU. Activations of more do not fit into its caches: a sixth of the time then goes into waiting for memory."""
 
 
-class AdaptiveBatcher(Generic[Item]):
+class AdaptiveBatcher(Generic[T]):
     """Splits items into batches of at most `limit`; a batch that runs out of memory halves the limit for all that follow."""
 
-    def __init__(self, limit: float, size: Callable[[Sequence[Item]], float], error: Callable[[Item], UserError]) -> None:
+    def __init__(self, limit: float, size: Callable[[Sequence[T]], float], error: Callable[[T], UserError]) -> None:
         """
         Args:
             limit: largest size of a batch; a single item that is larger is a batch of its own.
@@ -33,7 +33,7 @@ class AdaptiveBatcher(Generic[Item]):
         self._size = size
         self._error = error
 
-    def split(self, items: Sequence[Item]) -> list[Sequence[Item]]:
+    def split(self, items: Sequence[T]) -> list[Sequence[T]]:
         """All items in batches, in their order, at the present limit."""
         batches = []
         start = 0
@@ -42,9 +42,7 @@ class AdaptiveBatcher(Generic[Item]):
             start += len(batches[-1])
         return batches
 
-    def run(
-        self, items: Sequence[Item], compute: Callable[[Sequence[Item]], Sequence[Result]]
-    ) -> Iterator[tuple[Sequence[Item], Sequence[Result]]]:
+    def run(self, items: Sequence[T], compute: Callable[[Sequence[T]], Sequence[Result]]) -> Iterator[tuple[Sequence[T], Sequence[Result]]]:
         """Batches of the items, in order, with their results. Raises `error` for an item that does not fit alone."""
         start = 0
         while start < len(items):
@@ -56,7 +54,7 @@ class AdaptiveBatcher(Generic[Item]):
             yield batch, results
             start += len(batch)
 
-    def halve(self, batch: Sequence[Item]) -> None:
+    def halve(self, batch: Sequence[T]) -> None:
         """Lowers the limit below the size of a batch that ran out of memory. Raises `error` if it is a single item.
 
         Call it when no reference to the failed batch's tensors is left, their traceback included.
@@ -67,14 +65,14 @@ class AdaptiveBatcher(Generic[Item]):
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _next(self, items: Sequence[Item], start: int) -> Sequence[Item]:
+    def _next(self, items: Sequence[T], start: int) -> Sequence[T]:
         end = start + 1
         while end < len(items) and self._size(items[start : end + 1]) <= self.limit:
             end += 1
         return items[start:end]
 
 
-def _or_none(compute: Callable[[Sequence[Item]], Sequence[Result]], batch: Sequence[Item]) -> Sequence[Result] | None:
+def _or_none(compute: Callable[[Sequence[T]], Sequence[Result]], batch: Sequence[T]) -> Sequence[Result] | None:
     """The results; None if memory ran out. A function of its own, so that the failed try's tensors are free when it returns."""
     try:
         return compute(batch)

@@ -34,8 +34,8 @@ def initial_rows(net: Any, languages: dict[str, tuple[int, Language]], listed: d
     return Delta(rows={CODEC_TABLE: (torch.tensor(ids), torch.stack(values))})
 
 
-def check_free(net: Any, row: int, listed: dict[str, int], place: Place, automatic: bool) -> Problem | None:
-    """A problem if a row that no map lists looks trained in the weights.
+def require_free(net: Any, row: int, listed: dict[str, int], place: Place, automatic: bool) -> None:
+    """Raises `BaseModelError` if a row that no map lists looks trained in the weights.
 
     A row that was never trained keeps the norm of its initialisation or of decay; one that was has the norm of the
     listed languages. Where free rows of the same table are as long as listed ones, norms tell nothing and the row is
@@ -46,14 +46,8 @@ def check_free(net: Any, row: int, listed: dict[str, int], place: Place, automat
     typical = norms[torch.tensor(sorted(listed.values()))].median()
     free = norms[row : row + 256]
     if free.median() > TRAINED_SHARE * typical or norms[row] <= TRAINED_SHARE * typical:
-        return None
+        return
     length = float(norms[row])
     message = f"row {row} looks trained: its norm is {length:.3g}, and free rows around it have {float(free.median()):.3g}"
     help_ = "set `token_id` to another row" if automatic else "choose another row, or `auto`"
-    return Problem("QR022", message, place, help_)
-
-
-def require_free(problem: Problem | None) -> None:
-    """Raises `BaseModelError` for a row that looks trained."""
-    if problem is not None:
-        raise BaseModelError(problem)
+    raise BaseModelError(Problem("QR022", message, place, help_))

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from qrecipe.model.stock import silence, stock
 
-Audio = NDArray[np.float32]
 LISTENING_RATE = 16_000
 """Hz; what all of them read."""
 MAX_TOKENS = 440
@@ -35,7 +34,7 @@ class TransformersRecogniser:
         self._adapter: str | None = None
 
     @torch.inference_mode()
-    def transcribe(self, audio: Audio, language: str) -> str:
+    def transcribe(self, audio: NDArray[np.float32], language: str) -> str:
         """`audio` is [samples] float32 at 16 kHz; `language` is Whisper's code, or the name of an MMS adapter."""
         if self._ctc:
             self._use_adapter(language)
@@ -80,7 +79,7 @@ class WavLmSpeaker:
         self._device = device
 
     @torch.inference_mode()
-    def vector(self, audio: Audio) -> torch.Tensor:
+    def vector(self, audio: NDArray[np.float32]) -> torch.Tensor:
         """[samples] float32 at 16 kHz -> [hidden] float32."""
         inputs = self._extractor(audio, sampling_rate=LISTENING_RATE, return_tensors="pt").to(self._device)
         embedding: torch.Tensor = self._model(**inputs).embeddings[0].float().cpu()

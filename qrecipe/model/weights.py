@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -157,37 +157,43 @@ class Learner:
         self._original: dict[str, torch.Tensor] = {}
         self._start = start
         tensors = parameters(net)
-        self._low_rank = [
-            LowRank(net, g.tensors, g.train.lora, f"entry{i}") for i, g in enumerate(trainable.groups) if g.train.lora is not None
-        ]
-        if self._low_rank:
-            net.requires_grad_(False)  # peft marks what it knows; what learns is marked here
-            for factor in (p for low_rank in self._low_rank for p in low_rank.parameters):
-                factor.requires_grad_(True)
-        adapters = iter(self._low_rank)
-        for group in trainable.groups:
-            learned: list[torch.nn.Parameter] = []
-            if group.train.lora is not None:
-                learned += next(adapters).parameters
-            for name in group.tensors if group.train.lora is None else ():
-                parameter = tensors[name]
-                assert isinstance(parameter, torch.nn.Parameter), name
-                if group.whole:
-                    self._original[name] = parameter.data.cpu()  # a GPU's memory is for what trains
-                    parameter.data = _unrounded(parameter.data.to(torch.float32, copy=True), name, start)
-                    parameter.requires_grad_(True)
-                    self._named[name] = parameter
-                    learned.append(parameter)
-                else:
-                    assert group.rows is not None
-                    assert name in (TEXT_TABLE, CODEC_TABLE)
-                    subset = RowSubset(parameter.data, group.rows)
-                    _unround_rows(subset, name, start)
-                    self.tables.subsets.setdefault(name, []).append(subset)
-                    self._subsets.append((name, subset))
-                    learned.append(subset.values)
+        # all adapters first: peft marks what it knows as learning on the way
+        adapters = {
+            i: LowRank(net, g.tensors, g.train.lora, f"entry{i}") for i, g in enumerate(trainable.groups) if g.train.lora is not None
+        }
+        self._low_rank = list(adapters.values())
+        if adapters:
+            net.requires_grad_(False)
+        for i, group in enumerate(trainable.groups):
+            if i in adapters:
+                learned = adapters[i].parameters
+                for factor in learned:
+                    factor.requires_grad_(True)
+            elif group.whole:
+                learned = [self._master(name, tensors[name]) for name in group.tensors]
+            else:
+                learned = [self._row_subset(name, tensors[name], group.rows) for name in group.tensors]
             label = ", ".join(group.train.patterns)
             self.groups.append(LearningGroup(label, group.train.lr, group.train.weight_decay, learned))
+
+    def _master(self, name: str, parameter: torch.Tensor) -> torch.nn.Parameter:
+        """A whole tensor in float32, in the place of the frozen one."""
+        assert isinstance(parameter, torch.nn.Parameter), name
+        self._original[name] = parameter.data.cpu()  # a GPU's memory is for what trains
+        parameter.data = _unrounded(parameter.data.to(torch.float32, copy=True), name, self._start)
+        parameter.requires_grad_(True)
+        self._named[name] = parameter
+        return parameter
+
+    def _row_subset(self, name: str, table: torch.Tensor, rows: Sequence[int] | None) -> torch.nn.Parameter:
+        """Rows of a table as a parameter of their own, which look-ups see."""
+        assert rows is not None
+        assert name in (TEXT_TABLE, CODEC_TABLE)
+        subset = RowSubset(table.data, rows)
+        _unround_rows(subset, name, self._start)
+        self.tables.subsets.setdefault(name, []).append(subset)
+        self._subsets.append((name, subset))
+        return subset.values
 
     def parameters(self) -> Iterator[torch.nn.Parameter]:
         """Everything that learns."""

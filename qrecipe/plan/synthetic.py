@@ -115,7 +115,7 @@ def make_synthetic(
 ) -> tuple[dict[str, SyntheticDataset], Problems]:
     """Reads the respelling tables and spells the sentences, by dataset."""
     recipe = loaded.recipe
-    reader = _Reader(loaded, base, hashes)
+    reader = _Sources(loaded, base, hashes)
     stages = {u.dataset: s for s in recipe.stages for u in s.uses if _is_synthetic(loaded, s, u)}
     judges = recipe.spoken_judges()
     names = dict.fromkeys([*stages, *judges])
@@ -165,7 +165,7 @@ def _words(dataset: SyntheticDataset) -> str:
     return digest([SYNTHESIS, dataset.spoken_as, [[s.text, s.spoken] for s in dataset.sentences]])
 
 
-class _Reader:
+class _Sources:
     """Reads the files that synthetic datasets are made from, and collects problems."""
 
     def __init__(self, loaded: LoadedRecipe, base: BaseInfo, hashes: FileHashes) -> None:

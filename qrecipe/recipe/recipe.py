@@ -9,14 +9,14 @@ from pydantic_core import PydanticCustomError
 
 from qrecipe.qwen3 import Layout, PromptKind
 from qrecipe.recipe.base import Base
-from qrecipe.recipe.dataset import Dataset, SpeechDataset, TextDataset
+from qrecipe.recipe.dataset import Dataset
 from qrecipe.recipe.evaluator import Evaluators
 from qrecipe.recipe.gate import Gate
 from qrecipe.recipe.language import TAGS, Language
 from qrecipe.recipe.licence import License
 from qrecipe.recipe.model import Identifier, Settings
 from qrecipe.recipe.objectives import OBJECTIVES
-from qrecipe.recipe.stage import SELF, SpeechStage, Stage, TextLmStage, Use
+from qrecipe.recipe.stage import SELF, Stage, Use
 from qrecipe.recipe.teacher import Teacher
 
 NAME = r"^[a-z][a-z0-9._-]{0,62}$"
@@ -133,6 +133,3 @@ class Recipe(Settings):
 
         stages = [s.model_copy(update={"data": [named(d, OBJECTIVES[s.objective].speaks) for d in s.data]}) for s in self.stages]
         return self if stages == self.stages else self.model_copy(update={"stages": stages})
-
-
-__all__ = ["Dataset", "Evaluation", "Recipe", "SpeechDataset", "SpeechStage", "Stage", "TextDataset", "TextLmStage"]

@@ -26,14 +26,14 @@ PLAIN_SECONDS = 5.0
 SHOWN_ROWS = 8
 SHOWN_DIFFERENCES = 4
 
-Event = dict[str, Any]
+Fields = dict[str, Any]
 
 
 def _some(rows: list[str]) -> str:
     return ", ".join(rows[:SHOWN_ROWS]) + (f" and {len(rows) - SHOWN_ROWS} more" if len(rows) > SHOWN_ROWS else "")
 
 
-LINES: dict[str, Callable[[Event], str]] = {
+LINES: dict[str, Callable[[Fields], str]] = {
     "put_aside": lambda e: f"the run before is kept in {e['path']}",
     "disk": lambda e: "disk: " + "; ".join(f"{n['what']} {size(n['bytes'])}" for n in e["needs"]),
     "row_skipped": lambda e: f"  skipped {e['file']}:{e['line']}: {e['message']}",
@@ -42,7 +42,7 @@ LINES: dict[str, Callable[[Event], str]] = {
     "measuring": lambda e: f"measuring {', '.join(e['metrics'])} on {e['dataset']} ({e['where']})",
 }
 """Events that are one line."""
-STAGE_LINES: dict[str, Callable[[Event], str]] = {
+STAGE_LINES: dict[str, Callable[[Fields], str]] = {
     "remembered": lambda e: f"what its frozen layers make of each row is kept ({size(e['bytes'])}) and not computed again",
     "recomputing": lambda e: (
         f"would take {size(e['peak'])} of {size(e['room'])}; layers are computed again in the backward pass, which takes longer"
@@ -69,7 +69,7 @@ STAGE_LINES: dict[str, Callable[[Event], str]] = {
     ),
 }
 """Events that are one line after the name of their stage."""
-NOTES: dict[str, Callable[[Event], str]] = {
+NOTES: dict[str, Callable[[Fields], str]] = {
     "checkpoint": lambda e: f"checkpoint of step {e['step']}",
     "reward": lambda e: (
         f"step {e['step']}: reward {e['reward']:.3f}, spread {e['spread']:.3f}"
@@ -78,7 +78,7 @@ NOTES: dict[str, Callable[[Event], str]] = {
     "select": lambda e: f"step {e['step']}: held out {e['value']:.4f}" + (", best so far" if e["best"] else ""),
 }
 """Events that are a line above a bar."""
-BARS: dict[str, Callable[[Event], tuple[str, int, int, str]]] = {
+BARS: dict[str, Callable[[Fields], tuple[str, int, int, str]]] = {
     "encoding": lambda e: (f"encoding {e['dataset']}", e["done"], e["of"], ""),
     "remembering": lambda e: (f"{e['stage']}: what the frozen layers make of each row", e["done"], e["of"], ""),
     "fitting": lambda e: (f"{e['stage']}: fitting the temporary map", e["step"], e["of"], f"loss {e['loss']:.3f}"),
@@ -115,7 +115,7 @@ class RunConsole:
         self._task: Any = None
         self._what = ""
         self._last = 0.0
-        self._verdicts: list[Event] = []
+        self._verdicts: list[Fields] = []
         self._where = ""
 
     def __enter__(self) -> RunConsole:
@@ -125,12 +125,12 @@ class RunConsole:
         with self._lasting(stops=False):
             self._end()
 
-    def __call__(self, event: Event) -> None:
+    def __call__(self, event: Fields) -> None:
         """Shows one event."""
         with self._lasting(stops=event["event"] != "run_failed"):
             self._show(event)
 
-    def _show(self, event: Event) -> None:
+    def _show(self, event: Fields) -> None:
         kind = event["event"]
         if kind in BARS:
             self._bar(*BARS[kind](event))
@@ -207,44 +207,44 @@ class RunConsole:
             self._progress = None
         self._what = ""
 
-    def _on_run_started(self, e: Event) -> None:
+    def _on_run_started(self, e: Fields) -> None:
         self.say(f"running on {e['device']}")
         if e["lock"] is None:
             self.say("warning: the lock could not be written beside the recipe; it is in the bundle")
 
-    def _on_stage_standing(self, e: Event) -> None:
+    def _on_stage_standing(self, e: Fields) -> None:
         if e["state"] in ("resumes", "changed"):
             self.say(f"stage {e['stage']}: {e['text']}")
 
-    def _on_lock_changed(self, e: Event) -> None:
+    def _on_lock_changed(self, e: Fields) -> None:
         shown = e["differences"][:SHOWN_DIFFERENCES]
         more = len(e["differences"]) - len(shown)
         self.say(f"{e['path']} changes: " + "; ".join(shown) + (f"; and {more} more" if more else ""))
 
-    def _on_dataset(self, e: Event) -> None:
+    def _on_dataset(self, e: Fields) -> None:
         minutes = f", {e['minutes']:.1f} minutes" if e["minutes"] is not None else ""
         skipped = f", {e['skipped']} skipped" if e["skipped"] else ""
         self.say(f"data {e['dataset']}: {e['rows']} rows{minutes}{skipped}")
 
-    def _on_taught(self, e: Event) -> None:
+    def _on_taught(self, e: Fields) -> None:
         lost = ", ".join(f"{n} {why}" for why, n in e["dropped"].items() if n)
         dropped = f"; dropped: {lost}" if lost else ""
         self.say(
             f"the base spoke {e['dataset']} as {e['spoken_as']}: {e['kept']} of {e['sentences']} sentences, {e['minutes']:.1f} minutes{dropped}"
         )
 
-    def _on_self_check(self, e: Event) -> None:
+    def _on_self_check(self, e: Fields) -> None:
         detail = "; ".join(e["losses"])
         if e["verdict"] == "skipped":
             self.say(f"self-check skipped: {e['reason']}" + (f" ({detail})" if detail else ""))
         else:
             self.say(f"self-check {e['verdict']}: {detail}")
 
-    def _on_gate_tried(self, e: Event) -> None:
+    def _on_gate_tried(self, e: Fields) -> None:
         if e["tried"]:
             self.say(f"tried {e['gate']}: {'tells' if e['sound'] else 'cannot tell'} good recordings from spoilt ones")
 
-    def _on_verdict(self, e: Event) -> None:
+    def _on_verdict(self, e: Fields) -> None:
         if e["where"] != self._where:
             self._flush_verdicts()
             self._where = e["where"]
@@ -256,21 +256,21 @@ class RunConsole:
             self.console.print(verdict_table(self._where, self._verdicts))
         self._verdicts, self._where = [], ""
 
-    def _on_stage_finished(self, e: Event) -> None:
+    def _on_stage_finished(self, e: Fields) -> None:
         self._flush_verdicts()
         survives = e["survives_rounding"]
         note = f"; {survives:.1%} of what changed survives rounding to the base's number format" if survives < 0.9995 else ""
         self.say(f"stage {e['stage']}: {e['status']}{note}")
 
-    def _on_bundle(self, e: Event) -> None:
+    def _on_bundle(self, e: Fields) -> None:
         self._flush_verdicts()
         self.say(f"bundle written: {e['path']}")
 
-    def _on_best_language(self, e: Event) -> None:
+    def _on_best_language(self, e: Fields) -> None:
         tried = ", ".join(f"{name} {value:.3g}" for name, value in sorted(e["tried"].items(), key=lambda t: t[0] != e["language"]))
         self.say(f"the base speaks {e['dataset']} best as {e['language']}, by {e['metric']} of {e['prompts']} sentences: {tried}")
 
-    def _on_run_finished(self, e: Event) -> None:
+    def _on_run_finished(self, e: Fields) -> None:
         self._flush_verdicts()
         self._end()
         seconds = e.get("seconds") or {}
@@ -281,11 +281,11 @@ class RunConsole:
             if (line := Verdict.model_validate(verdict, strict=False).against_best()) is not None:
                 self.say(line)
 
-    def _on_run_failed(self, e: Event) -> None:
+    def _on_run_failed(self, e: Fields) -> None:
         """Shows what was judged before; the command line prints the error itself."""
         self._on_run_finished(e)
 
-    def _on_other(self, e: Event) -> None:
+    def _on_other(self, e: Fields) -> None:
         """An event that this console does not know is shown as it is."""
         fields = ", ".join(f"{k} {v}" for k, v in e.items() if k not in ("event", "time"))
         self.say(f"{e['event']}: {fields}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import resources
 
 import yaml
@@ -26,10 +26,6 @@ class Explanation:
     """Lines of a recipe that have this problem."""
     right: str | None
     """The same without it."""
-
-    def as_json(self) -> dict[str, str | None]:
-        """The object of the command line's JSON output."""
-        return asdict(self)
 
     def as_text(self) -> str:
         """As people read it."""

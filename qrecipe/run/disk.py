@@ -28,7 +28,7 @@ SLACK = 64 << 20
 
 
 @dataclass(frozen=True)
-class Need:
+class DiskNeed:
     """Bytes that one folder needs."""
 
     what: str
@@ -36,7 +36,7 @@ class Need:
     bytes: int
 
 
-def needs(planned: Planned, run: Path, bundles: Path, done: Collection[str] = (), hashes: FileHashes | None = None) -> list[Need]:
+def needs(planned: Planned, run: Path, bundles: Path, done: Collection[str] = (), hashes: FileHashes | None = None) -> list[DiskNeed]:
     """Bytes that the run's folder, the bundle and the cache need at most, beside the stages that are `done`."""
     base = planned.base
     checkpoints = results = 0
@@ -54,9 +54,9 @@ def needs(planned: Planned, run: Path, bundles: Path, done: Collection[str] = ()
     groups = int(base.talker.get("num_code_groups") or 0)
     synthetic = sum(bytes_of(frames, groups) for frames in spoken.values())
     states = sum((c.cache_bytes or 0) * FLOAT // BF16 for s, c in estimates(planned, hashes or FileHashes()).items() if s not in done)
-    folders = [Need("checkpoints and results", run, checkpoints + results + SLACK), Need("bundle", bundles, _bundle(base))]
+    folders = [DiskNeed("checkpoints and results", run, checkpoints + results + SLACK), DiskNeed("bundle", bundles, _bundle(base))]
     in_cache = {"speech of the base": synthetic, "states of frozen layers": states}
-    return folders + [Need(what, cache_dir(), size) for what, size in in_cache.items() if size]
+    return folders + [DiskNeed(what, cache_dir(), size) for what, size in in_cache.items() if size]
 
 
 def _bundle(base: BaseInfo) -> int:
@@ -72,10 +72,10 @@ def _result(trainable: Trainable, shapes: dict[str, tuple[int, ...]]) -> int:
     return sum(math.prod(shape) if rows is None else len(rows) * math.prod(shape[1:]) for shape, rows in chosen)
 
 
-def require(needed: list[Need], tell: Callable[..., None]) -> None:
+def require(needed: list[DiskNeed], tell: Callable[..., None]) -> None:
     """Tells what is needed, and raises `UserError` if a file system has less. Folders on the same one are added up."""
     tell(needs=[{"what": n.what, "folder": str(n.folder), "bytes": n.bytes} for n in needed])
-    by_device: dict[int, list[Need]] = {}
+    by_device: dict[int, list[DiskNeed]] = {}
     for need in needed:
         by_device.setdefault(os.stat(_existing(need.folder)).st_dev, []).append(need)
     problems = Problems()

@@ -24,14 +24,14 @@ SHOWN = 6
 LONGEST = 40
 """Characters of a value that are shown."""
 
-State = Literal["done", "resumes", "new", "changed", "unknown"]
+StageState = Literal["done", "resumes", "new", "changed", "unknown"]
 
 
 @dataclass(frozen=True)
 class Standing:
     """State of a stage before a run."""
 
-    state: State
+    state: StageState
     why: list[str]
     """For `changed`: every difference. For `resumes`: after which step."""
 

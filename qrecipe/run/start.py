@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qrecipe.model.forward import Tables
-from qrecipe.model.languages import check_free, initial_rows, require_free
+from qrecipe.model.languages import initial_rows, require_free
 from qrecipe.model.weights import Delta
 from qrecipe.model.working import WorkingWeights
 from qrecipe.phases import phase
@@ -34,7 +34,7 @@ def _add_languages(session: Session, plan: RunPlan, working: WorkingWeights) -> 
     for key, language in plan.loaded.recipe.languages.items():
         node = plan.loaded.node.at("languages", key)
         row = plan.rows[key]
-        require_free(check_free(net, row, listed, node.name_place, language.token_id == "auto"))
+        require_free(net, row, listed, node.name_place, language.token_id == "auto")
         chosen[key] = (row, language)
     working.add_languages({k: row for k, (row, _) in chosen.items()})
     start = initial_rows(net, chosen, listed)

@@ -6,7 +6,7 @@ import itertools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -101,4 +101,4 @@ class RunStore:
 
     def save_values(self, inputs: Any, values: list[Value]) -> None:
         """Stores measured values, with their inputs: `gc` looks in them for the state that was measured."""
-        self._values.put(key_of(inputs), {"key": inputs, "values": [v.as_json() for v in values]})
+        self._values.put(key_of(inputs), {"key": inputs, "values": [asdict(v) for v in values]})

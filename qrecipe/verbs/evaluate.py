@@ -288,6 +288,3 @@ def from_recipe(loaded: LoadedRecipe, dataset: str, request: Request, gates: boo
         gates=tuple(g for g in recipe.gates() if g.data == dataset) if gates else (),
         name=dataset,
     )
-
-
-__all__ = ["Request", "compare", "evaluate", "from_recipe", "metric_names"]

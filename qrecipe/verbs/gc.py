@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from qrecipe.files import read_json
 from qrecipe.run.reasons import read_inputs
@@ -32,10 +31,6 @@ class Garbage:
     path: Path
     why: str
     bytes: int
-
-    def as_json(self) -> dict[str, Any]:
-        """For `--format json`."""
-        return {"path": str(self.path), "why": self.why, "bytes": self.bytes}
 
 
 @dataclass(frozen=True)
@@ -132,7 +127,7 @@ def as_json(listing: Listing) -> str:
     """The list for programs."""
     return json.dumps(
         {
-            "garbage": [g.as_json() for g in listing.garbage],
+            "garbage": [{"path": str(g.path), "why": g.why, "bytes": g.bytes} for g in listing.garbage],
             "bytes": sum(g.bytes for g in listing.garbage),
             "busy": [str(b) for b in listing.busy],
         },

@@ -18,13 +18,13 @@ from qrecipe.files import FileHashes
 from qrecipe.recipe import load
 from qrecipe.shipped import templates
 from qrecipe.source.reader import read_file
-from qrecipe.verbs.new import Request, Written, new_recipe
+from qrecipe.verbs.new import NewRecipe, Written, new_recipe
 
 ROOT = Path(__file__).parents[2]
 
 
 def new(folder: Path, language: str = "hausa", template: str = "two-stage", bcp47: str = "ha") -> Written:
-    return new_recipe(Request(language, bcp47, template, "Qwen/Qwen3-TTS-12Hz-1.7B-Base", None, ["english", "spanish"]), folder)
+    return new_recipe(NewRecipe(language, bcp47, template, "Qwen/Qwen3-TTS-12Hz-1.7B-Base", None, ["english", "spanish"]), folder)
 
 
 @pytest.mark.parametrize("template", sorted(templates()))
@@ -75,7 +75,7 @@ def test_data_folders_name_what_the_recipe_names_and_nothing_else(tmp_path: Path
 
 def test_the_old_language_needs_no_recordings(tmp_path: Path) -> None:
     """Its sentences ship, some to learn from and others to judge by, and the base speaks them."""
-    written = new_recipe(Request("hausa", "ha", "ladder", "builtin:mini", None, ["english"], replay="korean"), tmp_path)
+    written = new_recipe(NewRecipe("hausa", "ha", "ladder", "builtin:mini", None, ["english"], replay="korean"), tmp_path)
     texts = [
         [json.loads(line)["text"] for line in (tmp_path / "data" / "korean" / f"{name}.jsonl").read_text("utf-8").splitlines()]
         for name in ("replay", "keep")
@@ -86,7 +86,7 @@ def test_the_old_language_needs_no_recordings(tmp_path: Path) -> None:
     assert [(u.name, u.dataset, u.share) for u in replayed] == [("self-korean", "replay", 0.2)] * 2
     assert load(written.recipe).recipe.spoken_judges() == ["keep"]
     with pytest.raises(RecipeError, match="no sentences of `klingon` ship"):
-        new_recipe(Request("zarma", "dje", "ladder", "builtin:mini", None, ["english"], replay="klingon"), tmp_path)
+        new_recipe(NewRecipe("zarma", "dje", "ladder", "builtin:mini", None, ["english"], replay="klingon"), tmp_path)
 
 
 def test_nothing_that_is_there_is_changed(tmp_path: Path) -> None:

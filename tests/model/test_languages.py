@@ -9,7 +9,7 @@ import torch
 
 from qrecipe.errors import BaseModelError, Place
 from qrecipe.inputs.bases import LocalBase
-from qrecipe.model.languages import check_free, initial_rows, require_free
+from qrecipe.model.languages import initial_rows, require_free
 from qrecipe.model.load import LoadedBase
 from qrecipe.qwen3 import CODEC_TABLE
 from qrecipe.recipe.language import Init, Language
@@ -58,19 +58,17 @@ def test_several_languages_are_one_delta_in_the_order_of_rows(opened: LoadedBase
 
 def test_a_row_that_looks_trained_is_refused(opened: LoadedBase, mini: LocalBase, table: torch.Tensor) -> None:
     place = Place("recipe.yaml", 4, 3)
-    assert check_free(opened.net, FREE, mini.languages, place, True) is None
+    require_free(opened.net, FREE, mini.languages, place, True)
     table[FREE] = table[mini.languages["english"]]
-    problem = check_free(opened.net, FREE, mini.languages, place, True)
-    assert problem is not None
-    assert (problem.code, problem.place) == ("QR022", place)
-    assert "2072 looks trained" in problem.message
-    with pytest.raises(BaseModelError, match="2072"):
-        require_free(problem)
+    with pytest.raises(BaseModelError, match="2072 looks trained") as refused:
+        require_free(opened.net, FREE, mini.languages, place, True)
+    assert [(p.code, p.place) for p in refused.value.problems] == [("QR022", place)]
 
 
 def test_a_trained_row_that_no_map_lists_is_refused(opened: LoadedBase, mini: LocalBase, table: torch.Tensor) -> None:
     """Row 2074 of the stock checkpoints holds a dialect that the Base config does not list."""
     table[2074] = table[mini.languages["english"]].flip(0)
     assert 2074 not in mini.listed_rows()
-    assert check_free(opened.net, 2074, mini.languages, Place("x"), False) is not None
-    assert check_free(opened.net, 2073, mini.languages, Place("x"), False) is None
+    with pytest.raises(BaseModelError, match="2074 looks trained"):
+        require_free(opened.net, 2074, mini.languages, Place("x"), False)
+    require_free(opened.net, 2073, mini.languages, Place("x"), False)

@@ -11,8 +11,7 @@ import torch
 
 from qrecipe.data.batches import Item, Micro
 from qrecipe.data.speech import SpeechData
-from qrecipe.data.states import Progress as StatesProgress
-from qrecipe.data.states import States
+from qrecipe.data.states import OnRows, States
 from qrecipe.data.text import TextData
 from qrecipe.model.forward import Tables
 from qrecipe.model.load import LoadedBase
@@ -96,7 +95,7 @@ class Objective(ABC):
         """Called once before the first step, not when a stage resumes: its result is part of `state`."""
         return None
 
-    def cache_states(self, states: States, batches: Iterable[list[Micro]], progress: StatesProgress | None = None) -> int | None:
+    def cache_states(self, states: States, batches: Iterable[list[Micro]], progress: OnRows | None = None) -> int | None:
         """Computes once what nothing that trains can change, for the global batches of all steps.
 
         Returns the bytes that are cached; None, and nothing changes, where it does not pay.

@@ -15,7 +15,7 @@ import torch
 
 from qrecipe.data.batches import Item, Micro
 from qrecipe.data.speech import SpeechData, SpeechRow
-from qrecipe.data.states import Progress, States, Wanted, example_key
+from qrecipe.data.states import OnRows, States, Wanted, example_key
 from qrecipe.model import forward, prompt
 from qrecipe.model.load import LoadedBase
 from qrecipe.qwen3 import Layout, PromptKind
@@ -115,7 +115,7 @@ class SpeechObjective(Objective):
         if self.opened.device.type == "cuda":
             self._prefetcher.start(step, tuple(micro), lambda: self._batch(micro, step).pinned())
 
-    def cache_states(self, states: States, batches: Iterable[list[Micro]], progress: Progress | None = None) -> int | None:
+    def cache_states(self, states: States, batches: Iterable[list[Micro]], progress: OnRows | None = None) -> int | None:
         """Reads the talker's states of every row from `states` from now on; missing ones are computed here.
 
         `batches` are those of all steps, from the first. Returns the bytes that are cached; None, and nothing changes, where

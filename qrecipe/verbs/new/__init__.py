@@ -34,7 +34,7 @@ _SCHEMA_LINE = re.compile(r"\$schema=\S+")
 
 
 @dataclass(frozen=True)
-class Request:
+class NewRecipe:
     """Choices for a recipe that does not exist yet."""
 
     language: str
@@ -49,7 +49,7 @@ class Request:
     voices: Sequence[str] = ()
     """Recordings in whose voices the base speaks, relative to the recipe; default: one that is yet to be put there."""
     on_bad_row: str | None = None
-    """What the datasets of recordings do with a row that cannot be used; None: what a recipe does by default."""
+    """`on_bad_row` of the datasets of recordings; None: the default of recipes."""
 
 
 @dataclass
@@ -61,7 +61,7 @@ class Written:
     """Every file that was written, the recipe first."""
 
 
-def new_recipe(request: Request, folder: Path) -> Written:
+def new_recipe(request: NewRecipe, folder: Path) -> Written:
     """Writes a recipe into `folder`, with the template, data folders and the schema where they are not there yet.
 
     Raises `RecipeError`; then nothing was written.
@@ -80,7 +80,7 @@ def new_recipe(request: Request, folder: Path) -> Written:
     return written
 
 
-def _files(request: Request, folder: Path, schema: Path) -> dict[Path, str]:
+def _files(request: NewRecipe, folder: Path, schema: Path) -> dict[Path, str]:
     """Text of every file but the schema, the recipe first."""
     template = templates()[request.template]
     stages = read_file(template)
@@ -104,7 +104,7 @@ def _files(request: Request, folder: Path, schema: Path) -> dict[Path, str]:
     return files
 
 
-def _problems(request: Request, path: Path) -> Iterator[Problem]:
+def _problems(request: NewRecipe, path: Path) -> Iterator[Problem]:
     place = Place("qrecipe new")
     language = request.language
     template_files = templates()
@@ -186,7 +186,7 @@ def _fill(file: str, **values: str) -> str:
     return Template((resources.files(__name__) / file).read_text(encoding="utf-8")).substitute(values)
 
 
-def _recipe(request: Request, template: Node, schema: str, table: str | None) -> str:
+def _recipe(request: NewRecipe, template: Node, schema: str, table: str | None) -> str:
     """Text of the recipe. `schema` is relative to its folder, and so is the respelling `table`, None where no stage respells."""
     name, code = request.language, request.bcp47.split("-")[0]
     return _fill(
@@ -210,7 +210,7 @@ def _recipe(request: Request, template: Node, schema: str, table: str | None) ->
     )
 
 
-def _datasets(request: Request, used: set[str]) -> str:
+def _datasets(request: NewRecipe, used: set[str]) -> str:
     """Lines of the datasets that are used, their comments below each other."""
     text = _fill("datasets.yaml", name=request.language, replay=request.replay)
     if request.on_bad_row is not None:
