@@ -248,7 +248,7 @@ def path_of(loc: Loc, node: Node) -> Loc:
     """The keys and indices of a pydantic location, without the names of union variants."""
     path: list[int | str] = []
     for i, key in enumerate(loc):
-        child = node.child(key)
+        child = node.get(key)
         if child is not None:
             node = child
             path.append(key)
@@ -261,7 +261,7 @@ def _label(loc: Loc, node: Node) -> str:
     """A path as `--set` spells it: stages by their id."""
     words = []
     for key in path_of(loc, node):
-        child = node.child(key)
+        child = node.get(key)
         id_ = child.get("id") if child is not None and isinstance(key, int) else None
         words.append(str(id_.value) if id_ is not None else str(key))
         node = child or node
@@ -271,7 +271,7 @@ def _label(loc: Loc, node: Node) -> str:
 def _walk(node: Node, loc: Loc) -> tuple[Node, Loc]:
     """The deepest node along a pydantic location, and the part that names no node (missing or unknown fields, tags)."""
     for i, key in enumerate(loc):
-        child = node.child(key)
+        child = node.get(key)
         if child is not None:
             node = child
         elif i + 1 == len(loc):

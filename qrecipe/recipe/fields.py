@@ -49,40 +49,31 @@ def _models_at(loc: Loc) -> list[type[BaseModel]]:
     """Every settings model that may be at a location of the recipe."""
     annotations: list[Any] = [Recipe]
     for key in loc:
-        annotations = [inner for a in annotations for inner in _inside(a, key)]
-    return [m for a in annotations for m in _models(a)]
+        annotations = [inner for a in annotations for variant in _variants(a) for inner in _inside(variant, key)]
+    return [v for a in annotations for v in _variants(a) if isinstance(v, type) and issubclass(v, BaseModel)]
 
 
-def _inside(annotation: Any, key: int | str) -> list[Any]:
-    """Annotations of the values under `key`."""
+def _variants(annotation: Any) -> list[Any]:
+    """The types that an annotation allows, without unions and metadata around them."""
     origin, args = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        return _inside(args[0], key)
-    if origin in (Union, types.UnionType):
-        return [x for a in args for x in _inside(a, key)]
+        return _variants(args[0])
+    return [v for a in args for v in _variants(a)] if origin in (Union, types.UnionType) else [annotation]
+
+
+def _inside(variant: Any, key: int | str) -> list[Any]:
+    """Annotations of the values under `key`."""
+    origin, args = get_origin(variant), get_args(variant)
     if origin is list and isinstance(key, int):
         return [args[0]]
     if origin is dict:
         return [args[1]]
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        for name, info in annotation.model_fields.items():
+    if isinstance(variant, type) and issubclass(variant, BaseModel):
+        for name, info in variant.model_fields.items():
             if key in (info.alias or name, name):
-                # pydantic takes the outer Annotated apart, so its metadata is put back
                 return [info.annotation]
-        if key in _tags(annotation):
-            return [annotation]
-    return []
-
-
-def _models(annotation: Any) -> list[type[BaseModel]]:
-    """Every settings model that an annotation may hold at its top level."""
-    origin = get_origin(annotation)
-    if origin is Annotated:
-        return _models(get_args(annotation)[0])
-    if origin in (Union, types.UnionType):
-        return [m for a in get_args(annotation) for m in _models(a)]
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
+        if key in _tags(variant):
+            return [variant]
     return []
 
 

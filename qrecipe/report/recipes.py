@@ -33,7 +33,7 @@ def _leaves(value: Any, node: Node | None, path: tuple[str, ...]) -> Iterator[tu
             yield from _leaves(child, node.get(key) if node is not None else None, (*path, key))
     elif isinstance(value, list) and value:
         for name, i in _names(value):
-            yield from _leaves(value[i], node.child(i) if node is not None else None, (*path, name))
+            yield from _leaves(value[i], node.get(i) if node is not None else None, (*path, name))
     else:
         yield path, value, node
 

@@ -14,6 +14,7 @@ from string import Template
 from qrecipe.errors import Place, Problem, Problems, RecipeError, nearest, suggest
 from qrecipe.files import is_file
 from qrecipe.source import bounds
+from qrecipe.source.nodes import without
 from qrecipe.source.reader import Node, Scalar, read_file, read_text
 
 MAX_CHAIN = 8
@@ -157,24 +158,22 @@ class _Loading:
                     self.problems.append(remove.key_problem("QR018", message))
                     return None
             else:
-                node = self._less(node, entry.value.split("."), entry)
+                node = self._less(node, entry, entry.value.split("."))
         return node
 
-    def _less(self, node: Node, keys: list[str], entry: Node) -> Node:
-        key, rest = keys[0], keys[1:]
-        names = _names(node)
-        if key not in names:
-            message = f"`remove` names `{entry.value}`, and what is extended has no `{key}`"
-            whole = str(entry.value).split(".")
-            at = len(whole) - len(keys)  # a help is written in place of the whole path
-            paths = {name: ".".join([*whole[:at], name, *whole[at + 1 :]]) for name in names}
-            close = nearest(key, names)
-            self.problems.append(entry.problem("QR018", message, f"did you mean `{paths[close]}`?" if close else suggest(key, names)))
-            return node
-        position = names.index(key) if isinstance(node.value, list) else key
-        if not rest:
-            return node.without(position)
-        return node.mapped(lambda k, child: self._less(child, rest, entry) if k == position else child)
+    def _less(self, node: Node, entry: Node, keys: list[str]) -> Node:
+        at, path = node, list[int | str]()
+        for i, key in enumerate(keys):
+            names = _names(at)
+            if key not in names:
+                message = f"`remove` names `{entry.value}`, and what is extended has no `{key}`"
+                close = nearest(key, names)
+                whole = ".".join([*keys[:i], close or "", *keys[i + 1 :]])  # a help is written in place of the whole path
+                self.problems.append(entry.problem("QR018", message, f"did you mean `{whole}`?" if close else suggest(key, names)))
+                return node
+            path.append(names.index(key) if isinstance(at.value, list) else key)
+            at = at.at(path[-1])
+        return without(node, tuple(path))
 
     def rebased(self, node: Node) -> Node:
         """Paths rewritten from the folder of the file that states them to the recipe's folder."""

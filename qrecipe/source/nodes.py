@@ -33,7 +33,7 @@ def along(node: Node, path: Loc) -> Node | None:
     """The node at a path, or None."""
     current: Node | None = node
     for key in path:
-        current = current.child(key) if current is not None else None
+        current = current.get(key) if current is not None else None
     return current
 
 

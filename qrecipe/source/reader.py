@@ -65,11 +65,7 @@ class Node:
             return [v.plain() for v in self.value]
         return self.value
 
-    def get(self, key: str) -> Node | None:
-        """The node under `key` if this is a mapping that has it."""
-        return self.value.get(key) if isinstance(self.value, dict) else None
-
-    def child(self, key: str | int) -> Node | None:
+    def get(self, key: str | int) -> Node | None:
         """The node under a key of a mapping or at an index of a list, if there is one."""
         if isinstance(self.value, dict):
             return self.value.get(key) if isinstance(key, str) else None
@@ -81,7 +77,7 @@ class Node:
         """The node along a path of keys and indices, or the deepest that exists."""
         node = self
         for key in path:
-            child = node.child(key)
+            child = node.get(key)
             if child is None:
                 break
             node = child
@@ -295,7 +291,7 @@ class _Builder:
         self.events = yaml.parse(text, Loader=loader)
         self.values = 0
         self.quoted: list[tuple[int, int]] = []
-        """Spans of quoted and block scalars: tabs in them are text."""
+        """First and last character of quoted and block scalars, the last not included: tabs in them are text."""
         self.anchors: dict[str, Scalar] = {}
         """Scalars with a name, so that a refused alias does not cause other problems."""
 
@@ -358,9 +354,10 @@ class _Builder:
             self._unused(f"the tag `{event.tag}`", event, "leave it out: quotes make text, everything else is what it looks like")
 
         # Scalars end the recursion, lists and mappings go one level deeper.
+        span = (event.start_mark.index, event.end_mark.index)
         if isinstance(event, yaml.ScalarEvent):
             if event.style:
-                self.quoted.append(_span(event))
+                self.quoted.append(span)
             value = self._scalar(event)
             if event.anchor is not None:
                 self.anchors[event.anchor] = value
@@ -438,8 +435,3 @@ def _comma(before: Node | None, key: Node) -> Problem | None:
     written = f"{whole}{rest}" if re.fullmatch(r"\d{3}", rest) else f"{whole}.{rest}"
     place = replace(before.place, length=len(f"{whole},{rest}"))
     return Problem("QR005", "a comma ends a value, so what follows is read as a key", place, f"write `{written}`")
-
-
-def _span(event: Any) -> tuple[int, int]:
-    """First and last character of an event, the last not included."""
-    return event.start_mark.index, event.end_mark.index

@@ -121,7 +121,7 @@ def test_places_of_keys_and_values() -> None:
     def at(*path: str | int) -> Node:
         found = node
         for key in path:
-            child = found.child(key)
+            child = found.get(key)
             assert child is not None
             found = child
         return found
