@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qrecipe.data import containers
+from qrecipe.errors import in_a_line
 from qrecipe.inputs.wav import read_wav
 from qrecipe.model.dsp import librosa
 from qrecipe.qwen3 import FRAME_SAMPLES, SAMPLE_RATE
@@ -222,5 +223,5 @@ def rate_problem(text: str, seconds: float) -> str | None:
 
 
 def _reason(e: Exception) -> str:
-    text = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
+    text = in_a_line(e, 600)
     return text.split(": ", 1)[-1] if text.startswith("Error opening") else text

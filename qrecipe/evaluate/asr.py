@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 
 from qrecipe.data.audio import Audio
-from qrecipe.errors import Place, Problem, RecipeError
+from qrecipe.errors import Place, Problem, RecipeError, in_a_line
 from qrecipe.model.listening import TransformersRecogniser
 from qrecipe.model.load import pick_device
 from qrecipe.model.stock import silence
@@ -69,5 +69,4 @@ def open_recogniser(asr: Asr, folder: Path, place: Place) -> Recogniser:
             return TransformersRecogniser(folder, asr.beam_size, pick_device())
         return FasterWhisper(asr, folder)
     except (RuntimeError, ValueError, OSError, KeyError) as e:
-        reason = (str(e).strip().splitlines() or [type(e).__name__])[0][:200]
-        raise RecipeError(Problem("QR081", f"`{asr.backend}` cannot load {asr.model}: {reason}", place)) from None
+        raise RecipeError(Problem("QR081", f"`{asr.backend}` cannot load {asr.model}: {in_a_line(e)}", place)) from None

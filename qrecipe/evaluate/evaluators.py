@@ -8,7 +8,6 @@ import sys
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,13 @@ import numpy as np
 import torch
 
 from qrecipe.data.audio import Audio, read
-from qrecipe.errors import Place, Problem, Problems, RecipeError
+from qrecipe.errors import Place, Problem, Problems, RecipeError, in_a_line
 from qrecipe.evaluate import asr as recognisers
 from qrecipe.evaluate import normalise
 from qrecipe.evaluate.samples import Sample
 from qrecipe.evaluate.wheels import materialise
 from qrecipe.files import FileHashes
-from qrecipe.inputs.evaluators import EvaluatorModel, find, language_problem, packages_problem
+from qrecipe.inputs.evaluators import EvaluatorModel, find, language_problem, packages_problem, version_of
 from qrecipe.model.dsp import compile_apart, librosa
 from qrecipe.model.listening import LISTENING_RATE, WavLmSpeaker
 from qrecipe.model.load import LoadedBase, pick_device
@@ -107,7 +106,7 @@ class EvaluatorSet:
             if need == "asr":
                 about |= {"temperature": 0.0, "condition_on_previous_text": False, "language": self.language_code(language)}
                 about["normalisation"] = {"version": normalise.VERSION, "tag": self.tag(language)}
-            about["versions"] = {p: _version(p) for p in PACKAGES.get(settings.backend, ())}
+            about["versions"] = {p: version_of(p) for p in PACKAGES.get(settings.backend, ())}
             self._described[(need, language)] = about
         return self._described[(need, language)]
 
@@ -133,8 +132,7 @@ class EvaluatorSet:
         try:
             return self._recogniser.transcribe(resampled(audio), self.language_code(language))
         except (ValueError, OSError) as e:
-            reason = str(e).strip().splitlines()[0][:200]
-            raise RecipeError(Problem("QR081", f"the recogniser cannot hear `{language}`: {reason}", place)) from None
+            raise RecipeError(Problem("QR081", f"the recogniser cannot hear `{language}`: {in_a_line(e)}", place)) from None
 
     def similarity(self, sample: Sample) -> float | None:
         """Cosine between the speaker vectors of the sample and of its reference; None without a reference."""
@@ -163,10 +161,8 @@ class EvaluatorSet:
                 try:
                     wavlm = WavLmSpeaker(folder, pick_device())
                 except (RuntimeError, ValueError, OSError, KeyError) as e:
-                    reason = (str(e).strip().splitlines() or [type(e).__name__])[0][:200]
-                    raise RecipeError(
-                        Problem("QR081", f"transformers cannot load {self._settings.speaker.model}: {reason}", place)
-                    ) from None
+                    message = f"transformers cannot load {self._settings.speaker.model}: {in_a_line(e)}"
+                    raise RecipeError(Problem("QR081", message, place)) from None
                 self._encoder = lambda audio: wavlm.vector(resampled(audio))
         return self._encoder
 
@@ -226,7 +222,7 @@ def open_resemblyzer() -> Callable[[Audio], torch.Tensor]:
     """Resemblyzer's encoder as its authors use it: its own preprocessing, then the mean over windows."""
     if "pkg_resources" not in sys.modules:  # webrtcvad asks it for a version number, and newer setuptools have none
         shim = types.ModuleType("pkg_resources")
-        shim.get_distribution = lambda name: types.SimpleNamespace(version=_version(name))  # type: ignore[attr-defined]  # a stand-in
+        shim.get_distribution = lambda name: types.SimpleNamespace(version=version_of(name))  # type: ignore[attr-defined]  # a stand-in
         sys.modules["pkg_resources"] = shim
     else:
         shim = None
@@ -245,10 +241,3 @@ def open_resemblyzer() -> Callable[[Audio], torch.Tensor]:
         return torch.from_numpy(encoder.embed_utterance(cleaned if cleaned.size else audio))
 
     return encode
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"

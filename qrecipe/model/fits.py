@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from qrecipe.errors import BaseModelError, Place, Problem
+from qrecipe.errors import BaseModelError, Place, Problem, in_a_line
 from qrecipe.files import read_json
 from qrecipe.inputs.bases import LocalBase, header_shapes, weight_files
 from qrecipe.model.stock import silence, stock
@@ -28,8 +28,8 @@ def require_fit(info: LocalBase) -> None:
             with silence(), torch.device("meta"):
                 built = make(info, speech)
         except Exception as e:  # whatever a config from anywhere makes the stock classes raise
-            reason = str(e).strip().splitlines()[0][:200] if str(e).strip() else type(e).__name__
-            raise BaseModelError(Problem("QR051", f"{name} does not describe a model that qwen_tts knows: {reason}", place)) from None
+            message = f"{name} does not describe a model that qwen_tts knows: {in_a_line(e)}"
+            raise BaseModelError(Problem("QR051", message, place)) from None
         expected = {k: tuple(v.shape) for k, v in built.state_dict().items()}
         missing = sorted(expected.keys() - stored.keys())
         if missing:

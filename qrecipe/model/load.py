@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from qrecipe.errors import BaseModelError, Place, Problem
+from qrecipe.errors import BaseModelError, Place, Problem, in_a_line
 from qrecipe.inputs.bases import LocalBase
 from qrecipe.inputs.tokenizer import TextTokenizer
 from qrecipe.model.fits import require_fit
@@ -169,9 +169,8 @@ def open_model(info: LocalBase, device: torch.device | None = None) -> LoadedBas
     except torch.OutOfMemoryError:
         raise
     except Exception as e:  # foreign code on foreign files
-        reason = str(e).strip().splitlines()[0][:300] if str(e).strip() else type(e).__name__
-        problem = Problem("QR051", f"stock qwen_tts cannot load {info.model}: {reason}", Place(str(info.model)))
-        raise BaseModelError(problem) from None
+        message = f"stock qwen_tts cannot load {info.model}: {in_a_line(e, 300)}"
+        raise BaseModelError(Problem("QR051", message, Place(str(info.model)))) from None
     wrapper.model.eval()
     wrapper.model.requires_grad_(False)
     wrapper.model.speech_tokenizer.model.float()  # codes must not depend on the number format of the talker

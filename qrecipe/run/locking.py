@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from qrecipe.errors import Place, Problem, Problems, UserError
 from qrecipe.files import digest, read_json, write_json
 from qrecipe.inputs.documents import Lock, LockBase, LockStage, check
+from qrecipe.inputs.evaluators import version_of
 from qrecipe.plan.changes import changes
 from qrecipe.plan.complete import RunPlan, as_complete
 from qrecipe.plan.fingerprints import NUMERICS
@@ -22,13 +22,7 @@ PACKAGES = ("peft", "qrecipe", "qwen-tts", "torch", "transformers")
 
 def versions() -> dict[str, str]:
     """Versions of the packages that change numbers."""
-    installed = {}
-    for name in PACKAGES:
-        try:
-            installed[name] = version(name).split("+")[0]
-        except PackageNotFoundError:
-            installed[name] = "not installed"
-    return installed
+    return {name: version_of(name).split("+")[0] for name in PACKAGES}
 
 
 def make_lock(planned: RunPlan) -> Lock:

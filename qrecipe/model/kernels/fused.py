@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
 from qrecipe import phases
+from qrecipe.errors import in_a_line
 from qrecipe.model.stock import silence
 
 _compiling = False
@@ -67,7 +68,7 @@ def compiling() -> bool:
 def refuse(why: Exception) -> None:
     """Nothing is compiled for the rest of the block: the compiler could not do something of it."""
     global _compiling, _refused
-    _compiling, _refused = False, _in_a_line(why)
+    _compiling, _refused = False, in_a_line(why)
 
 
 def refused() -> str | None:
@@ -75,10 +76,6 @@ def refused() -> str | None:
     global _refused
     reason, _refused = _refused, None
     return reason
-
-
-def _in_a_line(why: Exception) -> str:
-    return (str(why).strip().splitlines() or [type(why).__name__])[0][:200]
 
 
 def _either(formula: Callable[..., torch.Tensor], by_hand: type[torch.autograd.Function], *arguments: Any) -> torch.Tensor:

@@ -124,6 +124,7 @@ def _backward(
     for_ka, for_kb = tl.zeros((side, half), tl.float32), tl.zeros((side, half), tl.float32)
     for_v = tl.zeros((side, width), tl.float32)
     sum_a, sum_b = tl.zeros((half,), tl.float32), tl.zeros((half,), tl.float32)
+    # every query head of this key head: its own gradient is stored, that of key and value is summed
     for group in tl.static_range(groups):
         head = key * groups + group
         a, b = _read(joint, place, head * width, there, total, half)
@@ -142,11 +143,13 @@ def _backward(
         to = for_joint + place * total + head * width + lane[None, :]
         tl.store(to, a.to(kind), mask=there)
         tl.store(to + half, b.to(kind), mask=there)
+    # then the key, through its rotation and norm, and the value
     a, b, part_a, part_b = _turned_back(for_ka, for_kb, k_a, k_b, k_inverse, k_wa, k_wb, c, s)
     to = for_joint + place * total + (heads + key) * width + lane[None, :]
     tl.store(to, a.to(kind), mask=there)
     tl.store(to + half, b.to(kind), mask=there)
     tl.store(for_joint + place * total + (heads + shared + key) * width + wide[None, :], for_v.to(kind), mask=there)
+    # norms' weights are shared by all rows: each program stores its part
     mine = (row * shared + key) * width + lane
     tl.store(for_q + mine, sum_a)
     tl.store(for_q + mine + half, sum_b)
