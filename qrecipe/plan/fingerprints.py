@@ -68,7 +68,7 @@ def start_inputs(identity: str | None, languages: Mapping[str, Any], seed: int) 
 def select_inputs(
     select: Select | None, evaluation: Evaluation, evaluators: Evaluators, identities: Mapping[str, str | None]
 ) -> list[Any] | None:
-    """What the held-out values of a `select` depend on beside the weights and its own settings.
+    """Inputs of the held-out values of a `select`, beside the weights and its own settings.
 
     Args:
         identities: of the evaluators' models, by what they are needed for.

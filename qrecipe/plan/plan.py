@@ -82,29 +82,19 @@ def make_plan(loaded: LoadedRecipe, hashes: FileHashes | None = None, strict: bo
     languages = planner.languages()
     planner.check_languages()
     datasets = planner.datasets()
-    synthetic, mistakes = make_synthetic(loaded, base, planner.manifests, hashes)
-    problems += mistakes
-    for name in recipe.spoken_judges():  # their content is what the base says
-        said = synthetic[name].digest if name in synthetic else None
-        content = None if said is None or datasets[name].sha256 is None else digest([datasets[name].sha256, said])
-        datasets[name] = datasets[name].model_copy(update={"sha256": content})
+    synthetic = planner.synthetic(datasets)
+    evaluators, missing = planner.evaluators()
+    rows = {k: v.token_id for k, v in languages.items() if v.token_id is not None}
+    trainables = planner.trainables(rows if len(rows) == len(languages) else None)
 
     # Every stage starts from the one before it, and its fingerprint holds that of its start.
-    stages: list[PlannedStage] = []
-    trainables: dict[str, trainable.Trainable] = {}
     start = start_inputs(base.identity, languages, recipe.seed)
     before = start.fingerprint
+    stages: list[PlannedStage] = []
     contents = {name: d.sha256 for name, d in datasets.items()}
-    evaluators, missing = planner.evaluators()
     identities = {need: e.identity for need, e in evaluators.items()}
-    rows = {k: v.token_id for k, v in languages.items() if v.token_id is not None}
-    known_rows = rows if len(rows) == len(languages) else None
-    for i, stage in enumerate(recipe.stages):
-        node = loaded.node.at("stages", i)
-        resolved, mistakes = trainable.resolve(stage, node, base.tensors, known_rows, planner.seen_rows(stage))
-        problems += mistakes
-        trainables[stage.id] = resolved
-        taught = planned_for(loaded, stage, synthetic)
+    for stage in recipe.stages:
+        resolved, taught = trainables[stage.id], planned_for(loaded, stage, synthetic)
         select = planner.decided(stage.select, missing)
         measured = select_inputs(select, recipe.evaluation, recipe.evaluators, identities)
         heard, voice_hashes = planner.rewards(stage)
@@ -261,6 +251,25 @@ class _Planner:
                 problems += [outside] if outside is not None else []
         return problems
 
+    def synthetic(self, datasets: dict[str, PlannedDataset]) -> dict[str, SyntheticDataset]:
+        """Datasets that the base speaks. Of those that judge, what it says is the content, which is put into `datasets`."""
+        synthetic, mistakes = make_synthetic(self.loaded, self.base, self.manifests, self.hashes)
+        self.problems += mistakes
+        for name in self.recipe.spoken_judges():
+            inputs = [datasets[name].sha256, synthetic[name].digest if name in synthetic else None]
+            content = None if None in inputs else digest(inputs)
+            datasets[name] = datasets[name].model_copy(update={"sha256": content})
+        return synthetic
+
+    def trainables(self, languages: dict[str, int] | None) -> dict[str, trainable.Trainable]:
+        """The trainable set of every stage, by its id. `languages` are the rows of the recipe's languages; None while some are not known."""
+        resolved = {}
+        for i, stage in enumerate(self.recipe.stages):
+            node = self.loaded.node.at("stages", i)
+            resolved[stage.id], mistakes = trainable.resolve(stage, node, self.base.tensors, languages, self.seen_rows(stage))
+            self.problems += mistakes
+        return resolved
+
     def seen_rows(self, stage: Stage) -> list[int] | None:
         """Rows of the text embedding that the stage's texts in the recipe's own languages use; None if not known."""
         if not any(t.rows == "seen" for t in stage.train):
@@ -370,7 +379,7 @@ class _Planner:
             self.problems.append(metric.problem("QR082", f"{label}{also} will be skipped: {why}", lack.help))
 
     def _lacking(self, spec: metrics.MetricSpec, missing: dict[str, Problems], metric: Node) -> list[Problem]:
-        """What is missing on this machine to measure a metric, whose name is the node."""
+        """Reasons why a metric, whose name is the node, cannot be measured on this machine."""
         lacking = list(missing.get(spec.needs, []) if spec.needs else [])
         packages = packages_problem(spec.packages, spec.extra, f"`{spec.name}`", metric.place)
         if packages is not None and not any(p.code == "QR080" for p in lacking):

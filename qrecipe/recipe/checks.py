@@ -119,7 +119,7 @@ def _stages(recipe: Recipe, node: Node) -> Iterator[Problem]:
 
 
 def _select(recipe: Recipe, select: Select, n: Node) -> Iterator[Problem]:
-    """What decides and what bounds are metrics, which data that judges has and an evaluator of the recipe can measure."""
+    """The deciding metric and the bounding ones: the judging data has them, and an evaluator of the recipe can measure them."""
     measured = [(select.metric, n), *((b.metric, n.at("bounds", i)) for i, b in enumerate(select.bounds))]
     for metric, at in measured:
         spec = metrics.find(metric)
