@@ -73,6 +73,7 @@ def synthesize(
         for i, s in enumerate(dataset.sentences)
     ]
 
+    # a batch is stored by all that its speech depends on: engine, base, settings, and its own sentences
     def key(batch: list[int]) -> str:
         sentences = [[dataset.sentences[i].spoken, voice_hashes[dataset.voice(i)], dataset.cap(i, settings.slowest)] for i in batch]
         inputs = [SYNTHESIS, GENERATION, TOP, identity, dataset.spoken_as, settings.layout, settings.seed, settings.sampling, sentences]
@@ -81,6 +82,7 @@ def synthesize(
     def make(n: int) -> dict[str, torch.Tensor]:
         return _speak(opened, requests, batches[n], settings)
 
+    # processes that want the same batches share them out, so they are ready in any order
     rows: dict[int, SpeechRow] = {}
     store = TensorStore(folder_of(identity), *_TENSORS)
     for n, tensors in store.get_or_make([key(b) for b in batches], make):

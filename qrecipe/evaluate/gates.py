@@ -56,6 +56,7 @@ def _judge(
     recordings: Sequence[Value],
     evaluator: dict[str, Any] | None,
 ) -> Verdict:
+    # a gate that compares decides on paired differences; `before` is the metric that it compares with
     decided, before = list(values), None
     floor = where(recordings, speaker=gate.speaker, length=gate.length)
     if gate.against == "recordings":
@@ -67,6 +68,8 @@ def _judge(
         before = centre_of(spec, per_prompt([v for v in baseline if (v.line, v.layout, v.prompt) in keys]))
     if not decided:
         return undecidable(gate, "no prompt has a value to be compared with", "fail")
+
+    # the interval decides, the centre and the rest are for whoever reads the verdict
     prompts = per_prompt(decided)
     centre = centre_of(spec, prompts)
     low, high = interval(spec, prompts, gate.confidence, gate.label(), gate.relative)

@@ -1,0 +1,65 @@
+"""How the package is written: names, docstrings, lengths and parameters, as `docs/architecture.md` states them."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import qrecipe
+
+PACKAGE = Path(qrecipe.__file__).parent
+PARTICIPLES = {"found", "given", "kept", "said", "told", "asked"}
+MAX_LINES, COMMENTED, MAX_PARAMETERS = 60, 40, 6
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@cache
+def sources() -> dict[str, tuple[list[str], ast.Module]]:
+    files = {str(f.relative_to(PACKAGE)): f.read_text(encoding="utf-8") for f in sorted(PACKAGE.rglob("*.py"))}
+    return {name: (text.splitlines(), ast.parse(text)) for name, text in files.items()}
+
+
+def functions() -> Iterator[tuple[str, list[str], Function]]:
+    for name, (lines, tree) in sources().items():
+        for node in ast.walk(tree):
+            if isinstance(node, Function):
+                yield f"{name}::{node.name}", lines[node.lineno - 1 : node.end_lineno], node
+
+
+def test_docstrings_begin_with_their_noun() -> None:
+    texts = [
+        f"{name}:{node.lineno}"
+        for name, (_, tree) in sources().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and str(node.value.value).startswith("What ")
+    ]
+    assert texts == []
+
+
+def test_variables_are_named_for_the_thing() -> None:
+    names = [
+        f"{name}:{node.lineno} {node.id}"
+        for name, (_, tree) in sources().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Name) and node.id in PARTICIPLES
+    ]
+    assert names == []
+
+
+def test_functions_can_be_seen_whole() -> None:
+    assert [name for name, lines, _ in functions() if len(lines) > MAX_LINES] == []
+    uncommented = [name for name, lines, _ in functions() if len(lines) > COMMENTED and not any("#" in line for line in lines)]
+    assert uncommented == []
+
+
+def test_functions_take_few_parameters() -> None:
+    """Verbs of the command line take their options, and kernels what a GPU is given."""
+    many = []
+    for name, _, node in functions():
+        arguments = [a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs) if a.arg not in ("self", "cls")]
+        exempt = name.startswith("model/kernels/") or (name.startswith("cli/") and node.name == "command")
+        if len(arguments) > MAX_PARAMETERS and not exempt:
+            many.append(name)
+    assert many == []
