@@ -162,7 +162,7 @@ def _value_message(error: Any, target: Node) -> tuple[str, str | None]:
 
 
 def _remedy(loc: Loc, node: Node) -> str | None:
-    """What to write instead of a value that is nearly right; it was tried, and is right."""
+    """The remedy of a value that is nearly right; it was tried, and is right."""
     path = path_of(loc, node)
     target = along(node, path)
     if target is None or isinstance(target.value, (dict, list)):

@@ -13,7 +13,7 @@ from qrecipe.errors import Problem, RecipeError
 from qrecipe.files import FileHashes
 from qrecipe.recipe import inspect
 from qrecipe.recipe.diagnose import ascii_name
-from qrecipe.verbs.new import Request, new_recipe, usable
+from qrecipe.verbs.new import NewRecipe, new_recipe, usable
 
 BROKEN = Path(__file__).parent / "broken"
 NAMES = sorted(p.name for p in BROKEN.glob("*.yaml"))
@@ -123,7 +123,7 @@ def test_a_blank_of_typesetting_is_found_in_its_own_line(blank: str, tmp_path: P
 )
 def test_a_language_s_name_that_new_advises_is_one_that_it_takes(language: str, near: str, tmp_path: Path) -> None:
     with pytest.raises(RecipeError) as refused:
-        new_recipe(Request(language, "tr", "ladder", "builtin:mini", None, ["english"]), tmp_path)
+        new_recipe(NewRecipe(language, "tr", "ladder", "builtin:mini", None, ["english"]), tmp_path)
     (problem,) = refused.value.problems
     assert (problem.help or "").endswith(f"`--language {near}`")
     assert usable(near)
