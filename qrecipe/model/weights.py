@@ -291,24 +291,9 @@ def _unrounded(values: torch.Tensor, name: str, start: Delta) -> torch.Tensor:
     return values
 
 
-@dataclass(frozen=True)
-class Survival:
-    """How much of a stage survives rounding to the files' number format."""
-
-    changed: int
-    """Elements that training changed."""
-    survived: int
-    """Those whose rounded value differs from before as well."""
-
-    @property
-    def share(self) -> float:
-        """Share that survives; 1 if nothing changed."""
-        return self.survived / self.changed if self.changed else 1.0
-
-
 @torch.no_grad()
-def survival(net: Any, delta: Delta, export_dtype: torch.dtype) -> Survival:
-    """How much of a stage survives the export. `net` holds the weights before the stage."""
+def survival(net: Any, delta: Delta, export_dtype: torch.dtype) -> float:
+    """Share of the elements changed by a stage that differ after rounding as well; 1 if none changed. `net` is from before the stage."""
     tensors = parameters(net)
     changed = survived = 0
     for name, after, before in (
@@ -319,4 +304,4 @@ def survival(net: Any, delta: Delta, export_dtype: torch.dtype) -> Survival:
         old = before.float()
         changed += int((after != old).sum())
         survived += int((after.to(export_dtype) != before.to(export_dtype)).sum())
-    return Survival(changed, survived)
+    return survived / changed if changed else 1.0

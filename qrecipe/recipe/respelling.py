@@ -25,7 +25,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from itertools import groupby
 from pathlib import Path
 
@@ -36,6 +36,9 @@ from qrecipe.source.reader import Node, read_file, read_text
 FIELDS = ("respelling", "from", "into", "alphabet", "lower", "sets", "rules", "tests")
 EDGE = "|"
 MAX_RULES = 2000
+_PART = re.compile(r"\[[^\]]*\]|\{[^}]*\}|\S")
+"""A part of a context: one letter or sign, or several in brackets. A bracket alone has no end."""
+_nfc = partial(unicodedata.normalize, "NFC")
 
 
 @dataclass(frozen=True)
@@ -169,12 +172,9 @@ def _table(node: Node) -> Table:
 
 def _tested(table: Table, node: Node) -> Iterator[Problem]:
     """Tests that do not hold, and rules that none of them uses."""
-    tests = node.get("tests")
-    assert tests is not None
     used: set[int] = set()
-    for word, expected in tests.items():
-        word = unicodedata.normalize("NFC", word)
-        wanted = unicodedata.normalize("NFC", str(expected.value))
+    for word, expected in node.at("tests").items():
+        word, wanted = _nfc(word), _nfc(str(expected.value))
         spelled = table.spell(word)
         used |= {id(r) for r in table.used(word)}
         if spelled != wanted:
@@ -209,26 +209,22 @@ class _Reading:
                 self._wrong(f"`{key}` is missing", node)
         if self.problems:
             return None
-        version = node.get("respelling")
-        assert version is not None
+        version = node.at("respelling")
         if version.value != 1 or isinstance(version.value, bool):
             self._wrong("should be 1", version)
         self._sets = {name: frozenset(self._letters(n)) for name, n in self._map(node, "sets").items()}
-        lower = {unicodedata.normalize("NFC", k): self._letters(n) for k, n in self._map(node, "lower").items()}
+        lower = {_nfc(k): self._letters(n) for k, n in self._map(node, "lower").items()}
         for name, n in self._map(node, "lower").items():
-            if len(unicodedata.normalize("NFC", name)) != 1 or len(self._letters(n)) != 1:
+            if len(_nfc(name)) != 1 or len(self._letters(n)) != 1:
                 self._wrong("`lower` says for one letter which one it is in lower case", n)
         rules = self._rules(node)
         tests = self._map(node, "tests")
         if not tests and not self.problems:
-            self._wrong("a table is tested: give words and what becomes of them", node.get("tests") or node)
-        alphabet = node.get("alphabet")
-        assert alphabet is not None
-        return Table(self._tag(node, "from"), self._tag(node, "into"), frozenset(self._letters(alphabet)), lower, rules)
+            self._wrong("a table is tested: give words and what becomes of them", node.at("tests"))
+        alphabet = frozenset(self._letters(node.at("alphabet")))
+        return Table(self._tag(node.at("from")), self._tag(node.at("into")), alphabet, lower, rules)
 
-    def _tag(self, node: Node, key: str) -> str:
-        n = node.get(key)
-        assert n is not None
+    def _tag(self, n: Node) -> str:
         if not isinstance(n.value, str) or not re.match(BCP47, n.value):
             self._wrong(f"`{n.value}` is not a BCP 47 tag such as `ms`", n)
         return str(n.value)
@@ -246,15 +242,14 @@ class _Reading:
         return {k: v for k, v in n.items() if isinstance(v.value, str)}
 
     def _letters(self, n: Node) -> str:
-        text = unicodedata.normalize("NFC", n.value if isinstance(n.value, str) else "")
+        text = _nfc(n.value) if isinstance(n.value, str) else ""
         if not text:
             self._wrong("letters are expected", n)
         return text
 
     def _rules(self, node: Node) -> dict[str, tuple[Rule, ...]]:
-        listed = node.get("rules")
-        assert listed is not None
-        if not isinstance(listed.value, list) or not listed.elements() or len(listed.elements()) > MAX_RULES:
+        listed = node.at("rules")
+        if not listed.elements() or len(listed.elements()) > MAX_RULES:
             self._wrong(f"`rules` is a list of 1 to {MAX_RULES} rules such as `c -> ch`", listed)
             return {}
         rules: list[Rule] = []
@@ -283,8 +278,7 @@ class _Reading:
             self._wrong("a rule has the form `letters -> letters / left _ right`", n)
             return None
         target, slash, context = rest.partition("/")
-        source = unicodedata.normalize("NFC", source.strip())
-        target = unicodedata.normalize("NFC", target.strip())
+        source, target = _nfc(source.strip()), _nfc(target.strip())
         if not source or any(c.isspace() for c in source) or source != source.lower():
             self._at(n, 0, "before `->` stand letters of one word in lower case")
             return None
@@ -310,37 +304,26 @@ class _Reading:
         """One side of a context; `offset` is where it starts within the rule."""
         letters: list[tuple[frozenset[str], bool]] = []
         edge = False
-        at = 0
-        while at < len(text):
-            c = text[at]
-            if c.isspace():
-                at += 1
-            elif c in "[{":
-                close = text.find("]" if c == "[" else "}", at)
-                inner = text[at + 1 : close] if close > 0 else ""
-                if close < 0 or not inner.strip("^ "):
-                    self._at(n, offset + at, f"`{c}` without letters or without its end")
-                    break
-                if c == "{":
-                    if inner not in self._sets:
-                        self._at(n, offset + at + 1, f"no set is called `{inner}`", suggest(inner, self._sets))
-                    letters.append((self._sets.get(inner, frozenset()), True))
-                else:
-                    chosen = unicodedata.normalize("NFC", inner.removeprefix("^"))
-                    letters.append((frozenset(chosen), not inner.startswith("^")))
-                at = close + 1
-            elif c == EDGE:
-                outer = not text[:at].strip() if left else not text[at + 1 :].strip()
-                if not outer:
-                    self._at(n, offset + at, "the edge of a word stands at the outer end")
-                edge = True
-                at += 1
-            elif c in "]}^_/":
+        for part in _PART.finditer(text):
+            at, c, inner = part.start(), part[0][0], part[0][1:-1]
+            if c in "[{" and not inner.strip("^ "):
+                self._at(n, offset + at, f"`{c}` without letters or without its end")
+                break
+            if c in "]}^_/":
                 self._at(n, offset + at, f"`{c}` has no place here")
                 break
+            if c == "{":
+                if inner not in self._sets:
+                    self._at(n, offset + at + 1, f"no set is called `{inner}`", suggest(inner, self._sets))
+                letters.append((self._sets.get(inner, frozenset()), True))
+            elif c == "[":
+                letters.append((frozenset(_nfc(inner.removeprefix("^"))), not inner.startswith("^")))
+            elif c == EDGE:
+                if (text[:at] if left else text[at + 1 :]).strip():
+                    self._at(n, offset + at, "the edge of a word stands at the outer end")
+                edge = True
             else:
                 letters.append((frozenset(c), True))
-                at += 1
         return Around(tuple(letters), edge)
 
     def _at(self, n: Node, offset: int, message: str, help_: str | None = None) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import field_serializer
+from pydantic import PlainSerializer
 
 from qrecipe.errors import Place, Problem, UserError
 from qrecipe.files import read_json, write_json
@@ -18,6 +18,8 @@ RECORD = "run.json"
 
 Status = Literal["kept", "reverted", "failed", "skipped"]
 RunStatus = Literal["accepted", "rejected", "stopped", "until"]
+Rounded = Annotated[list[Verdict], PlainSerializer(lambda verdicts: [v.as_json() for v in verdicts])]
+"""Verdicts whose numbers are written as verdicts.json has them."""
 
 
 class StageOutcome(Settings):
@@ -28,13 +30,9 @@ class StageOutcome(Settings):
     fingerprint: str | None = None
     """None if it was skipped."""
     parameters: int | None = None
-    verdicts: list[Verdict] = []
+    verdicts: Rounded = []
     survives: float | None = None
     """Share of what changed that survives rounding to the base's number format."""
-
-    @field_serializer("verdicts")
-    def _rounded(self, verdicts: list[Verdict]) -> list[dict[str, Any]]:
-        return [v.as_json() for v in verdicts]
 
     def as_json(self) -> dict[str, Any]:
         """For the last line of the command line's output."""
@@ -103,11 +101,7 @@ class RunRecord(Settings):
     """Their BCP 47 tags."""
     stages: list[StageOutcome]
     """Stages that are over, in order."""
-    accept: list[Verdict]
-
-    @field_serializer("accept")
-    def _rounded(self, verdicts: list[Verdict]) -> list[dict[str, Any]]:
-        return [v.as_json() for v in verdicts]
+    accept: Rounded
 
     @property
     def results(self) -> dict[str, str]:

@@ -90,7 +90,7 @@ class Trainer:
             "chosen_step": result.chosen_step,
             "history": result.history,
             "losses": result.losses,
-            "survives_rounding": survives.share,
+            "survives_rounding": survives,
         }
 
     def _compute(self, stage: Stage) -> Compute | None:
