@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from qrecipe.recipe import LoadedRecipe
     from qrecipe.recipe.evaluator import Evaluators
     from qrecipe.recipe.recipe import Evaluation
-    from qrecipe.verbs.evaluate import Request
+    from qrecipe.verbs.evaluate import EvaluationRequest
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -109,13 +109,13 @@ class MeasuringOptions:
         speaker = {"backend": self.speaker} if named else {"backend": "wavlm", "model": self.speaker}
         return Evaluators.model_validate({"asr": asr, "speaker": speaker, "mos": {"backend": self.mos}})
 
-    def request(self, probe_gates: bool = False) -> Request:
+    def request(self, probe_gates: bool = False) -> EvaluationRequest:
         """The request that the options make, over those of the recipe if one is named. Raises `UserError`."""
         from qrecipe.recipe import load
-        from qrecipe.verbs.evaluate import Request, from_recipe
+        from qrecipe.verbs.evaluate import EvaluationRequest, from_recipe
 
         language = self.language.lower()
-        request = Request(
+        request = EvaluationRequest(
             data=self.data,
             metrics=self.metrics.split(","),
             language=language,

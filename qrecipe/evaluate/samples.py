@@ -161,11 +161,11 @@ class Task:
         return self.data.name + (f" as {self.speak_as}" if self.speak_as else "")
 
 
-Spoken = list[tuple[Audio, torch.Tensor]]
+SpokenBatch = list[tuple[Audio, torch.Tensor]]
 """Sound at 24 kHz and codes of every row of a batch."""
 
 
-class SampleStore(Store[Spoken]):
+class SampleStore(Store[SpokenBatch]):
     """Speech of one batch: a folder with FLAC files, and codes in a manifest with the hashes of all files."""
 
     def __init__(self, folder: Path, batch: PromptBatch, language: str) -> None:
@@ -173,14 +173,14 @@ class SampleStore(Store[Spoken]):
         self._batch = batch
         self._language = language
 
-    def put(self, key: str, value: Spoken) -> Spoken:
+    def put(self, key: str, value: SpokenBatch) -> SpokenBatch:
         """Writes the folder atomically, over one that is damaged."""
         shutil.rmtree(self.path(key), ignore_errors=True)
         with new_folder(self.path(key)) as temporary:
             self._write(temporary, value)
         return value
 
-    def _read(self, path: Path) -> Spoken:
+    def _read(self, path: Path) -> SpokenBatch:
         entries = read_sealed(path / BATCH)["samples"]
         files = [path / f"{e['line']}.flac" for e in entries]
         if any(sha256(f) != e["audio_sha256"] for f, e in zip(files, entries, strict=True)):
@@ -188,7 +188,7 @@ class SampleStore(Store[Spoken]):
         codes = [torch.tensor(e["codes"], dtype=torch.int64).reshape(len(e["codes"]), -1) for e in entries]
         return [(soundfile.read(str(f), dtype="float32")[0], c) for f, c in zip(files, codes, strict=True)]
 
-    def _write(self, path: Path, value: Spoken) -> None:
+    def _write(self, path: Path, value: SpokenBatch) -> None:
         batch, entries = self._batch, []
         for row, (audio, codes) in zip(batch.rows, value, strict=True):
             file = path / f"{row.line}.flac"
@@ -227,7 +227,7 @@ def _key(task: Task, language: str, batch: PromptBatch) -> str:
     return key_of([GENERATION, task.identity, language, batch.layout, batch.prompt, batch.seed, prompts], 20)
 
 
-def _speak(opened: LoadedBase, task: Task, todo: list[PromptBatch], missing: list[int], language: str) -> Iterator[tuple[int, Spoken]]:
+def _speak(opened: LoadedBase, task: Task, todo: list[PromptBatch], missing: list[int], language: str) -> Iterator[tuple[int, SpokenBatch]]:
     """(Number of a batch, its speech) for those that are missing, each as soon as its last row is done."""
     data = task.data
     where = [(n, row) for n, batch in enumerate(todo) for row in batch.rows]

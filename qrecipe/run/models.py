@@ -75,9 +75,9 @@ def language_of(session: Session, language: str, place: Place) -> str:
     if name == "auto" or name in listed:
         return name
     tags = {k: session.base.tags[k].lower() for k in listed if k in session.base.tags}
-    asked = name.replace("_", "-")
-    exact = [k for k, tag in tags.items() if tag == asked]
-    alike = [k for k, tag in tags.items() if tag.split("-")[0] == asked.split("-")[0]]
+    wanted = name.replace("_", "-")
+    exact = [k for k, tag in tags.items() if tag == wanted]
+    alike = [k for k, tag in tags.items() if tag.split("-")[0] == wanted.split("-")[0]]
     meant = exact or alike
     meant = [k for k in meant if "dialect" not in k] or meant  # Chinese and its dialects have one tag
     if len(meant) == 1:

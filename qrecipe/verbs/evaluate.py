@@ -40,7 +40,7 @@ RESULT = "evaluation.json"
 
 
 @dataclass(frozen=True)
-class Request:
+class EvaluationRequest:
     """Metrics, data and settings of a measurement."""
 
     data: Path
@@ -75,7 +75,7 @@ class _Measured:
     columns: list[Column]
 
 
-def evaluate(model: str, request: Request, listener: Listener | None = None) -> EvaluationResult:
+def evaluate(model: str, request: EvaluationRequest, listener: Listener | None = None) -> EvaluationResult:
     """Measures a model; with `out`, writes evaluation.json, the samples and report.html there.
 
     The voice is `reference` if it is given, else each row's own, else another clip of the manifest; where its text is
@@ -90,7 +90,7 @@ def evaluate(model: str, request: Request, listener: Listener | None = None) -> 
     return measured.result
 
 
-def compare(first: str, second: str, request: Request, listener: Listener | None = None) -> Comparison:
+def compare(first: str, second: str, request: EvaluationRequest, listener: Listener | None = None) -> Comparison:
     """Measures two models and the paired differences of the second to the first. Raises `UserError`."""
     a, b = (_measure(model, request, listener) for model in (first, second))
     differences, verdicts = {}, {}
@@ -106,7 +106,7 @@ def compare(first: str, second: str, request: Request, listener: Listener | None
     return result
 
 
-def _measure(model: str, request: Request, listener: Listener | None) -> _Measured:
+def _measure(model: str, request: EvaluationRequest, listener: Listener | None) -> _Measured:
     """Measures one model, everything that it says, and the transcripts, included. Raises `UserError` before anything is spoken."""
     names = metric_names(request.metrics)
     _check(request)
@@ -161,7 +161,7 @@ def _measure(model: str, request: Request, listener: Listener | None) -> _Measur
     return _Measured(result, values, recordings, columns)
 
 
-def _evaluators(session: Session, request: Request, names: list[str], language: str, folder: Path) -> EvaluatorSet:
+def _evaluators(session: Session, request: EvaluationRequest, names: list[str], language: str, folder: Path) -> EvaluatorSet:
     """The evaluators of a request. Raises `UserError` if one that a metric needs is not on this machine or cannot hear texts of `language`."""
     journal = Journal(folder / "heard.jsonl")
     identity = session.base.identity
@@ -198,7 +198,7 @@ def metric_names(metrics: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _check(request: Request) -> None:
+def _check(request: EvaluationRequest) -> None:
     if request.reference_text is not None and request.reference is None:
         raise UserError(Problem("QR070", "--reference-text says what --reference speaks, and there is none", Place("--reference-text")))
     if request.reference is not None and not request.reference.is_file():
@@ -209,7 +209,7 @@ def _check(request: Request) -> None:
         raise UserError(Problem("QR070", f"`{needy[0]}` needs a recogniser", Place("--asr"), "such as --asr wheel:whisper-base"))
 
 
-def _prepare(session: Session, request: Request, language: str) -> SpeechData:
+def _prepare(session: Session, request: EvaluationRequest, language: str) -> SpeechData:
     manifest: Manifest = read_manifest(request.data, "speech", session.opened.tokenizer)
     manifest.summed().raise_any(DataError)
     if request.reference is not None:
@@ -266,7 +266,7 @@ def _heard(sample: Sample, transcribed: bool, out: Path | None) -> Heard:
     )
 
 
-def from_recipe(loaded: LoadedRecipe, dataset: str, request: Request, gates: bool = False) -> Request:
+def from_recipe(loaded: LoadedRecipe, dataset: str, request: EvaluationRequest, gates: bool = False) -> EvaluationRequest:
     """A request with a recipe's evaluators, settings and language (and gates), for one of its datasets. Raises `UserError`."""
     recipe = loaded.recipe
     chosen = recipe.datasets.get(dataset)

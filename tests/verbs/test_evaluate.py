@@ -19,14 +19,14 @@ from qrecipe.recipe import load
 from qrecipe.recipe.evaluator import Asr, Evaluators
 from qrecipe.recipe.recipe import Evaluation
 from qrecipe.report.tables import comparison_table, statistics_table
-from qrecipe.verbs.evaluate import Request, compare, evaluate, from_recipe
+from qrecipe.verbs.evaluate import EvaluationRequest, compare, evaluate, from_recipe
 from tests.support import recipes
 from tests.support.running import run_recipe
 
 METRICS = ["talker_nll", "duration_ratio", "silence_share"]
 
 
-def request(folder: Path, **more: Any) -> Request:
+def request(folder: Path, **more: Any) -> EvaluationRequest:
     settings = Evaluation(seeds=[0], prompts=2, batch=2, layouts=["streaming"], frame_cap=1.0)
     fields: dict[str, Any] = {
         "data": folder / "data" / "dev.jsonl",
@@ -36,7 +36,7 @@ def request(folder: Path, **more: Any) -> Request:
         "reference": folder / "data" / "ref.wav",
         "out": folder / "out",
     }
-    return Request(**{**fields, **more})
+    return EvaluationRequest(**{**fields, **more})
 
 
 @pytest.fixture
