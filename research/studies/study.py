@@ -90,7 +90,7 @@ def load(path: Path) -> Study:
     problems += [node.problem("QR011", f"`{k}` is missing") for k in missing]
     problems.raise_any(RecipeError)
     folder = path.parent
-    factors: Any = read_file(folder / str(node.child("factors").value)).plain()  # type: ignore[union-attr]  # it is there
+    factors: Any = read_file(folder / str(node.get("factors").value)).plain()  # type: ignore[union-attr]  # it is there
     plain: Any = node.plain()
     points: list[dict[str, str]] = [{}]
     points += [{f: level} for f in plain["vary"] for level in factors.get(f, {}) if level != plain["centre"].get(f)]
