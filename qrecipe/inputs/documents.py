@@ -171,7 +171,7 @@ class Verdict(Settings):
     """Why there is no value."""
 
     def against_best(self) -> str | None:
-        """What the base, told nothing and told its best language, and the model score, in a line; None for other gates.
+        """Scores of the base, told nothing and told its best language, and of the model, in a line; None for other gates.
 
         >>> Verdict(gate="", metric="cer", data="dev", outcome="pass", severity="error", threshold=0, kind="min_decrease",
         ...     confidence=0.95, prompts=27, measured=0.13, baseline=0.165, spoken_as="spanish", untold=0.41).against_best()
@@ -180,8 +180,8 @@ class Verdict(Settings):
         if self.spoken_as is None or self.measured is None or self.baseline is None:
             return None
         untold = [f"told nothing {self.untold:.3g}"] if self.untold is not None else []
-        told = [f"told {self.spoken_as} {self.baseline:.3g}"] if self.spoken_as != "auto" else []
-        values = ", ".join([f"the base {'; '.join(untold)}" if untold else "the base", *told, f"this model {self.measured:.3g}"])
+        with_language = [f"told {self.spoken_as} {self.baseline:.3g}"] if self.spoken_as != "auto" else []
+        values = ", ".join([f"the base {'; '.join(untold)}" if untold else "the base", *with_language, f"this model {self.measured:.3g}"])
         return f"{self.metric} on {self.data}: {values} ({self.prompts} sentences, which did not choose the language)"
 
     @property

@@ -85,7 +85,7 @@ def select_inputs(
 
 
 def reward_inputs(stage: RewardStage, recipe: Recipe, identities: Mapping[str, str | None]) -> list[Any]:
-    """What the rewards of a stage depend on beside the weights and its own settings. `identities` as in `select_inputs`."""
+    """Inputs of the rewards of a stage, beside the weights and its own settings. `identities` as in `select_inputs`."""
     evaluators = stage.evaluators or recipe.evaluators
     inputs: list[Any] = [GENERATION, recipe.evaluation.frame_cap, recipe.teacher.slowest]
     needs = {spec.needs for r in stage.reward if (spec := metrics.find(r.metric)) is not None and spec.needs is not None}

@@ -338,7 +338,7 @@ class _Planner:
             self.problems += [unknown] if unknown else []
 
     def rewards(self, stage: Stage) -> tuple[list[Any] | None, list[str | None]]:
-        """What a stage's rewards depend on, and hashes of the voices that its sentences are spoken in. Reports missing evaluators."""
+        """Inputs of a stage's rewards, and hashes of the voices that its sentences are spoken in. Reports missing evaluators."""
         if not isinstance(stage, RewardStage):
             return None, []
         node = self.loaded.node.at("stages", self.recipe.stages.index(stage))

@@ -134,7 +134,7 @@ def _select(recipe: Recipe, select: Select, n: Node) -> Iterator[Problem]:
 
 
 def _reward(recipe: Recipe, stage: RewardStage, n: Node) -> Iterator[Problem]:
-    """What is rewarded can be measured on samples of the stage's own sentences."""
+    """Rewarded metrics can be measured on samples of the stage's own sentences."""
     own = [u.use for u in stage.uses if (d := recipe.datasets.get(u.use)) is not None and d.language in recipe.languages]
     if not own and all(u.is_self or u.use in recipe.datasets for u in stage.uses):
         message = "no data of this stage is in a language of the recipe, so there is nothing to be rewarded for"

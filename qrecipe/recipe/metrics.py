@@ -50,7 +50,7 @@ class MetricSpec:
     bounds: tuple[float | None, float | None] = (None, None)
     """The least and the largest value that there can be, None where there is none: an interval stays within."""
     reward: str | None = None
-    """What of a value is a reward, by its name in `qrecipe.recipe.rewards.TRANSFORMS`; None: nothing can be rewarded for it."""
+    """How a value becomes a reward, by its name in `qrecipe.recipe.rewards.TRANSFORMS`; None: nothing can be rewarded for it."""
     compares: bool = False
     """Whether a value compares with the row's own recording, which text does not have."""
 

@@ -1,4 +1,4 @@
-"""What of a metric's value is a reward: numbers between 0 and 1, of which more is better. Never imports torch."""
+"""How a metric's value becomes a reward: numbers between 0 and 1, of which more is better. Never imports torch."""
 
 from __future__ import annotations
 

@@ -169,7 +169,7 @@ class RewardStage(SpokenStage):
     objective: Literal["reward"]
     """Policy gradient over groups of samples (docs/ear.md). Sentences in the recipe's own languages are rewarded, be they text or transcripts; data in a language of the base is replayed as `speech` does."""
     reward: Annotated[list[Reward], Field(min_length=1, max_length=20)]
-    """What is rewarded. A judge that hears otherwise belongs into `select` and the gates: what is rewarded rises whether speech gets better or not."""
+    """Metrics that are rewarded. A judge that hears otherwise belongs into `select` and the gates: what is rewarded rises whether speech gets better or not."""
     samples: Annotated[int, Field(ge=2, le=256)] = 8
     """Samples of each sentence and step, in one voice and layout. They are compared with each other, so more make steadier gradients and cost as much more."""
     temperature: Positive = 1.0
@@ -177,7 +177,7 @@ class RewardStage(SpokenStage):
     kl_weight: Annotated[float, Field(ge=0)] = 0.05
     """Weight of the divergence from `kl_to`, nats a frame, beside a reward of 0 to 1. It keeps the model near what speaks already; 0 lets it go wherever the reward is."""
     kl_to: Literal["previous", "base"] = "previous"
-    """What the divergence is taken from: the weights before this stage, or the base with the new rows at their init."""
+    """Weights that the divergence is taken from: the weights before this stage, or the base with the new rows at their init."""
     clip_ratio: Positive = 0.2
     """How far the probability of a code may move from where it was drawn, as a share, before more of it is no gain. Matters from the second of the `updates` on."""
     updates: Annotated[int, Field(ge=1, le=16)] = 1

@@ -1,4 +1,4 @@
-"""What stages of the objective `reward` heard at every step, out of a run's events."""
+"""Rewards of stages of the objective `reward` at every step, out of a run's events."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ class Objective(ABC):
         return None
 
     def since(self, step: int) -> dict[str, float]:
-        """What the objective itself says of the steps since one, for a stage that stops because held-out data gets no better."""
+        """The objective's own report of the steps since one, for a stage that stops because held-out data gets no better."""
         return {}
 
     def anchor(self) -> torch.Tensor | None:

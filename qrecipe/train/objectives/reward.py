@@ -62,7 +62,7 @@ class Rollout:
 
 @dataclass(frozen=True)
 class Score:
-    """What a sample is worth."""
+    """Worth of a sample."""
 
     reward: float
     """Between 0 and 1."""
@@ -71,7 +71,7 @@ class Score:
 
 
 class Rewarder(Protocol):
-    """What the objective asks of a run: weights to speak and to compare with, and ears."""
+    """The parts of a run that the objective needs: weights to speak and to compare with, and ears."""
 
     def policy(self) -> AbstractContextManager[None]:
         """The modules hold the weights as they are, however they learn, for a while."""
@@ -249,8 +249,8 @@ class RewardObjective(Objective):
 
     def _prompt(self, rollout: Rollout, seed: int) -> generate.Prompt:
         e = self._example(rollout)
-        given = (e.role, e.body, e.language, e.layout, e.x_vector, e.reference_body, e.reference_codes)
-        return generate.Prompt(*given, seed=seed, max_frames=rollout.cap)
+        parts = (e.role, e.body, e.language, e.layout, e.x_vector, e.reference_body, e.reference_codes)
+        return generate.Prompt(*parts, seed=seed, max_frames=rollout.cap)
 
     def _report(self, step: int, groups: list[_Group], heard: list[list[Score]]) -> None:
         scores = [s for group in heard for s in group]
