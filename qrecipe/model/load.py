@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from qrecipe.errors import BaseModelError, Place, Problem, in_a_line
+from qrecipe.files import cache_dir
 from qrecipe.inputs.bases import LocalBase
 from qrecipe.inputs.tokenizer import TextTokenizer
 from qrecipe.model.fits import require_fit
@@ -130,19 +131,18 @@ class LoadedBase:
         """Codes of recordings, each [frames, codebooks] int64 on the CPU, by the base's own speech tokenizer.
 
         `audios` are mono at 24 kHz, [samples] each. On a CPU each is encoded alone: what stands beside a recording changes
-        the last digits of its encoding, and with them one code in ten thousand, and padding costs time. On a GPU those of whole
-        frames are padded to the longest and encoded at once: the encoder is causal, so that the padding reaches no frame
-        before it. What stock makes of a part of a frame at the end depends on the samples that follow, so a recording
-        that ends in one is encoded alone, as stock would.
+        the last digits of its encoding, and with them one code in ten thousand, and padding costs time. On a GPU they are
+        encoded at once, each filled up with silence to whole frames, and all padded to the longest: the encoder is causal, so
+        that padding reaches no frame before it. Stock makes the frame that a recording ends in from less than a frame of
+        samples, so there this last frame may have other codes than stock's.
         """
-        together = self.device.type != "cpu"
-        whole = [i for i, a in enumerate(audios) if together and len(a) % self.samples_per_frame == 0]
-        parts = [[i] for i, a in enumerate(audios) if not together or len(a) % self.samples_per_frame]
-        codes: dict[int, torch.Tensor] = {}
-        for batch in [*([whole] if whole else []), *parts]:
-            encoded = self.net.speech_tokenizer.encode([audios[i] for i in batch], sr=SAMPLE_RATE).audio_codes
-            codes.update((i, c.to("cpu", torch.int64).contiguous().clone()) for i, c in zip(batch, encoded, strict=True))
-        return [codes[i] for i in range(len(audios))]
+        encode = self.net.speech_tokenizer.encode
+        if self.device.type == "cpu":
+            encoded = [encode([audio], sr=SAMPLE_RATE).audio_codes[0] for audio in audios]
+        else:
+            frame = self.samples_per_frame
+            encoded = encode([np.pad(a, (0, -len(a) % frame)) for a in audios], sr=SAMPLE_RATE).audio_codes
+        return [c.to("cpu", torch.int64).contiguous().clone() for c in encoded]
 
     def reset(self) -> None:
         """Forgets what a generation leaves on the module (`rope_deltas`)."""
@@ -160,6 +160,8 @@ def open_model(info: LocalBase, device: torch.device | None = None) -> LoadedBas
     device = device or pick_device()
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    if device.type == "cuda":  # what is compiled takes a minute and is the same in the next run
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "compiled"))
     grow_one_segment(device)
     classes = stock()
     require_fit(info)
