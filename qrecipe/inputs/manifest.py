@@ -54,6 +54,8 @@ class Row:
     codes: tuple[tuple[int, ...], ...] | None = None
     """Ready codes, frames x codebooks."""
     cut: bool = False
+    language: str | None = None
+    """What the row itself says, which counts for nothing."""
 
 
 @dataclass(frozen=True)
@@ -236,7 +238,7 @@ class _Reader:
         if isinstance(line, SpeechLine):
             return self._speech(line, text, place)
         why = self._text_problem(text)
-        return Problems([Problem("QR042", why, place)]) if why else Row(place.line, text)
+        return Problems([Problem("QR042", why, place)]) if why else Row(place.line, text, language=line.language)
 
     def _speech(self, line: SpeechLine, text: str, place: Place) -> Row | Problems:
         """A row with a recording or codes, and perhaps with a reference."""
@@ -264,6 +266,7 @@ class _Reader:
             speaker=line.speaker,
             codes=tuple(tuple(f) for f in codes) if codes is not None else None,
             cut=line.cut,
+            language=line.language,
         )
 
     def _file(self, text: str, place: Place, problems: Problems) -> Path:

@@ -17,6 +17,8 @@ class TextLine(Settings):
 
     text: Annotated[str, Field(min_length=1, max_length=10_000)]
     """The sentence."""
+    language: str | None = None
+    """The language by name or tag. A row's language is its dataset's: rows that say another are counted in a warning."""
 
 
 class SpeechLine(Settings):
@@ -41,7 +43,7 @@ class SpeechLine(Settings):
     ) = None
     """Ready codes, frames x codebooks, as in the stock fine-tuning manifests; the recording is then not encoded again."""
     language: str | None = None
-    """Read and ignored: a row's language is its dataset's."""
+    """The language by name or tag. A row's language is its dataset's: rows that say another are counted in a warning."""
     cut: bool = False
     """The recording ends before the sentence does: its end is not learned."""
 

@@ -12,6 +12,10 @@ SCRIPTS = ("LATIN", "CYRILLIC", "GREEK", "ARMENIAN")
 """Scripts whose letters look alike, by the first word of their characters' names."""
 WORD = re.compile(r"[^\W\d_]+")
 ANNOTATION = r"laugh\w*|cough\w*|sigh\w*|breath\w*|applause|music|noise|silence|inaudible|unintelligible|crosstalk"
+TATWEEL = "\u0640"
+"""Lengthens an Arabic word to the eye."""
+POINTS = range(10, 36)
+"""Combining classes of the vowel points of Hebrew and Arabic, which most writers leave out."""
 MARKUP = re.compile(
     r"</?[A-Za-z][^<>]*>|&(?:[A-Za-z]+|#\d+|#x[0-9A-Fa-f]+);|\[[^\[\]]*\]|\{[^{}]*\}"
     rf"|\((?:{ANNOTATION})\)|\b[A-Z]{{2,}}_?\d+\s*:",
@@ -31,11 +35,13 @@ def unsayable(text: str) -> str | None:
 
 
 def near_key(text: str) -> str:
-    """A text without what does not change how it is spoken: case, signs, kind of quotes, width, composition, white space.
+    """A text without what does not change how it is spoken: case, signs, kind of quotes, width, composition, white space, and the
+    vowel points of Arabic and Hebrew.
 
     Equal keys are near-duplicates: they never stand on both sides of a split.
     """
     plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    plain = "".join(c for c in plain if c != TATWEEL and unicodedata.combining(c) not in POINTS)
     return " ".join("".join(c if c.isalnum() or unicodedata.category(c)[0] == "M" else " " for c in plain).split())
 
 

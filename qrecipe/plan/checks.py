@@ -6,14 +6,15 @@ Needs names and shapes of the base, and manifests; never weights. Checks of the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from qrecipe.errors import Place, Problem
-from qrecipe.files import FileHashes
+from qrecipe.files import FileHashes, digest
 from qrecipe.inputs.bases import BaseInfo
 from qrecipe.inputs.durations import seconds as seconds_of
-from qrecipe.inputs.manifest import Manifest
+from qrecipe.inputs.manifest import Manifest, Row
 from qrecipe.inputs.texts import near_key
 from qrecipe.plan.trainable import Group, Trainable
 from qrecipe.qwen3 import (
@@ -33,13 +34,15 @@ from qrecipe.qwen3 import (
 from qrecipe.recipe import LoadedRecipe
 from qrecipe.recipe.checks import may_hold_language_rows
 from qrecipe.recipe.dataset import SpeechDataset
-from qrecipe.recipe.language import language_key_problem
+from qrecipe.recipe.language import TAGS, language_key_problem
 from qrecipe.recipe.objectives import OBJECTIVES
 from qrecipe.recipe.stage import SpokenStage, Stage
 from qrecipe.source.reader import Node
 
 MIN_SENTENCES = 100
 """Sentences below which text-only adaptation is not worth judging."""
+SHOWN_NAMES = 3
+"""Names that a warning lists."""
 MIN_MINUTES = 30.0
 """Minutes of speech below which the method's source promises little."""
 
@@ -76,6 +79,9 @@ def check(context: Context) -> Iterator[Problem]:
     yield from _amounts(context)
     yield from _outruns(context)
     yield from _overlap(context)
+    yield from _row_languages(context)
+    yield from _repeated(context)
+    yield from _forgets(context)
 
 
 def _languages(context: Context) -> Iterator[Problem]:
@@ -311,6 +317,97 @@ def _overlap(context: Context) -> Iterator[Problem]:
 
 
 def _contents(context: Context, name: str) -> list[tuple[int, str, str | None]]:
-    """Every row of a dataset: its line, its text, and the hash of its recording."""
+    """Every row of a dataset: its line, its text, and the hash of its recording or of its codes."""
     rows = context.manifests[name].rows
-    return [(r.line, near_key(r.text), context.hashes.sha256(r.audio) if r.audio is not None else None) for r in rows]
+    return [(r.line, near_key(r.text), _sound(r, context.hashes)) for r in rows]
+
+
+def _sound(row: Row, hashes: FileHashes) -> str | None:
+    if row.audio is not None:
+        return hashes.sha256(row.audio)
+    return digest(row.codes) if row.codes is not None else None
+
+
+def _row_languages(context: Context) -> Iterator[Problem]:
+    """Rows that say a language which is not their dataset's: the sign of a mixed file, or of a dataset under the wrong name."""
+    recipe = context.loaded.recipe
+    for name, manifest in context.manifests.items():
+        language = recipe.datasets[name].language
+        asr = recipe.evaluators.asr
+        codes = [recipe.tag(language), asr.languages.get(language) if asr else None]
+        others = [(r.line, r.language) for r in manifest.rows if r.language and not _same_language(r.language, language, codes)]
+        if others:
+            counts = Counter(said.casefold() for _, said in others).most_common(SHOWN_NAMES)
+            listed = ", ".join(f"{count} `{said}`" for said, count in counts)
+            message = f"`{name}` is `{language}`, and {len(others)} of its {len(manifest.rows)} rows say another language: {listed}"
+            help_ = "every row stands under its dataset's language: give the others a dataset of their own, or leave the field out"
+            yield Problem("QR090", message, Place(manifest.shown, others[0][0], 1), help_)
+
+
+def _same_language(said: str, language: str, codes: Sequence[str | None]) -> bool:
+    """Whether a row's own language, a name or a tag, is the one of its dataset; `auto` says nothing."""
+    plain = said.strip().casefold().replace("_", "-")
+    tags = {code.casefold() for code in codes if code}
+    return plain in ("auto", language) or plain.split("-")[0] in {tag.split("-")[0] for tag in tags} or TAGS.get(plain) in tags
+
+
+def _repeated(context: Context) -> Iterator[Problem]:
+    """Rows that stand in a dataset more than once, and recordings that stand for several texts, one of which must be wrong."""
+    recipe = context.loaded.recipe
+    used = recipe.trained_datasets() | recipe.judging_datasets()
+    for name in sorted(used & context.manifests.keys()):
+        shown = context.shown(name)
+        texts: dict[str, dict[str, int]] = {}
+        again: list[tuple[int, int]] = []
+        several: list[tuple[int, int]] = []
+        for line, text, sound in _contents(context, name):
+            lines = texts.setdefault(sound or text, {})
+            if text in lines:
+                again.append((line, lines[text]))
+            elif lines:
+                several.append((line, next(iter(lines.values()))))
+            lines.setdefault(text, line)
+        if several:
+            line, first = several[0]
+            message = (
+                f"{_rows(len(several))} of `{name}` has the recording of another row, whose text differs (the first that of line {first})"
+            )
+            yield Problem("QR091", message, Place(shown, line, 1), "one of the texts is wrong: find out which, and take its row out")
+        if again:
+            line, first = again[0]
+            weight = "copies weigh more than other rows" if name in recipe.trained_datasets() else "copies count once in gates"
+            message = f"{_rows(len(again))} of `{name}` repeated from others (line {first} has the first): {weight}"
+            yield Problem("QR091", message, Place(shown, line, 1), "take the copies out")
+
+
+def _rows(count: int) -> str:
+    return "1 row" if count == 1 else f"{count:,} rows"
+
+
+def _forgets(context: Context) -> Iterator[Problem]:
+    """Stages that move what the languages of the base are read or spoken with, on new languages alone, and nobody looks."""
+    recipe = context.loaded.recipe
+    judged = {g.data for g in recipe.gates() if g.severity == "error"}
+    if any(recipe.datasets[d].language not in recipe.languages for d in judged & recipe.datasets.keys()):
+        return
+    for stage, node, trainable in context.stages():
+        shared = next((g for g in trainable.groups if not _own_rows(g)), None)
+        if shared is None or not OBJECTIVES[stage.objective].speaks or _replayed(context, stage):
+            continue
+        part = shared.train.patterns[0]
+        message = f"`{part}` learns from the new language alone: no data replays a language of the base, and no gate looks at one"
+        help_ = "add `{use: self, language: english, share: 0.2}`, and a gate on sentences of that language (docs/gates.md)"
+        yield _entry(stage, node, shared).at("match").problem("QR092", message, help_)
+        return
+
+
+def _own_rows(group: Group) -> bool:
+    """Whether a group is rows of new languages, which no other language reads."""
+    return group.train.rows == "languages"
+
+
+def _replayed(context: Context, stage: Stage) -> bool:
+    """Whether a stage reads a language of the base."""
+    recipe = context.loaded.recipe
+    languages = {recipe.datasets[u.dataset].language for u in stage.uses if u.dataset in recipe.datasets}
+    return bool(languages - recipe.languages.keys())

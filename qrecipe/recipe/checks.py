@@ -42,6 +42,7 @@ def check(recipe: Recipe, node: Node, root: Path, written: Node | None = None) -
         _accept(recipe, node),
         _finish(recipe, node),
         _likelihood_alone(recipe, node),
+        _unjudged(recipe, node),
         synthetic.check(recipe, node),
         judges.check(recipe, node),
     )
@@ -347,6 +348,14 @@ def _likelihood_alone(recipe: Recipe, node: Node) -> Iterator[Problem]:
             )
             help_ = f"add `cer` on `{own[-1].data}`, or `text_gain` where no recogniser knows the language"
             yield node.at("accept").key_problem("QR084", message, help_)
+
+
+def _unjudged(recipe: Recipe, node: Node) -> Iterator[Problem]:
+    """Something decides whether there is a bundle."""
+    if not any(g.severity == "error" for g in recipe.gates()):
+        message = "no gate counts, so whatever comes out becomes a bundle"
+        help_ = "state an `accept`, for example that of templates/gates.yaml (docs/gates.md)"
+        yield node.at("stages").key_problem("QR093", message, help_)
 
 
 def may_hold_language_rows(patterns: list[str], rows: object) -> bool:

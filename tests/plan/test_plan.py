@@ -21,7 +21,12 @@ from tests.support.bases import base_folder
 LARGE = "Qwen/Qwen3-TTS-12Hz-1.7B-Base"
 WORDS = ["pagi", "malam", "buku", "kedai", "rumah", "sungai", "ikan", "nasi", "hujan", "pintu"]
 TEXTS = [f"Ada {a} dekat {b}." for a in WORDS for b in WORDS]
-CODES = [[1, 2, 3, 4, 5, 6, 7, 8]] * 2
+
+
+def recording(of: int) -> list[list[int]]:
+    """Two frames that no other recording has."""
+    return [[of, 2, 3, 4, 5, 6, 7, 8]] * 2
+
 
 Make = Callable[..., Planned]
 
@@ -57,9 +62,9 @@ def plan(tmp_path: Path) -> Make:
         root.mkdir(exist_ok=True)
         rows = {
             "text": [{"text": t} for t in texts],
-            "train": [{"text": "Ini " + t, "audio_codes": CODES} for t in texts],
-            "dev": [{"text": "Pokok itu tinggi.", "audio_codes": CODES}],
-            "english": [{"text": "The zebra quizzed us.", "audio_codes": CODES}],
+            "train": [{"text": "Ini " + t, "audio_codes": recording(i)} for i, t in enumerate(texts)],
+            "dev": [{"text": "Pokok itu tinggi.", "audio_codes": recording(1000)}],
+            "english": [{"text": "The zebra quizzed us.", "audio_codes": recording(1001)}],
         }
         for name, content in rows.items():
             (root / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in content))
@@ -305,7 +310,7 @@ def test_data_content_changes_the_fingerprint(plan: Make, tmp_path: Path, what: 
     before = fingerprints(plan(*TWO))
     file = tmp_path / "one" / "train.jsonl"
     lines = file.read_text().splitlines(keepends=True)
-    lines[3] = {"text": lines[3].replace("Ini", "Itu"), "codes": lines[3].replace("[[1,", "[[9,"), "one row less": ""}[what]
+    lines[3] = {"text": lines[3].replace("Ini", "Itu"), "codes": lines[3].replace("[[3,", "[[9,"), "one row less": ""}[what]
     file.write_text("".join(lines))
     after = fingerprints(make_plan(load(tmp_path / "one" / "recipe.yaml")))
     assert all(a != b for a, b in zip(before, after, strict=True))
@@ -322,14 +327,14 @@ def test_the_spelling_of_a_manifest_and_its_name_do_not_count(plan: Make, tmp_pa
 
 def test_data_that_no_stage_reads_does_not_count(plan: Make, tmp_path: Path) -> None:
     before = fingerprints(plan(*TWO))
-    (tmp_path / "one" / "dev.jsonl").write_text(json.dumps({"text": "Lain.", "audio_codes": CODES}))
+    (tmp_path / "one" / "dev.jsonl").write_text(json.dumps({"text": "Lain.", "audio_codes": recording(1002)}))
     assert fingerprints(make_plan(load(tmp_path / "one" / "recipe.yaml"))) == before
 
 
 def test_held_out_data_counts_where_it_selects_the_step(plan: Make, tmp_path: Path) -> None:
     select = {"metric": "talker_nll", "data": "dev", "every": 5}
     before = fingerprints(plan({**TWO[0], "select": select}, TWO[1]))
-    (tmp_path / "one" / "dev.jsonl").write_text(json.dumps({"text": "Lain.", "audio_codes": CODES}))
+    (tmp_path / "one" / "dev.jsonl").write_text(json.dumps({"text": "Lain.", "audio_codes": recording(1002)}))
     assert fingerprints(make_plan(load(tmp_path / "one" / "recipe.yaml")))[0] != before[0]
 
 
@@ -381,7 +386,9 @@ def test_a_sentence_that_trains_and_judges_is_refused_at_its_line(plan: Make, tm
     assert planned.errors == []
     file = tmp_path / "one" / "dev.jsonl"
     file.write_text(
-        json.dumps({"text": "Baharu.", "audio_codes": CODES}) + "\n" + json.dumps({"text": "  Ini " + TEXTS[4], "audio_codes": CODES})
+        json.dumps({"text": "Baharu.", "audio_codes": recording(1003)})
+        + "\n"
+        + json.dumps({"text": "  Ini " + TEXTS[4], "audio_codes": recording(1004)})
     )
     (problem,) = make_plan(load(tmp_path / "one" / "recipe.yaml")).errors
     assert (problem.code, problem.message) == ("QR046", "this sentence also judges, in `dev` (line 2)")
