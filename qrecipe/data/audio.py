@@ -39,6 +39,8 @@ FLAT = 1e-4
 FLAT_RUN = 4
 """A top is cut off if this many samples in a row lie this near to the peak; a voice's own tops are round."""
 MIN_SECONDS = 0.3
+MAX_REFERENCE = 30.0
+"""Seconds of a reference where no dataset says `max_seconds`."""
 MAX_SAMPLES = 1 << 26
 """Of all channels, 256 MiB in memory: what a header promises is checked before memory is taken."""
 MAX_CHARACTERS_PER_SECOND = 45.0
@@ -63,6 +65,8 @@ class Clip:
     """Duration before trimming."""
     trimmed: float
     """Seconds that trimming took away."""
+    speech: Audio
+    """The samples from the first to the last sound."""
 
 
 def read(path: Path, max_seconds: float | None = None) -> Audio:
@@ -175,9 +179,37 @@ def resample(samples: Audio, rate: int) -> Audio:
 
 def load(path: Path, max_seconds: float) -> Clip:
     """Reads, checks and trims a recording. Raises `AudioProblem`."""
+    samples, (start, end) = _checked(path, max_seconds)
+    seconds = len(samples) / SAMPLE_RATE
+    margin = int(MARGIN * SAMPLE_RATE)
+    first, last = max(0, start - margin), min(len(samples), end + margin)
+    whole = first + (last - first) // FRAME_SAMPLES * FRAME_SAMPLES
+    if whole >= end:  # ends on a whole frame, as long as that takes silence alone
+        last = whole
+    kept = np.ascontiguousarray(samples[first:last])
+    require_length(len(kept) / SAMPLE_RATE, max_seconds)
+    return Clip(kept, seconds, seconds - len(kept) / SAMPLE_RATE, samples[start:end])
+
+
+def load_reference(path: Path, max_seconds: float) -> Clip:
+    """Reads and checks a recording that gives a voice; it is heard whole, as stock qwen_tts hears it. Raises `AudioProblem`."""
+    samples, (start, end) = _checked(path, max_seconds)
+    require_length((end - start) / SAMPLE_RATE, max_seconds, " of a reference")
+    return Clip(samples, len(samples) / SAMPLE_RATE, 0.0, samples[start:end])
+
+
+def require_length(seconds: float, max_seconds: float, of: str = " (`max_seconds`)") -> None:
+    """Raises `AudioProblem` for speech that is too short or too long to be used."""
+    if seconds < MIN_SECONDS:
+        raise AudioProblem(f"{seconds:.2f} s of speech; at least {MIN_SECONDS:g} s are needed")
+    if seconds > max_seconds:
+        raise AudioProblem(f"{seconds:.1f} s long; at most {max_seconds:g} s{of} are used")
+
+
+def _checked(path: Path, max_seconds: float) -> tuple[Audio, tuple[int, int]]:
+    """Samples of a recording in which something is heard, with the first and the last of that. Raises `AudioProblem`."""
     sound = _decode(path, max_seconds)
     samples = resample(_mono(sound.samples), sound.rate)
-    seconds = len(samples) / SAMPLE_RATE
     peak = float(np.abs(samples).max())
     if peak < SILENT_PEAK:
         raise AudioProblem("silent")
@@ -185,17 +217,7 @@ def load(path: Path, max_seconds: float) -> Clip:
     if clipped > CLIPPED_SHARE:
         raise AudioProblem(f"clipped: {clipped:.1%} of the samples are cut off at the loudest level")
     _, (start, end) = librosa().effects.trim(samples, top_db=TRIM_DB, frame_length=1024, hop_length=256)
-    margin = int(MARGIN * SAMPLE_RATE)
-    first, last = max(0, int(start) - margin), min(len(samples), int(end) + margin)
-    whole = first + (last - first) // FRAME_SAMPLES * FRAME_SAMPLES
-    if whole >= int(end):  # ends on a whole frame, as long as that takes silence alone
-        last = whole
-    speech = samples[first:last]
-    if len(speech) / SAMPLE_RATE < MIN_SECONDS:
-        raise AudioProblem(f"{len(speech) / SAMPLE_RATE:.2f} s of speech; at least {MIN_SECONDS:g} s are needed")
-    if len(speech) / SAMPLE_RATE > max_seconds:
-        raise AudioProblem(f"{len(speech) / SAMPLE_RATE:.1f} s long; at most {max_seconds:g} s are used (`max_seconds`)")
-    return Clip(np.ascontiguousarray(speech), seconds, seconds - len(speech) / SAMPLE_RATE)
+    return samples, (int(start), int(end))
 
 
 def _clipped(samples: Audio, floating: bool) -> float:

@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 
 from qrecipe.data import audio
-from qrecipe.data.audio import AudioProblem, Clip, read
+from qrecipe.data.audio import MAX_REFERENCE, AudioProblem, Clip
+from qrecipe.data.likeness import Heard, fingerprint
 from qrecipe.files import FileHashes, cache_dir, digest
 from qrecipe.inputs.bases import LocalBase
 from qrecipe.model.batcher import AdaptiveBatcher, out_of_memory, recording_too_large
@@ -22,6 +23,8 @@ from qrecipe.store import TensorStore
 
 PREPARATION = 3
 """Raised whenever the same recording would be prepared in another way."""
+HEARD = ("fingerprint", "speech")
+"""Tensors of a recording by which the same sound is known in another file."""
 BATCH_SECONDS = 60.0
 """Audio that is encoded at once, padding included."""
 
@@ -36,6 +39,17 @@ class Encoded:
     """Of the recording before trimming."""
     trimmed: float
     """Seconds taken away."""
+    heard: Heard | None = None
+    """Fingerprint of the sound and the seconds of its speech; None of codes without a recording."""
+
+
+@dataclass(frozen=True)
+class Voice:
+    """A reference as the talker knows it."""
+
+    x_vector: torch.Tensor
+    """[hidden] float32."""
+    heard: Heard
 
 
 @dataclass(frozen=True)
@@ -49,10 +63,7 @@ class Recording:
 
     def clip(self) -> Clip:
         """Its samples. Raises `AudioProblem`."""
-        if self.trim:
-            return audio.load(self.path, self.max_seconds)
-        samples = read(self.path, self.max_seconds)
-        return Clip(samples, len(samples) / SAMPLE_RATE, 0.0)
+        return audio.load(self.path, self.max_seconds) if self.trim else audio.load_reference(self.path, self.max_seconds)
 
 
 class Encoder:
@@ -65,7 +76,7 @@ class Encoder:
         folder = opened.folder / "speech_tokenizer"
         parts = {f.name: hashes.sha256(f) for f in sorted(folder.glob("*")) if f.suffix in {".json", ".safetensors"}}
         self._codes = cache / "codes" / digest([PREPARATION, parts])[:16]
-        self._x_vectors = TensorStore(cache / "x-vectors" / digest([PREPARATION, info.identity])[:16], "x_vector")
+        self._x_vectors = TensorStore(cache / "x-vectors" / digest([PREPARATION, info.identity])[:16], "x_vector", *HEARD)
 
     def codes(
         self,
@@ -93,7 +104,8 @@ class Encoder:
             by_length = sorted(waiting, key=lambda i: (len(waiting[i].samples), i))
             for part, codes in batcher.run(by_length, lambda part: self.opened.encode([waiting[i].samples for i in part])):
                 for i, c in zip(part, codes, strict=True):
-                    results[i] = self._save(recordings[i], Encoded(c, waiting[i].seconds, waiting[i].trimmed))
+                    clip = waiting[i]
+                    results[i] = self._save(recordings[i], Encoded(c, clip.seconds, clip.trimmed, _heard(clip)))
                 report()
             waiting.clear()
 
@@ -114,31 +126,47 @@ class Encoder:
         encode()
         return [results[i] for i in range(len(recordings))]
 
-    def x_vector(self, path: Path) -> torch.Tensor:
-        """Speaker vector of a reference, [hidden] float32. Raises `AudioProblem`."""
+    def voice(self, path: Path, max_seconds: float = MAX_REFERENCE) -> Voice:
+        """What a reference gives. Raises `AudioProblem` for what a row's own recording would be refused for."""
         key = self.hashes.sha256(path)
         cached = self._x_vectors.get(key)
-        if cached is not None:
-            return cached["x_vector"]
-        try:
-            vector = self.opened.x_vector(read(path))
-        except torch.OutOfMemoryError:
-            raise out_of_memory("this reference", str(path), "a shorter one does; or take a larger GPU") from None
-        return self._x_vectors.put(key, {"x_vector": vector})["x_vector"]
+        if cached is None:
+            clip = audio.load_reference(path, max_seconds)
+            try:
+                vector = self.opened.x_vector(clip.samples)
+            except torch.OutOfMemoryError:
+                raise out_of_memory("this reference", str(path), "a shorter one does; or take a larger GPU") from None
+            cached = self._x_vectors.put(key, {"x_vector": vector, **_tensors(_heard(clip))})
+        heard = _from_tensors(cached)
+        audio.require_length(heard[1], max_seconds, " of a reference")
+        return Voice(cached["x_vector"], heard)
 
     def _store(self, recording: Recording) -> TensorStore:
         preparation = f"trim-{recording.max_seconds:g}" if recording.trim else "whole"
-        return TensorStore(self._codes / preparation, "codes", "seconds")
+        return TensorStore(self._codes / preparation, "codes", "seconds", *HEARD)
 
     def _load(self, recording: Recording) -> Encoded | None:
         cached = self._store(recording).get(self.hashes.sha256(recording.path))
         if cached is None:
             return None
         seconds, trimmed = cached["seconds"].tolist()
-        return Encoded(cached["codes"].to(torch.int64), seconds, trimmed)
+        return Encoded(cached["codes"].to(torch.int64), seconds, trimmed, _from_tensors(cached))
 
     def _save(self, recording: Recording, encoded: Encoded) -> Encoded:
         times = torch.tensor([encoded.seconds, encoded.trimmed], dtype=torch.float64)
-        tensors = {"codes": encoded.codes.to(torch.int16).contiguous(), "seconds": times}
+        assert encoded.heard is not None, "a recording was encoded"
+        tensors = {"codes": encoded.codes.to(torch.int16).contiguous(), "seconds": times, **_tensors(encoded.heard)}
         self._store(recording).put(self.hashes.sha256(recording.path), tensors)
         return encoded
+
+
+def _heard(clip: Clip) -> Heard:
+    return fingerprint(clip.speech), len(clip.speech) / SAMPLE_RATE
+
+
+def _tensors(heard: Heard) -> dict[str, torch.Tensor]:
+    return dict(zip(HEARD, (heard[0], torch.tensor(heard[1], dtype=torch.float64)), strict=True))
+
+
+def _from_tensors(tensors: dict[str, torch.Tensor]) -> Heard:
+    return tensors[HEARD[0]], float(tensors[HEARD[1]])

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 import torch
 
 from qrecipe.data.audio import AudioProblem, rate_problem
-from qrecipe.data.codes import Encoded, Encoder, Recording
+from qrecipe.data.codes import Encoded, Encoder, Recording, Voice
+from qrecipe.data.likeness import Heard, is_one_sound
 from qrecipe.errors import DataError, Place, Problem
 from qrecipe.inputs.manifest import Manifest, Row
+from qrecipe.inputs.texts import near_key
 from qrecipe.inputs.tokenizer import TextTokenizer
 from qrecipe.model.prompt import Example
 from qrecipe.qwen3 import FRAMES_PER_SECOND, SAMPLE_RATE, Layout, PromptKind
@@ -56,6 +60,8 @@ class SpeechRow:
     audio: Path | None = None
     soft_targets: SoftTargets | None = None
     """Of a row that the base itself spoke."""
+    heard: Heard | None = None
+    """Of a row with a recording: its fingerprint and the seconds of its speech."""
 
     @classmethod
     def of_text(cls, line: int, text: str, role: list[int], body: list[int], frames: int, groups: int) -> SpeechRow:
@@ -156,14 +162,15 @@ def prepare(
             data.rows.append(ready)
         else:
             problems.append(ready)
-    references = _References(data.rows, requirements.reference, dataset.reference_text, requirements.need_reference)
+    voices = _Voices(encoder, dataset.max_seconds)
+    references = _References(data.rows, voices, requirements.reference, dataset.reference_text, requirements.need_reference)
     data.rows = [references.added(i) for i in range(len(data.rows))]
 
     if requirements.need_reference:
         message = "no reference recording: no other clip of this speaker, and the dataset has no `reference`"
         problems += [Problem("QR045", message, Place(dataset.path, r.line, 1)) for r in data.rows if r.reference is None]
         data.rows = [r for r in data.rows if r.reference is not None]
-    _read_references(data, encoder, dataset.path)
+    _read_references(data, voices, encoder, dataset)
     if problems and (dataset.on_bad_row == "stop" or not data.rows):
         raise DataError(problems)
     if not data.rows:
@@ -212,14 +219,21 @@ def _speech_row(
         reference_text=row.reference_text,
         cut=row.cut,
         audio=row.audio,
+        heard=result.heard,
     )
 
 
 class _References:
-    """The reference of every row: its own, else the dataset's, else the next clip of the same speaker, never itself."""
+    """The reference of every row: its own, else the dataset's, else the next clip of the same speaker, never itself.
 
-    def __init__(self, rows: Sequence[SpeechRow], reference: Path | None, reference_text: str | None, never_itself: bool) -> None:
+    A recording is itself in any file: a copy under another name or in another format would teach copying, too.
+    """
+
+    def __init__(
+        self, rows: Sequence[SpeechRow], voices: _Voices, reference: Path | None, reference_text: str | None, never_itself: bool
+    ) -> None:
         self._rows = rows
+        self._voices = voices
         self._default = (reference, reference_text)
         self._never_itself = never_itself
         self._by_speaker: dict[str, list[int]] = {}
@@ -231,34 +245,101 @@ class _References:
         """A row with its reference, if there is one."""
         row = self._rows[i]
         path, text = row.reference, row.reference_text
-        if self._never_itself and path is not None and row.audio is not None and path.resolve() == row.audio.resolve():
-            path, text = None, None  # a clip that is its own voice would teach copying
-        if path is None and self._default[0] is not None and self._default[0] != row.audio:
+        if self._never_itself and path is not None and self._is_itself(row, path):
+            path, text = None, None
+        if path is None and self._default[0] is not None and not self._is_itself(row, self._default[0]):
             path, text = self._default
         if path is None:
-            others = [j for j in self._by_speaker.get(row.speaker, []) if j != i and self._rows[j].audio != row.audio]
-            if others:
-                other = self._rows[next((j for j in others if j > i), others[0])]
+            clips = self._by_speaker.get(row.speaker, [])
+            later = bisect_right(clips, i)
+            others = (self._rows[j] for j in chain(clips[later:], clips[:later]))
+            other = next((r for r in others if r is not row and not same_sound(r, row)), None)
+            if other is not None:
                 path, text = other.audio, other.text
         return replace(row, reference=path, reference_text=text)
 
+    def _is_itself(self, row: SpeechRow, path: Path) -> bool:
+        if row.audio is not None and path.resolve() == row.audio.resolve():
+            return True
+        if row.heard is None:  # ready codes
+            return any(torch.equal(row.codes, codes) for codes in self._voices.codes(path))
+        voice = self._voices.get(path)
+        return isinstance(voice, Voice) and is_one_sound(row.heard, voice.heard)
 
-def _read_references(data: SpeechData, encoder: Encoder, shown: str) -> None:
-    """Adds x-vectors and codes of the references; rows without a usable one are skipped."""
-    bad: set[Path] = set()
+
+class _Voices:
+    """The references of a dataset, each read once."""
+
+    def __init__(self, encoder: Encoder, max_seconds: float) -> None:
+        self._encoder = encoder
+        self._max_seconds = max_seconds
+        self._read: dict[Path, Voice | AudioProblem] = {}
+        self._codes: dict[Path, list[torch.Tensor]] = {}
+
+    def get(self, path: Path) -> Voice | AudioProblem:
+        """A reference, or why it cannot be used."""
+        if path not in self._read:
+            try:
+                self._read[path] = self._encoder.voice(path, self._max_seconds)
+            except AudioProblem as e:
+                self._read[path] = e
+        return self._read[path]
+
+    def codes(self, path: Path) -> list[torch.Tensor]:
+        """Codes of a reference, trimmed and whole, as far as it can be used."""
+        if path not in self._codes:
+            encoded = self._encoder.codes([Recording(path, trim, self._max_seconds) for trim in (True, False)])
+            self._codes[path] = [e.codes for e in encoded if isinstance(e, Encoded)]
+        return self._codes[path]
+
+
+def same_sound(a: SpeechRow, b: SpeechRow) -> bool:
+    """Whether two rows hold the same recording, in whatever file."""
+    if a.heard is not None and b.heard is not None:
+        return is_one_sound(a.heard, b.heard)
+    return torch.equal(a.codes, b.codes)
+
+
+def distinct(data: SpeechData) -> SpeechData:
+    """Without rows that repeat the text and the sound of an earlier one: as prompts they would make intervals narrower than they are."""
+    seen: dict[str, list[SpeechRow]] = {}
+    rows = []
     for row in data.rows:
-        if row.reference is None or row.reference in data.x_vectors or row.reference in bad:
+        alike = seen.setdefault(near_key(row.text), [])
+        if not any(same_sound(row, other) for other in alike):
+            rows.append(row)
+            alike.append(row)
+    return replace(data, rows=rows)
+
+
+def _read_references(data: SpeechData, voices: _Voices, encoder: Encoder, dataset: SpeechDataset) -> None:
+    """Adds x-vectors and codes of the references; rows without a usable one are skipped."""
+    by_reference: dict[tuple[Path | None, str | None], list[SpeechRow]] = {}
+    for row in data.rows:
+        by_reference.setdefault((row.reference, row.reference_text), []).append(row)
+    bad: set[int] = set()
+    for (path, text), rows in by_reference.items():
+        if path is None:
             continue
-        try:
-            data.x_vectors[row.reference] = encoder.x_vector(row.reference)
-        except AudioProblem as e:
-            bad.add(row.reference)
-            data.skipped.append(Problem("QR043", f"the reference {row.reference.name}: {e}", Place(shown, row.line, 1)))
-    data.rows = [r for r in data.rows if r.reference not in bad]
+        voice = voices.get(path)
+        problem = _reference_problem(path, text, voice, Place(dataset.path, rows[0].line, 1))
+        if problem is not None:
+            data.skipped.append(problem)
+            data.unshown += len(rows) - 1
+            bad |= {row.line for row in rows}
+        elif isinstance(voice, Voice):
+            data.x_vectors[path] = voice.x_vector
+    data.rows = [r for r in data.rows if r.line not in bad]
     spoken = sorted({r.reference for r in data.rows if r.reference is not None and r.reference_text is not None})
-    for path, encoded in zip(spoken, encoder.codes([Recording(p, False) for p in spoken]), strict=True):
-        if isinstance(encoded, AudioProblem):
-            data.skipped.append(Problem("QR043", f"the reference {path.name}: {encoded}", Place(shown)))
-            data.rows = [r for r in data.rows if r.reference != path]
-        else:
-            data.reference_codes[path] = encoded.codes
+    recordings = [Recording(p, False, dataset.max_seconds) for p in spoken]
+    for path, encoded in zip(spoken, encoder.codes(recordings), strict=True):
+        assert isinstance(encoded, Encoded), "checked as a voice"
+        data.reference_codes[path] = encoded.codes
+
+
+def _reference_problem(path: Path, text: str | None, voice: Voice | AudioProblem, place: Place) -> Problem | None:
+    """Why a reference cannot be used, or None: what a row's own recording and text would be refused for."""
+    if isinstance(voice, AudioProblem):
+        return Problem("QR043", f"the reference {path.name}: {voice}", place, "a few seconds of clear speech do")
+    why = rate_problem(text, voice.heard[1]) if text is not None else None
+    return Problem("QR044", f"the reference {path.name}: {why}", place) if why else None

@@ -58,7 +58,7 @@ def synthesize(
         identity: content of the base.
         progress: called with the number of sentences that are spoken.
     """
-    vectors = {v: encoder.x_vector(v) for v in dataset.voices}
+    vectors = {v: encoder.voice(v).x_vector for v in dataset.voices}
     voice_hashes = {v: encoder.hashes.sha256(v) for v in dataset.voices}
     size = max(settings.batch, GPU_BATCH) if opened.device.type == "cuda" else settings.batch
     batches = list(dataset.batches(size))

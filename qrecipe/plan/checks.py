@@ -329,24 +329,31 @@ def _sound(row: Row, hashes: FileHashes) -> str | None:
 
 
 def _row_languages(context: Context) -> Iterator[Problem]:
-    """Rows that say a language which is not their dataset's: the sign of a mixed file, or of a dataset under the wrong name."""
+    """Rows that say a language which is not their dataset's."""
     recipe = context.loaded.recipe
+    asr = recipe.evaluators.asr
     for name, manifest in context.manifests.items():
         language = recipe.datasets[name].language
-        asr = recipe.evaluators.asr
-        codes = [recipe.tag(language), asr.languages.get(language) if asr else None]
-        others = [(r.line, r.language) for r in manifest.rows if r.language and not _same_language(r.language, language, codes)]
-        if others:
-            counts = Counter(said.casefold() for _, said in others).most_common(SHOWN_NAMES)
-            listed = ", ".join(f"{count} `{said}`" for said, count in counts)
-            message = f"`{name}` is `{language}`, and {len(others)} of its {len(manifest.rows)} rows say another language: {listed}"
-            help_ = "every row stands under its dataset's language: give the others a dataset of their own, or leave the field out"
-            yield Problem("QR090", message, Place(manifest.shown, others[0][0], 1), help_)
+        yield from other_languages(manifest, name, language, [recipe.tag(language), asr.languages.get(language) if asr else None])
 
 
-def _same_language(said: str, language: str, codes: Sequence[str | None]) -> bool:
+def other_languages(manifest: Manifest, name: str, language: str, codes: Sequence[str | None]) -> Iterator[Problem]:
+    """One problem for all rows that say another language: the sign of a mixed file, or of a dataset under the wrong name.
+
+    `codes` are tags of the dataset's language, as far as they are known.
+    """
+    others = [(r.line, r.language) for r in manifest.rows if r.language and not _same_language(r.language, language, codes)]
+    if others:
+        counts = Counter(stated.casefold() for _, stated in others).most_common(SHOWN_NAMES)
+        listed = ", ".join(f"{count} `{stated}`" for stated, count in counts)
+        message = f"`{name}` is `{language}`, and {len(others):,} of its {len(manifest.rows):,} rows say another language: {listed}"
+        help_ = "every row stands under its dataset's language: give the others a dataset of their own, or leave the field out"
+        yield Problem("QR090", message, Place(manifest.shown, others[0][0], 1), help_)
+
+
+def _same_language(stated: str, language: str, codes: Sequence[str | None]) -> bool:
     """Whether a row's own language, a name or a tag, is the one of its dataset; `auto` says nothing."""
-    plain = said.strip().casefold().replace("_", "-")
+    plain = stated.strip().casefold().replace("_", "-")
     tags = {code.casefold() for code in codes if code}
     return plain in ("auto", language) or plain.split("-")[0] in {tag.split("-")[0] for tag in tags} or TAGS.get(plain) in tags
 

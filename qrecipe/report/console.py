@@ -37,6 +37,7 @@ LINES: dict[str, Callable[[Fields], str]] = {
     "put_aside": lambda e: f"the run before is kept in {e['path']}",
     "disk": lambda e: "disk: " + "; ".join(f"{n['what']} {size(n['bytes'])}" for n in e["needs"]),
     "row_skipped": lambda e: f"  skipped {e['file']}:{e['line']}: {e['message']}",
+    "data_warning": lambda e: f"warning[{e['code']}]: {e['message']} ({e['file']}:{e['line']})",
     "languages": lambda e: "language rows: " + ", ".join(f"{k} {row}" for k, row in e["rows"].items()),
     "stage_started": lambda e: f"stage {e['stage']} ({e['objective']}): {e['parameters']:,} parameters",
     "measuring": lambda e: f"measuring {', '.join(e['metrics'])} on {e['dataset']} ({e['where']})",

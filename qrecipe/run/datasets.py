@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from qrecipe.data.codes import Encoder
+from qrecipe.data.likeness import EXACT, Heard, alike
 from qrecipe.data.report import Report, speaker_cosine, speech_report, text_report
-from qrecipe.data.speech import Requirements, SpeechData, prepare
+from qrecipe.data.speech import Requirements, SpeechData, SpeechRow, distinct, prepare
 from qrecipe.data.text import TextData
 from qrecipe.errors import DataError, Problem, Problems
 from qrecipe.phases import phase
+from qrecipe.errors import DataError, Place, Problem, Problems
+from qrecipe.files import FileHashes
 from qrecipe.plan.plan import Planned
 from qrecipe.recipe.dataset import SpeechDataset, TextDataset
 from qrecipe.recipe.stage import SpokenStage
@@ -51,8 +55,59 @@ def prepare_all(planned: Planned, session: Session, names: Iterable[str]) -> Pre
         except DataError as e:
             problems.extend(e.problems)
     session.hashes.save()
+    for problem in shared_sounds(planned, prepared, session.hashes):
+        if problem.severity == "error":
+            problems.append(problem)
+        else:
+            session.events.emit("data_warning", **problem.as_json())
     problems.raise_any(DataError)
+    judging = planned.loaded.recipe.judging_datasets() - planned.loaded.recipe.trained_datasets()
+    for name in judging & prepared.speech.keys():
+        prepared.speech[name] = distinct(prepared.speech[name])
     return prepared
+
+
+def shared_sounds(planned: Planned, prepared: Prepared, hashes: FileHashes) -> Iterator[Problem]:
+    """Recordings that judge and train, or that stand in one dataset several times, in another format than the plan can see."""
+    recipe = planned.loaded.recipe
+    trained = recipe.trained_datasets() & prepared.speech.keys()
+    judging = (recipe.judging_datasets() - trained) & prepared.speech.keys()
+    for judge in sorted(judging):
+        for name in sorted(trained):
+            yield from _leaks(planned, prepared.speech[name], prepared.speech[judge])
+    for name in sorted(trained | judging):
+        yield from _twice(planned, prepared.speech[name], hashes)
+
+
+def _leaks(planned: Planned, trained: SpeechData, judge: SpeechData) -> Iterator[Problem]:
+    """One problem for recordings that only changed their container, one for those that went through a lossy format."""
+    mine, others = _with_sound(trained), _with_sound(judge)
+    pairs = list(alike([h for _, h in mine], [h for _, h in others]))
+    for exact in (True, False):
+        found = sorted((mine[a][0].line, others[b][0].line) for a, b, cosine in pairs if (cosine >= EXACT) == exact)
+        if found:
+            same = "this recording" if exact else "what sounds like this recording"
+            more = f", and {len(found) - 1:,} more" if len(found) > 1 else ""
+            message = f"{same} also judges, in `{judge.name}` (line {found[0][1]}){more}"
+            place = Place(planned.manifests[trained.name].shown, found[0][0], 1)
+            yield Problem("QR046", message, place, "take it out of one of the two", "error" if exact else "warning")
+
+
+def _twice(planned: Planned, data: SpeechData, hashes: FileHashes) -> Iterator[Problem]:
+    """Recordings of a dataset that are one sound in different files; copies of a file were reported by the plan."""
+    rows = _with_sound(data)
+    heard = [h for _, h in rows]
+    pairs = [(rows[a][0], rows[b][0]) for a, b, _ in alike(heard, heard) if rows[a][0].line < rows[b][0].line]
+    files = {r.line: hashes.sha256(r.audio) for pair in pairs for r in pair if r.audio is not None}
+    found = sorted((b.line, a.line) for a, b in pairs if files[a.line] != files[b.line])
+    if found:
+        count = "1 recording" if len(found) == 1 else f"{len(found):,} recordings"
+        message = f"{count} of `{data.name}` repeated from other files (line {found[0][1]} has the first)"
+        yield Problem("QR091", message, Place(planned.manifests[data.name].shown, found[0][0], 1), "take the copies out")
+
+
+def _with_sound(data: SpeechData) -> list[tuple[SpeechRow, Heard]]:
+    return [(r, r.heard) for r in data.rows if r.heard is not None]
 
 
 def _prepare_speech(planned: Planned, session: Session, name: str, dataset: SpeechDataset, prepared: Prepared) -> Sequence[Problem]:
@@ -105,7 +160,7 @@ def reports(planned: Planned, prepared: Prepared, encoder: Encoder) -> list[Repo
             continue
         data = prepared.speech[name]
         clips = [r for r in data.rows if r.audio is not None][:CLIPS_FOR_SPREAD]
-        vectors = [(r.speaker, encoder.x_vector(r.audio)) for r in clips if r.audio is not None]
+        vectors = [(r.speaker, encoder.voice(r.audio, math.inf).x_vector) for r in clips if r.audio is not None]
         cosine = speaker_cosine(data, vectors) if len(vectors) > 1 else None
         descriptions.append(speech_report(data, cosine, elsewhere, own))
     return descriptions

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from qrecipe.data.speech import Requirements, SpeechData, prepare
+from qrecipe.data.speech import Requirements, SpeechData, distinct, prepare
 from qrecipe.errors import DataError, Place, Problem, UserError, suggest
 from qrecipe.evaluate import probe
 from qrecipe.evaluate.evaluators import EvaluatorChoice, EvaluatorSet
@@ -19,12 +19,14 @@ from qrecipe.evaluate.values import Value
 from qrecipe.files import FileHashes, cache_dir, digest, write_json, write_text
 from qrecipe.inputs.documents import Comparison, EvaluationResult, Heard, Statistic
 from qrecipe.inputs.manifest import Manifest, read_manifest
+from qrecipe.plan.checks import other_languages
 from qrecipe.plan.fingerprints import NUMERICS
 from qrecipe.recipe import LoadedRecipe
 from qrecipe.recipe import metrics as registry
 from qrecipe.recipe.dataset import SpeechDataset
 from qrecipe.recipe.evaluator import Evaluators
 from qrecipe.recipe.gate import Gate
+from qrecipe.recipe.language import TAGS
 from qrecipe.recipe.metrics import LIKELIHOOD
 from qrecipe.recipe.recipe import Evaluation
 from qrecipe.report.page import PAGE, Column, write_page
@@ -224,7 +226,20 @@ def _prepare(session: Session, request: EvaluationRequest, language: str) -> Spe
         progress=lambda what, done, of: session.events.tell("encoding", dataset=what, done=done, of=of),
     )
     session.hashes.save()
-    return data
+    once = distinct(data)
+    for problem in _oddities(request, manifest, language, len(data.rows) - len(once.rows)):
+        session.events.emit("data_warning", **problem.as_json())
+    return once
+
+
+def _oddities(request: Request, manifest: Manifest, language: str, copies: int) -> Iterator[Problem]:
+    """What a plan would warn of: rows of another language, and copies, which count once."""
+    texts = request.heard_language or language
+    if texts != "auto":
+        tags = [request.tags.get(texts), TAGS.get(texts), request.evaluators.asr.languages.get(texts) if request.evaluators.asr else None]
+        yield from other_languages(manifest, request.data.name, texts, tags)
+    if copies:
+        yield Problem("QR091", f"{copies:,} rows repeat another one; each counts once", Place(manifest.shown), "take the copies out")
 
 
 def _content(data: SpeechData, hashes: FileHashes) -> str:

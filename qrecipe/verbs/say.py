@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from qrecipe.data.audio import AudioProblem, encoded, read
+from qrecipe.data.audio import MAX_REFERENCE, AudioProblem, encoded, load_reference, rate_problem
 from qrecipe.errors import DataError, Place, Problem, RecipeError
 from qrecipe.files import FileHashes, is_file, replacing
 from qrecipe.inputs.tokenizer import clean_text
 from qrecipe.model import speak
 from qrecipe.model.generate import speech as generated
 from qrecipe.model.speak import Utterance
-from qrecipe.qwen3 import Layout
+from qrecipe.qwen3 import SAMPLE_RATE, Layout
 from qrecipe.run.events import Events
 from qrecipe.run.models import language_of, open_argument
 from qrecipe.source import paths
@@ -40,13 +40,20 @@ def say(model: str, speech: Speech, out: Path) -> dict[str, Any]:
     """Speaks a text with the checkpoint's own sampling. Raises `UserError`."""
     file_format = _format(out)
     try:
-        voice = read(speech.reference)
+        voice = load_reference(speech.reference, MAX_REFERENCE)
     except AudioProblem as e:
-        help_ = None if is_file(speech.reference) else paths.hint(str(speech.reference), Path.cwd())
+        clear = "a few seconds of clear speech do"
+        help_ = clear if is_file(speech.reference) else paths.hint(str(speech.reference), Path.cwd())
         raise DataError(Problem("QR043", f"{speech.reference}: {e}", Place("--reference"), help_)) from None
     session = open_argument(model, FileHashes(), Events(None))
     opened = session.opened
     language = language_of(session, speech.language, Place("--language"))
+    reference_text = clean_text(speech.reference_text) if speech.reference_text else None
+    unfit = rate_problem(reference_text, len(voice.speech) / SAMPLE_RATE) if reference_text else None
+    if unfit is not None:
+        raise DataError(Problem("QR044", unfit, Place("--reference-text")))
+    opened = open_argument(model, FileHashes(), Events(None)).opened
+    language_of(opened, speech.language, Place("--language"))
     text = clean_text(speech.text)
     if speech.engine == "stock" and (why := opened.tokenizer.text_problem(text)) is not None:
         raise DataError(Problem("QR042", why, Place("TEXT")))
@@ -56,6 +63,10 @@ def say(model: str, speech: Speech, out: Path) -> dict[str, Any]:
         x_vector=opened.x_vector(voice),
         reference_text=clean_text(speech.reference_text) if speech.reference_text else None,
         reference_codes=opened.encode([voice])[0] if speech.reference_text else None,
+        language=speech.language,
+        x_vector=opened.x_vector(voice.samples),
+        reference_text=reference_text,
+        reference_codes=opened.encode([voice.samples])[0] if reference_text else None,
     )
     if speech.engine == "stock":
         (spoken,) = speak.speak(opened, [utterance], layout=speech.layout, seed=speech.seed)

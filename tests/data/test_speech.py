@@ -6,10 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from qrecipe.data.audio import encoded, read
 from qrecipe.data.codes import Encoder
-from qrecipe.data.speech import Requirements, SpeechData, prepare
+from qrecipe.data.speech import Requirements, SpeechData, distinct, prepare
 from qrecipe.errors import DataError
 from qrecipe.files import FileHashes
 from qrecipe.inputs.bases import LocalBase
@@ -189,3 +191,83 @@ def test_text_that_outruns_streaming(prepared: Prepare, clip: Any) -> None:
     assert problem.help is not None
     assert "non_streaming" in problem.help
     assert len(prepared(rows).rows) == 3
+
+
+CONTAINERS = {"copy.wav": ("WAV", "PCM_16"), "copy.flac": ("FLAC", "PCM_16"), "copy.ogg": ("OGG", "VORBIS")}
+
+
+def copy_of(folder: Path, clip: str, name: str) -> str:
+    """A clip's samples in another file."""
+    container, subtype = CONTAINERS[name]
+    (folder / name).write_bytes(encoded(read(folder / clip), 24_000, format=container, subtype=subtype))
+    return name
+
+
+@pytest.mark.parametrize("where", ["row", "dataset"])
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_a_copy_of_the_clip_is_no_reference_for_itself(name: str, where: str, prepared: Prepare, clip: Any, tmp_path: Path) -> None:
+    rows = [row(clip, 0), row(clip, 1)]
+    reference = copy_of(tmp_path, "0.wav", name)
+    if where == "row":
+        data = prepared([{**rows[0], "reference": reference}, {**rows[1], "reference": reference}])
+    else:
+        data = prepared(rows, reference=reference)
+    assert [r.reference for r in data.rows] == [tmp_path / "1.wav", tmp_path / reference]
+
+
+def test_another_clip_that_is_a_copy_gives_no_voice(prepared: Prepare, clip: Any, tmp_path: Path) -> None:
+    first = row(clip, 0)
+    data = prepared([first, {**first, "audio": copy_of(tmp_path, "0.wav", "copy.flac")}, row(clip, 2)])
+    assert [r.reference for r in data.rows] == [tmp_path / "2.wav", tmp_path / "2.wav", tmp_path / "0.wav"]
+
+
+def test_ready_codes_know_their_own_recording(prepared: Prepare, clip: Any, opened: LoadedBase, tmp_path: Path) -> None:
+    """As the stock script makes them: of the whole file."""
+    codes = opened.encode([read(tmp_path / clip("0.wav", 0))])[0].tolist()
+    coded = {"audio_codes": codes, "text": "Saya suka nasi a.", "ref_audio": "0.wav"}
+    data = prepared([coded, row(clip, 1), row(clip, 2)])
+    assert data.rows[0].reference == tmp_path / "1.wav"
+
+
+UNFIT: dict[str, tuple[Any, str | None, str, str]] = {
+    "silent": (lambda: np.zeros(72_000, np.float32), None, "QR043", "silent"),
+    "a tenth of a second": (lambda: audio.speech(9, 0.1), None, "QR043", "0.10 s of speech; at least 0.3 s are needed"),
+    "a minute": (lambda: np.tile(audio.speech(9, 5.0), 13), None, "QR043", "65.0 s long; at most 30 s of a reference are used"),
+    "cut off at the loudest": (lambda: np.clip(4 * audio.speech(9, 2.0), -0.8, 0.8), None, "QR043", "clipped"),
+    "a text that is too long": (lambda: audio.speech(9, 2.0), "Kucing itu tidur di bawah bangku. " * 5, "QR044", "far too long"),
+    "a text that is too short": (lambda: audio.speech(9, 8.0), "Ya.", "QR044", "far too short"),
+}
+
+
+@pytest.mark.parametrize("on_bad_row", ["stop", "skip"])
+@pytest.mark.parametrize("where", ["row", "dataset"])
+@pytest.mark.parametrize("what", UNFIT)
+def test_a_reference_is_refused_for_what_a_row_is(
+    what: str, where: str, on_bad_row: str, prepared: Prepare, clip: Any, tmp_path: Path
+) -> None:
+    samples, text, code, why = UNFIT[what]
+    voice: dict[str, Any] = {"reference": audio.write(tmp_path / "ref.wav", samples()).name}
+    voice |= {"reference_text": text} if text else {}
+    rows = [row(clip, 0), row(clip, 1), row(clip, 2)]
+    own = voice if where == "dataset" else {}
+    if where == "row":
+        rows[1] |= voice
+    if on_bad_row == "skip" and where == "row":
+        data = prepared(rows, on_bad_row="skip")
+        (problem,) = data.skipped
+        assert [r.line for r in data.rows] == [1, 3]
+    else:
+        with pytest.raises(DataError) as e:
+            prepared(rows, on_bad_row=on_bad_row, **own)
+        (problem,) = e.value.problems
+    assert problem.code == code
+    assert problem.message.startswith("the reference ref.wav: ")
+    assert why in problem.message
+
+
+def test_a_row_that_says_the_same_again_is_judged_once(prepared: Prepare, clip: Any, tmp_path: Path) -> None:
+    first, second = row(clip, 0), row(clip, 1)
+    copy = {"audio": copy_of(tmp_path, "0.wav", "copy.flac"), "text": first["text"].upper()}
+    other_text = {**first, "text": "Ada buku lain."}
+    data = prepared([first, second, first, copy, other_text, {**second, "audio": clip("9.wav", 9)}])
+    assert [r.line for r in distinct(data).rows] == [1, 2, 5, 6]
