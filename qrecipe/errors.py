@@ -86,8 +86,6 @@ CODES: dict[str, Code] = {
     "QR047": Code("less data than the method needs", advisory=True, knock_on=True),
     "QR048": Code("a path that leads out of the recipe's repository"),
     "QR049": Code("a respelling table that is wrong, or that does not give what its own tests say"),
-    "QR090": Code("rows that name another language than their dataset's", "warning", advisory=True, knock_on=True),
-    "QR091": Code("a recording or a row that a dataset holds more than once", "warning", advisory=True),
     "QR050": Code("the base cannot be found"),
     "QR051": Code("the base is not a Qwen3-TTS Base model or is incomplete"),
     "QR052": Code("the base is not on this machine, so some figures are unknown", "warning", absent_base=True),
@@ -106,6 +104,8 @@ CODES: dict[str, Code] = {
     "QR083": Code("a gate that cannot tell good recordings from spoilt ones"),
     "QR084": Code("gates that a model can pass without reading the language", "warning", advisory=True, knock_on=True),
     "QR085": Code("what a stage is rewarded for judges alone", "warning", advisory=True, knock_on=True),
+    "QR090": Code("rows that name another language than their dataset's", "warning", advisory=True, knock_on=True),
+    "QR091": Code("a recording or a row that a dataset holds more than once", "warning", advisory=True),
     "QR092": Code(
         "nothing keeps what the base knows: no replay of its languages, and no gate on them", "warning", advisory=True, knock_on=True
     ),

@@ -11,10 +11,9 @@ from qrecipe.data.likeness import EXACT, Heard, alike
 from qrecipe.data.report import Report, speaker_cosine, speech_report, text_report
 from qrecipe.data.speech import Requirements, SpeechData, SpeechRow, distinct, prepare
 from qrecipe.data.text import TextData
-from qrecipe.errors import DataError, Problem, Problems
-from qrecipe.phases import phase
 from qrecipe.errors import DataError, Place, Problem, Problems
 from qrecipe.files import FileHashes
+from qrecipe.phases import phase
 from qrecipe.plan.plan import Planned
 from qrecipe.recipe.dataset import SpeechDataset, TextDataset
 from qrecipe.recipe.stage import SpokenStage
@@ -84,12 +83,12 @@ def _leaks(planned: Planned, trained: SpeechData, judge: SpeechData) -> Iterator
     mine, others = _with_sound(trained), _with_sound(judge)
     pairs = list(alike([h for _, h in mine], [h for _, h in others]))
     for exact in (True, False):
-        found = sorted((mine[a][0].line, others[b][0].line) for a, b, cosine in pairs if (cosine >= EXACT) == exact)
-        if found:
+        shared = sorted((mine[a][0].line, others[b][0].line) for a, b, cosine in pairs if (cosine >= EXACT) == exact)
+        if shared:
             same = "this recording" if exact else "what sounds like this recording"
-            more = f", and {len(found) - 1:,} more" if len(found) > 1 else ""
-            message = f"{same} also judges, in `{judge.name}` (line {found[0][1]}){more}"
-            place = Place(planned.manifests[trained.name].shown, found[0][0], 1)
+            more = f", and {len(shared) - 1:,} more" if len(shared) > 1 else ""
+            message = f"{same} also judges, in `{judge.name}` (line {shared[0][1]}){more}"
+            place = Place(planned.manifests[trained.name].shown, shared[0][0], 1)
             yield Problem("QR046", message, place, "take it out of one of the two", "error" if exact else "warning")
 
 
@@ -99,11 +98,11 @@ def _twice(planned: Planned, data: SpeechData, hashes: FileHashes) -> Iterator[P
     heard = [h for _, h in rows]
     pairs = [(rows[a][0], rows[b][0]) for a, b, _ in alike(heard, heard) if rows[a][0].line < rows[b][0].line]
     files = {r.line: hashes.sha256(r.audio) for pair in pairs for r in pair if r.audio is not None}
-    found = sorted((b.line, a.line) for a, b in pairs if files[a.line] != files[b.line])
-    if found:
-        count = "1 recording" if len(found) == 1 else f"{len(found):,} recordings"
-        message = f"{count} of `{data.name}` repeated from other files (line {found[0][1]} has the first)"
-        yield Problem("QR091", message, Place(planned.manifests[data.name].shown, found[0][0], 1), "take the copies out")
+    shared = sorted((b.line, a.line) for a, b in pairs if files[a.line] != files[b.line])
+    if shared:
+        count = "1 recording" if len(shared) == 1 else f"{len(shared):,} recordings"
+        message = f"{count} of `{data.name}` repeated from other files (line {shared[0][1]} has the first)"
+        yield Problem("QR091", message, Place(planned.manifests[data.name].shown, shared[0][0], 1), "take the copies out")
 
 
 def _with_sound(data: SpeechData) -> list[tuple[SpeechRow, Heard]]:

@@ -125,7 +125,7 @@ def _utterance(rollout: Rollout) -> Utterance:
 def rewarded_texts(session: RunSession, stage: RewardStage) -> dict[str, SpeechData]:
     """Sentences without recordings that a stage rewards, as rows that have only a length, and every voice."""
     recipe, opened = session.recipe, session.opened
-    voices = {path: session.encoder.x_vector(path) for path in session.plan.voices}
+    voices = {path: session.encoder.voice(path).x_vector for path in session.plan.voices}
     rewarded = {}
     for use in stage.uses:
         dataset = recipe.datasets[use.dataset]

@@ -45,25 +45,19 @@ def say(model: str, speech: Speech, out: Path) -> dict[str, Any]:
         clear = "a few seconds of clear speech do"
         help_ = clear if is_file(speech.reference) else paths.hint(str(speech.reference), Path.cwd())
         raise DataError(Problem("QR043", f"{speech.reference}: {e}", Place("--reference"), help_)) from None
-    session = open_argument(model, FileHashes(), Events(None))
-    opened = session.opened
-    language = language_of(session, speech.language, Place("--language"))
     reference_text = clean_text(speech.reference_text) if speech.reference_text else None
     unfit = rate_problem(reference_text, len(voice.speech) / SAMPLE_RATE) if reference_text else None
     if unfit is not None:
         raise DataError(Problem("QR044", unfit, Place("--reference-text")))
-    opened = open_argument(model, FileHashes(), Events(None)).opened
-    language_of(opened, speech.language, Place("--language"))
+    session = open_argument(model, FileHashes(), Events(None))
+    opened = session.opened
+    language = language_of(session, speech.language, Place("--language"))
     text = clean_text(speech.text)
     if speech.engine == "stock" and (why := opened.tokenizer.text_problem(text)) is not None:
         raise DataError(Problem("QR042", why, Place("TEXT")))
     utterance = Utterance(
         text=text,
         language=language,
-        x_vector=opened.x_vector(voice),
-        reference_text=clean_text(speech.reference_text) if speech.reference_text else None,
-        reference_codes=opened.encode([voice])[0] if speech.reference_text else None,
-        language=speech.language,
         x_vector=opened.x_vector(voice.samples),
         reference_text=reference_text,
         reference_codes=opened.encode([voice.samples])[0] if reference_text else None,

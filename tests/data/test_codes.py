@@ -108,7 +108,7 @@ def test_a_recording_that_does_not_fit_alone_is_named(
         encoder.codes([Recording(p, True) for p in clips])
     assert [(p.code, p.place.file) for p in caught.value.problems] == [("QR074", str(clips[0]))]
     with pytest.raises(UserError, match="this reference does not fit"):
-        encoder.x_vector(clips[1])
+        encoder.voice(clips[1]).x_vector
 
 
 def test_other_content_or_another_preparation_is_another_entry(encoder: Encoder, counting: Counting, clips: list[Path]) -> None:
@@ -184,8 +184,8 @@ def test_an_entry_without_codes_is_made_again(encoder: Encoder, counting: Counti
 
 def test_x_vectors_are_cached_and_stock_s_own(encoder: Encoder, counting: Counting, opened: LoadedBase, tmp_path: Path) -> None:
     path = audio.write(tmp_path / "voice.wav", audio.speech(5, 1.0, 16_000), 16_000)
-    vector = encoder.x_vector(path)
-    assert torch.equal(encoder.x_vector(path), vector)
+    vector = encoder.voice(path).x_vector
+    assert torch.equal(encoder.voice(path).x_vector, vector)
     assert counting.voices == 1
     (item,) = opened.wrapper.create_voice_clone_prompt(str(path), x_vector_only_mode=True)
     assert vector.dtype == torch.float32

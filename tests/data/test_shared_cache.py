@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from qrecipe.data.codes import Encoded, Encoder, Recording
+from qrecipe.data.codes import HEARD, Encoded, Encoder, Recording
 from qrecipe.files import FileHashes, sha256
 from qrecipe.inputs.bases import LocalBase
 from qrecipe.store import JsonStore, TensorStore
@@ -77,7 +77,7 @@ def test_processes_share_the_cache(mini: LocalBase, clips: list[Path], tmp_path:
     assert in_processes(4, work) == [-9, 0, 0, 0]
     entries = sorted((tmp_path / "shared" / "codes").rglob("*.sealed"))
     assert len(entries) == CLIPS
-    assert all(TensorStore(e.parent, "codes", "seconds").get(e.stem) is not None for e in entries)
+    assert all(TensorStore(e.parent, "codes", "seconds", *HEARD).get(e.stem) is not None for e in entries)
     known = json.loads((tmp_path / "shared" / "hashes.json").read_text())
     assert all(known[str(c)][2] == sha256(c) for c in clips), "what one process learned the others did not take away"
 
