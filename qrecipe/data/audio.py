@@ -186,9 +186,9 @@ def load(path: Path, max_seconds: float) -> Clip:
     whole = first + (last - first) // FRAME_SAMPLES * FRAME_SAMPLES
     if whole >= end:  # ends on a whole frame, as long as that takes silence alone
         last = whole
-    kept = np.ascontiguousarray(samples[first:last])
-    require_length(len(kept) / SAMPLE_RATE, max_seconds)
-    return Clip(kept, seconds, seconds - len(kept) / SAMPLE_RATE, samples[start:end])
+    speech = np.ascontiguousarray(samples[first:last])
+    require_length(len(speech) / SAMPLE_RATE, max_seconds)
+    return Clip(speech, seconds, seconds - len(speech) / SAMPLE_RATE, samples[start:end])
 
 
 def load_reference(path: Path, max_seconds: float) -> Clip:

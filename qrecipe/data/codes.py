@@ -127,7 +127,7 @@ class Encoder:
         return [results[i] for i in range(len(recordings))]
 
     def voice(self, path: Path, max_seconds: float = MAX_REFERENCE) -> Voice:
-        """What a reference gives. Raises `AudioProblem` for what a row's own recording would be refused for."""
+        """A reference, as the talker knows it. Raises `AudioProblem` for what a row's own recording would be refused for."""
         key = self.hashes.sha256(path)
         cached = self._x_vectors.get(key)
         if cached is None:

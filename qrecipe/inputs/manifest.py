@@ -55,7 +55,7 @@ class Row:
     """Ready codes, frames x codebooks."""
     cut: bool = False
     language: str | None = None
-    """What the row itself says, which counts for nothing."""
+    """The language that the row itself states, which counts for nothing."""
 
 
 @dataclass(frozen=True)

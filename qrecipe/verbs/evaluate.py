@@ -232,8 +232,8 @@ def _prepare(session: Session, request: EvaluationRequest, language: str) -> Spe
     return once
 
 
-def _oddities(request: Request, manifest: Manifest, language: str, copies: int) -> Iterator[Problem]:
-    """What a plan would warn of: rows of another language, and copies, which count once."""
+def _oddities(request: EvaluationRequest, manifest: Manifest, language: str, copies: int) -> Iterator[Problem]:
+    """Warnings that a plan would give: rows of another language, and copies, which count once."""
     texts = request.heard_language or language
     if texts != "auto":
         tags = [request.tags.get(texts), TAGS.get(texts), request.evaluators.asr.languages.get(texts) if request.evaluators.asr else None]

@@ -108,7 +108,7 @@ def test_a_recording_that_does_not_fit_alone_is_named(
         encoder.codes([Recording(p, True) for p in clips])
     assert [(p.code, p.place.file) for p in caught.value.problems] == [("QR074", str(clips[0]))]
     with pytest.raises(UserError, match="this reference does not fit"):
-        encoder.voice(clips[1]).x_vector
+        encoder.voice(clips[1])
 
 
 def test_other_content_or_another_preparation_is_another_entry(encoder: Encoder, counting: Counting, clips: list[Path]) -> None:
