@@ -7,6 +7,7 @@ import gc
 import importlib
 import itertools
 import json
+import keyword
 import os
 import sys
 from typing import Any, NoReturn
@@ -20,6 +21,7 @@ from qrecipe.report.terminal import give_up, is_read, settle_streams, tell
 
 VERBS = {
     "new": "Write a recipe for a new language.",
+    "import": "Turn recordings as you have them into data for a recipe.",
     "validate": "Check recipes.",
     "plan": "Show what a recipe will do, before anything happens.",
     "show": "Print the one recipe that results from its files.",
@@ -51,7 +53,7 @@ class Verbs(click.Group):
         """The verb's command."""
         if cmd_name not in VERBS:
             return None
-        module = importlib.import_module(f"qrecipe.cli.{cmd_name}")
+        module = importlib.import_module(f"qrecipe.cli.{cmd_name}" + "_" * keyword.iskeyword(cmd_name))
         command: click.Command = module.command
         return command
 

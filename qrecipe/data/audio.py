@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from qrecipe.data import containers
+from qrecipe.data import containers, media
 from qrecipe.errors import in_a_line
 from qrecipe.inputs.wav import read_wav
 from qrecipe.model.dsp import librosa
@@ -70,7 +70,7 @@ class Clip:
 
 
 def read(path: Path, max_seconds: float | None = None) -> Audio:
-    """Reads any file that libsndfile reads as mono at 24 kHz, the way stock qwen_tts does: mean of the channels, then
+    """Reads any file that libsndfile or PyAV reads as mono at 24 kHz, the way stock qwen_tts does: mean of the channels, then
     librosa's default resampler. Raises `AudioProblem`."""
     sound = _decode(path, max_seconds)
     return resample(_mono(sound.samples), sound.rate)
@@ -92,14 +92,11 @@ def _decode(path: Path, max_seconds: float | None) -> _Decoded:
     import soundfile
 
     try:
-        with _quiet(), soundfile.SoundFile(_source(path)) as f:
+        if media.is_container(path):
+            return _decode_container(path, max_seconds)
+        with quiet(), soundfile.SoundFile(_source(path)) as f:
             rate, frames = int(f.samplerate), int(f.frames)
-            if rate < 1000 or rate > 768_000:
-                raise AudioProblem(f"a sampling rate of {rate} Hz")
-            if max_seconds is not None and frames / rate > max_seconds + 60:
-                raise AudioProblem(f"{frames / rate:.0f} s long; at most {max_seconds:g} s are used (`max_seconds`)")
-            if frames * f.channels > MAX_SAMPLES:
-                raise AudioProblem(f"{frames:,} samples of {f.channels} channels; at most {MAX_SAMPLES:,} are read")
+            _check_size(frames, f.channels, rate, max_seconds)
             samples = f.read(frames, dtype="float32", always_2d=True)
             floating = f.subtype in ("FLOAT", "DOUBLE")
     except (soundfile.SoundFileError, RuntimeError, OSError, ValueError) as e:
@@ -111,6 +108,32 @@ def _decode(path: Path, max_seconds: float | None) -> _Decoded:
     if not np.isfinite(samples).all():
         raise AudioProblem("holds samples that are not numbers")
     return _Decoded(samples, rate, floating)
+
+
+def _check_size(frames: int, channels: int, rate: int, max_seconds: float | None) -> None:
+    """Raises `AudioProblem` for what is no speech or too much of it."""
+    if rate < 1000 or rate > 768_000:
+        raise AudioProblem(f"a sampling rate of {rate} Hz")
+    if max_seconds is not None and frames / rate > max_seconds + 60:
+        raise AudioProblem(f"{frames / rate:.0f} s long; at most {max_seconds:g} s are used (`max_seconds`)")
+    if frames * channels > MAX_SAMPLES:
+        raise AudioProblem(f"{frames:,} samples of {channels} channels; at most {MAX_SAMPLES:,} are read")
+
+
+def _decode_container(path: Path, max_seconds: float | None) -> _Decoded:
+    """A file that libsndfile does not read. Its length is known when it has been decoded."""
+    try:
+        stream = media.open_stream(path)
+        blocks, frames = [], 0
+        for block in stream.blocks:
+            blocks.append(block)
+            frames += len(block)
+            _check_size(frames, stream.channels, stream.rate, max_seconds)
+    except (ValueError, ImportError) as e:
+        raise AudioProblem(f"cannot be read as audio: {e}") from None
+    if not frames:
+        raise AudioProblem("holds no samples")
+    return _Decoded(np.concatenate(blocks), stream.rate, True)
 
 
 def _source(path: Path) -> str | io.BytesIO:
@@ -147,7 +170,7 @@ def _mono(samples: Audio) -> Audio:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """libmpg123 tells standard error of every byte that it does not like."""
     sys.stderr.flush()
     saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)

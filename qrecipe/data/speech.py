@@ -14,7 +14,7 @@ from qrecipe.data.audio import AudioProblem, rate_problem
 from qrecipe.data.codes import Encoded, Encoder, Recording, Voice
 from qrecipe.data.likeness import Heard, is_one_sound
 from qrecipe.errors import DataError, Place, Problem
-from qrecipe.inputs.manifest import Manifest, Row
+from qrecipe.inputs.manifest import Codes, Manifest, Row
 from qrecipe.inputs.texts import near_key
 from qrecipe.inputs.tokenizer import TextTokenizer
 from qrecipe.model.prompt import Example
@@ -178,9 +178,9 @@ def prepare(
     return data
 
 
-def _from_codes(frames: Sequence[Sequence[int]], encoder: Encoder) -> Encoded | str:
+def _from_codes(frames: Codes, encoder: Encoder) -> Encoded | str:
     """Codes that the manifest itself holds, or why they are not the base's."""
-    codes = torch.tensor(frames, dtype=torch.int64)
+    codes = torch.tensor(frames.tolist(), dtype=torch.int64)
     groups, size = encoder.opened.groups, encoder.opened.codebook_size
     if codes.shape[1] != groups:
         return f"`audio_codes` has {codes.shape[1]} codebooks, the base has {groups}"

@@ -18,7 +18,7 @@ def row_content(row: Row, hashes: FileHashes) -> list[Any]:
         hashes.sha256(row.reference) if row.reference else None,
         row.reference_text,
         row.speaker,
-        row.codes,
+        None if row.codes is None else row.codes.tolist(),
         row.cut,
     ]
 

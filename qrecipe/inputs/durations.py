@@ -14,11 +14,11 @@ def seconds(row: Row, hashes: FileHashes) -> float | None:
     """Seconds of a row's recording; None if that is not known."""
     if row.codes is not None:
         return len(row.codes) / FRAMES_PER_SECOND
-    return hashes.seconds(row.audio, _by_header) if row.audio is not None else None
+    return hashes.seconds(row.audio, by_header) if row.audio is not None else None
 
 
-def _by_header(audio: Path) -> float | None:
-    """None for what is no recording."""
+def by_header(audio: Path) -> float | None:
+    """Seconds of a recording by its header; None for what is no recording."""
     from tinytag import TinyTag, TinyTagException
 
     try:

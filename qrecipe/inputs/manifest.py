@@ -1,18 +1,29 @@
-"""JSONL manifests: read, validated row by row, texts cleaned. Knows nothing of audio beyond its path."""
+"""Manifests: read, validated row by row, texts cleaned. JSON lines as they are here, and tables of other tools where they are.
+
+Rows are kept by column, so that a million of them fit. Knows nothing of audio beyond its path.
+"""
 
 from __future__ import annotations
 
 import json
+import sys
+from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from itertools import chain
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Any, Literal, overload
 
-from qrecipe.errors import Place, Problem, Problems, nearest
+from qrecipe.errors import DataError, Place, Problem, Problems
+from qrecipe.inputs.columns import NAMES, Columns, recognise
 from qrecipe.inputs.rows import SpeechLine, fields, parse
+from qrecipe.inputs.tables import Format, Record, format_of, open_bytes
 from qrecipe.inputs.texts import unsayable
 from qrecipe.inputs.tokenizer import TextTokenizer, clean_text
+from qrecipe.inputs.unpacked import SHARDS, unpacked
+from qrecipe.inputs.unpacked import folder as unpacked_folder
 from qrecipe.source import bounds, paths
 from qrecipe.source.reader import NO_CHARACTER
 
@@ -29,33 +40,104 @@ UTF_16 = ((b"\xff\xfe\x00\x00", "UTF-32"), (b"\xff\xfe", "UTF-16"), (b"\xfe\xff"
 SOUND = (b"RIFF", b"RF64", b"OggS", b"fLaC", b"ID3", b"FORM", b"\xff\xfb", b"\xff\xf3")
 SEPARATORS = ((b"\t", "tabs"), (b"|", "`|`"), (b";", "`;`"), (b",", "commas"))
 MANIFEST_HELP = 'a manifest is JSONL, one JSON object a line: {"audio": "clips/1.wav", "text": "..."}'
-OTHER_NAMES = {
-    **dict.fromkeys(("audio_filepath", "audio_path", "audio_file", "file_name", "filename", "file", "path", "wav", "clip"), "audio"),
-    **dict.fromkeys(("transcript", "transcription", "sentence", "normalized_text", "raw_transcription", "transcript_text"), "text"),
-    **dict.fromkeys(("speaker_id", "client_id", "spk", "speaker_name"), "speaker"),
-    **dict.fromkeys(("ref_text", "prompt_text"), "reference_text"),
-    **dict.fromkeys(("prompt_audio", "reference_audio", "ref_wav"), "reference"),
-}
-"""Fields of other tools' manifests -> what they are here."""
+MAX_MAPPINGS = 1000
+"""Sets of fields of one file that are remembered."""
+NEAR = 0.8
+"""Likeness from which an unknown field is a misspelled one, and no column of another tool."""
 
 
-@dataclass(frozen=True)
+class Codes:
+    """Ready codes of a row, frames x codebooks, in two bytes each."""
+
+    __slots__ = ("_codes", "width")
+
+    def __init__(self, frames: Sequence[Sequence[int]]) -> None:
+        """Raises `ValueError` for frames of different widths."""
+        self.width = len(frames[0])
+        if any(len(frame) != self.width for frame in frames):
+            raise ValueError("`audio_codes` has frames of different widths")
+        self._codes = array("H", chain.from_iterable(frames))
+
+    def __len__(self) -> int:
+        """Frames."""
+        return len(self._codes) // self.width
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Codes) and (self.width, self._codes) == (other.width, other._codes)
+
+    def __hash__(self) -> int:
+        return hash((self.width, self._codes.tobytes()))
+
+    def tolist(self) -> list[list[int]]:
+        """A list of frames."""
+        codes = self._codes.tolist()
+        return [codes[i : i + self.width] for i in range(0, len(codes), self.width)]
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """One row of a manifest that can be used as far as its text goes."""
 
     line: int
-    """Line of the manifest, from 1."""
+    """Line of the manifest, from 1; of a table without lines, its number."""
     text: str
     """NFC, stripped."""
     audio: Path | None = None
     reference: Path | None = None
     reference_text: str | None = None
     speaker: str | None = None
-    codes: tuple[tuple[int, ...], ...] | None = None
-    """Ready codes, frames x codebooks."""
+    codes: Codes | None = None
+    """Ready codes."""
     cut: bool = False
     language: str | None = None
     """The language that the row itself states, which counts for nothing."""
+
+
+class Rows(Sequence[Row]):
+    """Rows by column: each is put together when it is asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._lines = array("Q")
+        self._texts: list[str] = []
+        self._audio: list[str | None] = []
+        self._rare: dict[int, dict[str, Any]] = {}
+        """What few manifests state, by row."""
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    @property
+    def texts(self) -> Sequence[str]:
+        """The texts alone."""
+        return self._texts
+
+    def append(self, row: Row, audio: str | None = None) -> None:
+        """Adds a row; `audio` is its recording relative to the folder."""
+        rare = {k: v for k in ("reference", "reference_text", "speaker", "codes", "language") if (v := getattr(row, k)) is not None}
+        if row.cut:
+            rare["cut"] = True
+        if isinstance(rare.get("speaker"), str):
+            rare["speaker"] = sys.intern(rare["speaker"])
+        if rare:
+            self._rare[len(self)] = rare
+        self._lines.append(row.line)
+        self._texts.append(row.text)
+        self._audio.append(audio)
+
+    def _row(self, i: int) -> Row:
+        audio = self._audio[i]
+        path = None if audio is None else self._folder / audio
+        return Row(self._lines[i], self._texts[i], path, **self._rare.get(i, {}))
+
+    @overload
+    def __getitem__(self, i: int) -> Row: ...
+    @overload
+    def __getitem__(self, i: slice) -> list[Row]: ...
+    def __getitem__(self, i: int | slice) -> Row | list[Row]:
+        if isinstance(i, slice):
+            return [self._row(j) for j in range(*i.indices(len(self)))]
+        return self._row(range(len(self))[i])
 
 
 @dataclass(frozen=True)
@@ -63,7 +145,7 @@ class Manifest:
     """The usable rows of a file and the problems of the others."""
 
     path: Path
-    rows: list[Row]
+    rows: Sequence[Row]
     problems: Problems
     """Of rows that cannot be used; a recording that is not there is a warning until a run needs it."""
     shown: str
@@ -72,6 +154,8 @@ class Manifest:
     """Rows that cannot be used, those without their recordings included; `problems` shows the first ones of a kind."""
     missing: int = 0
     """Recordings that are not there."""
+    notes: Problems = field(default_factory=Problems)
+    """What is no problem of a row: columns that are read under other names, or not at all."""
 
     def summed(self) -> Problems:
         """Its problems; missing recordings, of which there may be thousands, as one."""
@@ -83,41 +167,57 @@ class Manifest:
         return Problems([*self.problems.errors, *missing])
 
 
+@dataclass(frozen=True)
+class Table:
+    """How a dataset says that its file is to be read."""
+
+    format: Format | None = None
+    """None: as the file's name promises, else JSON lines."""
+    columns: tuple[tuple[str, str], ...] = ()
+    """(what a row holds here, the column)."""
+
+
 def read_manifest(
     path: Path,
     kind: Literal["text", "speech"],
     tokenizer: TextTokenizer | None,
     shown: str | None = None,
     root: Path | None = None,
+    table: Table = Table(),
 ) -> Manifest:
     """Reads a manifest. Never raises for what the file holds; a missing file is one problem without rows.
 
-    Recordings lie in the manifest's folder, in `root`, below either, or where the person who runs it allows.
+    Recordings lie in the manifest's folder, in `root`, below either, or where the person who runs it allows; those that a
+    table holds are unpacked into the cache.
     """
     whole = Place(shown or str(path))
-    reader = _Reader(kind, path, tokenizer, bounds.followed(path.parent, *([root] if root is not None else [])))
-    rows: list[Row] = []
+    format_ = table.format or format_of(path) or "jsonl"
     kinds = _Kinds(whole)
     try:
-        other = other_format(path)
+        other = other_format(path) if format_ == "jsonl" and not path.is_dir() else None
         if other is not None:
-            return Manifest(path, [], Problems([Problem("QR041", f"not a manifest: {other}", whole, MANIFEST_HELP)]), whole.file)
-        with open(path, "rb") as f:
-            for number, raw in enumerate(_lines(f), start=1):
-                if not raw.strip():
-                    continue
-                row = reader.row(raw, Place(whole.file, number, 1))
-                if isinstance(row, Row):
-                    rows.append(row)
-                else:
-                    kinds.add(row)
+            help_ = "say how it is read: `format: csv`" if "table" in other else MANIFEST_HELP
+            return Manifest(path, [], Problems([Problem("QR041", f"not a manifest: {other}", whole, help_)]), whole.file)
+        folder = path if path.is_dir() else path.parent
+        records = _lines_of(path, whole.file) if format_ == "jsonl" else unpacked(path, format_, whole.file)
+        roots = [folder, *([root] if root is not None else []), *([unpacked_folder()] if format_ in SHARDS else [])]
+        reader = _Reader(kind, folder, tokenizer, bounds.followed(*roots), dict(table.columns))
+        rows = Rows(folder)
+        for record in records:
+            row = record if isinstance(record, Problem) else reader.row(record.values, record.place)
+            if isinstance(row, Row):
+                rows.append(row, None if row.audio is None else _relative(row.audio, folder))
+            else:
+                kinds.add(Problems([row]) if isinstance(row, Problem) else row)
     except OSError as e:
         unreadable = Problem("QR040", f"cannot read the manifest: {e.strerror or e}", whole)
         return Manifest(path, [], Problems([unreadable]), whole.file)
+    except DataError as e:
+        return Manifest(path, [], e.problems, whole.file)
     problems = kinds.summed()
     if not rows and not problems:
         problems.append(Problem("QR041", "the manifest has no rows", whole))
-    return Manifest(path, rows, problems, whole.file, kinds.rows, kinds.missing)
+    return Manifest(path, rows, problems, whole.file, kinds.rows, kinds.missing, reader.notes(whole))
 
 
 @dataclass
@@ -185,60 +285,127 @@ def other_format(path: Path) -> str | None:
     return None
 
 
-def _lines(f: BinaryIO) -> Iterator[bytes]:
-    """Lines without their ends; of one that is too long, the part that shows it. A file of any size takes little memory."""
-    while line := f.readline(MAX_LINE + 2):
-        if not line.endswith(b"\n"):
-            while (rest := f.readline(MAX_LINE)) and not rest.endswith(b"\n"):
-                pass
-        yield line.removesuffix(b"\n").removeprefix(BOM)  # editors begin a file with one, `cat` puts it in the middle
+def _lines_of(path: Path, shown: str) -> Iterator[Record | Problem]:
+    """Lines of JSON. Of one that is too long, only so much is read: a file of any size takes little memory."""
+    with open_bytes(path) as f:
+        number = 0
+        while line := f.readline(MAX_LINE + 2):
+            number += 1
+            if not line.endswith(b"\n"):
+                while (rest := f.readline(MAX_LINE)) and not rest.endswith(b"\n"):
+                    pass
+            raw = line.removesuffix(b"\n").removeprefix(BOM)  # editors begin a file with one, `cat` puts it in the middle
+            if raw.strip():
+                yield _record(raw, Place(shown, number, 1))
 
 
-@dataclass(frozen=True)
+def _record(raw: bytes, place: Place) -> Record | Problem:
+    """A line as a record, or why it is none."""
+    if len(raw) > MAX_LINE:
+        return Problem("QR041", f"the line has more than {MAX_LINE:,} bytes", place)
+    try:
+        value = json.loads(raw.decode("utf-8"))
+    except UnicodeDecodeError as e:
+        return Problem("QR041", f"not UTF-8 (byte {e.start} of the line)", place)
+    except (ValueError, RecursionError) as e:
+        message = f"not JSON: {getattr(e, 'msg', e)}"
+        help_ = "JSON wants a backslash twice; folders are separated by `/` here" if "escape" in message else None
+        return Problem("QR041", message, replace(place, column=getattr(e, "colno", 1)), help_)
+    if not isinstance(value, dict):
+        return Problem("QR041", f"{str(value)[:100]} is not of type 'object'", place)
+    return Record(place, value)
+
+
 class _Reader:
     """Reads the rows of one manifest."""
 
-    kind: Literal["text", "speech"]
-    path: Path
-    tokenizer: TextTokenizer | None
-    roots: tuple[str, ...]
-    """Folders that recordings may be in, links followed."""
-    listings: paths.Listings = field(default_factory=dict)
-    """Files of folders that lack a recording."""
+    def __init__(
+        self,
+        kind: Literal["text", "speech"],
+        folder: Path,
+        tokenizer: TextTokenizer | None,
+        roots: tuple[str, ...],
+        columns: Mapping[str, str],
+    ) -> None:
+        """`roots` are folders that recordings may be in, links followed."""
+        self.kind = kind
+        self.folder = folder
+        self._tokenizer = tokenizer
+        self._roots = roots
+        self._stated = columns
+        self._known = fields(kind)
+        self._mappings: dict[tuple[str, ...], Columns] = {}
+        """By the fields of a row: most files have one kind."""
+        self._misspelled: set[str] = set()
+        self._listings: paths.Listings = {}
+        """Files of folders that lack a recording."""
 
-    def row(self, raw: bytes, place: Place) -> Row | Problems:
-        """A line as a row, or what is wrong with it."""
-        if len(raw) > MAX_LINE:
-            return _bad(place, f"the line has more than {MAX_LINE:,} bytes")
-        try:
-            value = json.loads(raw.decode("utf-8"))
-        except UnicodeDecodeError as e:
-            return _bad(place, f"not UTF-8 (byte {e.start} of the line)")
-        except (ValueError, RecursionError) as e:
-            message = f"not JSON: {getattr(e, 'msg', e)}"
-            help_ = "JSON wants a backslash twice; folders are separated by `/` here" if "escape" in message else None
-            return Problems([Problem("QR041", message, replace(place, column=getattr(e, "colno", 1)), help_)])
-        line = parse(self.kind, value)
+    def notes(self, place: Place) -> Problems:
+        """A sentence for columns that are read under other names or not at all."""
+        renamed = {there: here for c in self._mappings.values() for here, there in c.names.items() if here != there}
+        stated = set(self._stated.values())
+        renamed = {there: here for there, here in renamed.items() if there not in stated}
+        ignored = list(dict.fromkeys(n for c in self._mappings.values() for n in c.ignored if n not in self._misspelled))
+        parts = [f"`{here}` is read from `{there}`" for there, here in renamed.items()]
+        if ignored:
+            more = f" and {len(ignored) - 12} more" if len(ignored) > 12 else ""
+            parts.append("not needed: " + ", ".join(f"`{n}`" for n in ignored[:12]) + more)
+        return Problems([Problem("QR087", "; ".join(parts), place)] if parts else [])
+
+    def _columns(self, names: tuple[str, ...]) -> Columns:
+        """Which field holds what; a file's rows mostly have the same."""
+        columns = self._mappings.get(names)
+        if columns is None:
+            known = self._known - set(self._stated)
+            own = {n: n for n in names if n in known}
+            others = recognise([n for n in names if n not in known], self._stated)
+            mapped = {h: t for h, t in others.names.items() if h in self._known and h not in own}
+            if "ref_audio" in own:
+                mapped.pop("reference", None)
+            mapping = {**own, **mapped}
+            columns = Columns(mapping, tuple(n for n in names if n not in mapping.values()))
+            if len(self._mappings) < MAX_MAPPINGS:
+                self._mappings[names] = columns
+        return columns
+
+    def row(self, values: Mapping[str, Any], place: Place) -> Row | Problems:
+        """A record as a row, or what is wrong with it."""
+        columns = self._columns(tuple(values))
+        row = {here: values[there] for here, there in columns.names.items()}
+        if columns.ignored and (wrong := self._misread(values, columns, place)):
+            return wrong
+        if self.kind == "speech":
+            _coerce(row)
+        line = parse(self.kind, row)
         if line is None:
             from qrecipe.inputs.documents import check  # only for rows that are wrong: jsonschema takes long to import
 
-            problems = check(f"{self.kind}-row", value, place, "QR041")
-            renames = _renames(value, self.kind)
-            unknown = Problems(replace(p, help=renames) for p in problems if p.message.startswith("unknown field"))
-            if unknown and renames:
-                return unknown  # with other names, nothing may be missing
+            problems = check(f"{self.kind}-row", row, place, "QR041")
             if problems:
                 return problems
-        strings = "".join(v for v in value.values() if isinstance(v, str))
+        strings = "".join(v for v in row.values() if isinstance(v, str))
         if NO_CHARACTER.search(strings):
             return _bad(place, "an escape that is no character (NUL, or half of a surrogate pair)")
-        line = line or parse(self.kind, value, strict=False)
+        line = line or parse(self.kind, row, strict=False)
         assert line is not None, "the schema takes it"
         text = clean_text(line.text)
         if isinstance(line, SpeechLine):
             return self._speech(line, text, place)
         why = self._text_problem(text)
         return Problems([Problem("QR042", why, place)]) if why else Row(place.line, text, language=line.language)
+
+    def _misread(self, values: Mapping[str, Any], columns: Columns, place: Place) -> Problems:
+        """Fields that are not read and should be: misspelled ones, and a part of a recording."""
+        for name in columns.ignored:
+            near = get_close_matches(name, self._known - columns.names.keys(), n=1, cutoff=NEAR)
+            if near:
+                self._misspelled.add(name)
+                help_ = f"rename `{name}` to `{near[0]}`"
+                return Problems([Problem("QR041", f"unknown field `{name}`", place, help_)])
+            if self.kind == "speech" and name in NAMES["start"] and values[name] not in (None, "", 0, "0", "0.0"):
+                help_ = "`qrecipe import` cuts the parts out"
+                return Problems([Problem("QR041", f"the row is a part of a recording: `{name}` is {values[name]}", place, help_)])
+        return Problems()
 
     def _speech(self, line: SpeechLine, text: str, place: Place) -> Row | Problems:
         """A row with a recording or codes, and perhaps with a reference."""
@@ -248,52 +415,45 @@ class _Reader:
             why = self._text_problem(t) if t is not None else None
             if why:
                 problems.append(Problem("QR042", why.replace("the text", name, 1), place))
-        codes = line.audio_codes
-        if line.audio is None and codes is None:
+        codes = None
+        if line.audio_codes is not None:
+            try:
+                codes = Codes(line.audio_codes)
+            except ValueError as e:
+                problems += _bad(place, str(e))
+        elif line.audio is None:
             problems += _bad(place, "a speech row has `audio` or `audio_codes`")
-        if codes is not None and len({len(frame) for frame in codes}) != 1:
-            problems += _bad(place, "`audio_codes` has frames of different widths")
         reference = line.reference or line.ref_audio
         audio, ref = (self._file(t, place, problems) if t else None for t in (line.audio, reference))
         if problems:
             return problems
-        return Row(
-            line=place.line,
-            text=text,
-            audio=audio,
-            reference=ref,
-            reference_text=reference_text,
-            speaker=line.speaker,
-            codes=tuple(tuple(f) for f in codes) if codes is not None else None,
-            cut=line.cut,
-            language=line.language,
-        )
+        return Row(place.line, text, audio, ref, reference_text, line.speaker, codes, line.cut, line.language)
 
     def _file(self, text: str, place: Place, problems: Problems) -> Path:
         """The recording that a row names, with a problem if it leads out or is not there."""
-        folder = self.path.parent
+        folder = self.folder
         file, exists = paths.find(folder, text)
-        if not bounds.within(file, self.roots):
+        if not bounds.within(file, self._roots):
             problems.append(bounds.row_problem(file, _relative(file, folder), place, folder))
         elif not exists:
-            help_ = paths.hint(text, folder, self.listings)
+            help_ = paths.hint(text, folder, self._listings)
             problems.append(Problem("QR043", f"there is no file {_relative(file, folder)}", place, help_, "warning"))
         return file
 
     def _text_problem(self, text: str) -> str | None:
-        return self.tokenizer.text_problem(text) if self.tokenizer else unsayable(text)
+        return self._tokenizer.text_problem(text) if self._tokenizer else unsayable(text)
 
 
-def _renames(value: object, kind: Literal["text", "speech"]) -> str | None:
-    """Our names for fields of a row that are another tool's."""
-    if not isinstance(value, dict):
-        return None
-    known = fields(kind)
-    renamed = {name: OTHER_NAMES.get(name) or nearest(name, known) for name in value if name not in known}
-    meant = {name: here for name, here in renamed.items() if here in known and here not in value}
-    if not meant:
-        return None
-    return "rename " + ", ".join(f"`{name}` to `{here}`" for name, here in meant.items())
+def _coerce(row: dict[str, Any]) -> None:
+    """Values of tables as a row has them: numbers of speakers, empty cells, words for true."""
+    for name in ("speaker", "language"):
+        if isinstance(row.get(name), int):
+            row[name] = str(row[name])
+    for name in ("audio", "speaker", "language", "reference", "reference_text", "cut"):
+        if name in row and row[name] in (None, ""):
+            del row[name]
+    if isinstance(row.get("cut"), str) and row["cut"].lower() in ("true", "false", "1", "0"):
+        row["cut"] = row["cut"].lower() in ("true", "1")
 
 
 def _bad(place: Place, message: str) -> Problems:

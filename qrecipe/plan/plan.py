@@ -17,7 +17,7 @@ from qrecipe.files import FileHashes, digest, is_file
 from qrecipe.inputs.bases import BUILTIN, BaseInfo, folder_of, locate, names_folder
 from qrecipe.inputs.contents import dataset_hash
 from qrecipe.inputs.evaluators import EvaluatorModel, find, language_problem, packages_problem
-from qrecipe.inputs.manifest import Manifest, read_manifest
+from qrecipe.inputs.manifest import Manifest, Table, read_manifest
 from qrecipe.plan import checks, trainable
 from qrecipe.plan.fingerprints import NUMERICS, StageInputs, reward_inputs, select_inputs, stage_inputs, start_inputs
 from qrecipe.plan.synthetic import SyntheticDataset, make_synthetic, planned_for
@@ -35,7 +35,7 @@ from qrecipe.plan.values import (
 from qrecipe.qwen3 import FIRST_FREE_ROW, LAST_ROW
 from qrecipe.recipe import LoadedRecipe, metrics
 from qrecipe.recipe.checks import gates_with_nodes
-from qrecipe.recipe.dataset import Dataset
+from qrecipe.recipe.dataset import SHARDS, Dataset
 from qrecipe.recipe.gate import Select
 from qrecipe.recipe.language import language_key_problem
 from qrecipe.recipe.stage import RewardStage, Stage
@@ -222,14 +222,16 @@ class _Planner:
             path = self.loaded.path(dataset.path)
             outside = self._outside(name, dataset)
             self.problems += outside
-            if outside or not is_file(path):
+            if outside or not (is_file(path) or self._is_folder(dataset, path)):
                 planned[name] = PlannedDataset(kind=dataset.kind, language=dataset.language, rows=None, bad_rows=None, sha256=None)
                 continue
-            about = (dataset.kind, self.base.tokenizer, self.loaded.shown(dataset.path), self.loaded.bounds)
+            table = Table(dataset.format, tuple(sorted(dataset.columns.items())))
+            about = (dataset.kind, self.base.tokenizer, self.loaded.shown(dataset.path), self.loaded.bounds, table)
             manifest = self.hashes.once(path, (*about, *bounds.allowed()), partial(read_manifest, path, *about))
             self.manifests[name] = manifest
             if manifest.problems and (dataset.on_bad_row == "stop" or not manifest.rows):
                 self.problems += manifest.summed()
+            self.problems += manifest.notes
             missing = stopped_by_missing(dataset, manifest)
             planned[name] = PlannedDataset(
                 kind=dataset.kind,
@@ -239,6 +241,11 @@ class _Planner:
                 sha256=None if missing else dataset_hash(self.loaded, dataset, manifest, self.hashes),
             )
         return planned
+
+    @staticmethod
+    def _is_folder(dataset: Dataset, path: Path) -> bool:
+        """Whether a dataset is a folder of shards."""
+        return dataset.format in SHARDS and path.is_dir()
 
     def _outside(self, name: str, dataset: Dataset) -> Problems:
         """Paths of a dataset that lead out of the recipe's repository; such a dataset is not read."""

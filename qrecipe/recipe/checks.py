@@ -14,7 +14,7 @@ from pathlib import Path
 from qrecipe.errors import MAX_PROBLEMS, Problem, Problems, suggest
 from qrecipe.qwen3 import CODEC_EMBEDDING, CODEC_TABLE, TALKER
 from qrecipe.recipe import judges, metrics, synthetic
-from qrecipe.recipe.dataset import SpeechDataset
+from qrecipe.recipe.dataset import SHARDS, SpeechDataset
 from qrecipe.recipe.evaluator import WHISPER_LANGUAGES, Asr
 from qrecipe.recipe.gate import THRESHOLDS, Gate, Select
 from qrecipe.recipe.language import language_key_problem
@@ -85,7 +85,9 @@ def _datasets(recipe: Recipe, node: Node, root: Path) -> Iterator[Problem]:
             message = "`auto` speaks without a language, so no language's row would ever be trained"
             yield n.at("language").problem("QR020", message, suggest("", recipe.languages))
         if (root / dataset.path).is_dir():
-            yield n.at("path").problem("QR040", f"{dataset.path} is a folder; a manifest is a file with one JSON object a line")
+            if dataset.format not in SHARDS:
+                message = f"{dataset.path} is a folder; a manifest is a file with one JSON object a line"
+                yield n.at("path").problem("QR040", message, "a folder of shards says `format: parquet` or `format: tar`")
         elif not paths.find(root, dataset.path)[1]:
             yield n.at("path").problem("QR040", f"{dataset.path} is not there yet", paths.hint(dataset.path, root), "warning")
         if isinstance(dataset, SpeechDataset):

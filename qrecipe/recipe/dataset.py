@@ -9,13 +9,19 @@ from pydantic import Field
 from qrecipe.recipe.model import Positive, Settings
 
 HUB_ID = r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$"
+SHARDS = ("parquet", "tar")
+"""Formats of which a folder of files is one dataset."""
 
 
 class _Dataset(Settings):
     language: Annotated[str, Field(min_length=1)]
     """A key of `languages`, or a language that the base knows. Every row stands under this language's prefix."""
     path: Annotated[str, Field(min_length=1)]
-    """The JSONL manifest, relative to the file that states it; in the recipe's repository, unless `--allow` names another folder."""
+    """The manifest, relative to the file that states it; in the recipe's repository, unless `--allow` names another folder. JSON lines, CSV, TSV, Parquet, a tar of WebDataset, or a folder of Parquet files or tars."""
+    format: Literal["jsonl", "csv", "parquet", "tar"] | None = None
+    """How the file is read; default: as its name ends. `csv` is any table of text: its separator, quotes and encoding are recognised."""
+    columns: dict[Literal["audio", "text", "reference", "reference_text", "speaker", "language", "cut"], str] = {}
+    """Which column holds what, where names differ: `{audio: path, text: sentence}`. Default: known names of other tools are recognised, and what is not needed is ignored."""
     source: Annotated[str, Field(pattern=HUB_ID)] | None = None
     """Hub id of the dataset that it comes from, such as `mozilla-foundation/common_voice_17_0`; default: none is stated. Goes onto the model card of whatever learned from it; nothing is downloaded."""
     on_bad_row: Literal["stop", "skip"] = "stop"

@@ -176,6 +176,14 @@ class RunConsole:
         width = self.console.width if self.console.is_terminal else None
         self.console.print(escape(wrapped(text, width, indent=2)), soft_wrap=True)
 
+    def counting(self, what: str, done: int) -> None:
+        """Progress of work whose end is not known: a line now and then."""
+        now = time.monotonic()
+        self._last = self._last or now
+        if now - self._last >= PLAIN_SECONDS:
+            self._last = now
+            self.say(f"{what}: {done:,}")
+
     def _bar(self, what: str, done: int, of: int, detail: str) -> None:
         if self.console.is_terminal:
             if self._progress is None or self._what != what:

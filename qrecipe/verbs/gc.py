@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qrecipe.files import read_json
+from qrecipe.inputs.unpacked import ROWS
 from qrecipe.run.reasons import read_inputs
 from qrecipe.run.record import read_record
 from qrecipe.store import TEMPORARY_AGE, is_temporary, leftovers, try_lock, unused
@@ -106,6 +107,9 @@ def _of_cache(cache: Path, unused_days: float) -> Iterator[Garbage]:
     for store in STORES:
         for file in unused(cache / store, unused_days * DAY):
             yield _item(file, f"not used for {unused_days:g} days")
+    for rows in sorted((cache / "unpacked").glob(f"*/{ROWS}")):
+        if time.time() - rows.stat().st_mtime > unused_days * DAY:
+            yield _item(rows.parent, f"recordings of a table, not used for {unused_days:g} days")
     for lock in sorted((cache / "numba").glob("*/.held")):
         with _free(lock.parent) as free:
             if free and time.time() - lock.stat().st_mtime > unused_days * DAY:

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 from qrecipe.data.audio import AudioProblem, load, rate_problem, read
-from qrecipe.inputs.durations import _by_header
+from qrecipe.inputs.durations import by_header
 from qrecipe.qwen3 import SAMPLE_RATE
 from tests.support import audio
 
@@ -154,7 +154,7 @@ def test_a_stream_s_wav_is_read_to_its_end(size: int, tmp_path: Path) -> None:
     streamed = tmp_path / "streamed.wav"
     streamed.write_bytes(content)
     assert np.array_equal(read(streamed), read(whole))
-    assert _by_header(streamed) == pytest.approx(1.2)
+    assert by_header(streamed) == pytest.approx(1.2)
 
 
 @pytest.mark.parametrize("kind", ["wav", "mp3", "ogg", "opus", "aiff", "flac"])

@@ -67,7 +67,7 @@ def new_recipe(request: NewRecipe, folder: Path) -> Written:
     Raises `RecipeError`; then nothing was written.
     """
     path = folder / f"{request.language}.yaml"
-    Problems(_problems(request, path)).raise_any(RecipeError)
+    Problems(problems_of(request, path)).raise_any(RecipeError)
     schema = _schema(folder)
     written = Written(path, [path])
     for file, text in _files(request, folder, schema).items():
@@ -104,8 +104,9 @@ def _files(request: NewRecipe, folder: Path, schema: Path) -> dict[Path, str]:
     return files
 
 
-def _problems(request: NewRecipe, path: Path) -> Iterator[Problem]:
-    place = Place("qrecipe new")
+def problems_of(request: NewRecipe, path: Path | None) -> Iterator[Problem]:
+    """Choices that no recipe can follow; `path` is where it would be written, None for whoever writes none."""
+    place = Place("qrecipe new" if path is not None else "qrecipe import")
     language = request.language
     template_files = templates()
     why = _language_problem(language)
@@ -125,7 +126,7 @@ def _problems(request: NewRecipe, path: Path) -> Iterator[Problem]:
         )
     if request.template not in template_files:
         yield Problem("QR070", f"no template is called `{request.template}`", place, suggest(request.template, template_files))
-    if valid and path.exists():
+    if valid and path is not None and path.exists():
         yield Problem("QR070", f"{path} is there already", place, "choose another folder with `--out`, or edit the file")
 
 

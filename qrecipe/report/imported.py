@@ -1,0 +1,29 @@
+"""What an import recognised, divided and left out, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+SHOWN = 3
+"""Places of rows that were left out for one reason."""
+
+
+def as_text(imported: Mapping[str, Any], dropped: Mapping[str, Sequence[str]]) -> str:
+    """`imported` is the JSON form of an import, `dropped` the places of rows by the reason for leaving them out."""
+    lines = [f"recognised {imported['recognised']}"]
+    if imported["ignored_columns"]:
+        lines.append("columns that are not needed: " + ", ".join(f"`{c}`" for c in imported["ignored_columns"]))
+    for reason, places in dropped.items():
+        more = ", …" if len(places) > SHOWN else ""
+        lines.append(f"left out {len(places):,} row{'s' if len(places) != 1 else ''}: {reason} ({', '.join(places[:SHOWN])}{more})")
+    lines += imported["notes"]
+    for name in ("train", "dev"):
+        about = imported[name]
+        speakers = f"{about['speakers']:,} speaker{'s' if about['speakers'] != 1 else ''}"
+        lines.append(f"{name}: {about['rows']:,} rows, {about['seconds'] / 60:.1f} minutes, {speakers}")
+    lines += [f"divided {imported['split']}", f"wrote {imported['folder']}; fill in the licence in its data card"]
+    recipe = imported["recipe"]
+    if recipe is not None:
+        lines += [f"wrote {recipe}", "", "next:", f"  qrecipe plan {recipe}", f"  qrecipe run {recipe}"]
+    return "\n".join(lines)
