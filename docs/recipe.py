@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 
 from qrecipe.files import write_text
 from qrecipe.recipe.base import Base
-from qrecipe.recipe.dataset import SpeechDataset, TextDataset
+from qrecipe.recipe.dataset import Filter, SpeechDataset, TextDataset
 from qrecipe.recipe.docs import describe_fields
 from qrecipe.recipe.evaluator import Asr, Evaluators, Mos, Speaker
 from qrecipe.recipe.gate import Bound, Gate, Select
@@ -39,6 +39,7 @@ TITLES: dict[Model, str] = {
     Respelling: "respelling",
     TextDataset: "datasets",
     SpeechDataset: "datasets",
+    Filter: "filter",
     SpeechStage: "stages",
     TextLmStage: "stages",
     RespellStage: "stages",
@@ -71,6 +72,7 @@ def page() -> str:
         (DOCS / "recipe.head.md").read_text(encoding="utf-8").strip(),
         *_sections(Recipe, Base, Language, Init, Respelling),
         _variants([TextDataset, SpeechDataset], "kind", "Manifests by name. Fields of both kinds:"),
+        *_sections(Filter),
         _variants(
             [SpeechStage, TextLmStage, RespellStage, EmbeddingMatchStage, RewardStage],
             "objective",

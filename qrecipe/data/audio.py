@@ -76,6 +76,12 @@ def read(path: Path, max_seconds: float | None = None) -> Audio:
     return resample(_mono(sound.samples), sound.rate)
 
 
+def read_original(path: Path) -> tuple[Audio, int]:
+    """A file as mono [samples] at its own rate, Hz. Raises `AudioProblem`."""
+    sound = _decode(path, None)
+    return _mono(sound.samples), sound.rate
+
+
 @dataclass(frozen=True)
 class _Decoded:
     """A file's samples as they are."""

@@ -31,4 +31,7 @@ def dataset_hash(loaded: LoadedRecipe, dataset: Dataset, manifest: Manifest, has
         if reference is not None and not is_file(reference):
             return None
         own += [hashes.sha256(reference) if reference else None, dataset.reference_text, dataset.max_seconds]
+        limits = dataset.filter.model_dump(exclude_none=True)
+        recogniser = loaded.recipe.evaluators.asr if dataset.filter.max_cer is not None else None
+        own += [limits, recogniser.model_dump(mode="json") if recogniser is not None else None] if limits else []
     return digest(own)

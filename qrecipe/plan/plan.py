@@ -35,7 +35,7 @@ from qrecipe.plan.values import (
 from qrecipe.qwen3 import FIRST_FREE_ROW, LAST_ROW
 from qrecipe.recipe import LoadedRecipe, metrics
 from qrecipe.recipe.checks import gates_with_nodes
-from qrecipe.recipe.dataset import SHARDS, Dataset
+from qrecipe.recipe.dataset import SHARDS, Dataset, SpeechDataset
 from qrecipe.recipe.gate import Select
 from qrecipe.recipe.language import language_key_problem
 from qrecipe.recipe.stage import RewardStage, Stage
@@ -302,7 +302,8 @@ class _Planner:
         planned: dict[str, PlannedEvaluator] = {}
         measured = [g.metric for g in recipe.gates()] + [m for s in recipe.stages if s.select for m in s.select.metrics]
         needs = {s.needs for m in measured if (s := metrics.find(m)) is not None and s.needs}
-        needs |= {"asr"} if recipe.evaluators.asr is not None and recipe.teacher.max_cer is not None else set()
+        listens = any(isinstance(d, SpeechDataset) and d.filter.max_cer is not None for d in recipe.datasets.values())
+        needs |= {"asr"} if recipe.evaluators.asr is not None and (recipe.teacher.max_cer is not None or listens) else set()
         for need in sorted(needs):
             settings = getattr(recipe.evaluators, need)
             if settings is None:  # reported by the recipe's own checks, unless something else decides there
@@ -317,6 +318,7 @@ class _Planner:
             planned[need] = PlannedEvaluator(backend=settings.backend, model=model, identity=here.identity)
             if need == "asr":
                 self._check_hearing(here)
+                self.problems += missing[need] if listens else []
         return planned, missing
 
     def _check_hearing(self, recogniser: EvaluatorModel) -> None:

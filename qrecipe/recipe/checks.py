@@ -94,6 +94,9 @@ def _datasets(recipe: Recipe, node: Node, root: Path) -> Iterator[Problem]:
             if dataset.reference is not None and not paths.find(root, dataset.reference)[1]:
                 help_ = paths.hint(dataset.reference, root)
                 yield n.at("reference").problem("QR040", f"{dataset.reference} is not there yet", help_, "warning")
+            if dataset.filter.max_cer is not None and recipe.evaluators.asr is None:
+                message = "`max_cer` needs a recogniser, and the recipe names none"
+                yield n.at("filter", "max_cer").problem("QR026", message, "such as `evaluators: {asr: {model: wheel:whisper-base}}`")
             if dataset.reference_text is not None and dataset.reference is None:
                 message = "`reference_text` says what `reference` speaks, and there is none"
                 yield n.at("reference_text").key_problem("QR045", message)

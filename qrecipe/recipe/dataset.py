@@ -13,6 +13,19 @@ SHARDS = ("parquet", "tar")
 """Formats of which a folder of files is one dataset."""
 
 
+class Filter(Settings):
+    """Limits of recordings that are used. `qrecipe prepare` shows what each would drop; default: nothing is dropped."""
+
+    max_cer: Positive | None = None
+    """Character error rate of the recogniser of `evaluators.asr` on the recording, 0.5 for example; default: nobody listens. It finds texts that belong to another recording, and takes a while."""
+    min_snr: Positive | None = None
+    """dB between loud and quiet parts, 20 for example; default: any. Noise is learned as part of a voice."""
+    min_bandwidth: Positive | None = None
+    """Hz up to which there is sound, 5500 for example; default: any. It finds telephone speech in a wide file."""
+    max_silence: Positive | None = None
+    """Seconds of the longest silence inside the speech, 1.5 for example; default: any. Long pauses are learned as pauses."""
+
+
 class _Dataset(Settings):
     language: Annotated[str, Field(min_length=1)]
     """A key of `languages`, or a language that the base knows. Every row stands under this language's prefix."""
@@ -44,6 +57,8 @@ class SpeechDataset(_Dataset):
     """A recording of the voice, for rows that name none; relative to the file that states it. Without one, another clip of the same speaker is used."""
     reference_text: str | None = None
     """Transcript of `reference`, word by word; default: not known, and then the voice is given by its x-vector alone. Needed for in-context prompts."""
+    filter: Filter = Filter()
+    """Recordings that are left out by how they sound."""
     max_seconds: Positive = 30.0
     """Seconds; a longer recording cannot be used. 30, because one row stays whole in memory and sentences are shorter; a longer file is nearly always several sentences."""
 

@@ -40,6 +40,11 @@ LINES: dict[str, Callable[[Fields], str]] = {
     "data_warning": lambda e: f"warning[{e['code']}]: {e['message']} ({e['file']}:{e['line']})",
     "languages": lambda e: "language rows: " + ", ".join(f"{k} {row}" for k, row in e["rows"].items()),
     "stage_started": lambda e: f"stage {e['stage']} ({e['objective']}): {e['parameters']:,} parameters",
+    "filtered": lambda e: (
+        f"data {e['dataset']}: the filter drops {e['dropped']:,} of {e['rows']:,} rows ("
+        + ", ".join(f"{k} {n:,}" for k, n in e["reasons"].items())
+        + ")"
+    ),
     "measuring": lambda e: f"measuring {', '.join(e['metrics'])} on {e['dataset']} ({e['where']})",
 }
 """Events that are one line."""

@@ -237,3 +237,26 @@ def data_table(reports: Sequence[Report]) -> Table:
 
 def _plain(title: str) -> Table:
     return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), collapse_padding=True)
+
+
+def heard_lines(dataset: str, about: Mapping[str, Any]) -> list[str]:
+    """What listening to a dataset showed, a line a kind; `about` is the JSON form."""
+    lines = []
+    for measure, quantiles in about["distributions"].items():
+        if quantiles:
+            shown = ", ".join(f"{q} {v:g}" for q, v in quantiles.items() if q in ("5%", "50%", "95%"))
+            lines.append(f"{dataset}: {measure} {shown}")
+    kinds: dict[str, list[str]] = {}
+    for line, reasons in about["suspects"].items():
+        for reason in reasons:
+            kind = "the same sound as another line" if reason.startswith("the same sound") else reason
+            kinds.setdefault(kind, []).append(str(line))
+    for kind, rows in kinds.items():
+        lines.append(f"{dataset}: {len(rows):,} rows: {kind} (lines {', '.join(rows[:5])}{', …' if len(rows) > 5 else ''})")
+    if about["dropped"]:
+        lines.append(f"{dataset}: the filter drops {len(about['dropped']):,} rows")
+    if about["same_sentence"]:
+        lines.append(f"{dataset}: {len(about['same_sentence']):,} sentences stand in several rows, case and signs aside")
+    for speaker, cosine in about["two_people"].items():
+        lines.append(f"{dataset}: speaker `{speaker}` sounds like two people (cosine {cosine:g}): name them apart with `speaker`")
+    return lines

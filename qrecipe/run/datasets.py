@@ -17,6 +17,7 @@ from qrecipe.phases import phase
 from qrecipe.plan.plan import Planned
 from qrecipe.recipe.dataset import SpeechDataset, TextDataset
 from qrecipe.recipe.stage import SpokenStage
+from qrecipe.run.listening import Listening
 from qrecipe.run.session import Session
 
 CLIPS_FOR_SPREAD = 40
@@ -39,14 +40,19 @@ def needed(planned: Planned) -> list[str]:
 
 
 @phase("encoding")
-def prepare_all(planned: Planned, session: Session, names: Iterable[str]) -> Prepared:
-    """Encodes and checks datasets. Raises `DataError` with the problems of all of them."""
-    prepared, problems = Prepared(), Problems()
+def prepare_all(planned: Planned, session: Session, names: Iterable[str], filtered: bool = True) -> Prepared:
+    """Encodes and checks datasets, and leaves out what their filters drop unless they are not to be `filtered`.
+
+    Raises `DataError` with the problems of all of them.
+    """
+    prepared, problems, listening = Prepared(), Problems(), Listening(planned, session)
     for name in names:
         try:
             dataset = planned.loaded.recipe.datasets[name]
             if isinstance(dataset, SpeechDataset):
                 skipped = _prepare_speech(planned, session, name, dataset, prepared)
+                if filtered:
+                    prepared.speech[name] = listening.filtered(name, dataset, prepared.speech[name])
             else:
                 skipped = _prepare_text(planned, session, name, dataset, prepared)
             for problem in skipped:

@@ -1,0 +1,101 @@
+"""What recordings are like, on one page with players that works offline: distributions, the worst, what a filter drops."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from qrecipe.data.audio import AudioProblem, read
+from qrecipe.report.page import STYLE, sound
+
+WORST = 20
+"""Recordings of each measure that have a player."""
+UNITS = {"snr": "dB", "bandwidth": "Hz", "silence": "s", "cer": ""}
+TITLES = {
+    "snr": "Noise: dB between loud and quiet parts",
+    "bandwidth": "Bandwidth: Hz up to which there is sound",
+    "silence": "Silence: seconds of the longest one inside the speech",
+    "cer": "Another text: character error rate of the recogniser",
+}
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A row on the page."""
+
+    line: int
+    text: str
+    audio: Path | None
+    note: str
+    """A value with its unit, or why it is shown."""
+
+
+@dataclass(frozen=True)
+class DatasetPage:
+    """One dataset."""
+
+    name: str
+    rows: int
+    distributions: Mapping[str, Mapping[str, float]]
+    """Measure -> quantile -> value."""
+    filters: Mapping[str, tuple[float, int]]
+    """Setting of the filter -> its limit and the rows that it drops."""
+    worst: Mapping[str, Sequence[Recording]]
+    """Measure -> recordings, the worst first."""
+    suspects: Sequence[Recording]
+    same_sentence: Sequence[Sequence[int]]
+    """Lines of rows that say the same."""
+    two_people: Mapping[str, float] = field(default_factory=dict)
+
+
+def write_data_page(title: str, datasets: Sequence[DatasetPage]) -> str:
+    """The page as HTML."""
+    players: dict[Path, str] = {}
+    parts = [
+        "<!doctype html>",
+        '<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head><body><h1>{html.escape(title)}</h1>",
+    ]
+    for dataset in datasets:
+        parts += [f"<h2>{html.escape(dataset.name)}: {dataset.rows:,} recordings</h2>", _distributions(dataset)]
+        parts += [f"<p>The filter <code>{k}: {limit:g}</code> drops {n:,} rows.</p>" for k, (limit, n) in dataset.filters.items()]
+        for speaker, cosine in dataset.two_people.items():
+            name = html.escape(speaker) or "The one speaker"
+            parts.append(f"<p><b>{name}</b> sounds like two people: the clips fall into two groups, cosine {cosine:g}.</p>")
+        if dataset.same_sentence:
+            shown = "; ".join(", ".join(map(str, lines)) for lines in dataset.same_sentence[:WORST])
+            parts.append(f"<p>{len(dataset.same_sentence):,} sentences stand in several rows, case and signs aside (lines {shown}).</p>")
+        if dataset.suspects:
+            parts += [f"<h3>Worth a look: {len(dataset.suspects):,} rows</h3>", _recordings(dataset.suspects[: 5 * WORST], players)]
+        for measure, recordings in dataset.worst.items():
+            parts += [f"<h3>{TITLES[measure]}, the worst first</h3>", _recordings(recordings[:WORST], players)]
+    return "\n".join([*parts, "</body></html>"]) + "\n"
+
+
+def _distributions(dataset: DatasetPage) -> str:
+    known = {m: q for m, q in dataset.distributions.items() if q}
+    if not known:
+        return ""
+    heads = "".join(f"<th>{q}</th>" for q in next(iter(known.values())))
+    rows = "".join(f"<tr><td>{m} {UNITS[m]}</td>" + "".join(f"<td>{v:g}</td>" for v in q.values()) + "</tr>" for m, q in known.items())
+    return f"<table><tr><th>of all recordings</th>{heads}</tr>{rows}</table>"
+
+
+def _recordings(recordings: Sequence[Recording], players: dict[Path, str]) -> str:
+    rows = []
+    for r in recordings:
+        player = _player(r.audio, players) if r.audio is not None else ""
+        rows.append(f"<tr><td>{r.line}</td><td>{html.escape(r.note)}</td><td>{player}</td><td>{html.escape(r.text)}</td></tr>")
+    return "<table><tr><th>line</th><th></th><th></th><th>text</th></tr>" + "\n".join(rows) + "</table>"
+
+
+def _player(path: Path, players: dict[Path, str]) -> str:
+    """A recording inside the page; nothing for one that cannot be read."""
+    if path not in players:
+        try:
+            players[path] = f'<audio controls preload="none" src="data:{sound(read(path))}"></audio>'
+        except AudioProblem:
+            players[path] = ""
+    return players[path]
