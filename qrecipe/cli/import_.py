@@ -19,6 +19,8 @@ from qrecipe.cli.options import FILE, format_option
 @click.option("--columns", metavar="AUDIO=NAME,...", help="Columns of other names, such as audio=path,text=sentence,speaker=who.")
 @click.option("--as", "kind", metavar="FORMAT", help="Read it as this format instead of recognising it.")
 @click.option("--audio", type=FILE, help="The long recording that labels or subtitles belong to.")
+@click.option("--asr", metavar="MODEL", help="Recogniser for recordings without labels: wheel:whisper-base, a size, a hub id, a folder.")
+@click.option("--transcript", type=FILE, help="What is said in the recording, where it has no labels.")
 @click.option("--copy/--no-copy", default=True, help="Copy recordings that are outside the recipe's repository.")
 @click.option("--out", type=FILE, help="Folder of the recipe; default: `recipes` if there is one, else the working folder.")
 @click.option("--template", default="ladder", show_default=True, shell_complete=complete_templates, help="Stages of the recipe.")
@@ -34,6 +36,8 @@ def command(
     columns: str | None,
     kind: str | None,
     audio: Path | None,
+    asr: str | None,
+    transcript: Path | None,
     copy: bool,
     out: Path | None,
     template: str,
@@ -50,6 +54,7 @@ def command(
     """
     from qrecipe.cli.app import print_json
     from qrecipe.inputs.sources import Options
+    from qrecipe.recipe.evaluator import Asr
     from qrecipe.report.console import RunConsole
     from qrecipe.verbs.import_ import Request, import_source
     from qrecipe.verbs.new import NewRecipe
@@ -57,7 +62,8 @@ def command(
     folder = out if out is not None else Path("recipes") if Path("recipes").is_dir() else Path()
     alike = [name.strip() for name in like.split(",") if name.strip()] or ["english"]
     recipe = NewRecipe(language, bcp47, template, base, REVISION if base == BASE else None, alike, replay)
-    request = Request(source, Options(_columns(columns), audio), kind, recipe, folder, write_recipe, copy)
+    recogniser = Asr(model=asr) if asr is not None else None
+    request = Request(source, Options(_columns(columns), audio), kind, recipe, folder, write_recipe, copy, recogniser, transcript)
     with RunConsole() as console:
         imported = import_source(request, console.counting)
     if format_ == "json":

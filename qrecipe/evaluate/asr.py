@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import math
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,6 +28,10 @@ class Recogniser(Protocol):
         """The transcript of `audio` ([samples] float32, mono at 16 kHz) in the language with this code."""
         ...
 
+    def transcribe_scored(self, audio: Audio, language: str) -> tuple[str, float]:
+        """The transcript, and the mean probability of its tokens, from 0 to 1."""
+        ...
+
 
 class FasterWhisper:
     """Whisper through CTranslate2: beam search at temperature 0, no earlier text as a prompt, no voice activity filter."""
@@ -42,10 +47,17 @@ class FasterWhisper:
 
     def transcribe(self, audio: Audio, language: str) -> str:
         """See `Recogniser`."""
-        segments, _ = self._model.transcribe(
+        return self.transcribe_scored(audio, language)[0]
+
+    def transcribe_scored(self, audio: Audio, language: str) -> tuple[str, float]:
+        """See `Recogniser`."""
+        stream, _ = self._model.transcribe(
             audio, language=language, beam_size=self._beam_size, temperature=0.0, condition_on_previous_text=False, vad_filter=False
         )
-        return " ".join(s.text.strip() for s in segments).strip()
+        segments = list(stream)
+        tokens = sum(len(s.tokens) for s in segments)
+        logs = sum(s.avg_logprob * len(s.tokens) for s in segments)
+        return " ".join(s.text.strip() for s in segments).strip(), math.exp(logs / tokens) if tokens else 0.0
 
 
 def _runs_on_a_gpu() -> bool:

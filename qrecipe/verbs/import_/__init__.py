@@ -23,9 +23,11 @@ from qrecipe.errors import DataError, Place, Problem, Problems, RecipeError
 from qrecipe.files import write_text
 from qrecipe.inputs.durations import by_header
 from qrecipe.inputs.sources import Options, Source, Utterance, open_source
-from qrecipe.inputs.tables import Embedded
+from qrecipe.inputs.tables import Embedded, Record, records
 from qrecipe.inputs.texts import near_key, unsayable
 from qrecipe.inputs.tokenizer import clean_text
+from qrecipe.recipe.evaluator import Asr
+from qrecipe.report.review import write_review
 from qrecipe.source.bounds import repository
 from qrecipe.verbs.import_.split import split
 from qrecipe.verbs.new import NewRecipe, new_recipe, problems_of
@@ -61,6 +63,10 @@ class Request:
     write_recipe: bool
     copy: bool = True
     """Whether recordings outside the recipe's repository are copied into it."""
+    asr: Asr | None = None
+    """The recogniser of recordings without labels."""
+    transcript: Path | None = None
+    """What is said in the one recording that has no labels."""
 
 
 @dataclass(frozen=True)
@@ -115,15 +121,15 @@ def import_source(request: Request, progress: Progress | None = None) -> Importe
     """Imports a source. Raises `DataError` or `RecipeError`; then nothing was written."""
     recipe = request.folder / f"{request.recipe.language}.yaml"
     _refuse(request, recipe)
-    source = open_source(request.source, request.options, request.kind)
+    source = _open(request, progress or _silent)
     target = request.folder / "data" / request.recipe.language
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
     try:
-        work = _Import(request, source, temporary, target, progress or (lambda what, done: None))
+        work = _Import(request, source, temporary, target, progress or _silent)
         imported = work.write()
         target.mkdir(exist_ok=True)
-        if (target / "README.md").exists():
+        if (target / "README.md").exists() and not _reviews(request, target):
             os.rename(temporary / "README.md", temporary / "data-card.md")
         for path in sorted(temporary.iterdir(), key=lambda p: p.suffix == ".jsonl"):  # manifests last
             os.chmod(path, 0o755 if path.is_dir() else 0o644)
@@ -137,15 +143,43 @@ def import_source(request: Request, progress: Progress | None = None) -> Importe
     return imported
 
 
+def _silent(what: str, done: int) -> None:
+    """Tells nobody."""
+
+
+def _open(request: Request, progress: Progress) -> Source:
+    """The source; recordings without labels are listened to. Raises `DataError` and `RecipeError`."""
+    if request.asr is None:
+        if request.transcript is not None:
+            raise RecipeError(
+                Problem("QR070", "a transcript is matched with what a recogniser hears", Place("--transcript"), "name one: `--asr`")
+            )
+        return open_source(request.source, request.options, request.kind)
+    from qrecipe.verbs.import_.machine import Listening, listen  # torch and a recogniser, for those who need them
+
+    if not request.source.exists():
+        raise DataError(Problem("QR040", "there is no such file or folder", Place(str(request.source))))
+    code = request.asr.code(request.recipe.language, request.recipe.bcp47)
+    return listen(request.source, Listening(request.asr, code, request.transcript), progress)
+
+
 def _refuse(request: Request, recipe: Path) -> None:
     """Raises `RecipeError` for arguments that no import could follow, and for data that would be overwritten."""
     target = request.folder / "data" / request.recipe.language
     problems = Problems(problems_of(request.recipe, recipe if request.write_recipe else None))
-    present = [name for name in NAMES if (target / name).exists()]
+    present = [] if _reviews(request, target) else [name for name in NAMES if (target / name).exists()]
     if present:
         message = f"{target / present[0]} exists already, and an import overwrites nothing"
         problems.append(Problem("QR070", message, Place("qrecipe import"), "move it away, or choose another folder with `--out`"))
     problems.raise_any(RecipeError)
+
+
+def _reviews(request: Request, target: Path) -> bool:
+    """Whether the source is a review of this data, which may then be written again; its clips stay."""
+    if request.source.suffix != ".jsonl" or not request.source.is_file():
+        return False
+    first = next((r.values for r in records(request.source, "jsonl", "") if isinstance(r, Record)), {})
+    return "decision" in first and Path(str(first.get("audio"))).resolve().is_relative_to((target / "clips").resolve())
 
 
 class _Import:
@@ -165,6 +199,8 @@ class _Import:
         self.languages: dict[str, int] = {}
         self.copied = 0
         self.voices: list[str] = []
+        self.rows: list[Row] = []
+        """What was used in the end."""
 
     def write(self) -> Imported:
         """Reads the source and writes everything into the folder. Raises `DataError` if too little can be used."""
@@ -181,11 +217,15 @@ class _Import:
         self._manifest("train.jsonl", learned, {})
         self._manifest("dev.jsonl", judging, _references(judging, learned))
         _write_lines(self.folder / "text.jsonl", [{"text": t} for t in dict.fromkeys(r.text for r in learned)])
+        machine = [r for r in (*learned, *judging) if r.confidence is not None]
+        if machine and not _reviews(self.request, self.target):
+            write_text(self.folder / "review.html", self._review(machine))
         if self.dropped:
             lines = [{"place": str(p), "reason": reason, "text": text} for p, reason, text in self.dropped]
             _write_lines(self.folder / "left-out.jsonl", lines)
         chosen = _voices(learned)
         self.voices = [os.path.relpath(self._final(r), self.request.folder) for r in chosen]
+        self.rows = [*learned, *judging]
         sets = {"train": _about(learned), "dev": _about(judging)}
         imported = Imported(self.source.what, self.source.ignored, parts.rule, sets, self._reasons(), self._notes(), self.target, None)
         write_text(self.folder / "README.md", _card(self.request, self.source, imported))
@@ -308,10 +348,18 @@ class _Import:
         if self.copied:
             size = sum(f.stat().st_size for f in self.clips.folder.rglob("*") if f.is_file())
             notes.append(f"copied {self.copied:,} recordings, {size / 1e6:,.1f} MB: a recipe reads its own repository alone")
+        machine = sum(r.confidence is not None for r in self.rows)
+        if machine and not _reviews(self.request, self.target):
+            notes.append(f"a machine made {machine:,} of the clips: open {self.target / 'review.html'}, and import the file that it saves")
         if self.languages:
             counted = ", ".join(f"`{k}` {n:,}" for k, n in sorted(self.languages.items(), key=lambda kv: -kv[1])[:5])
             notes.append(f"languages that the rows state: {counted}")
         return notes
+
+    def _review(self, rows: Sequence[Row]) -> str:
+        """The page on which a person accepts or drops what a machine made."""
+        clips = [{"audio": self._relative(r), "text": r.text, "speaker": r.speaker, "confidence": r.confidence} for r in rows]
+        return write_review(f"Clips of {self.request.recipe.language} to review", clips)
 
     def _discard_clips(self, used: set[Path]) -> None:
         """Removes clips of rows that were left out in the end."""
@@ -328,8 +376,7 @@ class _Import:
         lines = []
         for i, row in enumerate(rows):
             line: dict[str, Any] = {"audio": self._relative(row), "text": row.text}
-            if row.speaker is not None:
-                line["speaker"] = row.speaker
+            line |= {k: v for k, v in (("speaker", row.speaker), ("confidence", row.confidence)) if v is not None}
             if i in references:
                 line |= {"reference": self._relative(references[i]), "reference_text": references[i].text}
             lines.append(line)
