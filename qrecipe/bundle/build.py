@@ -5,7 +5,8 @@ It holds no clock, host, path or duration: the same run gives the same bytes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from qrecipe.errors import BundleError, Place, Problem
 from qrecipe.files import new_folder, sha256, write_json, write_text
 from qrecipe.inputs.bases import LocalBase
 from qrecipe.inputs.documents import BundleLanguage, BundleManifest, BundleStage, Lock, Verdict
+from qrecipe.inputs.replacements import Replacements
 from qrecipe.model.weights import Delta
 from qrecipe.plan.values import Plan
 from qrecipe.source.writer import write_yaml
@@ -40,6 +42,8 @@ class Content:
     survival: dict[str, float]
     """Share of a stage's trained elements that rounding keeps."""
     accepted: bool
+    replacements: Mapping[str, Replacements] = field(default_factory=dict)
+    """Of the languages that were added."""
 
 
 def target_of(plan: Plan, bundles: Path) -> Path:
@@ -74,14 +78,17 @@ def build(content: Content, bundles: Path) -> Path:
         verdicts = {where: [v.as_json() for v in vs] for where, vs in content.verdicts.items()}
         survival = {k: round(v, 6) for k, v in content.survival.items()}
         write_json(folder / "verdicts.json", {"verdicts": verdicts, "survives_rounding": survival})
-        write_text(folder / "README.md", model_card(plan, content.stages, content.verdicts))
+        write_text(folder / "README.md", model_card(plan, content.stages, content.verdicts, content.replacements))
         manifest = BundleManifest(
             bundle=1,
             name=plan.recipe,
             version=plan.version,
             plan=plan.hash,
             base=content.lock.base,
-            languages={k: BundleLanguage(bcp47=v.bcp47, token_id=rows[k]) for k, v in plan.languages.items()},
+            languages={
+                k: BundleLanguage(bcp47=v.bcp47, token_id=rows[k], replace=content.replacements.get(k, Replacements()).table)
+                for k, v in plan.languages.items()
+            },
             stages=content.stages,
             accepted=content.accepted,
             qrecipe=__version__,

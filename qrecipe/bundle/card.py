@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import html
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
 from qrecipe.inputs.bases import BUILTIN
 from qrecipe.inputs.documents import BundleStage, Verdict, interval_text
+from qrecipe.inputs.replacements import Replacements
 from qrecipe.plan.values import Plan
 
 
@@ -21,13 +23,19 @@ def escape(text: str) -> str:
     return " ".join(plain.split())
 
 
-def model_card(plan: Plan, stages: list[BundleStage], verdicts: dict[str, list[Verdict]]) -> str:
+def model_card(
+    plan: Plan,
+    stages: list[BundleStage],
+    verdicts: dict[str, list[Verdict]],
+    replacements: Mapping[str, Replacements] | None = None,
+) -> str:
     """The card of a bundle. Holds no clock, host or path."""
     lines = [
         *_front_matter(plan),
         *_introduction(plan),
         *_use(next(iter(plan.languages))),
         *_languages(plan),
+        *_replacements(replacements or {}),
         *_training(plan, stages),
         *_evaluation(verdicts),
         "Values, intervals and baselines are in `verdicts.json`; what was asked is in `recipe.yaml`; "
@@ -90,6 +98,24 @@ def _use(language: str) -> list[str]:
 def _languages(plan: Plan) -> list[str]:
     rows = [f"| {escape(name)} | {escape(v.bcp47)} | {v.token_id} |" for name, v in plan.languages.items()]
     return ["## Languages added", "", "| language | BCP 47 | row |", "|---|---|---|", *rows, ""]
+
+
+def _replacements(replacements: Mapping[str, Replacements]) -> list[str]:
+    """What has to be written otherwise in a text before the model says it."""
+    lines = []
+    for language, own in replacements.items():
+        if own.entries:
+            pairs = [f"| {escape(written)} | {escape(read)} |" for written, read in own.entries]
+            lines += [
+                f"Texts of {escape(language)} were written otherwise before the model learned them. `qrecipe say` does the same; with "
+                "stock qwen_tts, do it to your texts:",
+                "",
+                "| written | read |",
+                "|---|---|",
+                *pairs,
+                "",
+            ]
+    return lines
 
 
 def _training(plan: Plan, stages: list[BundleStage]) -> list[str]:

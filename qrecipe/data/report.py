@@ -10,7 +10,7 @@ import torch
 from qrecipe.data.speech import SpeechData
 from qrecipe.data.text import TextData
 from qrecipe.inputs.manifest import Manifest
-from qrecipe.inputs.texts import oddities
+from qrecipe.inputs.texts import oddities, unspelled
 from qrecipe.plan.checks import MIN_MINUTES, MIN_SENTENCES
 
 SPREAD = 0.6
@@ -95,9 +95,7 @@ def _report(about: _Texts, elsewhere: set[str] | None, own: bool, data: SpeechDa
 
     # `own`: the method's minimums are of training data in a language that the recipe adds.
     seconds = data.seconds if data else None
-    warnings = oddities(texts)
-    if digits:
-        warnings.append("digits are read as they are written: spell numbers out, or their reading is learned from few examples")
+    warnings = oddities(texts) + unspelled(texts)
     if elsewhere is not None and unseen:
         warnings.append("characters that no training text holds: " + " ".join(unseen))
     if own and len(texts) < MIN_SENTENCES:

@@ -73,6 +73,8 @@ class BundleLanguage(Settings):
     """BCP 47 tag: what `--language` understands beside the name, and the language that a recogniser is told."""
     token_id: int
     """Row of the codec embedding."""
+    replace: dict[str, str] = {}
+    """What was written otherwise in every text before the model learned it, and has to be in every text that it shall say."""
 
 
 class BundleStage(Settings):

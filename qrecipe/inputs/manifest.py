@@ -18,10 +18,11 @@ from typing import Any, Literal, overload
 
 from qrecipe.errors import DataError, Place, Problem, Problems
 from qrecipe.inputs.columns import NAMES, Columns, recognise
+from qrecipe.inputs.replacements import Replacements
 from qrecipe.inputs.rows import SpeechLine, fields, parse
 from qrecipe.inputs.tables import Format, Record, format_of, open_bytes
 from qrecipe.inputs.texts import unsayable
-from qrecipe.inputs.tokenizer import TextTokenizer, clean_text
+from qrecipe.inputs.tokenizer import TextTokenizer
 from qrecipe.inputs.unpacked import SHARDS, unpacked
 from qrecipe.inputs.unpacked import folder as unpacked_folder
 from qrecipe.source import bounds, paths
@@ -184,6 +185,7 @@ def read_manifest(
     shown: str | None = None,
     root: Path | None = None,
     table: Table = Table(),
+    replacements: Replacements | None = None,
 ) -> Manifest:
     """Reads a manifest. Never raises for what the file holds; a missing file is one problem without rows.
 
@@ -201,7 +203,7 @@ def read_manifest(
         folder = path if path.is_dir() else path.parent
         records = _lines_of(path, whole.file) if format_ == "jsonl" else unpacked(path, format_, whole.file)
         roots = [folder, *([root] if root is not None else []), *([unpacked_folder()] if format_ in SHARDS else [])]
-        reader = _Reader(kind, folder, tokenizer, bounds.followed(*roots), dict(table.columns))
+        reader = _Reader(kind, folder, tokenizer, bounds.followed(*roots), dict(table.columns), replacements or Replacements())
         rows = Rows(folder)
         for record in records:
             row = record if isinstance(record, Problem) else reader.row(record.values, record.place)
@@ -326,6 +328,7 @@ class _Reader:
         tokenizer: TextTokenizer | None,
         roots: tuple[str, ...],
         columns: Mapping[str, str],
+        replacements: Replacements,
     ) -> None:
         """`roots` are folders that recordings may be in, links followed."""
         self.kind = kind
@@ -333,6 +336,7 @@ class _Reader:
         self._tokenizer = tokenizer
         self._roots = roots
         self._stated = columns
+        self._replacements = replacements
         self._known = fields(kind)
         self._mappings: dict[tuple[str, ...], Columns] = {}
         """By the fields of a row: most files have one kind."""
@@ -388,7 +392,7 @@ class _Reader:
             return _bad(place, "an escape that is no character (NUL, or half of a surrogate pair)")
         line = line or parse(self.kind, row, strict=False)
         assert line is not None, "the schema takes it"
-        text = clean_text(line.text)
+        text = self._replacements.apply(line.text)
         if isinstance(line, SpeechLine):
             return self._speech(line, text, place)
         why = self._text_problem(text)
@@ -410,7 +414,7 @@ class _Reader:
     def _speech(self, line: SpeechLine, text: str, place: Place) -> Row | Problems:
         """A row with a recording or codes, and perhaps with a reference."""
         problems = Problems()
-        reference_text = clean_text(line.reference_text) if line.reference_text else None
+        reference_text = self._replacements.apply(line.reference_text) if line.reference_text else None
         for name, t in (("the text", text), ("the reference's text", reference_text)):
             why = self._text_problem(t) if t is not None else None
             if why:

@@ -21,6 +21,9 @@ MARKUP = re.compile(
     rf"|\((?:{ANNOTATION})\)|\b[A-Z]{{2,}}_?\d+\s*:",
 )
 """Tags, entities, notes in brackets or braces, sounds in parentheses, and names of speakers as annotators write them."""
+NUMBER = re.compile(r"\d[\d.,:]*\d|\d")
+ABBREVIATION = re.compile(r"\b[^\W\d_]{1,4}\.(?=\s+[^\W\d_A-Z])|\b(?:[^\W\d_]\.){2,}|\b[A-Z]{2,5}\b(?!_?\d*\s*:)")
+"""Short words with a full stop inside a sentence, letters with full stops, and words of capitals."""
 INVISIBLE = re.compile(r"[\u00ad\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff]")
 """Soft hyphens, zero-width spaces, marks of direction. Joiners (U+200C, U+200D) belong to the spelling of several scripts."""
 
@@ -45,13 +48,33 @@ def near_key(text: str) -> str:
     return " ".join("".join(c if c.isalnum() or unicodedata.category(c)[0] == "M" else " " for c in plain).split())
 
 
+Kinds = tuple[tuple[str, Callable[[str], list[str]]], ...]
+
+
 def oddities(texts: Sequence[str]) -> list[str]:
     """A sentence for each kind of thing in texts that is written and not said, with counts and examples."""
-    kinds: tuple[tuple[str, Callable[[str], list[str]]], ...] = (
-        ("markup, which would be learned as if it were said", MARKUP.findall),
-        ("words with letters of two scripts, which look alike and are other tokens", mixed_words),
-        ("invisible characters, which are tokens too", lambda text: [f"U+{ord(c):04X}" for c in INVISIBLE.findall(text)]),
+    return _counted(
+        texts,
+        (
+            ("markup, which would be learned as if it were said", MARKUP.findall),
+            ("words with letters of two scripts, which look alike and are other tokens", mixed_words),
+            ("invisible characters, which are tokens too", lambda text: [f"U+{ord(c):04X}" for c in INVISIBLE.findall(text)]),
+        ),
     )
+
+
+def unspelled(texts: Sequence[str]) -> list[str]:
+    """A sentence for each kind of thing in texts that is said otherwise than it is written, with counts and examples."""
+    return _counted(
+        texts,
+        (
+            ("digits, which are read as they are written: spell them out, or `replace` them", NUMBER.findall),
+            ("abbreviations: write them out, or `replace` them", ABBREVIATION.findall),
+        ),
+    )
+
+
+def _counted(texts: Sequence[str], kinds: Kinds) -> list[str]:
     sentences = []
     for what, occurrences in kinds:
         per_text = [hits for text in texts if (hits := occurrences(text))]

@@ -18,8 +18,10 @@ from qrecipe.inputs.bases import BUILTIN, BaseInfo, folder_of, locate, names_fol
 from qrecipe.inputs.contents import dataset_hash
 from qrecipe.inputs.evaluators import EvaluatorModel, find, language_problem, packages_problem
 from qrecipe.inputs.manifest import Manifest, Table, read_manifest
+from qrecipe.inputs.replacements import Replacements
 from qrecipe.plan import checks, trainable
 from qrecipe.plan.fingerprints import NUMERICS, StageInputs, reward_inputs, select_inputs, stage_inputs, start_inputs
+from qrecipe.plan.replacements import replacements_of
 from qrecipe.plan.synthetic import SyntheticDataset, make_synthetic, planned_for
 from qrecipe.plan.values import (
     Plan,
@@ -55,6 +57,8 @@ class Planned:
     trainables: dict[str, trainable.Trainable]
     synthetic: dict[str, SyntheticDataset] = field(default_factory=dict)
     problems: Problems = field(default_factory=Problems)
+    replacements: dict[str, Replacements] = field(default_factory=dict)
+    """Of the recipe's languages."""
 
     @property
     def warnings(self) -> Problems:
@@ -123,7 +127,8 @@ def make_plan(loaded: LoadedRecipe, hashes: FileHashes | None = None, strict: bo
         accept=[g.label() for g in recipe.accept],
         settings=recipe.model_dump(mode="json", by_alias=True, exclude={"base": {"model"}} if own_folder else None),
     )
-    return Planned(loaded, plan, base, planner.manifests, trainables, synthetic, problems.strict() if strict else problems)
+    problems = problems.strict() if strict else problems
+    return Planned(loaded, plan, base, planner.manifests, trainables, synthetic, problems, planner.replacements)
 
 
 def require_complete(planned: Planned) -> None:
@@ -163,6 +168,8 @@ class _Planner:
         self.problems = Problems([*loaded.warnings, *base.warnings])
         self.manifests: dict[str, Manifest] = {}
         """Of the datasets that are on this machine."""
+        self.replacements: dict[str, Replacements] = {}
+        """Of the recipe's languages."""
 
     def languages(self) -> dict[str, PlannedLanguage]:
         """The recipe's languages, each with its row."""
@@ -185,6 +192,8 @@ class _Planner:
                     n = node.at("init", "mean_of", i) if language.init.mean_of else node.at("init", "copy")
                     help_ = suggest(source, base.languages)
                     self.problems.append(n.problem("QR020", f"the base knows no language `{source}`", help_))
+            self.replacements[key], wrong = replacements_of(self.loaded, key)
+            self.problems += wrong
             planned[key] = PlannedLanguage(bcp47=language.bcp47, token_id=row, init=language.init.sources)
         return planned
 
@@ -226,7 +235,8 @@ class _Planner:
                 planned[name] = PlannedDataset(kind=dataset.kind, language=dataset.language, rows=None, bad_rows=None, sha256=None)
                 continue
             table = Table(dataset.format, tuple(sorted(dataset.columns.items())))
-            about = (dataset.kind, self.base.tokenizer, self.loaded.shown(dataset.path), self.loaded.bounds, table)
+            replaced = self.replacements.get(dataset.language, Replacements())
+            about = (dataset.kind, self.base.tokenizer, self.loaded.shown(dataset.path), self.loaded.bounds, table, replaced)
             manifest = self.hashes.once(path, (*about, *bounds.allowed()), partial(read_manifest, path, *about))
             self.manifests[name] = manifest
             if manifest.problems and (dataset.on_bad_row == "stop" or not manifest.rows):

@@ -66,6 +66,8 @@ class Language(Settings):
     """Row of the codec embedding that becomes this language's, 2048 to 3071. `auto` is the lowest free row from 2072 up: lower ids that no map lists may hold trained rows that were never released. Give a number to keep a row that an earlier bundle had."""
     init: Init
     """Where the row starts before any stage trains it; without training it stays there."""
+    replace: dict[str, str] | Annotated[str, Field(min_length=1)] = {}
+    """Text that is written otherwise before anything reads it, such as `{"km": "kilometer", "č.": "číslo"}`, or a YAML file of such a table, relative to the file that states it; default: nothing. Whole words, the longest first; applied to all texts of the language, kept in the bundle, and applied by `qrecipe say`. Stock qwen_tts does not apply it."""
     respelling: Respelling | None = None
     """How it is spelled for a reader of another language; stages of the objectives `respell` and `embedding_match` need it."""
 

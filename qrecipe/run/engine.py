@@ -153,6 +153,7 @@ def _bundle(session: RunSession, progress: Progress, lock: Lock, accept: list[Ve
         verdicts={o.id: o.verdicts for o in outcomes} | {"accept": accept},
         survival={o.id: o.survives for o in outcomes if o.survives is not None and o.status == "kept"},
         accepted=True,
+        replacements=session.plan.replacements,
     )
     target = build(content, bundles)
     session.events.emit("bundle", path=str(target))

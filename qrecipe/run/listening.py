@@ -198,7 +198,7 @@ class Listening:
     def _recogniser(self) -> EvaluatorSet:
         if self._evaluators is None:
             loaded, base = self._planned.loaded, self._session.base
-            tags = {k: v.bcp47 for k, v in loaded.recipe.languages.items()}
+            tags = {**base.tags, **{k: v.bcp47 for k, v in loaded.recipe.languages.items()}}
             places = {"asr": loaded.node.at("evaluators", "asr").place}
             choice = EvaluatorChoice(loaded.recipe.evaluators, loaded.root, tags, places)
             journal = Journal(cache_dir() / "quality" / "transcripts.jsonl")

@@ -5,12 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from qrecipe.bundle.verify import MANIFEST, read_manifest
 from qrecipe.errors import BaseModelError, Place, Problem, UserError, nearest, suggest
-from qrecipe.files import FileHashes
+from qrecipe.files import FileHashes, is_file
 from qrecipe.inputs.bases import LocalBase
 from qrecipe.inputs.fetch import resolve
+from qrecipe.inputs.replacements import Replacements
 from qrecipe.model.weights import Delta
 from qrecipe.model.working import WorkingWeights
+from qrecipe.plan.replacements import replacements_of
+from qrecipe.recipe import load
 from qrecipe.recipe.base import Base
 from qrecipe.run.events import Events
 from qrecipe.run.record import RECORD, RunRecord, require_record
@@ -30,6 +34,17 @@ def open_argument(model: str, hashes: FileHashes, events: Events) -> Session:
     name, _, revision = model.partition("@") if "/" in model and not Path(model).exists() else (model, "", "")
     base = resolve(Base(model=name, revision=revision or None), Path.cwd(), place, hashes)
     return open_session(base, hashes, events)
+
+
+def replacements_of_model(model: str, language: str) -> Replacements:
+    """What a bundle, or a run's recipe, replaces in texts of a language; nothing for a base. Raises `UserError`."""
+    folder, at_sign, _ = model.rpartition("@")
+    if at_sign and (Path(folder) / RECORD).is_file():
+        return replacements_of(load(Path(require_record(Path(folder)).file)), language)[0]
+    if not is_file(Path(model) / MANIFEST):
+        return Replacements()
+    languages = read_manifest(Path(model)).languages
+    return Replacements.of(languages[language].replace) if language in languages else Replacements()
 
 
 def base_of_run(record: RunRecord, place: Place, hashes: FileHashes) -> LocalBase:

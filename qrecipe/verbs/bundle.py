@@ -39,6 +39,7 @@ def rebuild(plan: RunPlan, run_folder: Path, record: RunRecord, stages: list[str
         verdicts={s.id: s.verdicts for s in chosen} | ({"accept": record.accept} if accepted else {}),
         survival={s.id: s.survives for s in chosen if s.survives is not None},
         accepted=accepted,
+        replacements=plan.replacements,
     )
     return build(content, bundles)
 

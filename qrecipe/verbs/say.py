@@ -9,13 +9,12 @@ from typing import Any, Literal
 from qrecipe.data.audio import MAX_REFERENCE, AudioProblem, encoded, load_reference, rate_problem
 from qrecipe.errors import DataError, Place, Problem, RecipeError
 from qrecipe.files import FileHashes, is_file, replacing
-from qrecipe.inputs.tokenizer import clean_text
 from qrecipe.model import speak
 from qrecipe.model.generate import speech as generated
 from qrecipe.model.speak import Utterance
 from qrecipe.qwen3 import SAMPLE_RATE, Layout
 from qrecipe.run.events import Events
-from qrecipe.run.models import language_of, open_argument
+from qrecipe.run.models import language_of, open_argument, replacements_of_model
 from qrecipe.source import paths
 
 
@@ -45,14 +44,15 @@ def say(model: str, speech: Speech, out: Path) -> dict[str, Any]:
         clear = "a few seconds of clear speech do"
         help_ = clear if is_file(speech.reference) else paths.hint(str(speech.reference), Path.cwd())
         raise DataError(Problem("QR043", f"{speech.reference}: {e}", Place("--reference"), help_)) from None
-    reference_text = clean_text(speech.reference_text) if speech.reference_text else None
+    replaced = replacements_of_model(model, speech.language)
+    reference_text = replaced.apply(speech.reference_text) if speech.reference_text else None
     unfit = rate_problem(reference_text, len(voice.speech) / SAMPLE_RATE) if reference_text else None
     if unfit is not None:
         raise DataError(Problem("QR044", unfit, Place("--reference-text")))
     session = open_argument(model, FileHashes(), Events(None))
     opened = session.opened
     language = language_of(session, speech.language, Place("--language"))
-    text = clean_text(speech.text)
+    text = replaced.apply(speech.text)
     if speech.engine == "stock" and (why := opened.tokenizer.text_problem(text)) is not None:
         raise DataError(Problem("QR042", why, Place("TEXT")))
     utterance = Utterance(

@@ -21,7 +21,7 @@ from qrecipe.recipe.evaluator import Asr
 from qrecipe.report.review import write_review
 from qrecipe.verbs.import_ import Imported, Request, import_source, machine
 from qrecipe.verbs.import_.machine import matched
-from qrecipe.verbs.new import Request as NewRecipe
+from qrecipe.verbs.new import NewRecipe
 
 pytest.importorskip("faster_whisper")
 

@@ -24,7 +24,7 @@ from qrecipe.files import write_text
 from qrecipe.inputs.durations import by_header
 from qrecipe.inputs.sources import Options, Source, Utterance, open_source
 from qrecipe.inputs.tables import Embedded, Record, records
-from qrecipe.inputs.texts import near_key, unsayable
+from qrecipe.inputs.texts import near_key, oddities, unsayable, unspelled
 from qrecipe.inputs.tokenizer import clean_text
 from qrecipe.recipe.evaluator import Asr
 from qrecipe.report.review import write_review
@@ -351,6 +351,8 @@ class _Import:
         machine = sum(r.confidence is not None for r in self.rows)
         if machine and not _reviews(self.request, self.target):
             notes.append(f"a machine made {machine:,} of the clips: open {self.target / 'review.html'}, and import the file that it saves")
+        texts = [r.text for r in self.rows]
+        notes += oddities(texts) + unspelled(texts)
         if self.languages:
             counted = ", ".join(f"`{k}` {n:,}" for k, n in sorted(self.languages.items(), key=lambda kv: -kv[1])[:5])
             notes.append(f"languages that the rows state: {counted}")
