@@ -25,6 +25,7 @@ from qrecipe.recipe.language import Init, Language, Respelling
 from qrecipe.recipe.metrics import BUILTIN
 from qrecipe.recipe.recipe import Evaluation, Recipe
 from qrecipe.recipe.rewards import TRANSFORMS
+from qrecipe.recipe.search import Search
 from qrecipe.recipe.stage import Batch, EmbeddingMatchStage, Lora, RespellStage, Reward, RewardStage, SpeechStage, TextLmStage, Train, Use
 from qrecipe.recipe.teacher import Teacher
 
@@ -46,6 +47,7 @@ TITLES: dict[Model, str] = {
     EmbeddingMatchStage: "stages",
     RewardStage: "stages",
     Reward: "reward",
+    Search: "search",
     Use: "data",
     Train: "train",
     Lora: "lora",
@@ -61,7 +63,7 @@ TITLES: dict[Model, str] = {
     Mos: "mos",
 }
 """Heading of the section that documents a model; several models may share one."""
-SCALARS = {str: "text", int: "whole number", float: "number", bool: "true or false"}
+SCALARS = {Any: "part of a recipe", str: "text", int: "whole number", float: "number", bool: "true or false"}
 
 
 def page() -> str:
@@ -80,7 +82,7 @@ def page() -> str:
         ),
         *_sections(Reward, Use, Train, Lora, Batch, Gate),
         _metrics(),
-        *_sections(Select, Bound, Teacher, Evaluation, Evaluators, Asr, Speaker, Mos),
+        *_sections(Select, Bound, Teacher, Evaluation, Evaluators, Asr, Speaker, Mos, Search),
     ]
     return "\n\n".join(parts) + "\n"
 

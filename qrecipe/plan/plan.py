@@ -125,7 +125,7 @@ def make_plan(loaded: LoadedRecipe, hashes: FileHashes | None = None, strict: bo
         evaluators=evaluators,
         stages=stages,
         accept=[g.label() for g in recipe.accept],
-        settings=recipe.model_dump(mode="json", by_alias=True, exclude={"base": {"model"}} if own_folder else None),
+        settings=recipe.model_dump(mode="json", by_alias=True, exclude={"search": True, **({"base": {"model"}} if own_folder else {})}),
     )
     problems = problems.strict() if strict else problems
     return Planned(loaded, plan, base, planner.manifests, trainables, synthetic, problems, planner.replacements)

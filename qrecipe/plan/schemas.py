@@ -28,6 +28,7 @@ def recipe_schema() -> dict[str, Any]:
     whole = Recipe.model_json_schema(by_alias=True)
     whole["properties"]["datasets"]["additionalProperties"] = False  # names that do not fit `patternProperties`
     definitions = whole.pop("$defs")
+    definitions["Search"]["properties"]["candidates"]["additionalProperties"] = False
     partial = _without_required(copy.deepcopy(definitions), suffix="Part")
 
     # fields that are used up when files are put together are no settings

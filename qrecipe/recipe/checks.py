@@ -45,6 +45,7 @@ def check(recipe: Recipe, node: Node, root: Path, written: Node | None = None) -
         _unjudged(recipe, node),
         synthetic.check(recipe, node),
         judges.check(recipe, node),
+        _search(recipe, node),
     )
     problems = Problems(islice(checks, MAX_PROBLEMS)).in_order()
     datasets = written.get("datasets") if written is not None else None
@@ -361,6 +362,25 @@ def _unjudged(recipe: Recipe, node: Node) -> Iterator[Problem]:
         message = "no gate counts, so whatever comes out becomes a bundle"
         help_ = "state an `accept`, for example that of templates/gates.yaml (docs/gates.md)"
         yield node.at("stages").key_problem("QR093", message, help_)
+
+
+def _search(recipe: Recipe, node: Node) -> Iterator[Problem]:
+    """Sentences that choose are recordings that nothing else reads."""
+    search, n = recipe.search, node.at("search")
+    if search is None:
+        return
+    spec, dataset = metrics.find(search.metric), recipe.datasets.get(search.data)
+    if spec is None:
+        yield n.at("metric").problem("QR020", f"no metric is called `{search.metric}`", suggest(search.metric, metrics.names()))
+    elif spec.needs == "asr":
+        yield from _recogniser(recipe, search.metric, search.data, (n.at("metric"), n.at("data")), recipe.evaluators.asr)
+    if search.data in recipe.judging_datasets():
+        message = f"`{search.data}` chooses among variants and also judges: what is best on it by chance would pass"
+        yield n.at("data").problem("QR025", message, "keep a part of the data for choosing in a dataset of its own")
+    elif dataset is not None and dataset.kind != "speech":
+        yield n.at("data").problem("QR026", f"metrics need recordings, and `{search.data}` is {dataset.kind}")
+    else:
+        yield from _judge_data(recipe, search.data, n.at("data"))
 
 
 def may_hold_language_rows(patterns: list[str], rows: object) -> bool:

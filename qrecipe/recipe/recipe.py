@@ -16,6 +16,7 @@ from qrecipe.recipe.language import TAGS, Language
 from qrecipe.recipe.licence import License
 from qrecipe.recipe.model import Identifier, Settings
 from qrecipe.recipe.objectives import OBJECTIVES
+from qrecipe.recipe.search import Search
 from qrecipe.recipe.stage import SELF, Stage, Use
 from qrecipe.recipe.teacher import Teacher
 
@@ -87,6 +88,9 @@ class Recipe(Settings):
     """Run in order; a later stage starts from the earlier one's result, so what moves most, and what is cheap, comes first."""
     accept: Annotated[list[Gate], Field(max_length=200)] = []
     """Judged once, last: gates that the final model must pass to become a bundle. Without any, whatever comes out becomes one."""
+
+    search: Search | None = None
+    """For `qrecipe search`: which variants of this recipe are tried, and which sentences choose. No part of what `run` does."""
 
     def gates(self) -> list[Gate]:
         """Every gate of the recipe, in order, `accept` last."""

@@ -55,7 +55,7 @@ def plan_table(plan: Plan, standings: dict[str, str] | None = None, computes: Ma
 
     `standings` says of a stage whether it is done, goes on, or trains again and why; `computes` what it costs.
     """
-    table = _plain(f"{plan.recipe} {plan.version} on {plan.base.model}")
+    table = plain_table(f"{plan.recipe} {plan.version} on {plan.base.model}")
     table.add_column("stage", no_wrap=True)
     table.add_column("trains", overflow="fold")
     table.add_column("parameters", justify="right", no_wrap=True)
@@ -159,7 +159,7 @@ def _length(stage: PlannedStage) -> str:
 
 def verdict_table(where: str, verdicts: Sequence[dict[str, Any]]) -> Table:
     """Gates of one stage with what decided them."""
-    table = _plain(f"gates after {where}" if where != "accept" else "accept")
+    table = plain_table(f"gates after {where}" if where != "accept" else "accept")
     for column in ("gate", "value", "interval", "n", "outcome"):
         table.add_column(column, overflow="fold")
     styles = {"pass": "green", "fail": "red", "undecided": "yellow", "skipped": "yellow"}
@@ -183,7 +183,7 @@ def verdict_table(where: str, verdicts: Sequence[dict[str, Any]]) -> Table:
 
 def statistics_table(title: str, statistics: Mapping[str, Statistic]) -> Table:
     """Metrics of one model: value, interval, what recordings have."""
-    table = _plain(escape(title))
+    table = plain_table(escape(title))
     for column in ("metric", "value", "interval", "recordings", "95 % of prompts", "n", "slices"):
         table.add_column(column, overflow="fold")
     for name, s in statistics.items():
@@ -196,7 +196,7 @@ def statistics_table(title: str, statistics: Mapping[str, Statistic]) -> Table:
 
 def comparison_table(title: str, comparison: Comparison) -> Table:
     """Differences of two models."""
-    table = _plain(escape(title))
+    table = plain_table(escape(title))
     for column in ("metric", "A", "B", "B - A", "interval", "n", "B is"):
         table.add_column(column, overflow="fold")
     styles = {"better": "green", "worse": "red", "undecided": "yellow"}
@@ -210,7 +210,7 @@ def comparison_table(title: str, comparison: Comparison) -> Table:
 
 def probe_table(probes: Sequence[dict[str, Any]]) -> Table:
     """Gates that were tried on recordings and on corrupted copies."""
-    table = _plain("gates tried on recordings")
+    table = plain_table("gates tried on recordings")
     for column in ("gate", "recordings", "spoilt", "verdict"):
         table.add_column(column, overflow="fold")
     for p in probes:
@@ -226,7 +226,7 @@ def probe_table(probes: Sequence[dict[str, Any]]) -> Table:
 
 def data_table(reports: Sequence[Report]) -> Table:
     """Datasets as `prepare` measured them."""
-    table = _plain("data")
+    table = plain_table("data")
     for column in ("dataset", "language", "rows", "skipped", "minutes", "tokens/char", "tokens/s", "voices", "cosine"):
         table.add_column(column, overflow="fold")
     for r in reports:
@@ -235,7 +235,8 @@ def data_table(reports: Sequence[Report]) -> Table:
     return table
 
 
-def _plain(title: str) -> Table:
+def plain_table(title: str) -> Table:
+    """A table without lines between its columns."""
     return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), collapse_padding=True)
 
 
