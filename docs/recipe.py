@@ -110,7 +110,7 @@ def _metrics() -> str:
         "",
     ]
     lines += ["| metric | what it is | unit | better | read from | as a reward, between 0 and 1 |", "|---|---|---|---|---|---|"]
-    sources = {"teacher_forced": "recordings", "generated": "generated speech"}
+    sources = {"teacher_forced": "recordings", "generated": "generated speech", "ballots": "ballots of listeners"}
     better = {"one": "close to 1", "match": "close to the recordings'"}
     for m in BUILTIN.values():
         reward = TRANSFORMS[m.reward].description + ("; recordings alone" if m.compares else "") if m.reward else "-"

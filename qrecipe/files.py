@@ -134,8 +134,13 @@ def read_json(path: Path, at_most: int = MAX_DOCUMENT) -> Any:
         content = f.read(at_most + 1)
     if len(content) > at_most:
         raise ValueError(f"more than {at_most:,} bytes")
+    return loads_json(content.decode("utf-8"))
+
+
+def loads_json(text: str) -> Any:
+    """A JSON text of a stranger's. Raises `ValueError`, also for one that is nested too deeply."""
     try:
-        return json.loads(content.decode("utf-8"))
+        return json.loads(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 

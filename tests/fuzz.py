@@ -2,7 +2,7 @@
 
     python -m tests.fuzz --scale 1 --seed 1
 
-`make fuzz` calls this: recordings, manifests, safetensors headers, configs, bundle manifests, locks and recipes.
+`make fuzz` calls this: recordings, manifests, safetensors headers, configs, bundle manifests, packs, ballots, locks and recipes.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ def main() -> int:
             "safetensors headers": (1500, fuzz.headers),
             "configs and tokenizers": (600, lambda f: fuzz.configs(f, weights)),
             "bundle manifests": (500, lambda f: fuzz.bundles(f, bundle)),
+            "packs": (1500, fuzz.packs),
+            "ballots": (1500, fuzz.ballots),
             "locks": (500, lambda f: fuzz.locks(f, recipe.with_suffix(".lock"))),
             "recipes": (500, fuzz.recipe_files),
         }

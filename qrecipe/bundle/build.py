@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from qrecipe import __version__
-from qrecipe.bundle.card import model_card
+from qrecipe.bundle.card import model_card, packs_card
 from qrecipe.bundle.export import write_model
-from qrecipe.bundle.verify import LOCK, MANIFEST, read_manifest, verify
+from qrecipe.bundle.pack import DOCUMENTS as PACK_DOCUMENTS
+from qrecipe.bundle.pack import Pack
+from qrecipe.bundle.verify import CARD, LOCK, MANIFEST, read_manifest, verify
 from qrecipe.errors import BundleError, Place, Problem
-from qrecipe.files import new_folder, sha256, write_json, write_text
+from qrecipe.files import digest, new_folder, sha256, write_json, write_text
 from qrecipe.inputs.bases import LocalBase
 from qrecipe.inputs.documents import BundleLanguage, BundleManifest, BundleStage, Lock, Verdict
 from qrecipe.inputs.replacements import Replacements
@@ -58,12 +60,12 @@ def refuse_other(plan: Plan, bundles: Path) -> None:
         return
     existing = read_manifest(target)
     if existing.plan != plan.hash:
-        raise _taken(plan, target)
+        raise _taken(plan.version, target)
 
 
-def _taken(plan: Plan, target: Path) -> BundleError:
+def _taken(version: str, target: Path) -> BundleError:
     message = f"{target.name} exists and holds something else"
-    return BundleError(Problem("QR061", message, Place(str(target)), f"raise `version` in the recipe (it is {plan.version})"))
+    return BundleError(Problem("QR061", message, Place(str(target)), f"raise `version` (it is {version})"))
 
 
 def build(content: Content, bundles: Path) -> Path:
@@ -75,10 +77,8 @@ def build(content: Content, bundles: Path) -> Path:
         write_model(content.base, folder, content.delta, rows)
         write_text(folder / "recipe.yaml", write_yaml(content.recipe))
         write_json(folder / LOCK, content.lock.model_dump(mode="json"))
-        verdicts = {where: [v.as_json() for v in vs] for where, vs in content.verdicts.items()}
-        survival = {k: round(v, 6) for k, v in content.survival.items()}
-        write_json(folder / "verdicts.json", {"verdicts": verdicts, "survives_rounding": survival})
-        write_text(folder / "README.md", model_card(plan, content.stages, content.verdicts, content.replacements))
+        _write_verdicts(folder, content.verdicts, content.survival)
+        write_text(folder / CARD, model_card(plan, content.stages, content.verdicts, content.replacements))
         manifest = BundleManifest(
             bundle=1,
             name=plan.recipe,
@@ -92,10 +92,87 @@ def build(content: Content, bundles: Path) -> Path:
             stages=content.stages,
             accepted=content.accepted,
             qrecipe=__version__,
-            files={str(f.relative_to(folder)): sha256(f) for f in sorted(folder.rglob("*")) if f.is_file()},
+            files=_hashes(folder),
         )
-        write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
-        if target.exists() and (read_manifest(target).files != manifest.files or read_manifest(target) != manifest):
-            raise _taken(plan, target)
+        _seal(folder, target, manifest)
+    verify(target).errors.raise_any(BundleError)
+    return target
+
+
+def _write_verdicts(folder: Path, verdicts: dict[str, list[Verdict]], survival: dict[str, float]) -> None:
+    judged = {where: [v.as_json() for v in vs] for where, vs in verdicts.items()}
+    rounded = {k: round(v, 6) for k, v in survival.items()}
+    write_json(folder / "verdicts.json", {"verdicts": judged, "survives_rounding": rounded})
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    return {str(f.relative_to(folder)): sha256(f) for f in sorted(folder.rglob("*")) if f.is_file()}
+
+
+def _seal(folder: Path, target: Path, manifest: BundleManifest) -> None:
+    """Writes the manifest, last. Raises `BundleError` if `target` is another bundle."""
+    write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
+    if target.exists() and read_manifest(target) != manifest:
+        raise _taken(manifest.version, target)
+
+
+@dataclass(frozen=True)
+class Composition:
+    """Several packs on one base."""
+
+    name: str
+    version: str
+    base: LocalBase
+    packs: tuple[Pack, ...]
+    rows: dict[str, int]
+    """Row of every language."""
+    delta: Delta
+    """What all packs change, merged."""
+    rule: str
+    """How weights that several packs changed were merged."""
+
+    @property
+    def hash(self) -> str:
+        """Everything that the weights depend on, as one hash."""
+        packs = [p.id.model_dump(mode="json") for p in self.packs]
+        return digest([self.base.identity, packs, self.rows, self.rule])
+
+    def target(self, bundles: Path) -> Path:
+        """Where its bundle goes. Raises `BundleError` if another bundle stands there."""
+        target = bundles / f"{self.name}-{self.version}"
+        if target.exists() and read_manifest(target).plan != self.hash:
+            raise _taken(self.version, target)
+        return target
+
+
+def build_packs(composition: Composition, verdicts: dict[str, list[Verdict]], bundles: Path) -> Path:
+    """Writes the bundle of a composition that passed, with the documents of every pack below `packs/`."""
+    target = composition.target(bundles)
+    manifests = [p.manifest for p in composition.packs]
+    with new_folder(target) as folder:
+        write_model(composition.base, folder, composition.delta, composition.rows)
+        for pack in composition.packs:
+            for name in PACK_DOCUMENTS:
+                path = folder / "packs" / pack.manifest.name / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(pack.files[name])
+        _write_verdicts(folder, verdicts, {})
+        tags = {k: v.bcp47 for m in manifests for k, v in m.languages.items()}
+        languages = {k: BundleLanguage(bcp47=tags[k], token_id=row) for k, row in composition.rows.items()}
+        manifest = BundleManifest(
+            bundle=1,
+            name=composition.name,
+            version=composition.version,
+            plan=composition.hash,
+            base=manifests[0].base,
+            languages=languages,
+            stages=[],
+            packs=[p.id for p in composition.packs],
+            accepted=True,
+            qrecipe=__version__,
+            files={},
+        )
+        write_text(folder / CARD, packs_card(manifest, composition.rule, verdicts))
+        _seal(folder, target, manifest.model_copy(update={"files": _hashes(folder)}))
     verify(target).errors.raise_any(BundleError)
     return target

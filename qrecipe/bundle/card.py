@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import PurePath
 from typing import Any
 
 import yaml
 
+from qrecipe.bundle.servers import SERVERS, Served, check_servers
 from qrecipe.inputs.bases import BUILTIN
-from qrecipe.inputs.documents import BundleStage, Verdict, interval_text
+from qrecipe.inputs.documents import BundleManifest, BundleStage, Verdict, interval_text
 from qrecipe.inputs.replacements import Replacements
 from qrecipe.plan.values import Plan
 
@@ -31,11 +33,12 @@ def model_card(
 ) -> str:
     """The card of a bundle. Holds no clock, host or path."""
     lines = [
-        *_front_matter(plan),
+        *_front_matter([v.bcp47 for v in plan.languages.values()], plan.base.model, **_sources(plan)),
         *_introduction(plan),
         *_use(next(iter(plan.languages))),
-        *_languages(plan),
+        *_languages({name: (v.bcp47, v.token_id) for name, v in plan.languages.items()}),
         *_replacements(replacements or {}),
+        *_serving(f"{plan.recipe}-{plan.version}", {k: v.token_id for k, v in plan.languages.items() if v.token_id is not None}),
         *_training(plan, stages),
         *_evaluation(verdicts),
         "Values, intervals and baselines are in `verdicts.json`; what was asked is in `recipe.yaml`; "
@@ -45,22 +48,52 @@ def model_card(
     return "\n".join(lines)
 
 
-def _front_matter(plan: Plan) -> list[str]:
+def packs_card(manifest: BundleManifest, rule: str, verdicts: dict[str, list[Verdict]]) -> str:
+    """The card of a bundle that was put together from packs."""
+    languages, base = manifest.languages, manifest.base
+    revision = f" at {escape(base.revision)}" if base.revision else ""
+    lines = [
+        *_front_matter([v.bcp47 for v in languages.values() if v.bcp47], base.model),
+        f"# {escape(manifest.name)} {escape(manifest.version)}",
+        "",
+        f"Qwen3-TTS Base that also speaks {escape(', '.join(sorted(languages)))}; put together by "
+        f"qrecipe from language packs on {escape(base.model)}{revision}.",
+        "",
+        *_use(next(iter(languages))),
+        *_languages({k: (v.bcp47 or "-", v.token_id) for k, v in languages.items()}),
+        *_serving(f"{manifest.name}-{manifest.version}", {k: v.token_id for k, v in languages.items()}),
+        "## Packs",
+        "",
+        "| pack | version | content |",
+        "|---|---|---|",
+        *(f"| {escape(p.name)} | {escape(p.version)} | `{p.content[:16]}` |" for p in manifest.packs),
+        "",
+        f"Weights that several packs changed were merged by the rule `{rule}`. The recipe, lock, verdicts and card of every",
+        "pack are below `packs/`. The gates of all packs were judged again on this bundle.",
+        "",
+        *_evaluation(verdicts),
+    ]
+    return "\n".join(lines)
+
+
+def _front_matter(tags: Iterable[str], base: str, **more: Any) -> list[str]:
     fields: dict[str, Any] = {
-        "language": sorted({language.bcp47.split("-")[0] for language in plan.languages.values()}),
+        "language": sorted({tag.split("-")[0] for tag in tags}),
         "library_name": "qwen-tts",
         "pipeline_tag": "text-to-speech",
         "tags": ["qwen3-tts", "qrecipe", "language-adaptation"],
     }
-    if "/" in plan.base.model:  # a hub id, which the hub links to
-        fields |= {"base_model": plan.base.model, "base_model_relation": "finetune"}
-    if plan.settings.get("license") is not None:
-        fields["license"] = plan.settings["license"]
+    if "/" in base:  # a hub id, which the hub links to
+        fields |= {"base_model": base, "base_model_relation": "finetune"}
+    fields |= {k: v for k, v in more.items() if v}
+    return ["---", yaml.safe_dump(fields, sort_keys=True, allow_unicode=True).strip(), "---", ""]
+
+
+def _sources(plan: Plan) -> dict[str, Any]:
+    """Licence and hub datasets, as far as the recipe states them."""
     learned = {d.dataset for s in plan.stages for d in s.data} | {t.dataset for s in plan.stages for t in s.taught}
     sources = sorted({source for name in learned if (source := plan.settings["datasets"].get(name, {}).get("source"))})
-    if sources:
-        fields["datasets"] = sources
-    return ["---", yaml.safe_dump(fields, sort_keys=True, allow_unicode=True).strip(), "---", ""]
+    return {"license": plan.settings.get("license"), "datasets": sources}
 
 
 def _introduction(plan: Plan) -> list[str]:
@@ -95,8 +128,8 @@ def _use(language: str) -> list[str]:
     ]
 
 
-def _languages(plan: Plan) -> list[str]:
-    rows = [f"| {escape(name)} | {escape(v.bcp47)} | {v.token_id} |" for name, v in plan.languages.items()]
+def _languages(languages: Mapping[str, tuple[str, int | None]]) -> list[str]:
+    rows = [f"| {escape(name)} | {escape(tag)} | {row} |" for name, (tag, row) in languages.items()]
     return ["## Languages added", "", "| language | BCP 47 | row |", "|---|---|---|", *rows, ""]
 
 
@@ -116,6 +149,25 @@ def _replacements(replacements: Mapping[str, Replacements]) -> list[str]:
                 "",
             ]
     return lines
+
+
+def _serving(folder: str, rows: dict[str, int]) -> list[str]:
+    """How each server takes the folder, under the name that it is built with."""
+    served = Served(PurePath(folder), rows)
+    lines = [
+        "## Serving",
+        "",
+        "Read from each server's code, not run. Ask for `non_streaming_mode=True` where texts are long: with the streaming",
+        "layout speech grows faster towards its end.",
+        "",
+        "| server | version | reads | takes this bundle |",
+        "|---|---|---|---|",
+    ]
+    for check in check_servers(served, list(SERVERS)):
+        notes = "; ".join(f.reason + (f": {f.remedy}" if f.remedy else "") for f in check.findings)
+        cells = [check.server.name, check.server.version, check.server.reads, check.answer + (f". {notes}" if notes else "")]
+        lines.append("| " + " | ".join(map(escape, cells)) + " |")
+    return [*lines, ""]
 
 
 def _training(plan: Plan, stages: list[BundleStage]) -> list[str]:
@@ -138,7 +190,8 @@ def _evaluation(verdicts: dict[str, list[Verdict]]) -> list[str]:
         for v in judged:
             rewarded = " (a stage was rewarded by this ear)" if v.rewarded else ""
             if v.value is None:
-                lines.append(f"| {where} | {v.gate} | - | - | **not judged**: {escape(v.reason or '')} |")
+                outcome = "not judged" if v.outcome == "skipped" else v.outcome
+                lines.append(f"| {where} | {v.gate} | - | - | **{outcome}**: {escape(v.reason or '')} |")
             else:
                 lines.append(f"| {where} | {v.gate} | {v.value:.4g} | {interval_text(v.low, v.high)} | {v.outcome}{rewarded} |")
     honest = dict.fromkeys(line for judged in verdicts.values() for v in judged if (line := v.against_best()) is not None)

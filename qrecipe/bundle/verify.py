@@ -62,7 +62,8 @@ def verify(folder: Path) -> Problems:
         belongs = name == MANIFEST or name in manifest.files or (not file.is_symlink() and _from_the_hub(name))
         if (file.is_symlink() or not file.is_dir()) and not belongs:
             wrong(f"{name} does not belong to the bundle", file)
-    return problems if problems.errors else Problems([*problems, *_lock_problems(folder / LOCK)])
+    locks = [folder / "packs" / p.name / LOCK for p in manifest.packs] or [folder / LOCK]
+    return problems if problems.errors else Problems([*problems, *(p for lock in locks for p in _lock_problems(lock))])
 
 
 def _from_the_hub(name: str) -> bool:

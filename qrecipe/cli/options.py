@@ -38,6 +38,14 @@ def locked_option(function: F) -> F:
     return click.option("--locked", is_flag=True, help="Refuse whatever differs from the lock beside the recipe.")(function)
 
 
+def serving_options(function: F) -> F:
+    """`--host` and `--port` of a verb that serves a page."""
+    host = click.option(
+        "--host", default="127.0.0.1", show_default=True, help="Address to serve; others than loopback let other machines in."
+    )
+    return host(click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port; default: a free one.")(function))
+
+
 def allow_option(function: F) -> F:
     """`--allow DIR`, as often as needed: acts at once and is no argument of the verb."""
 

@@ -10,8 +10,13 @@ from pydantic import Field, ValidationError
 
 from qrecipe.errors import Place, Problem, Problems
 from qrecipe.inputs.rows import SpeechLine, TextLine
-from qrecipe.recipe.model import Settings
+from qrecipe.recipe.evaluator import Evaluators
+from qrecipe.recipe.gate import Gate
+from qrecipe.recipe.language import Language
+from qrecipe.recipe.model import Identifier, Settings
+from qrecipe.recipe.recipe import NAME, VERSION, Evaluation
 
+LISTENER = r"^[a-z0-9][a-z0-9_-]{0,39}$"
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -90,6 +95,17 @@ class BundleStage(Settings):
     """Trained elements."""
 
 
+class BundlePack(Settings):
+    """A language pack that a bundle was put together from."""
+
+    name: Annotated[str, Field(pattern=NAME)]
+    """Name of the pack."""
+    version: str
+    """Version of the bundle that it was taken from."""
+    content: Sha256
+    """Hash of the pack's manifest, which holds the hash of everything else in it."""
+
+
 class BundleManifest(Settings):
     """bundle.json: what a bundle is and the hash of every file in it. Written last."""
 
@@ -107,12 +123,54 @@ class BundleManifest(Settings):
     """Languages that were added."""
     stages: list[BundleStage]
     """Stages in order."""
+    packs: list[BundlePack] = []
+    """Packs in the order in which they were put onto the base, for a bundle that was made of packs."""
     accepted: bool
     """Whether every gate of `accept` passed."""
     qrecipe: str
     """Version of the engine."""
     files: dict[str, Sha256]
     """SHA-256 of every other file."""
+
+
+class PackJudging(Settings):
+    """Everything that a language is judged by again."""
+
+    accept: list[Gate]
+    """Gates of the recipe's `accept`."""
+    datasets: dict[Identifier, str]
+    """Languages of the datasets that they read, by name; their rows are in `data/NAME.jsonl` of the pack."""
+    settings: dict[str, Language]
+    """Languages of the pack as the recipe states them: rows at their init are what `baseline: base` means."""
+    evaluation: Evaluation
+    """How the gates are measured."""
+    evaluators: Evaluators
+    """Models that listen."""
+
+
+class PackManifest(Settings):
+    """Manifest of a language pack: what a language adds to one base, and the hash of everything in the file."""
+
+    pack: Annotated[int, Field(ge=1, le=1)]
+    """Version of this format."""
+    name: Annotated[str, Field(pattern=NAME)]
+    """Name of the bundle that it was taken from."""
+    version: Annotated[str, Field(pattern=VERSION)]
+    """Its version."""
+    bundle: Sha256
+    """Hash of its bundle.json."""
+    base: LockBase
+    """The one base that the pack fits."""
+    languages: dict[str, BundleLanguage]
+    """Languages with the rows that they had there."""
+    accepted: bool
+    """Whether every gate of `accept` passed there."""
+    judging: PackJudging
+    """Gates of its recipe, and how they are measured."""
+    qrecipe: str
+    """Version of the engine."""
+    tensors: dict[str, Sha256]
+    """Number format, shape and content of every tensor and file of the pack, as one hash each."""
 
 
 Outcome = Literal["pass", "fail", "undecided", "skipped"]
@@ -225,6 +283,34 @@ def interval_text(low: float | None, high: float | None, sign: str = "") -> str:
     return "none" if low is None or high is None else f"{low:{sign}.4g} to {high:{sign}.4g}"
 
 
+class Answer(Settings):
+    """A listener's answer to one pair of sounds. Which of them is whose stands nowhere in the ballot."""
+
+    text: str
+    """The sentence."""
+    first: Sha256
+    """Content of the sound that was called A: SHA-256 of its samples as little-endian float32."""
+    second: Sha256
+    """Content of the sound that was called B."""
+    answer: Annotated[int, Field(ge=-2, le=2)]
+    """From -2, A is much better, over 0, neither, to 2, B is much better; of the scale `ab` -2, 0 or 2."""
+
+
+class Ballot(Settings):
+    """What one listener answered. Committed beside the recipe."""
+
+    ballot: Annotated[int, Field(ge=1, le=1)]
+    """Version of this format."""
+    listener: Annotated[str, Field(pattern=LISTENER)]
+    """A name that tells listeners apart; it need not be a person's own."""
+    scale: Literal["ab", "five"]
+    """`ab`: A, B or neither; `five`: much better, better, neither."""
+    answers: Annotated[list[Answer], Field(min_length=1, max_length=10_000)]
+    """In the order in which the pairs were heard."""
+    sha256: Sha256
+    """Hash of the rest as canonical JSON: a ballot that was edited is refused."""
+
+
 class Statistic(Settings):
     """A metric of one model over one dataset, or the difference of two."""
 
@@ -316,12 +402,14 @@ DOCUMENTS: dict[str, type[Settings]] = {
     "speech-row": SpeechLine,
     "lock": Lock,
     "bundle": BundleManifest,
+    "pack": PackManifest,
+    "ballot": Ballot,
     "verdicts": Verdicts,
     "evaluation": EvaluationResult,
     "comparison": Comparison,
 }
 
-WHOLE = {"lock", "bundle"}
+WHOLE = {"lock", "bundle", "pack", "ballot"}
 """Documents that are read into their model."""
 
 

@@ -85,7 +85,7 @@ def download(base: Base, place: Place) -> Path:
     try:
         return Path(snapshot_download(base.model, revision=base.revision, allow_patterns=HUB_FILES))
     except Exception as e:  # the hub client raises many kinds, and wraps others
-        causes = list(_causes(e))
+        causes = list(causes_of(e))
         for error in causes:
             if says_full(error) or (isinstance(error, OSError) and error.filename is not None):
                 number, name = getattr(error, "errno", None), getattr(error, "filename", None)
@@ -94,7 +94,7 @@ def download(base: Base, place: Place) -> Path:
         raise _problem(refusal, base, place, _reason(causes), status) from None
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
+def causes_of(error: BaseException | None) -> Iterator[BaseException]:
     """An error and what it came from, each once, the first cause last."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from qrecipe.errors import CODES, BaseModelError, Problem, Problems, RecipeError, suggest
+from qrecipe.errors import CODES, BaseModelError, Place, Problem, Problems, RecipeError, suggest
 from qrecipe.files import FileHashes, digest, is_file
+from qrecipe.inputs.ballots import read_ballots
 from qrecipe.inputs.bases import BUILTIN, BaseInfo, folder_of, locate, names_folder
 from qrecipe.inputs.contents import dataset_hash
+from qrecipe.inputs.documents import Ballot
 from qrecipe.inputs.evaluators import EvaluatorModel, find, language_problem, packages_problem
 from qrecipe.inputs.manifest import Manifest, Table, read_manifest
 from qrecipe.inputs.replacements import Replacements
@@ -38,7 +40,7 @@ from qrecipe.qwen3 import FIRST_FREE_ROW, LAST_ROW
 from qrecipe.recipe import LoadedRecipe, metrics
 from qrecipe.recipe.checks import gates_with_nodes
 from qrecipe.recipe.dataset import SHARDS, Dataset, SpeechDataset
-from qrecipe.recipe.gate import Select
+from qrecipe.recipe.gate import Gate, Select
 from qrecipe.recipe.language import language_key_problem
 from qrecipe.recipe.stage import RewardStage, Stage
 from qrecipe.recipe.synthetic import is_spoken, rewarded_texts, voices
@@ -59,6 +61,8 @@ class Planned:
     problems: Problems = field(default_factory=Problems)
     replacements: dict[str, Replacements] = field(default_factory=dict)
     """Of the recipe's languages."""
+    ballots: dict[str, list[Ballot]] = field(default_factory=dict)
+    """By the pattern that gates name."""
 
     @property
     def warnings(self) -> Problems:
@@ -85,6 +89,7 @@ def make_plan(loaded: LoadedRecipe, hashes: FileHashes | None = None, strict: bo
     base, problems = planner.base, planner.problems
     languages = planner.languages()
     planner.check_languages()
+    planner.read_ballots()
     datasets = planner.datasets()
     synthetic = planner.synthetic(datasets)
     evaluators, missing = planner.evaluators()
@@ -105,7 +110,9 @@ def make_plan(loaded: LoadedRecipe, hashes: FileHashes | None = None, strict: bo
         measured = measured if heard is None else [measured, heard]
         inputs = stage_inputs(stage, measured, contents, [*(t.digest for t in taught), *voice_hashes], resolved, before)
         before = inputs.fingerprint
-        stages.append(_stage(stage.model_copy(update={"select": select}), datasets, resolved, base.tensors is not None, inputs, taught))
+        gates = [planner.gate_text(g) for g in stage.gates]
+        decided = stage.model_copy(update={"select": select})
+        stages.append(_stage(decided, gates, datasets, resolved, base.tensors is not None, inputs, taught))
 
     # What only the whole plan shows is checked last; a template's problems say where they come from.
     planner.missing_evaluators(missing)
@@ -124,11 +131,12 @@ def make_plan(loaded: LoadedRecipe, hashes: FileHashes | None = None, strict: bo
         datasets=datasets,
         evaluators=evaluators,
         stages=stages,
-        accept=[g.label() for g in recipe.accept],
+        accept=[planner.gate_text(g) for g in recipe.accept],
         settings=recipe.model_dump(mode="json", by_alias=True, exclude={"search": True, **({"base": {"model"}} if own_folder else {})}),
     )
     problems = problems.strict() if strict else problems
-    return Planned(loaded, plan, base, planner.manifests, trainables, synthetic, problems, planner.replacements)
+    manifests, replacements = planner.manifests, planner.replacements
+    return Planned(loaded, plan, base, manifests, trainables, synthetic, problems, replacements, planner.ballots)
 
 
 def require_complete(planned: Planned) -> None:
@@ -170,6 +178,7 @@ class _Planner:
         """Of the datasets that are on this machine."""
         self.replacements: dict[str, Replacements] = {}
         """Of the recipe's languages."""
+        self.ballots: dict[str, list[Ballot]] = {}
 
     def languages(self) -> dict[str, PlannedLanguage]:
         """The recipe's languages, each with its row."""
@@ -381,6 +390,23 @@ class _Planner:
     def _may_read(self, path: Path) -> bool:
         return bounds.problem(path, str(path), self.loaded.node, self.loaded.bounds) is None
 
+    def read_ballots(self) -> None:
+        """Reads the ballots of every gate, each pattern once, and reports those that cannot be counted."""
+        for gate in self.recipe.gates():
+            if gate.ballots is not None and gate.ballots not in self.ballots:
+                ballots, problems = read_ballots(self.loaded.root, gate.ballots, self.loaded.bounds)
+                self.ballots[gate.ballots] = ballots
+                shown = [replace(p, place=Place(self.loaded.shown(p.place.file))) for p in problems]
+                self.problems += shown
+
+    def gate_text(self, gate: Gate) -> str:
+        """A gate in one line; one that counts ballots names their number and content, so that new votes are another plan."""
+        if gate.ballots is None:
+            return gate.label()
+        ballots = self.ballots[gate.ballots]
+        content = digest(sorted(b.sha256 for b in ballots))[:12]
+        return f"{gate.label()} ({len(ballots)} ballots, {content})"
+
     def missing_evaluators(self, missing: dict[str, Problems]) -> None:
         """Reports once what several gates or `select` lack, and the optional gates that are skipped for it."""
         reported = {p.message for p in self.problems}
@@ -430,6 +456,7 @@ class _Planner:
 
 def _stage(
     stage: Stage,
+    gates: list[str],
     datasets: dict[str, PlannedDataset],
     resolved: trainable.Trainable,
     known: bool,
@@ -450,7 +477,7 @@ def _stage(
         epochs=stage.epochs,
         steps=stage.steps,
         select=f"{stage.select.metric}({stage.select.data}) every {stage.select.every} steps" if stage.select else None,
-        gates=[g.label() for g in stage.gates],
+        gates=gates,
         on_pass=stage.on_pass,
         on_fail=stage.on_fail,
         fingerprint=inputs.fingerprint,

@@ -17,7 +17,7 @@ from qrecipe.recipe import judges, metrics, synthetic
 from qrecipe.recipe.dataset import SHARDS, SpeechDataset
 from qrecipe.recipe.evaluator import WHISPER_LANGUAGES, Asr
 from qrecipe.recipe.gate import THRESHOLDS, Gate, Select
-from qrecipe.recipe.language import language_key_problem
+from qrecipe.recipe.language import fragile_key, language_key_problem
 from qrecipe.recipe.objectives import OBJECTIVES
 from qrecipe.recipe.recipe import Recipe
 from qrecipe.recipe.rewards import TRANSFORMS
@@ -72,6 +72,9 @@ def _languages(recipe: Recipe, node: Node) -> Iterator[Problem]:
             right = clean not in recipe.languages and language_key_problem(clean) is None
             help_ = f"write `{clean}`, here and wherever it is named" if right else "choose another key"
             yield n.key_problem("QR021", f"language key `{key}` {why}", help_)
+        elif (fragile := fragile_key(key)) is not None:
+            help_ = "a key of lower-case ASCII letters works everywhere; docs/hand-on.md lists the servers"
+            yield n.key_problem("QR019", f"language key `{key}` {fragile}", help_)
         row = language.token_id
         if isinstance(row, int):
             if row in owners:
@@ -132,6 +135,8 @@ def _select(recipe: Recipe, select: Select, n: Node) -> Iterator[Problem]:
         spec = metrics.find(metric)
         if spec is None:
             yield at.at("metric").problem("QR020", f"no metric is called `{metric}`", suggest(metric, metrics.names()))
+        elif spec.source == "ballots":
+            yield at.at("metric").problem("QR026", f"`{metric}` needs listeners, who do not listen to every step", "judge it by a gate")
         elif spec.needs == "asr" and (recipe.evaluators.asr is not None or select.otherwise is None or at is not n):
             yield from _recogniser(recipe, metric, select.data, (at.at("metric"), n.at("data")), recipe.evaluators.asr)
     for i, bound in enumerate(select.bounds):
@@ -229,7 +234,7 @@ def _gate(recipe: Recipe, gate: Gate, n: Node) -> Iterator[Problem]:
     if spec is None:
         yield n.at("metric").problem("QR020", f"no metric is called `{gate.metric}`", suggest(gate.metric, metrics.names()))
     else:
-        yield from _metric(recipe, gate, spec, n)
+        yield from _preference(gate, n) if spec.source == "ballots" else _metric(recipe, gate, spec, n)
     yield from _judge_data(recipe, gate.data, n.at("data"))
 
 
@@ -262,6 +267,18 @@ def _slice(recipe: Recipe, gate: Gate, n: Node) -> Iterator[Problem]:
         yield n.at("worst").problem("QR026", message, f"leave `worst` or `{gate.worst}` out")
 
 
+def _preference(gate: Gate, n: Node) -> Iterator[Problem]:
+    """Listeners compare the model with the base: the gate names their ballots and a least share."""
+    if gate.ballots is None:
+        yield n.problem("QR026", f"`{gate.metric}` counts ballots, and the gate names none", "such as `ballots: votes/*.json`")
+    if gate.kind not in ("min", "max"):
+        yield n.at(gate.kind).key_problem("QR027", f"`{gate.metric}` is a share over the base already", "`min: 0.6`")
+    for name in ("speak_as", "layout", "prompt", "speaker", "length", "worst"):
+        if getattr(gate, name) is not None:
+            message = f"`{gate.metric}` counts every vote; it has no `{name}`"
+            yield n.at(name).key_problem("QR026", message, f"leave `{name}` out")
+
+
 def _metric(recipe: Recipe, gate: Gate, spec: metrics.MetricSpec, n: Node) -> Iterator[Problem]:
     """Recordings have the metric where it is compared with theirs, speech is generated where it is of another language."""
     dataset = recipe.datasets.get(gate.data)
@@ -276,6 +293,8 @@ def _metric(recipe: Recipe, gate: Gate, spec: metrics.MetricSpec, n: Node) -> It
         elif gate.kind == "max_over_floor" and spec.better != "lower":
             message = f"of `{gate.metric}` less is not better, so recordings are no floor"
             yield floor.problem("QR026", message, "`max_decrease: …, baseline: recordings`")
+    if gate.ballots is not None:
+        yield n.at("ballots").key_problem("QR026", f"`{gate.metric}` counts no ballots", "they are of `preference`")
     if gate.speak_as is not None and spec.source != "generated":
         message = f"`{gate.metric}` reads recordings; `speak_as` is for generated speech"
         yield n.at("speak_as").problem("QR026", message)

@@ -36,6 +36,8 @@ class Gate(Settings):
     """Judge the third of the prompts with the shortest, middle or longest texts alone; default: all. Models often fail at long texts first."""
     worst: Dimension | None = None
     """Judge every slice of this kind alone; the worst verdict is the gate's. So a good layout does not hide a bad one, but each slice has fewer prompts to decide with."""
+    ballots: Annotated[str, Field(min_length=1)] | None = None
+    """Ballots of `preference`, a pattern such as `votes/*.json`, relative to the file that states it; `qrecipe listen` writes them. Default: none, and other metrics have none."""
     min: float | None = None
     """The value must be at least this, in the metric's unit."""
     max: float | None = None

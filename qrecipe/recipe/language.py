@@ -88,3 +88,22 @@ def language_key_problem(key: str) -> str | None:
     if not key or key != key.strip() or any(c.isspace() or ord(c) < 32 for c in key):
         return "has white space"
     return None
+
+
+def survives_title_case(key: str) -> bool:
+    """Whether a key is the same after `.title().lower()`, which vllm-omni does to every name of a language."""
+    return key == key.title().lower()
+
+
+def is_ascii_key(key: str) -> bool:
+    """Whether servers that lower ASCII letters alone find a key in whatever case it is asked for."""
+    return key.isascii()
+
+
+def fragile_key(key: str) -> str | None:
+    """Why some server could not keep a key that stock qwen_tts can use, or None."""
+    if not survives_title_case(key):
+        return f"becomes `{key.title().lower()}` in vllm-omni, which does not find it then"
+    if not is_ascii_key(key):
+        return "has letters beyond ASCII: qwentts.cpp and audio.cpp find it only where it is asked for in lower case"
+    return None

@@ -14,6 +14,8 @@ from qrecipe.recipe.evaluator import Need
 ENTRY_POINTS = "qrecipe.metrics"
 LIKELIHOOD = ("talker_nll", "predictor_nll")
 """Metrics of how likely recordings are."""
+PREFERENCE = "preference"
+"""The metric that people measure."""
 
 _Better = Literal["lower", "higher", "one", "match"]
 
@@ -25,12 +27,12 @@ class MetricSpec:
     name: str
     description: str
     unit: str
-    source: Literal["teacher_forced", "generated"]
-    """`teacher_forced` reads recordings only; `generated` speaks every prompt with every seed."""
+    source: Literal["teacher_forced", "generated", "ballots"]
+    """`teacher_forced` reads recordings only; `generated` speaks every prompt with every seed; `ballots` counts what people chose."""
     better: _Better
     """`one`: the nearer to 1; `match`: the nearer to the recordings' own."""
     function: str
-    """`module:function`, called with one item: `TeacherForced`, or for `generated` one spoken `Sample`. Returns a float, or a `Ratio` whose denominators weigh the prompts."""
+    """`module:function`, called with one item: `TeacherForced`, for `generated` one spoken `Sample`, for `ballots` one vote. Returns a float, or a `Ratio` whose denominators weigh the prompts."""
     binary: bool = False
     """Values are 0 or 1: intervals are Wilson's, with the prompts as the sample."""
     counts: bool = False
@@ -102,6 +104,7 @@ _DURATION = "frames spoken over frames of the recording, median over prompts"
 _RATE = "characters of the normalised text a second, from the first to the last speech"
 _CONTOUR = "correlation of the pitch contour with that of the recording, after alignment"
 _LOUDNESS = "correlation of loudness in dB with that of the recording, after alignment"
+_PREFERRED = "share of listeners' votes for the model over the base, heard blindly; a vote for neither is half a vote"
 _SPECS = (
     _likelihood(
         "talker_nll", "lower", "negative log-likelihood of codebook 0, end of speech included, mean per label", bounds=_NOT_NEGATIVE
@@ -147,6 +150,7 @@ _SPECS = (
         reward="cosine",
         compares=True,
     ),
+    MetricSpec(PREFERENCE, _PREFERRED, "share", "ballots", "higher", "qrecipe.evaluate.preference:share", bounds=_BOUNDS["share"]),
 )
 BUILTIN: dict[str, MetricSpec] = {m.name: m for m in _SPECS}
 

@@ -12,6 +12,8 @@ from rich.padding import Padding
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from qrecipe.bundle.merge import Shared
+    from qrecipe.bundle.servers import Check
     from qrecipe.data.report import Report
     from qrecipe.plan.compute import Compute
 from qrecipe.inputs.documents import Comparison, Statistic, interval_text
@@ -221,6 +223,31 @@ def probe_table(probes: Sequence[dict[str, Any]]) -> Table:
         needed = f"; {p['prompts_needed']:,} prompts would do" if p["prompts_needed"] else ""
         verdict = "[green]can tell[/]" if p["sound"] else f"[red]{escape(p['reason'] + needed)}[/]"
         table.add_row(escape(p["gate"]), f"{p['recordings']['value']:.3g} {p['recordings']['outcome']}", corrupted, verdict)
+    return table
+
+
+def server_table(title: str, checks: Sequence[Check]) -> Table:
+    """Servers with their answer to a bundle."""
+    table = _plain(escape(title))
+    for column in ("server", "version", "takes", "why", "what to do"):
+        table.add_column(column, overflow="fold")
+    styles = {"yes": "green", "with care": "yellow", "no": "red"}
+    for check in checks:
+        for i, f in enumerate(check.findings or (None,)):
+            first = (check.server.name, check.server.version) if i == 0 else ("", "")
+            answer = check.answer if f is None else f.answer
+            why, remedy = (f"{check.server.reads}, as it is", "") if f is None else (f.reason, f.remedy or "")
+            table.add_row(*first, f"[{styles[answer]}]{answer}[/]", escape(why), escape(remedy))
+    return table
+
+
+def shared_table(shared: Sequence[Shared], rule: str) -> Table:
+    """Weights that several packs changed."""
+    table = _plain(f"weights that several packs changed, merged by `{rule}`")
+    for column in ("tensor", "packs", "elements", "of"):
+        table.add_column(column, overflow="fold")
+    for s in shared:
+        table.add_row(s.tensor, escape(", ".join(s.packs)), f"{s.elements:,}", f"{s.of:,}")
     return table
 
 

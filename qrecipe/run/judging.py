@@ -11,6 +11,7 @@ from qrecipe.data.speech import SpeechData
 from qrecipe.errors import Place, Problem, Problems, RecipeError
 from qrecipe.evaluate.gates import centre_of, judge, undecidable
 from qrecipe.evaluate.measure import MEASURING, measure, measure_recordings
+from qrecipe.evaluate.preference import Pair, judge_preference
 from qrecipe.evaluate.probe import probe
 from qrecipe.evaluate.samples import Sample, Task, generated, recorded
 from qrecipe.evaluate.statistics import shortfall
@@ -20,14 +21,13 @@ from qrecipe.inputs.documents import Verdict
 from qrecipe.phases import phase
 from qrecipe.plan.fingerprints import GENERATION, NUMERICS
 from qrecipe.recipe.gate import Gate
-from qrecipe.recipe.judges import is_taught
 from qrecipe.recipe.metrics import MetricSpec, spec_of
 from qrecipe.recipe.recipe import Evaluation
 from qrecipe.report.page import PAGE, Column, write_page
 from qrecipe.report.rewards import read_rewards
+from qrecipe.run.bench import Bench
 from qrecipe.run.best_language import UNTOLD, BestLanguage, split
 from qrecipe.run.events import EVENTS, tell_progress
-from qrecipe.run.session import RunSession
 
 Key = tuple[str, str | None, str]
 """(dataset, language whose token is given in place of its own, metric)."""
@@ -63,7 +63,7 @@ class _Part(NamedTuple):
 class Judge:
     """Judges gates on whatever the modules of a session hold; a `state` is the fingerprint of that."""
 
-    session: RunSession
+    session: Bench
 
     def baseline(self, gates: Sequence[Gate], baseline: str, state: str) -> Measured:
         """Values that gates with this baseline compare with, measured while the modules hold it."""
@@ -104,7 +104,9 @@ class Judge:
         for gate in gates:
             spec = spec_of(gate.metric)
             missing = self.session.evaluators.missing(spec)
-            if missing is not None:
+            if spec.source == "ballots":
+                verdict = judge_preference(gate, self.session.ballots(gate), self._pairs(gate.data, state))
+            elif missing is not None:
                 assert gate.optional, "reported before the run"
                 verdict = undecidable(gate, missing.message, "skipped")
             else:
@@ -115,7 +117,7 @@ class Judge:
                     verdict = _against_best(gate, spec, measured, baselines.best[gate.data, gate.metric], floor, evaluator)
                 else:
                     verdict = judge(gate, spec, measured, baselines.of(gate), floor, evaluator)
-            verdict = verdict.model_copy(update={"rewarded": is_taught(self.session.recipe, gate.metric, where)})
+            verdict = verdict.model_copy(update={"rewarded": self.session.rewarded(gate.metric, where)})
             verdicts.append(verdict)
             self.session.events.emit("verdict", where=where, **verdict.as_json())
         return verdicts
@@ -139,16 +141,28 @@ class Judge:
 
     def demonstrate(self, gates: Sequence[Gate], state: str) -> None:
         """Has the base speak what gates will judge, once and in one layout: what a person compares the stages with."""
-        settings = self.session.evaluation
-        settings = settings.model_copy(update={"seeds": settings.seeds[:1], "layouts": settings.layouts[:1]})
-        for dataset in dict.fromkeys(g.data for g, s in self._judged_here(gates) if s.source == "generated" and g.token is None):
-            for _ in generated(self.session.opened, self._task(dataset, state, settings), self._progress):
+        compared = [g.data for g in gates if spec_of(g.metric).source == "ballots"]
+        spoken = [g.data for g, s in self._judged_here(gates) if s.source == "generated" and g.token is None]
+        for dataset in dict.fromkeys(spoken + compared):
+            for _ in generated(self.session.opened, self._task(dataset, state, self._shown), self._progress):
                 pass
+
+    @property
+    def _shown(self) -> Evaluation:
+        """How the base speaks for people: once, in one layout."""
+        settings = self.session.evaluation
+        return settings.model_copy(update={"seeds": settings.seeds[:1], "layouts": settings.layouts[:1]})
+
+    def _pairs(self, dataset: str, state: str) -> list[Pair]:
+        """What the model and the base say of the same prompts. The modules hold the model; the base has spoken before."""
+        base = {(s.row.line, s.prompt): s for s in generated(None, self._task(dataset, self.session.start_state, self._shown))}
+        model = generated(self.session.opened, self._task(dataset, state, self._shown), self._progress)
+        return [Pair(s.row.line, s.key, base[at].key) for s in model if (at := (s.row.line, s.prompt)) in base]
 
     def _task(self, dataset: str, state: str, settings: Evaluation, speak_as: str | None = None) -> Task:
         """Speech of a state over a dataset; its samples are stored in the state's folder."""
         folder = self.session.store.stage_folder(state) / "samples" / dataset
-        identity = [NUMERICS, state, self.session.plan.plan.datasets[dataset].sha256]
+        identity = [NUMERICS, state, self.session.content(dataset)]
         return Task(self.session.data.speech[dataset], settings, self.session.evaluators, speak_as, folder, identity)
 
     def page(self, title: str, states: Sequence[tuple[str, str]], verdicts: dict[str, list[Verdict]], seconds: dict[str, float]) -> None:
@@ -173,7 +187,8 @@ class Judge:
         return all(self.session.evaluators.known_transcript(s) is not None for s in samples)
 
     def _judged_here(self, gates: Sequence[Gate]) -> list[tuple[Gate, MetricSpec]]:
-        return [(g, s) for g in gates if self.session.evaluators.missing(s := spec_of(g.metric)) is None]
+        specs = [(g, spec_of(g.metric)) for g in gates]
+        return [(g, s) for g, s in specs if s.source != "ballots" and self.session.evaluators.missing(s) is None]
 
     def _measured(self, gates: Sequence[Gate], state: str, where: str) -> Measured:
         wanted: dict[tuple[str, str | None], set[str]] = {}
@@ -216,7 +231,7 @@ class Judge:
             GENERATION,
             MEASURING,
             state,
-            self.session.plan.plan.datasets[dataset].sha256,
+            self.session.content(dataset),
             settings.model_dump(mode="json", exclude={"probe_gates", "batch"}),
             speak_as,
             metric,
@@ -231,7 +246,7 @@ class Judge:
         for gate, spec in self._judged_here(gates):
             if not spec.on_recordings:
                 continue
-            key = self._key("recordings", gate.data, gate.metric, self.session.plan.start)
+            key = self._key("recordings", gate.data, gate.metric, self.session.start_state)
             stored = self.session.store.load_values(key)
             if stored is not None:
                 measured[(gate.data, gate.metric)] = stored

@@ -12,6 +12,7 @@ from qrecipe.data.codes import Encoder
 from qrecipe.evaluate.evaluators import EvaluatorChoice, EvaluatorSet
 from qrecipe.files import FileHashes
 from qrecipe.inputs.bases import LocalBase
+from qrecipe.inputs.documents import Ballot
 from qrecipe.model.load import LoadedBase, open_model
 from qrecipe.model.weights import Delta
 from qrecipe.model.working import WorkingWeights
@@ -19,6 +20,8 @@ from qrecipe.phases import phase
 from qrecipe.plan.complete import RunPlan
 from qrecipe.recipe import Recipe
 from qrecipe.recipe.evaluator import Evaluators
+from qrecipe.recipe.gate import Gate
+from qrecipe.recipe.judges import is_taught
 from qrecipe.recipe.recipe import Evaluation
 from qrecipe.run.events import Events
 from qrecipe.run.store import RunStore
@@ -78,6 +81,23 @@ class RunSession(Session):
     def evaluation(self) -> Evaluation:
         """How its gates are measured."""
         return self.recipe.evaluation
+
+    @property
+    def start_state(self) -> str:
+        """Fingerprint of the base with the new rows at their init."""
+        return self.plan.start
+
+    def content(self, dataset: str) -> str | None:
+        """Hash of a dataset, its recordings included."""
+        return self.plan.plan.datasets[dataset].sha256
+
+    def ballots(self, gate: Gate) -> list[Ballot]:
+        """The ballots that a gate counts."""
+        return self.plan.ballots.get(gate.ballots or "", [])
+
+    def rewarded(self, metric: str, where: str) -> bool:
+        """Whether a stage up to `where` was rewarded by a metric."""
+        return is_taught(self.recipe, metric, where)
 
 
 def recipe_evaluators(session: Session, plan: RunPlan, journal: Path, settings: Evaluators | None = None) -> EvaluatorSet:

@@ -26,6 +26,8 @@ PATH_FIELDS = (
     ("datasets", "*", "reference"),
     ("languages", "*", "respelling", "table"),
     ("teacher", "voices", "*"),
+    ("stages", "*", "gates", "*", "ballots"),
+    ("accept", "*", "ballots"),
 )
 """Where paths stand; `*` is every entry."""
 

@@ -198,6 +198,8 @@ def metric_names(metrics: Sequence[str]) -> list[str]:
             raise UserError(
                 Problem("QR020", f"no metric is called `{name}`", Place("--metrics"), suggest(name, [*registry.names(), *SHORT]))
             )
+        if registry.spec_of(name).source == "ballots":
+            raise UserError(Problem("QR070", f"`{name}` is measured by listeners", Place("--metrics"), "`qrecipe listen` asks them"))
     return list(dict.fromkeys(names))
 
 

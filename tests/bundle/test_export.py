@@ -228,3 +228,4 @@ def test_it_names_no_place_clock_or_host(finished: Finished) -> None:
     card = (bundle / "README.md").read_text()
     assert card.startswith("---\n")
     assert "the small base that comes with qrecipe" in card
+    assert "qwen3-tts-tiny-0.1.0-base" in card, "how to serve it"

@@ -31,7 +31,7 @@ def completed(words: str, cwd: Path = ROOT) -> list[str]:
         ("qrecipe plan recipes/turkish.yaml --set stages.lan", ["stages.language"]),
         ("qrecipe plan recipes/turkish.yaml --set stages.language.ep", ["stages.language.epochs="]),
         ("qrecipe new --template two", ["two-stage"]),
-        ("qrecipe explain QR01", [f"QR01{i}" for i in range(9)]),
+        ("qrecipe explain QR01", [f"QR01{i}" for i in range(10)]),
     ],
 )
 def test_completion(words: str, offered: list[str]) -> None:

@@ -18,6 +18,8 @@ QUICK: dict[str, tuple[Callable[[Path], fuzz.Target], int]] = {
     "manifests": (fuzz.manifests, 200),
     "safetensors headers": (fuzz.headers, 120),
     "recipes": (fuzz.recipe_files, 60),
+    "packs": (fuzz.packs, 200),
+    "ballots": (fuzz.ballots, 200),
 }
 
 

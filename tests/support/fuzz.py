@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from qrecipe.errors import Place, UserError
-from qrecipe.files import FileHashes
+from qrecipe.files import FileHashes, digest
 from tests.support import audio, recipes
 
 SECONDS = 20
@@ -321,6 +321,96 @@ def bundles(folder: Path, bundle: Path) -> Target:
         return "accepted"
 
     return Target([mine / "bundle.json"], mutate_json, read)
+
+
+def packs(folder: Path) -> Target:
+    """A language pack, hit in its header, its manifest and its bytes. One that is accepted says what it said before."""
+    import torch
+    from safetensors.torch import save
+
+    from qrecipe.bundle.pack import DOCUMENTS, _hash, read_pack
+    from qrecipe.qwen3 import CODEC_TABLE
+
+    tensors = {
+        "weight:layer": torch.ones(3, 2, dtype=torch.bfloat16),
+        f"rows:{CODEC_TABLE}": torch.tensor([5, 2072]),
+        f"values:{CODEC_TABLE}": torch.ones(2, 4, dtype=torch.bfloat16),
+        **{f"file:{name}": torch.tensor([65, 66], dtype=torch.uint8) for name in (*DOCUMENTS, "data/a.jsonl")},
+    }
+    manifest = {
+        "pack": 1,
+        "name": "malay",
+        "version": "0.1.0",
+        "bundle": "0" * 64,
+        "base": {"model": "builtin:mini", "revision": None, "identity": "x", "dtype": "bfloat16"},
+        "languages": {"malay": {"bcp47": "ms", "token_id": 2072}},
+        "accepted": True,
+        "judging": {
+            "accept": [{"metric": "talker_nll", "data": "a", "max": 1.0}],
+            "datasets": {"a": "malay"},
+            "settings": {"malay": {"bcp47": "ms", "init": {"copy": "english"}}},
+            "evaluation": {"seeds": [0]},
+            "evaluators": {},
+        },
+        "qrecipe": "0",
+        "tensors": {name: _hash(t) for name, t in tensors.items()},
+    }
+    text = json.dumps(manifest)
+    file = folder / "a.qpack"
+    file.write_bytes(save(tensors, metadata={"qrecipe": text}))
+    read_pack(file)
+
+    def mutate(content: bytes, drawn: random.Random) -> bytes:
+        kind, head = drawn.random(), int.from_bytes(content[:8], "little")
+        if kind < 0.2:
+            return mutate_bytes(content, drawn)
+        header = json.loads(content[8 : 8 + head])
+        if kind < 0.6:
+            header["__metadata__"]["qrecipe"] = mutate_json(text.encode(), drawn).decode("utf-8", "replace")
+            changed = json.dumps(header).encode()
+        else:
+            changed = mutate_json(json.dumps(header).encode(), drawn)
+        return struct.pack("<Q", len(changed)) + changed + content[8 + head :]
+
+    def read(path: Path, before: bytes) -> str:
+        try:
+            one = read_pack(path)
+        except UserError as e:
+            return _refused(e)
+        assert one.manifest.tensors == manifest["tensors"], "other weights are accepted"
+        return "accepted"
+
+    return Target([file], mutate, read)
+
+
+def ballots(folder: Path) -> Target:
+    """A listener's ballot. One that is accepted says what it said before."""
+    from qrecipe.inputs.ballots import read_ballots
+    from tests.support.ballots import ballot, write
+
+    answers = [(f"base{i}", f"model{i}", n) for i, n in enumerate((-2, 0, 2, 2))]
+    file = write(folder, "a.json", ballot(answers=answers))
+
+    def mutate(content: bytes, drawn: random.Random) -> bytes:
+        """Whoever makes ballots up can seal them."""
+        changed = mutate_json(content, drawn)
+        try:
+            value = json.loads(changed)
+            rest = {k: v for k, v in value.items() if k != "sha256"}
+            return json.dumps({**rest, "sha256": digest(rest)}).encode() if drawn.random() < 0.5 else changed
+        except (ValueError, AttributeError):
+            return changed
+
+    def read(path: Path, before: bytes) -> str:
+        accepted, problems = read_ballots(folder, "a.json", folder)
+        if problems:
+            return problems[0].code
+        for one in accepted:
+            assert all(abs(a.answer) <= 2 for a in one.answers)
+            assert one.sha256 == digest(one.model_dump(mode="json", exclude={"sha256"}))
+        return "accepted"
+
+    return Target([file], mutate, read)
 
 
 def locks(folder: Path, lock: Path) -> Target:
