@@ -81,7 +81,7 @@ def _judging_problem(pack: Pack, base: LocalBase) -> str | None:
     judging, known = pack.manifest.judging, {*base.languages, *pack.manifest.languages}
     if judging.settings.keys() != pack.manifest.languages.keys():
         return "its settings are not those of its languages"
-    used = [*judging.datasets.values(), *(g.speak_as for g in judging.accept if g.speak_as is not None)]
+    used = [*judging.datasets.values(), *(g.token for g in judging.accept if g.token is not None)]
     unknown = [k for k in used if k not in known]
     unknown += [s for v in judging.settings.values() for s in v.init.sources if s not in base.languages]
     if unknown:
@@ -92,7 +92,7 @@ def _judging_problem(pack: Pack, base: LocalBase) -> str | None:
     for gate in judging.accept:
         if metrics.find(gate.metric) is None or len(gate.thresholds) != 1 or gate.data not in judging.datasets:
             return f"a gate on `{gate.metric}` of `{gate.data}` cannot be judged"
-        if gate.baseline == "previous" or (gate.relative and gate.against is None):
+        if gate.baseline == "previous" or (gate.relative and gate.against is None) or (gate.against_best and gate.baseline != "base"):
             return f"a gate on `{gate.metric}` of `{gate.data}` has no baseline"
     return None
 

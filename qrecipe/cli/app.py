@@ -32,6 +32,7 @@ VERBS = {
     "evaluate": "Measure a model on recordings.",
     "compare": "Compare two models on the same recordings.",
     "say": "Speak a text.",
+    "try": "Type a sentence and hear models side by side.",
     "listen": "Let people compare a model with the base, blindly.",
     "bundle": "Build or verify a bundle, or say which servers take it.",
     "pack": "Write a bundle's language as one small file.",

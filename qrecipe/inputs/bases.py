@@ -159,10 +159,15 @@ def cached_snapshot(base: Base) -> Path | None:
         return None
 
 
-def _builtin(base: Base, place: Place) -> LocalBase:
+def require_builtin(base: Base, place: Place) -> None:
+    """Raises `BaseModelError` for a name that no embedded base has."""
     if base.model != mini.NAME:
         help_ = suggest(base.model, [mini.NAME])
         raise BaseModelError(Problem("QR050", f"`{base.model}` is not an embedded base", place, help_))
+
+
+def _builtin(base: Base, place: Place) -> LocalBase:
+    require_builtin(base, place)
     shipped = catalogue(base.model)
     assert shipped is not None
     return LocalBase(

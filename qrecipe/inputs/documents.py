@@ -146,6 +146,8 @@ class PackJudging(Settings):
     """How the gates are measured."""
     evaluators: Evaluators
     """Models that listen."""
+    rewarded: list[str] = []
+    """Metrics that a stage was rewarded by."""
 
 
 class PackManifest(Settings):

@@ -15,6 +15,7 @@ from qrecipe.inputs.bases import (
     folder_identity,
     folder_of,
     names_folder,
+    require_builtin,
 )
 from qrecipe.inputs.hub import download, how_to_get
 from qrecipe.recipe.base import Base
@@ -33,6 +34,7 @@ def snapshot(base: Base, root: Path, place: Place) -> Path:
 def here(base: Base, root: Path, place: Place) -> Path:
     """The folder of a base on this machine: an embedded one comes with the package, nothing is downloaded. Raises `BaseModelError`."""
     if base.model.startswith(BUILTIN):
+        require_builtin(base, place)
         return mini.folder()
     if names_folder(base, root):
         folder = folder_of(base, root)

@@ -228,7 +228,7 @@ def probe_table(probes: Sequence[dict[str, Any]]) -> Table:
 
 def server_table(title: str, checks: Sequence[Check]) -> Table:
     """Servers with their answer to a bundle."""
-    table = _plain(escape(title))
+    table = plain_table(escape(title))
     for column in ("server", "version", "takes", "why", "what to do"):
         table.add_column(column, overflow="fold")
     styles = {"yes": "green", "with care": "yellow", "no": "red"}
@@ -243,7 +243,7 @@ def server_table(title: str, checks: Sequence[Check]) -> Table:
 
 def shared_table(shared: Sequence[Shared], rule: str) -> Table:
     """Weights that several packs changed."""
-    table = _plain(f"weights that several packs changed, merged by `{rule}`")
+    table = plain_table(f"weights that several packs changed, merged by `{rule}`")
     for column in ("tensor", "packs", "elements", "of"):
         table.add_column(column, overflow="fold")
     for s in shared:

@@ -17,7 +17,7 @@ from qrecipe.bundle.build import Composition, build_packs
 from qrecipe.bundle.merge import Rule, Shared, merge, place_rows, require_fit
 from qrecipe.bundle.pack import SUFFIX, Pack, read_pack, write_pack
 from qrecipe.bundle.verify import read_manifest
-from qrecipe.data.speech import SpeechData, SpeechRow, prepare
+from qrecipe.data.speech import Requirements, SpeechData, SpeechRow, prepare
 from qrecipe.errors import BundleError, DataError, Place, Problem, Problems, RecipeError
 from qrecipe.evaluate.evaluators import EvaluatorChoice, EvaluatorSet
 from qrecipe.files import FileHashes, digest
@@ -25,7 +25,7 @@ from qrecipe.inputs.bases import LocalBase, weight_files
 from qrecipe.inputs.documents import Ballot, PackJudging, PackManifest, Verdict
 from qrecipe.inputs.fetch import resolve
 from qrecipe.inputs.manifest import read_manifest as read_rows
-from qrecipe.model.languages import check_free, initial_rows, require_free
+from qrecipe.model.languages import initial_rows, require_free
 from qrecipe.model.load import LoadedBase
 from qrecipe.model.working import WorkingWeights
 from qrecipe.plan import complete_plan
@@ -34,6 +34,7 @@ from qrecipe.recipe import load
 from qrecipe.recipe.base import Base
 from qrecipe.recipe.dataset import SpeechDataset
 from qrecipe.recipe.gate import Gate
+from qrecipe.recipe.judges import is_taught
 from qrecipe.recipe.metrics import PREFERENCE, spec_of
 from qrecipe.recipe.recipe import NAME, VERSION, Evaluation
 from qrecipe.run.datasets import Prepared, prepare_all
@@ -69,6 +70,7 @@ def pack(bundle: Path, recipe: Path | None, out: Path | None, listener: Listener
         settings=dict(spec.languages),
         evaluation=spec.evaluation,
         evaluators=spec.evaluators,
+        rewarded=sorted({g.metric for g in spec.accept if is_taught(spec, g.metric, "accept")}),
     )
     files: dict[str, bytes] = {}
     for name, dataset in data.items():
@@ -187,7 +189,7 @@ def compose(request: Request, listener: Listener | None = None) -> Composed:
             session = open_session(base, hashes, events)
             working = WorkingWeights(session.opened)
             for key, row in rows.items():
-                require_free(check_free(session.opened.net, row, base.languages, Place(key), automatic=True))
+                require_free(session.opened.net, row, base.languages, Place(key), automatic=True)
             working.add_languages(rows)
             for one in packs:
                 bench = _bench(one, session, store.folder / one.manifest.name)
@@ -228,6 +230,7 @@ class _Bench:
     evaluation: Evaluation
     start_state: str
     contents: dict[str, str]
+    metrics_of_rewards: tuple[str, ...]
 
     def content(self, dataset: str) -> str | None:
         """Hash of a dataset."""
@@ -238,8 +241,8 @@ class _Bench:
         return []
 
     def rewarded(self, metric: str, where: str) -> bool:
-        """The verdicts of the pack's own bundle say so; putting packs together trains nothing."""
-        return False
+        """Whether a stage of the pack's own run was rewarded by a metric."""
+        return metric in self.metrics_of_rewards
 
 
 def _bench(one: Pack, session: Session, folder: Path) -> _Bench:
@@ -251,9 +254,8 @@ def _bench(one: Pack, session: Session, folder: Path) -> _Bench:
         manifest = read_rows(path, "speech", session.opened.tokenizer)
         (manifest.problems.errors or manifest.problems).raise_any(DataError)
         dataset = SpeechDataset(kind="speech", language=language, path=str(path), max_seconds=MAX_SECONDS)
-        prepared.speech[name] = prepare(
-            name, dataset, manifest, session.encoder, session.opened.tokenizer, reference=None, need_reference=False
-        )
+        requirements = Requirements(need_reference=False)
+        prepared.speech[name] = prepare(name, dataset, manifest, session.encoder, requirements)
     tags = {k: v.bcp47 for k, v in one.manifest.languages.items() if v.bcp47}
     choice = EvaluatorChoice(judging.evaluators, Path.cwd(), tags)
     evaluators = EvaluatorSet(session.opened, session.base.identity, choice, session.hashes, Journal(folder / "heard.jsonl"))
@@ -264,7 +266,18 @@ def _bench(one: Pack, session: Session, folder: Path) -> _Bench:
     problems.raise_any(BundleError)
     contents = {n: hashlib.sha256(one.files[f"data/{n}.jsonl"]).hexdigest() for n in judging.datasets}
     start = digest([session.base.identity, one.id.model_dump(mode="json")])
-    return _Bench(session.base, session.opened, session.events, RunStore(folder), prepared, evaluators, judging.evaluation, start, contents)
+    return _Bench(
+        session.base,
+        session.opened,
+        session.events,
+        RunStore(folder),
+        prepared,
+        evaluators,
+        judging.evaluation,
+        start,
+        contents,
+        tuple(judging.rewarded),
+    )
 
 
 def _judged(one: Pack, bench: _Bench, working: WorkingWeights, composition: Composition) -> list[Verdict]:

