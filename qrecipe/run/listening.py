@@ -215,7 +215,7 @@ def _two_people(rows: Sequence[SpeechRow], encoder: Encoder) -> dict[str, float]
     apart = {}
     for speaker, own in by_speaker.items():
         if len(own) >= LEAST_CLIPS:
-            vectors = np.stack([encoder.x_vector(r.audio).double().numpy() for r in own if r.audio is not None])
+            vectors = np.stack([encoder.voice(r.audio, math.inf).x_vector.double().numpy() for r in own if r.audio is not None])
             cosine = two_voices(vectors)
             if cosine < ONE_VOICE:
                 apart[speaker] = round(cosine, 3)

@@ -13,7 +13,7 @@ from qrecipe.files import read_json, write_json
 from qrecipe.plan import complete_plan
 from qrecipe.recipe import load
 from qrecipe.run.engine import RunOptions, run
-from qrecipe.verbs.evaluate import Request, evaluate, from_recipe
+from qrecipe.verbs.evaluate import EvaluationRequest, evaluate, from_recipe
 
 RESULT = "result.json"
 
@@ -25,7 +25,7 @@ def carry_out(task: dict[str, Any]) -> None:
     runs, out = Path(task["runs"]), Path(task["out"])
     run(complete_plan(loaded), RunOptions(runs, runs, until=last))
     search = task["search"]
-    request = from_recipe(loaded, search["data"], Request(Path(), [search["metric"]], "auto", loaded.recipe.evaluation, out=out))
+    request = from_recipe(loaded, search["data"], EvaluationRequest(Path(), [search["metric"]], "auto", loaded.recipe.evaluation, out=out))
     settings = request.settings.model_copy(update={"prompts": search["prompts"]})
     request = replace(request, settings=settings, confidence=search["confidence"])
     result = evaluate(str(runs / f"{loaded.recipe.name}@{last}"), request)
