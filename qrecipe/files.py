@@ -225,7 +225,7 @@ def _real_folder(folder: str) -> str:
 
 
 class FileHashes:
-    """SHA-256 of files, remembered by path, size and modification time, so that a plan does not read gigabytes twice."""
+    """SHA-256 of files, remembered by path, size and times, so that a plan does not read gigabytes twice."""
 
     def __init__(self, store: Path | None = None) -> None:
         self._store = store or cache_dir() / "hashes.json"
@@ -238,7 +238,7 @@ class FileHashes:
         """The hash if the file was hashed before and has not changed since."""
         stat = path.stat()
         entry = self._known.get(self._name(path))
-        if isinstance(entry, list) and entry[:2] == [stat.st_size, stat.st_mtime_ns]:
+        if isinstance(entry, list) and entry[:2] == [stat.st_size, _state(stat)]:
             return str(entry[2])
         return None
 
@@ -248,7 +248,7 @@ class FileHashes:
         if checksum is None:
             stat = path.stat()
             checksum = sha256(path)
-            self._known[self._name(path)] = [stat.st_size, stat.st_mtime_ns, checksum]
+            self._known[self._name(path)] = [stat.st_size, _state(stat), checksum]
             self._changed = True
         return checksum
 
@@ -277,7 +277,7 @@ class FileHashes:
             stat = path.stat()
         except OSError:
             return read()
-        key = (real_path(path), stat.st_size, stat.st_mtime_ns, about)
+        key = (real_path(path), stat.st_size, *_state(stat), about)
         if key not in self._read:
             self._read[key] = read()
         value: T = self._read[key]
@@ -290,6 +290,11 @@ class FileHashes:
         with suppress(OSError):
             write_text(self._store, json.dumps({**_entries(self._store), **self._known}, sort_keys=True))
         self._changed = False
+
+
+def _state(stat: os.stat_result) -> list[int]:
+    """Times of a file in ns, and its number. Whoever replaces it can set the first time and neither of the others."""
+    return [stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
 
 
 def _entries(store: Path) -> dict[str, list[Any]]:

@@ -325,7 +325,7 @@ def _contents(context: Context, name: str) -> list[tuple[int, str, str | None]]:
 def _sound(row: Row, hashes: FileHashes) -> str | None:
     if row.audio is not None:
         return hashes.sha256(row.audio)
-    return digest(row.codes) if row.codes is not None else None
+    return digest(row.codes.tolist()) if row.codes is not None else None
 
 
 def _row_languages(context: Context) -> Iterator[Problem]:
