@@ -127,6 +127,8 @@ def locate(base: Base, root: Path, place: Place, hashes: FileHashes) -> BaseInfo
     snapshot = cached_snapshot(base)
     if snapshot is None:
         return _absent(base, place, f"{base.model} is not in the hub cache of this machine")
+    if (absent := absent_files(snapshot)) != []:
+        return _absent(base, place, incomplete(base, absent), "`qrecipe run` fetches the rest where there is a network")
     return describe_folder(snapshot, base, place, hashes)
 
 
@@ -157,6 +159,42 @@ def cached_snapshot(base: Base) -> Path | None:
         return snapshot if (snapshot / "config.json").exists() else None
     except (OSError, ValueError):
         return None
+
+
+def absent_files(folder: Path) -> list[str]:
+    """Files that a download which broke off has not brought, relative to the snapshot's folder: missing, dangling or cut."""
+    absent = [f for f in (*REQUIRED_FILES, "speech_tokenizer/config.json") if not is_file(folder / f)]
+    for part in (folder, folder / "speech_tokenizer"):
+        try:
+            weights = weight_files(part)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue  # said of the folder itself
+        if not weights and not (part.is_dir() and unsafe_weights(part)):
+            weights = [part / "model.safetensors"]
+        absent += [str(f.relative_to(folder)) for f in weights if not is_file(f) or is_cut(f)]
+    return absent
+
+
+def is_cut(file: Path) -> bool:
+    """Whether a safetensors file ends before its last tensor does."""
+    size = file.stat().st_size
+    with open(file, "rb") as f:
+        head = f.read(8)
+        length = struct.unpack("<Q", head)[0] if len(head) == 8 else size
+        if length > size - 8:
+            return length <= MAX_HEADER or len(head) < 8
+        try:
+            header = json.loads(f.read(min(length, MAX_HEADER)))
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+            return 8 + length + max(ends, default=0) > size
+        except (ValueError, RecursionError, AttributeError, KeyError, IndexError, TypeError):
+            return False  # something else, which reading it says
+
+
+def incomplete(base: Base, absent: list[str]) -> str:
+    """A sentence about a snapshot that lacks files."""
+    files = "1 file is" if len(absent) == 1 else f"{len(absent)} files are"
+    return f"{base.model} is incomplete in the hub cache of this machine: {files} missing, such as {absent[-1]}"
 
 
 def require_builtin(base: Base, place: Place) -> None:

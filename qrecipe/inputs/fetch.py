@@ -6,18 +6,20 @@ from pathlib import Path
 
 from qrecipe.builtin import mini
 from qrecipe.errors import BaseModelError, Place, Problem
-from qrecipe.files import FileHashes
+from qrecipe.files import FileHashes, is_file
 from qrecipe.inputs.bases import (
     BUILTIN,
     LocalBase,
+    absent_files,
     cached_snapshot,
     describe_folder,
     folder_identity,
     folder_of,
+    incomplete,
     names_folder,
     require_builtin,
 )
-from qrecipe.inputs.hub import download, how_to_get
+from qrecipe.inputs.hub import download, how_to_get, offline
 from qrecipe.recipe.base import Base
 
 
@@ -28,7 +30,20 @@ def snapshot(base: Base, root: Path, place: Place) -> Path:
     except BaseModelError:
         if base.model.startswith(BUILTIN) or names_folder(base, root):
             raise
+        cached = cached_snapshot(base)
+        if cached is not None and offline():
+            raise  # what is missing says more than that nothing may be downloaded
+    if cached is not None:
+        _remove_cut(cached)
     return download(base, place)
+
+
+def _remove_cut(snapshot: Path) -> None:
+    """Removes files that end too early: the hub's client takes them for whole ones and would not fetch them again."""
+    for name in absent_files(snapshot):
+        if is_file(snapshot / name):
+            (snapshot / name).resolve().unlink()
+            (snapshot / name).unlink(missing_ok=True)
 
 
 def here(base: Base, root: Path, place: Place) -> Path:
@@ -42,8 +57,10 @@ def here(base: Base, root: Path, place: Place) -> Path:
             raise BaseModelError(Problem("QR050", f"the folder {base.model} is not there", place))
         return folder
     cached = cached_snapshot(base)
-    if cached is None or not (cached / "speech_tokenizer" / "config.json").exists():
+    if cached is None:
         raise BaseModelError(Problem("QR050", f"{base.model} is not in the hub cache of this machine", place, how_to_get(base)))
+    if (absent := absent_files(cached)) != []:
+        raise BaseModelError(Problem("QR050", incomplete(base, absent), place, how_to_get(base)))
     return cached
 
 

@@ -76,11 +76,18 @@ def how_to_get(base: Base) -> str:
     return f"where there is a network: `hf download {base.model}{revision}`; or give its folder, as in `model: ./folder`"
 
 
+def offline() -> bool:
+    """Whether the environment forbids downloads."""
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
 def download(base: Base, place: Place) -> Path:
     """The snapshot folder of a base after its download. Raises `BaseModelError`, and `WriteError` if it cannot be stored."""
     from huggingface_hub import constants, snapshot_download
 
-    if constants.HF_HUB_OFFLINE:
+    if offline():
         raise _problem(OFFLINE, base, place)
     try:
         return Path(snapshot_download(base.model, revision=base.revision, allow_patterns=HUB_FILES))
