@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from qrecipe import phases
 from qrecipe.data.speech import SpeechData, SpeechRow
 from qrecipe.evaluate.evaluators import EvaluatorSet
 from qrecipe.evaluate.measure import measure_recordings, number_of
@@ -69,7 +70,8 @@ class RunRewarder:
         for done, (rollout, audio) in enumerate(zip(rollouts, audios, strict=True), start=1):
             kind: PromptKind = "in_context" if rollout.in_context else "x_vector"
             about = (rollout.row, audio, rollout.codes, rollout.cap, rollout.dataset.language, self._evaluators)
-            scores.append(self._scored(Sample(*about, layout=rollout.layout, prompt=kind)))
+            with phases.phase("listening"):
+                scores.append(self._scored(Sample(*about, layout=rollout.layout, prompt=kind)))
             self.session.events.tell("listening", what=f"listening for {self.stage.id}", done=done, of=len(rollouts))
         return scores
 

@@ -20,11 +20,13 @@ from qrecipe.model.generate.sampling import CONTROL_ROWS
 from qrecipe.model.load import LoadedBase
 from qrecipe.model.weights import Delta, Learner, LearningGroup
 from qrecipe.recipe.stage import Batch, RewardStage
+from qrecipe.report.console import STAGE_LINES
 from qrecipe.train.checkpoints import Checkpoints, Every
 from qrecipe.train.loop import Hooks, train_stage
 from qrecipe.train.objectives import reward
 from qrecipe.train.objectives.reward import RewardObjective, Rollout, Score
 from qrecipe.train.objectives.speech import SpeechObjective
+from qrecipe.train.progress import HeldOut
 from tests.support import recipes
 from tests.support.training import LANGUAGE, Recorder, learner_of
 
@@ -261,6 +263,26 @@ def test_samples_that_are_all_worth_the_same_teach_nothing(opened: LoadedBase, m
     item = Item("text", 0, 4)
     objective.begin_step([[item]], 1)
     assert objective.loss_sums([item], 1).keys() == {"policy", "divergence"}
+
+
+def test_a_stage_that_another_ear_stops_says_how_its_reward_went(opened: LoadedBase, make: Any) -> None:
+    select = {"metric": "mos", "data": "dev", "every": 1, "patience": 2}
+    stage = stage_of(HEAD, samples=2, kl_weight=1.0, steps=9, select=select)
+    objective, learner, _ = make(stage, lambda r: 0.1 * len(objective.history) + 0.001 * float(r.codes.sum() % 7))
+    recorder = Recorder()
+    held_out = {0: 3.0, 1: 2.0, 2: 2.5, 3: 2.8, 4: 2.9}
+    train(opened, objective, learner, Hooks(lambda step: HeldOut(held_out[step], held_out[step]), observer=recorder))
+    (stopped,) = recorder.of("stopped_early")
+    # best after step 1; after the steps 2 and 3 another ear heard nothing better
+    assert stopped == {
+        "event": "stopped_early",
+        "step": 3,
+        "best_step": 1,
+        "reward_before": pytest.approx(0.0, abs=0.01),
+        "reward_since": pytest.approx(0.15, abs=0.01),
+    }
+    assert "the ear that rewards is pleased" in STAGE_LINES["stopped_early"](stopped)
+    assert "the ear" not in STAGE_LINES["stopped_early"]({"step": 3, "best_step": 1})
 
 
 def test_what_is_spoken_is_what_learns(opened: LoadedBase, make: Any) -> None:

@@ -22,6 +22,7 @@ from typing import Any, Protocol
 
 import torch
 
+from qrecipe import phases
 from qrecipe.data.batches import Item, Micro
 from qrecipe.data.speech import SpeechData, SpeechRow
 from qrecipe.model import forward, generate, prompt
@@ -221,7 +222,7 @@ class RewardObjective(Objective):
         spoken = [self._rollout(i, step) for i in items]
         seed = _draw(self.seed, step)[0]
         prompts = [self._prompt(r, seed) for r in spoken for _ in range(self.stage.samples)]
-        with self.rewarder.policy():
+        with self.rewarder.policy(), phases.phase("speaking"):
             codes = generate.generate(self.opened, generate.numbered(prompts), plain(self.stage.temperature))
         generate.release(self.opened)
         codes = [c.clone() for c in codes]  # those of inference mode cannot be read by a pass with gradients
