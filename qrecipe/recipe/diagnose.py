@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from qrecipe.errors import MAX_PROBLEMS, Place, Problem, Problems, nearest, suggest
-from qrecipe.recipe.dataset import HUB_ID
+from qrecipe.recipe.dataset import HUB_ID, SpeechDataset, TextDataset
 from qrecipe.recipe.fields import MEANT, fields_at, meaning_of, meant_field
 from qrecipe.recipe.language import BCP47
 from qrecipe.recipe.model import IDENTIFIER
@@ -52,6 +52,8 @@ _KINDS = {
 _MESSAGES = {"too_short": "is empty", "string_too_short": "is empty", "finite_number": "should be a finite number"}
 MAX_NAMES = 12
 """Names that a message lists."""
+_SPEECH_ALONE = tuple(SpeechDataset.model_fields.keys() - TextDataset.model_fields.keys())
+"""Fields that only datasets of recordings have."""
 _WRONG_KIND = {"string_type", "list_type", "dict_type", "model_type", "int_type", "float_type", "bool_type", "literal_error"}
 _VARIANTS = {"str", "int", "float", "bool", "constrained-str", "constrained-int", "constrained-float", "Use", "speech", "text", *OBJECTIVES}
 
@@ -327,7 +329,14 @@ def _filled(node: Node, error: Any) -> tuple[Node, Loc | None]:
             return node, path[:-1]
         return with_field(node, path[:-1], name, PLACEHOLDERS[name]), None
     if kind == "union_tag_not_found":
-        return with_field(node, path, context["discriminator"].strip("'"), "speech"), None
+        tag, entry = context["discriminator"].strip("'"), along(node, path)
+        if tag == "kind" and not (entry and any(entry.get(name) for name in _SPEECH_ALONE)):
+            return node, path  # it may be of either kind, and each would find the other's rows wrong
+        return with_field(node, path, tag, "speech"), None
+    if kind == "union_tag_invalid":
+        tag = context["discriminator"].strip("'")
+        close = nearest(str(context["tag"]), _TAGS[tag])
+        return (node, path) if close is None else (changed(node, (*path, tag), lambda n: replace(n, value=close)), None)
     if kind == "one_of" and "at" in context:
         return node, (*path, context["at"])
     if kind == "one_of" and path[:1] == ("stages",):
