@@ -1,7 +1,14 @@
-"""A bundle in an engine that shares no code with this package or with torch: the same greedy speech as stock qwen_tts."""
+"""A bundle in engines that no one here wrote: the same greedy speech as in stock qwen_tts.
+
+One shares no code with this package or with torch; the other is qwen_tts under the next transformers.
+"""
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +19,24 @@ import torch
 
 from qrecipe.data.audio import read
 from qrecipe.qwen3 import SAMPLE_RATE
+from tests.support import greedy
+from tests.support.environments import packages
 from tests.support.shared import Finished
 from tests.support.ties import LOGITS
 
 MALAY = Path(__file__).parents[2] / "recipes" / "data" / "malay"
 REFERENCE_TEXT = "Kampung kami terletak di tepi sungai, dikelilingi sawah yang menghijau."
 SENTENCES = ("Selamat pagi, apa khabar?", "Adik menyusun batu.", "Hujan turun lebat.")
-FRAMES = 20
-"""Stock's `max_new_tokens`, of which the last one makes no frame."""
+TEXTS = [
+    *SENTENCES,
+    "สวัสดีตอนเช้า สบายดีไหม",
+    "सुप्रभात, आप कैसे हैं?",
+    "صباح الخير، كيف حالك؟",
+    "早上好，你好吗？",
+    "Günaydın! Nasılsın? 😀",
+    "a\u0301 á ﬁ",
+]
+TRANSFORMERS_5 = ("qwen-tts-hf==0.1.1.post1", "transformers==5.16.1", "huggingface-hub==1.33.0", "tokenizers==0.23.3")
 LOUDEST_DIFFERENCE = 1e-4
 """Of samples within ±1. Two orders of summation give 7e-6; another code gives 1e-2 and more."""
 
@@ -45,44 +62,85 @@ class Margins:
         self.least = min(self.least, float((best[:, 0] - best[:, 1]).min()))
 
 
+@dataclass(frozen=True)
+class Said:
+    """A sentence as stock said it."""
+
+    text: str
+    reference_text: str | None
+    wave: Any
+    codes: list[list[int]]
+    is_tie: bool
+    """Some choice was so near that rounding decides what comes after it."""
+
+
+@dataclass(frozen=True)
+class Stock:
+    """A bundle in stock qwen_tts."""
+
+    bundle: str
+    voice: str
+    said: list[Said]
+    ids: list[list[int]]
+    """Token ids of `TEXTS`."""
+
+
+@pytest.fixture(scope="module")
+def stock(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Stock:
+    bundle, voice = str(finished.outcome.bundle), tmp_path_factory.mktemp("voice") / "ref.wav"
+    soundfile.write(str(voice), read(MALAY / "ref.ogg"), SAMPLE_RATE, subtype="FLOAT")
+    model = greedy.open_model(bundle)
+    margins, said = Margins(model), []
+    for reference_text in (REFERENCE_TEXT, None):
+        for text in SENTENCES:
+            margins.reset()
+            wave, codes = greedy.speak(model, text, str(voice), reference_text)
+            said.append(Said(text, reference_text, wave, codes, margins.least < LOGITS))
+    return Stock(bundle, str(voice), said, [greedy.token_ids(model, t) for t in TEXTS])
+
+
 @pytest.mark.slow
-def test_an_engine_without_torch_says_the_same(finished: Finished, tmp_path: Path) -> None:
+def test_an_engine_without_torch_says_the_same(stock: Stock, tmp_path: Path) -> None:
     vox = pytest.importorskip("vox", reason="NOT TESTED: another engine needs vox-tts (extra `dev`)")
-    from qwen_tts import Qwen3TTSModel
     from vox.build import main as build
 
-    bundle = finished.outcome.bundle
     engine_file = tmp_path / "bundle.tmod"
-    _call(build, ["--model", str(bundle), "--dtype", "f32", "-o", str(engine_file)])
-    voice = tmp_path / "ref.wav"
-    soundfile.write(str(voice), read(MALAY / "ref.ogg"), SAMPLE_RATE, subtype="FLOAT")
-    stock = Qwen3TTSModel.from_pretrained(str(bundle), dtype=torch.float32)
-    margins = Margins(stock)
+    _call(build, ["--model", stock.bundle, "--dtype", "f32", "-o", str(engine_file)])
     engine = vox.Engine(str(engine_file), device="cpu", threads=1)
     assert "malay" in engine.languages
     compared = 0
-    for x_vector_only in (False, True):
-        cloned = engine.clone_voice(str(voice), None if x_vector_only else REFERENCE_TEXT, xvector_only=x_vector_only)
-        for text in SENTENCES:
-            margins.reset()
-            (wave,), _ = stock.generate_voice_clone(
-                text=text,
-                language="malay",
-                ref_audio=str(voice),
-                ref_text=REFERENCE_TEXT,
-                x_vector_only_mode=x_vector_only,
-                max_new_tokens=FRAMES,
-                do_sample=False,
-                subtalker_dosample=False,
-                repetition_penalty=1.0,
+    for reference_text in (REFERENCE_TEXT, None):
+        cloned = engine.clone_voice(stock.voice, reference_text, xvector_only=reference_text is None)
+        for said in (s for s in stock.said if s.reference_text == reference_text and not s.is_tie):
+            wave = engine.synthesize(
+                said.text, cloned, language="malay", top_k=1, sub_top_k=1, repetition_penalty=1.0, max_frames=greedy.FRAMES - 1
             )
-            if margins.least < LOGITS:
-                continue  # a tie: rounding decides what comes after it
-            said = engine.synthesize(text, cloned, language="malay", top_k=1, sub_top_k=1, repetition_penalty=1.0, max_frames=FRAMES - 1)
-            assert len(said) == len(wave)
-            assert float(np.abs(said - wave).max()) < LOUDEST_DIFFERENCE
+            assert len(wave) == len(said.wave)
+            assert float(np.abs(wave - said.wave).max()) < LOUDEST_DIFFERENCE
             compared += 1
     assert compared >= 2, "nearly every sentence met a tie, which is no chance"
+
+
+@pytest.mark.slow
+def test_qwen_tts_under_transformers_5_says_the_same(stock: Stock) -> None:
+    """Codes of greedy speech, and token ids also of scripts that the reference languages do not use."""
+    environment = packages(*TRANSFORMERS_5)
+    order = {
+        "model": stock.bundle,
+        "voice": stock.voice,
+        "speak": [[s.text, s.reference_text] for s in stock.said],
+        "tokenise": TEXTS,
+    }
+    done = subprocess.run(
+        [sys.executable, greedy.__file__], input=json.dumps(order), env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    answer = json.loads(done.stdout.splitlines()[-1])
+    assert answer["transformers"].startswith("5.")
+    assert answer["ids"] == stock.ids
+    clear = [i for i, s in enumerate(stock.said) if not s.is_tie]
+    assert [answer["codes"][i] for i in clear] == [stock.said[i].codes for i in clear]
+    assert len(clear) >= 2, "nearly every sentence met a tie, which is no chance"
 
 
 def _call(main: Any, arguments: list[str]) -> None:
