@@ -22,6 +22,8 @@ from qrecipe.errors import Place, Problem, QRecipeError, UserError
 T = TypeVar("T")
 
 _CHUNK = 1 << 20
+NOT_UTF8 = "backslashreplace"
+"""Treatment of bytes in the name of a file that are not UTF-8: Python's stand-ins for them become escapes of JSON."""
 MAX_DOCUMENT = 64 << 20
 """Bytes of a JSON file that are read at most."""
 
@@ -52,7 +54,7 @@ def canonical_json(value: Any) -> str:
 
 def digest(value: Any) -> str:
     """SHA-256 of a value's canonical JSON, in hex."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+    return hashlib.sha256(canonical_json(value).encode(errors=NOT_UTF8)).hexdigest()
 
 
 def says_full(error: BaseException) -> bool:
@@ -120,7 +122,7 @@ def replacing(path: Path) -> Iterator[Path]:
 def write_text(path: Path, text: str) -> None:
     """Writes UTF-8 text atomically."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors=NOT_UTF8)
 
 
 def write_json(path: Path, value: Any) -> None:

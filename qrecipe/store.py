@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Generic, TypeVar
 
-from qrecipe.files import digest, read_sealed, replacing, sealed, sha256, write_json, writing
+from qrecipe.files import NOT_UTF8, digest, read_sealed, replacing, sealed, sha256, write_json, writing
 
 if TYPE_CHECKING:
     import torch
@@ -209,7 +209,7 @@ class Journal:
         if key not in self._answers:
             self._answers[key] = value = make()
             if self._path is not None:
-                line = json.dumps({"key": key, "value": value}, ensure_ascii=False).encode() + b"\n"
+                line = json.dumps({"key": key, "value": value}, ensure_ascii=False).encode(errors=NOT_UTF8) + b"\n"
                 with writing(self._path):
                     self._path.parent.mkdir(parents=True, exist_ok=True)
                     with open(self._path, "a+b") as f:

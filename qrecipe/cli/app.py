@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import click
 
 from qrecipe import __version__, interrupts
+from qrecipe.cli.container import settle_user
 from qrecipe.errors import EngineError, Interrupted, Place, Problem, QRecipeError, UserError, suggest
 from qrecipe.redaction import redact
 from qrecipe.report.terminal import give_up, is_read, settle_streams, tell
@@ -96,6 +97,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """Runs the command line and exits with the code of what happened."""
     interrupts.install()
     settle_streams()
+    settle_user()
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # which it looks for in every installed package, for 30 ms
     args = sys.argv[1:] if arguments is None else arguments
     if arguments is None and not QUICK.isdisjoint(args[:1]):

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from contextlib import suppress
 from pathlib import Path
 
 from qrecipe.errors import Place, Problem, UserError
 from qrecipe.files import WriteError, cache_dir, says_full
+from qrecipe.report.terminal import can_write
 
-NO_MEMORY = ("can't allocate memory", "cannot allocate memory", "unable to allocate")
-"""Words of torch, the operating system and numpy."""
+NO_MEMORY = ("can't allocate memory", "cannot allocate memory", "unable to allocate", "failed to map segment", "can't start new thread")
+"""Words of torch, the operating system, numpy, the linker and Python."""
 
 
 def problem_of(error: BaseException) -> Problem | None:
@@ -24,10 +26,15 @@ def problem_of(error: BaseException) -> Problem | None:
     if isinstance(error, MemoryError) or any(words in str(error).lower() for words in NO_MEMORY):
         help_ = "close what else takes memory, train fewer frames at once (`batch`), or take a larger machine"
         return Problem("QR074", "the machine has no memory left; what was finished before is kept", Place("memory"), help_)
+    if isinstance(error, ImportError) and not str(error.name).startswith("qrecipe"):
+        message = f"a package cannot be imported: {error}"
+        return Problem("QR080", message, Place(error.name or "import"), "`qrecipe doctor` says what is missing", "error")
     return _refused(error) if isinstance(error, OSError) else None
 
 
 def _full(file: str | bytes | None) -> Problem:
+    if file is None and not can_write(sys.stdout):
+        return Problem("QR073", "the disk that standard output goes to is full", Place("standard output"), "free some room there")
     folder = _fullest() if file is None else _folder(Path(os.fsdecode(file)))
     message = f"the disk of {folder} is full; what was finished before is kept"
     help_ = "free some room (`qrecipe gc` lists what no run refers to) and run the same command again"

@@ -34,6 +34,7 @@ def _some(rows: list[str]) -> str:
 
 
 LINES: dict[str, Callable[[Fields], str]] = {
+    "not_locked": lambda e: f"warning: files cannot be locked in {e['path']}: make sure that no other run works there",
     "put_aside": lambda e: f"the run before is kept in {e['path']}",
     "disk": lambda e: "disk: " + "; ".join(f"{n['what']} {size(n['bytes'])}" for n in e["needs"]),
     "row_skipped": lambda e: f"  skipped {e['file']}:{e['line']}: {e['message']}",

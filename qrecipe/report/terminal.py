@@ -46,6 +46,16 @@ def is_read(stream: TextIO) -> bool:
     return not poll.poll(0)
 
 
+def can_write(stream: IO[str]) -> bool:
+    """Whether a stream takes another line end; one that does not is given up."""
+    try:
+        print(file=stream, flush=True)
+    except OSError:
+        give_up(stream)
+        return False
+    return True
+
+
 def give_up(stream: IO[str]) -> None:
     """Turns a stream that cannot be written to nowhere, for what is written to it from now on."""
     with suppress(OSError, ValueError):  # one that is no file of the operating system's

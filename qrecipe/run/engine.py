@@ -58,9 +58,11 @@ def run(plan: RunPlan, options: RunOptions, listener: Listener | None = None) ->
         require_lock(plan)
     store = RunStore(options.runs / plan.plan.recipe)
     aside = store.put_aside() if options.fresh else None
-    with store.held():
+    with store.held() as is_locked:
         events = Events(store.folder / EVENTS, listener)
         try:
+            if not is_locked:
+                events.tell("not_locked", path=str(store.folder))
             if aside is not None:
                 events.tell("put_aside", path=str(aside))
             with phases.measured() as clock:

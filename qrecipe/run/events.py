@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from qrecipe.files import writing
+from qrecipe.files import NOT_UTF8, writing
 from qrecipe.redaction import redact
 
 EVENTS = "events.jsonl"
@@ -26,7 +26,7 @@ class Events:
             with writing(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 _end_line(path)
-                self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115  # closed by close()
+                self._file = open(path, "a", encoding="utf-8", errors=NOT_UTF8)  # noqa: SIM115  # closed by close()
         self._listener = listener
 
     def emit(self, event: str, **fields: Any) -> None:

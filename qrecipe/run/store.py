@@ -12,7 +12,7 @@ from typing import Any
 
 from qrecipe.errors import Place, Problem, UserError
 from qrecipe.evaluate.values import Value
-from qrecipe.files import read_sealed, sealed, sha256, write_json
+from qrecipe.files import WriteError, read_sealed, sealed, sha256, write_json
 from qrecipe.model.weights import Delta
 from qrecipe.store import JsonStore, key_of, try_lock
 
@@ -38,15 +38,16 @@ class RunStore:
         self._values = JsonStore(folder / "values")
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Holds the folder for one run. Raises `UserError` that says who holds it."""
+    def held(self) -> Iterator[bool]:
+        """Holds the folder for one run; false where the file system has no locks. Raises `UserError` that says who holds it."""
         path = self.folder / HELD
         try:
             lock = try_lock(path)
+        except WriteError:
+            raise
         except OSError:
-            if not path.exists():
-                raise
-            lock = None  # where files cannot be locked, nobody knows who else works here
+            yield False
+            return
         if lock is None:
             who = path.read_text("utf-8").strip() or "another process"
             raise UserError(Problem("QR071", f"another run works here: {who}", Place(str(self.folder))))
@@ -54,7 +55,7 @@ class RunStore:
             lock.truncate(0)
             lock.write(f"process {os.getpid()}\n".encode())
             lock.flush()
-            yield
+            yield True
 
     def put_aside(self) -> Path | None:
         """Renames the folder, so that a run starts over and loses nothing; returns the new name, `NAME.1` or the next free one."""

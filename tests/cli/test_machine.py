@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import errno
+import getpass
+import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import soundfile
 
+from qrecipe import interrupts
+from qrecipe.cli.container import settle_user
 from qrecipe.cli.machine import problem_of
 from qrecipe.data.audio import encoded
 from qrecipe.errors import BaseModelError, Place, UserError
-from qrecipe.files import WriteError, cache_dir, new_folder, replacing, write_text, writing
+from qrecipe.files import WriteError, cache_dir, digest, new_folder, read_json, replacing, write_json, write_text, writing
 from qrecipe.inputs import hub
 from qrecipe.recipe.base import Base
 from qrecipe.run.events import Events
+from qrecipe.run.store import RunStore
 from qrecipe.store import Journal, JsonStore, try_lock
 from tests.support import commands, recipes
 
@@ -127,6 +133,66 @@ def test_no_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     recipes.write(tmp_path)
     done = commands.here("plan", "recipe.yaml", cwd=tmp_path, environment={"PATH": os.environ["PATH"]})
     assert (done.returncode, "QR075" in done.stderr) == (2, True)
+
+
+def test_a_user_whom_the_system_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch asks for the user's name, and a dependency of librosa for a home."""
+
+    def nobody(uid: int) -> Any:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME", "HOME", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("QRECIPE_CACHE", "/cache")
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    settle_user()
+    assert getpass.getuser().startswith("uid-")
+    assert os.environ["XDG_CACHE_HOME"] == "/cache"
+
+
+def test_a_signal_in_the_hands_of_a_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """numba and C modules make another error of the `KeyboardInterrupt`."""
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        with suppress(KeyboardInterrupt):
+            interrupts.stop()
+        raise RuntimeError("no compiled object yet for <Library 'x'>")
+
+    monkeypatch.setattr("qrecipe.recipe.load", interrupted)
+    done = commands.here("plan", "recipe.yaml", cwd=tmp_path, environment=dict(os.environ))
+    interrupts.install()
+    assert (done.returncode, "interrupted" in done.stderr) == (130, True)
+
+
+def test_a_file_system_without_locks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def without(*_: Any) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    store = RunStore(tmp_path / "runs" / "x")
+    with store.held() as is_locked:
+        assert is_locked
+    monkeypatch.setattr("fcntl.flock", without)
+    with store.held() as is_locked:
+        assert not is_locked
+
+
+def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    write_json(tmp_path / "x.json", {"path": name})
+    assert read_json(tmp_path / "x.json") == {"path": name}
+    assert digest({"path": name}) != digest({"path": "caf"})
+    events = Events(tmp_path / "events.jsonl")
+    events.emit("put_aside", path=name)
+    events.close()
+    assert json.loads((tmp_path / "events.jsonl").read_text())["path"] == name
+
+
+def test_a_broken_package_is_not_an_error_of_ours() -> None:
+    problem = problem_of(ModuleNotFoundError("No module named 'qwen_tts'", name="qwen_tts"))
+    assert problem is not None
+    assert (problem.code, problem.severity) == ("QR080", "error")
+    assert problem_of(ImportError("cannot import name 'x'", name="qrecipe.files")) is None
 
 
 def test_a_sound_is_encoded_before_it_is_written(tmp_path: Path) -> None:

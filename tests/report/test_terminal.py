@@ -128,11 +128,11 @@ def test_a_full_disk_under_the_log_ends_nothing() -> None:
 @pytest.mark.parametrize(
     ("shell", "code"),
     [
-        ("exec {q} validate recipe.yaml 2>&-", 2),
         ("exec {q} validate recipe.yaml >&- 2>&-", 2),
         ("exec {q} show recipe.yaml <&- >&-", 0),
         ("{q} validate recipe.yaml 2> >(true); exit $?", 2),
         ("{q} schema recipe | true; exit ${{PIPESTATUS[0]}}", 0),
+        ("exec {q} schema recipe > /dev/full", 2),
         ("PYTHONIOENCODING=ascii exec {q} validate recipe.yaml", 2),
         ("PYTHONIOENCODING=cp1252 exec {q} validate recipe.yaml --format json", 2),
     ],
