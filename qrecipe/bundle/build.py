@@ -127,7 +127,7 @@ class Composition:
     rows: dict[str, int]
     """Row of every language."""
     delta: Delta
-    """What all packs change, merged."""
+    """The change of all packs, merged."""
     rule: str
     """How weights that several packs changed were merged."""
 

@@ -134,7 +134,7 @@ def _languages(languages: Mapping[str, tuple[str, int | None]]) -> list[str]:
 
 
 def _replacements(replacements: Mapping[str, Replacements]) -> list[str]:
-    """What has to be written otherwise in a text before the model says it."""
+    """Spellings to be replaced in a text before the model says it."""
     lines = []
     for language, own in replacements.items():
         if own.entries:

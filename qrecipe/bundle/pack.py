@@ -47,7 +47,7 @@ class Pack:
     path: Path
     manifest: PackManifest
     delta: Delta
-    """What the language changed in the base, as float32, under the rows that it had in its own bundle."""
+    """Change that the language made to the base, as float32, under the rows that it had in its own bundle."""
     files: dict[str, bytes]
     """Documents and data by their names."""
 

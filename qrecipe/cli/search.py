@@ -40,14 +40,14 @@ def command(file: Path, minutes: float, runs: Path, format_: str) -> int:
         outcome = search(loaded, runs, minutes, console.say)
         assert loaded.recipe.search is not None
         console.show(table(loaded.recipe.search.metric, outcome.ranked))
-        if outcome.found is not None:
+        if outcome.winner is not None:
             hashes = FileHashes()
-            change = compare(make_plan(load(file), hashes), make_plan(load(outcome.found), hashes))
-            console.say(diff.as_text(change, f"{file} -> {outcome.found}").rstrip())
+            change = compare(make_plan(load(file), hashes), make_plan(load(outcome.winner), hashes))
+            console.say(diff.as_text(change, f"{file} -> {outcome.winner}").rstrip())
         if not outcome.finished:
             console.say("no variant has had all of its training yet: the same command goes on from here")
         console.say(f"listen: {outcome.page}")
     if format_ == "json" or not sys.stdout.isatty():
-        found = None if outcome.found is None else str(outcome.found)
-        print_json({"ranked": [r.as_json() for r in outcome.ranked], "found": found, "finished": outcome.finished}, indent=None)
+        winner = None if outcome.winner is None else str(outcome.winner)
+        print_json({"ranked": [r.as_json() for r in outcome.ranked], "found": winner, "finished": outcome.finished}, indent=None)
     return 0

@@ -1,4 +1,4 @@
-"""What verbs that serve a page share: where it is, until Ctrl-C."""
+"""Common part of the verbs that serve a page: where it is, until Ctrl-C."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ class Clips:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._files: dict[Path, Path] = {}
-        """What was converted or copied, by its source."""
+        """Files that were converted or copied, by their source."""
         self._names: set[str] = set()
         self._open: tuple[Path, soundfile.SoundFile] | None = None
 

@@ -40,7 +40,7 @@ APART = 0.1
 
 @dataclass(frozen=True)
 class Quality:
-    """What is heard in one recording without understanding it."""
+    """Measures of one recording that need no understanding."""
 
     snr: float
     """dB between loud and quiet frames."""
@@ -130,7 +130,7 @@ class Listener:
         self._journal = Journal(cache_dir() / "quality" / f"recordings-{LISTENING}.jsonl")
 
     def quality(self, path: Path) -> Quality | None:
-        """What is heard in a recording; None for one that cannot be read."""
+        """Measures of a recording; None for one that cannot be read."""
 
         def make() -> dict[str, Any] | None:
             try:

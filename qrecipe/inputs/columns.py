@@ -23,7 +23,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "duration": ("duration", "length_seconds"),
     "cut": ("cut",),
 }
-"""What a row holds here -> names that tools give it, the most telling first."""
+"""Field of a row -> names that tools give it, the most telling first."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Columns:
     """Which column holds what."""
 
     names: Mapping[str, str]
-    """What a row holds here -> the column."""
+    """Field of a row -> the column."""
     ignored: tuple[str, ...]
     """Columns that nothing here needs."""
 

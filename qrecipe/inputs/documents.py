@@ -79,7 +79,7 @@ class BundleLanguage(Settings):
     token_id: int
     """Row of the codec embedding."""
     replace: dict[str, str] = {}
-    """What was written otherwise in every text before the model learned it, and has to be in every text that it shall say."""
+    """Spellings that were replaced in every text before the model learned it, and have to be in every text that it shall say."""
 
 
 class BundleStage(Settings):
@@ -299,7 +299,7 @@ class Answer(Settings):
 
 
 class Ballot(Settings):
-    """What one listener answered. Committed beside the recipe."""
+    """Answers of one listener. Committed beside the recipe."""
 
     ballot: Annotated[int, Field(ge=1, le=1)]
     """Version of this format."""

@@ -103,7 +103,7 @@ class Rows(Sequence[Row]):
         self._texts: list[str] = []
         self._audio: list[str | None] = []
         self._rare: dict[int, dict[str, Any]] = {}
-        """What few manifests state, by row."""
+        """Fields that few manifests state, by row."""
 
     def __len__(self) -> int:
         return len(self._texts)
@@ -156,7 +156,7 @@ class Manifest:
     missing: int = 0
     """Recordings that are not there."""
     notes: Problems = field(default_factory=Problems)
-    """What is no problem of a row: columns that are read under other names, or not at all."""
+    """Remarks on the file as a whole: columns that are read under other names, or not at all."""
 
     def summed(self) -> Problems:
         """Its problems; missing recordings, of which there may be thousands, as one."""
@@ -176,6 +176,8 @@ class Table:
     """None: as the file's name promises, else JSON lines."""
     columns: tuple[tuple[str, str], ...] = ()
     """(what a row holds here, the column)."""
+    replacements: Replacements = field(default_factory=Replacements)
+    """Of the dataset's language, applied to every text."""
 
 
 def read_manifest(
@@ -185,7 +187,6 @@ def read_manifest(
     shown: str | None = None,
     root: Path | None = None,
     table: Table = Table(),
-    replacements: Replacements | None = None,
 ) -> Manifest:
     """Reads a manifest. Never raises for what the file holds; a missing file is one problem without rows.
 
@@ -203,7 +204,7 @@ def read_manifest(
         folder = path if path.is_dir() else path.parent
         records = _lines_of(path, whole.file) if format_ == "jsonl" else unpacked(path, format_, whole.file)
         roots = [folder, *([root] if root is not None else []), *([unpacked_folder()] if format_ in SHARDS else [])]
-        reader = _Reader(kind, folder, tokenizer, bounds.followed(*roots), dict(table.columns), replacements or Replacements())
+        reader = _Reader(kind, folder, tokenizer, bounds.followed(*roots), dict(table.columns), table.replacements)
         rows = Rows(folder)
         for record in records:
             row = record if isinstance(record, Problem) else reader.row(record.values, record.place)

@@ -46,17 +46,17 @@ class TransformersRecogniser:
             inputs = self._processor(audio, sampling_rate=LISTENING_RATE, return_tensors="pt").to(self._device)
             if self._ctc:
                 likely, tokens = self._model(**inputs).logits.float().softmax(-1).max(-1)
-                said = likely[tokens != self._processor.tokenizer.pad_token_id]
-                return self._letters(tokens), float(said.mean()) if said.numel() else 0.0
+                scores = likely[tokens != self._processor.tokenizer.pad_token_id]
+                return self._letters(tokens), float(scores.mean()) if scores.numel() else 0.0
             settings: dict[str, Any] = {"do_sample": False, "num_beams": self._beam_size, "max_new_tokens": MAX_TOKENS}
             settings |= {"output_scores": True, "return_dict_in_generate": True}
             out = self._model.generate(inputs.input_features, language=language, task="transcribe", **settings)
             logs = self._model.compute_transition_scores(
                 out.sequences, out.scores, getattr(out, "beam_indices", None), normalize_logits=True
             )
-            said = logs[torch.isfinite(logs) & (logs < 0)]
+            scores = logs[torch.isfinite(logs) & (logs < 0)]
             text = str(self._processor.batch_decode(out.sequences, skip_special_tokens=True)[0]).strip()
-            return text, float(said.mean().exp()) if said.numel() else 0.0
+            return text, float(scores.mean().exp()) if scores.numel() else 0.0
 
     def _letters(self, tokens: torch.Tensor) -> str:
         """Text of CTC's best tokens, [1, frames]. Special ones go afterwards: with `skip_special_tokens` the blanks that part

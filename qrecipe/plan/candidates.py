@@ -114,7 +114,7 @@ def _texts(loaded: LoadedRecipe) -> list[str]:
 
 
 def _reader(stages: Stages) -> list[Stage]:
-    """What the first stage that speaks trains of what reads; else the language's row and the text projection."""
+    """Reading parts that the first speaking stage trains; else the language's row and the text projection."""
     first = next((s for s in stages if OBJECTIVES[s["objective"]].speaks), None)
     reads = [t for t in first["train"] if _reads(t)] if first is not None else []
     table, projection = CODEC_TABLE.removesuffix(".weight"), TEXT_PROJECTION

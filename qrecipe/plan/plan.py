@@ -96,23 +96,9 @@ def make_plan(loaded: LoadedRecipe, hashes: FileHashes | None = None, strict: bo
     rows = {k: v.token_id for k, v in languages.items() if v.token_id is not None}
     trainables = planner.trainables(rows if len(rows) == len(languages) else None)
 
-    # Every stage starts from the one before it, and its fingerprint holds that of its start.
     start = start_inputs(base.identity, languages, recipe.seed)
-    before = start.fingerprint
-    stages: list[PlannedStage] = []
-    contents = {name: d.sha256 for name, d in datasets.items()}
     identities = {need: e.identity for need, e in evaluators.items()}
-    for stage in recipe.stages:
-        resolved, taught = trainables[stage.id], planned_for(loaded, stage, synthetic)
-        select = planner.decided(stage.select, missing)
-        measured = select_inputs(select, recipe.evaluation, recipe.evaluators, identities)
-        heard, voice_hashes = planner.rewards(stage)
-        measured = measured if heard is None else [measured, heard]
-        inputs = stage_inputs(stage, measured, contents, [*(t.digest for t in taught), *voice_hashes], resolved, before)
-        before = inputs.fingerprint
-        gates = [planner.gate_text(g) for g in stage.gates]
-        decided = stage.model_copy(update={"select": select})
-        stages.append(_stage(decided, gates, datasets, resolved, base.tensors is not None, inputs, taught))
+    stages = planner.stages(datasets, synthetic, trainables, start.fingerprint, (identities, missing))
 
     # What only the whole plan shows is checked last; a template's problems say where they come from.
     planner.missing_evaluators(missing)
@@ -243,9 +229,9 @@ class _Planner:
             if outside or not (is_file(path) or self._is_folder(dataset, path)):
                 planned[name] = PlannedDataset(kind=dataset.kind, language=dataset.language, rows=None, bad_rows=None, sha256=None)
                 continue
-            table = Table(dataset.format, tuple(sorted(dataset.columns.items())))
             replaced = self.replacements.get(dataset.language, Replacements())
-            about = (dataset.kind, self.base.tokenizer, self.loaded.shown(dataset.path), self.loaded.bounds, table, replaced)
+            table = Table(dataset.format, tuple(sorted(dataset.columns.items())), replaced)
+            about = (dataset.kind, self.base.tokenizer, self.loaded.shown(dataset.path), self.loaded.bounds, table)
             manifest = self.hashes.once(path, (*about, *bounds.allowed()), partial(read_manifest, path, *about))
             self.manifests[name] = manifest
             if manifest.problems and (dataset.on_bad_row == "stop" or not manifest.rows):
@@ -407,6 +393,62 @@ class _Planner:
         content = digest(sorted(b.sha256 for b in ballots))[:12]
         return f"{gate.label()} ({len(ballots)} ballots, {content})"
 
+    def stages(
+        self,
+        datasets: dict[str, PlannedDataset],
+        synthetic: dict[str, SyntheticDataset],
+        trainables: dict[str, trainable.Trainable],
+        start: str | None,
+        evaluators: tuple[dict[str, str | None], dict[str, Problems]],
+    ) -> list[PlannedStage]:
+        """Every stage starts from the one before it, the first from `start`, and its fingerprint holds that of its start.
+
+        `evaluators` are the identities of those that are here, and what is missing of the others.
+        """
+        recipe, (identities, missing), before = self.recipe, evaluators, start
+        contents = {name: d.sha256 for name, d in datasets.items()}
+        stages = []
+        for stage in recipe.stages:
+            resolved, taught = trainables[stage.id], planned_for(self.loaded, stage, synthetic)
+            select = self.decided(stage.select, missing)
+            measured = select_inputs(select, recipe.evaluation, recipe.evaluators, identities)
+            heard, voice_hashes = self.rewards(stage)
+            measured = measured if heard is None else [measured, heard]
+            inputs = stage_inputs(stage, measured, contents, [*(t.digest for t in taught), *voice_hashes], resolved, before)
+            before = inputs.fingerprint
+            stages.append(self._stage(stage.model_copy(update={"select": select}), datasets, resolved, inputs, taught))
+        return stages
+
+    def _stage(
+        self,
+        stage: Stage,
+        datasets: dict[str, PlannedDataset],
+        resolved: trainable.Trainable,
+        inputs: StageInputs,
+        taught: list[PlannedSynthetic],
+    ) -> PlannedStage:
+        known = self.base.tensors is not None
+        return PlannedStage(
+            id=stage.id,
+            objective=stage.objective,
+            data=[
+                PlannedData(dataset=u.name, language=datasets[u.dataset].language, share=u.share, rows=datasets[u.dataset].rows)
+                for u in stage.uses
+            ],
+            taught=taught,
+            trainable=[_train(g) for g in resolved.groups],
+            parameters=resolved.parameters if known else None,
+            parameters_max=resolved.parameters_max if known else None,
+            epochs=stage.epochs,
+            steps=stage.steps,
+            select=f"{stage.select.metric}({stage.select.data}) every {stage.select.every} steps" if stage.select else None,
+            gates=[self.gate_text(g) for g in stage.gates],
+            on_pass=stage.on_pass,
+            on_fail=stage.on_fail,
+            fingerprint=inputs.fingerprint,
+            inputs=inputs,
+        )
+
     def missing_evaluators(self, missing: dict[str, Problems]) -> None:
         """Reports once what several gates or `select` lack, and the optional gates that are skipped for it."""
         reported = {p.message for p in self.problems}
@@ -452,37 +494,6 @@ class _Planner:
             if select.otherwise is None or self.recipe.evaluators.asr is not None:
                 yield f"`{select.metric}` in `select` of {stage.id}", select.metric, select.otherwise is not None, at
             yield from ((f"`select` of {stage.id}", b.metric, False, at) for b in select.bounds)
-
-
-def _stage(
-    stage: Stage,
-    gates: list[str],
-    datasets: dict[str, PlannedDataset],
-    resolved: trainable.Trainable,
-    known: bool,
-    inputs: StageInputs,
-    taught: list[PlannedSynthetic],
-) -> PlannedStage:
-    return PlannedStage(
-        id=stage.id,
-        objective=stage.objective,
-        data=[
-            PlannedData(dataset=u.name, language=datasets[u.dataset].language, share=u.share, rows=datasets[u.dataset].rows)
-            for u in stage.uses
-        ],
-        taught=taught,
-        trainable=[_train(g) for g in resolved.groups],
-        parameters=resolved.parameters if known else None,
-        parameters_max=resolved.parameters_max if known else None,
-        epochs=stage.epochs,
-        steps=stage.steps,
-        select=f"{stage.select.metric}({stage.select.data}) every {stage.select.every} steps" if stage.select else None,
-        gates=gates,
-        on_pass=stage.on_pass,
-        on_fail=stage.on_fail,
-        fingerprint=inputs.fingerprint,
-        inputs=inputs,
-    )
 
 
 def _train(group: trainable.Group) -> PlannedTrain:

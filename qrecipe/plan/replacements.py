@@ -11,7 +11,7 @@ from qrecipe.source.reader import read_file
 
 
 def replacements_of(loaded: LoadedRecipe, language: str) -> tuple[Replacements, Problems]:
-    """What a language of the recipe replaces; nothing for a language of the base, or where the file has problems."""
+    """Replacements of a language of the recipe; none for a language of the base, or where the file has problems."""
     own = loaded.recipe.languages.get(language)
     if own is None or not own.replace:
         return Replacements(), Problems()

@@ -1,4 +1,4 @@
-"""What recordings are like, on one page with players that works offline: distributions, the worst, what a filter drops."""
+"""Quality of recordings, on one page with players that works offline: distributions, the worst, what a filter drops."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an import recognised, divided and left out, for people."""
+"""Outcome of an import for people: what it recognised, divided and left out."""
 
 from __future__ import annotations
 

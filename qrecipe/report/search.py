@@ -94,8 +94,10 @@ def _sounds(ranked: Sequence[Ranked], folder: Path) -> str:
         for sample in result["samples"]:
             if sample["audio"] is not None:
                 link = os.path.relpath(out / sample["audio"], folder)
-                said = html.escape(sample["transcript"] or "")
-                sounds.setdefault(sample["line"], []).append(f'<audio controls preload="none" src="{html.escape(link)}"></audio>{said}')
+                transcript = html.escape(sample["transcript"] or "")
+                sounds.setdefault(sample["line"], []).append(
+                    f'<audio controls preload="none" src="{html.escape(link)}"></audio>{transcript}'
+                )
         columns.append((row.name, sounds, {item["line"]: item["text"] for item in result["items"]}))
     lines = sorted({line for _, sounds, _ in columns for line in sounds})
     head = "".join(f"<th>{html.escape(name)}</th>" for name, _, _ in columns)

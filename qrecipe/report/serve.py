@@ -27,7 +27,7 @@ _RANGE = re.compile(r"bytes=(\d{1,15})-(\d{0,15})\Z")
 
 @dataclass(frozen=True)
 class Answer:
-    """What a request gets."""
+    """Answer to a request."""
 
     content: bytes
     kind: str = "application/json"
@@ -54,6 +54,19 @@ class Site:
     post: Post | None = None
     token: str = field(default_factory=lambda: secrets.token_urlsafe(24))
     """Must come with whatever is sent."""
+
+
+def _part(answer: Answer, requested: str) -> tuple[bytes, int, dict[str, str]]:
+    """Content, status and headers of an answer, or of the range of its bytes that a request names."""
+    content, status, headers = answer.content, answer.status, dict(answer.headers)
+    part = _RANGE.match(requested)
+    if part is None or status != 200:
+        return content, status, headers
+    start, end = int(part[1]), min(int(part[2] or len(content)), len(content) - 1)
+    if start > end:
+        return b"", 416, headers
+    headers["Content-Range"] = f"bytes {start}-{end}/{len(content)}"
+    return content[start : end + 1], 206, headers
 
 
 def _handler(site: Site, host: str) -> type[BaseHTTPRequestHandler]:
@@ -98,16 +111,7 @@ def _handler(site: Site, host: str) -> type[BaseHTTPRequestHandler]:
             return None
 
         def _send(self, answer: Answer) -> None:
-            content, status, headers = answer.content, answer.status, dict(answer.headers)
-            part = _RANGE.match(self.headers.get("Range", ""))
-            if part is not None and status == 200:
-                start = int(part[1])
-                end = min(int(part[2] or len(content)), len(content) - 1)
-                if start > end:
-                    content, status = b"", 416
-                else:
-                    headers["Content-Range"] = f"bytes {start}-{end}/{len(content)}"
-                    content, status = content[start : end + 1], 206
+            content, status, headers = _part(answer, self.headers.get("Range", ""))
             self.send_response(status)
             fixed = {
                 "Content-Type": answer.kind,

@@ -268,7 +268,7 @@ def plain_table(title: str) -> Table:
 
 
 def heard_lines(dataset: str, about: Mapping[str, Any]) -> list[str]:
-    """What listening to a dataset showed, a line a kind; `about` is the JSON form."""
+    """Findings of listening to a dataset, a line a kind; `about` is the JSON form."""
     lines = []
     for measure, quantiles in about["distributions"].items():
         if quantiles:

@@ -154,7 +154,7 @@ class Judge:
         return settings.model_copy(update={"seeds": settings.seeds[:1], "layouts": settings.layouts[:1]})
 
     def _pairs(self, dataset: str, state: str) -> list[Pair]:
-        """What the model and the base say of the same prompts. The modules hold the model; the base has spoken before."""
+        """Speech of the model and of the base for the same prompts. The modules hold the model; the base has spoken before."""
         base = {(s.row.line, s.prompt): s for s in generated(None, self._task(dataset, self.session.start_state, self._shown))}
         model = generated(self.session.opened, self._task(dataset, state, self._shown), self._progress)
         return [Pair(s.row.line, s.key, base[at].key) for s in model if (at := (s.row.line, s.prompt)) in base]

@@ -37,7 +37,7 @@ def open_argument(model: str, hashes: FileHashes, events: Events) -> Session:
 
 
 def replacements_of_model(model: str, language: str) -> Replacements:
-    """What a bundle, or a run's recipe, replaces in texts of a language; nothing for a base. Raises `UserError`."""
+    """Replacements that a bundle, or a run's recipe, makes in texts of a language; none for a base. Raises `UserError`."""
     folder, at_sign, _ = model.rpartition("@")
     if at_sign and (Path(folder) / RECORD).is_file():
         return replacements_of(load(Path(require_record(Path(folder)).file)), language)[0]

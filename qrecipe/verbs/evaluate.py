@@ -18,7 +18,7 @@ from qrecipe.evaluate.statistics import statistic
 from qrecipe.evaluate.values import Value
 from qrecipe.files import FileHashes, cache_dir, digest, write_json, write_text
 from qrecipe.inputs.documents import Comparison, EvaluationResult, Heard, Statistic
-from qrecipe.inputs.manifest import Manifest, read_manifest
+from qrecipe.inputs.manifest import Manifest, Table, read_manifest
 from qrecipe.inputs.replacements import Replacements
 from qrecipe.plan.checks import other_languages
 from qrecipe.plan.fingerprints import NUMERICS
@@ -215,7 +215,7 @@ def _check(request: EvaluationRequest) -> None:
 
 
 def _prepare(session: Session, request: EvaluationRequest, language: str, replaced: Replacements) -> SpeechData:
-    manifest: Manifest = read_manifest(request.data, "speech", session.opened.tokenizer, replacements=replaced)
+    manifest: Manifest = read_manifest(request.data, "speech", session.opened.tokenizer, table=Table(replacements=replaced))
     manifest.summed().raise_any(DataError)
     if request.reference is not None:
         rows = [replace(r, reference=request.reference, reference_text=request.reference_text) for r in manifest.rows]

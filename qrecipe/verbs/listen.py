@@ -27,7 +27,7 @@ Where = tuple[str, int, str, str, str, int]
 
 @dataclass(frozen=True)
 class Request:
-    """What is heard, and how it is asked for."""
+    """Pairs that are heard, and how they are asked for."""
 
     target: str
     """A run's folder, `runs/NAME@STAGE`, or a bundle."""

@@ -219,7 +219,7 @@ def _tensor(base: LocalBase, name: str) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class _Bench:
-    """What the gates of one pack are judged with: its data, its settings, its evaluators."""
+    """Context in which the gates of one pack are judged: its data, its settings, its evaluators."""
 
     base: LocalBase
     opened: LoadedBase

@@ -19,7 +19,7 @@ from qrecipe.run.synthetic import prepare_synthetic, spoken_for, spoken_judges
 
 @dataclass(frozen=True)
 class PreparedData:
-    """What a recipe's data is like."""
+    """Description of a recipe's data."""
 
     reports: list[Report]
     listened: dict[str, Listened]

@@ -60,7 +60,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Heard:
-    """What was measured of a trial."""
+    """Measurements of a trial."""
 
     values: dict[str, float]
     """The metric by line of the dataset."""
@@ -82,7 +82,7 @@ class Outcome:
     ranked: list[Ranked]
     """The best first."""
     page: Path
-    found: Path | None
+    winner: Path | None
     """The recipe file of the best variant; None where that is the recipe as it is, or nothing was heard."""
     finished: bool
     """Whether the best variant had all of its training."""
@@ -112,14 +112,14 @@ def search(loaded: LoadedRecipe, runs: Path, minutes: float, tell: Callable[[str
         tries.clear()
     ranked = halving.ranked()
     best = next((r for r in ranked if r.value is not None), None)
-    found = None
+    winner = None
     if best is not None and best.name != AS_IT_IS:
         candidate = next(c for c in chosen if c.name == best.name)
-        found = loaded.file.with_name(f"{loaded.file.stem}.found.yaml")
-        write_text(found, write_yaml(content(loaded, candidate, f"{loaded.recipe.name[:50]}-found")))
+        winner = loaded.file.with_name(f"{loaded.file.stem}.found.yaml")
+        write_text(winner, write_yaml(content(loaded, candidate, f"{loaded.recipe.name[:50]}-found")))
     place = folder / "search.html"
     write_text(place, page(loaded.recipe.name, settings.metric, ranked, folder))
-    return Outcome(ranked, place, found, best is not None and best.share == 1.0)
+    return Outcome(ranked, place, winner, best is not None and best.share == 1.0)
 
 
 @dataclass

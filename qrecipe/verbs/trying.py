@@ -60,7 +60,7 @@ class Voice:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a model made of a text."""
+    """Speech that a model made of a text."""
 
     audio: Audio
     """[samples] at 24 kHz."""
@@ -113,12 +113,12 @@ class Trial:
             recording = load(voice.file, MAX_SECONDS).samples
         except AudioProblem as e:
             raise UserError(Problem("QR043", f"the voice: {e}", Place("voice"))) from None
-        said = clean_text(voice.text) if voice.text and voice.text.strip() else None
-        why = session.opened.tokenizer.text_problem(said) if said else None
+        spoken = clean_text(voice.text) if voice.text and voice.text.strip() else None
+        why = session.opened.tokenizer.text_problem(spoken) if spoken else None
         if why is not None:
             raise UserError(Problem("QR042", why.replace("the text", "the text of the voice", 1), Place("voice")))
-        codes = session.opened.encode([recording])[0] if said else None
-        return Utterance(text, language, session.opened.x_vector(recording), said, codes)
+        codes = session.opened.encode([recording])[0] if spoken else None
+        return Utterance(text, language, session.opened.x_vector(recording), spoken, codes)
 
     def _heard(self, model: str, text: str, language: str, audio: Audio, codes: Any) -> list[str]:
         """The transcript with its differences to the text, where there is a recogniser."""
@@ -214,7 +214,7 @@ def build_page(trial: Trial) -> Any:
         with gradio.Row():
             chosen = gradio.Dropdown(names, value=names[0] if names else None, label="Voice of the recipe", visible=bool(names))
             own = gradio.Audio(sources=["upload", "microphone"], type="filepath", label="Your own voice (used if there is one)")
-            said = gradio.Textbox(label="What your own voice says (optional)", max_length=MAX_TEXT)
+            own_text = gradio.Textbox(label="What your own voice says (optional)", max_length=MAX_TEXT)
         button = gradio.Button("Speak", variant="primary")
         outputs: list[Any] = []
         with gradio.Row():
@@ -240,6 +240,6 @@ def build_page(trial: Trial) -> Any:
                 raise gradio.Error(e.problems[0].message, print_exception=False) from None
             return shown
 
-        inputs = [text, language, layout, seed, chosen, own, said]
+        inputs = [text, language, layout, seed, chosen, own, own_text]
         gradio.on([button.click, text.submit], speak, inputs, outputs, api_name="speak")
     return page

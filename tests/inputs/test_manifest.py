@@ -234,11 +234,6 @@ def test_a_part_of_a_recording_is_not_read_as_the_whole(tmp_path: Path) -> None:
     assert (code, message) == ("QR041", "the row is a part of a recording: `offset` is 3.5")
 
 
-def test_languages_that_rows_state_are_counted(tmp_path: Path) -> None:
-    rows = [{"audio_codes": [[1]], "text": f"Ada {i}", "language": "en" if i < 2 else "ms"} for i in range(9)]
-    assert read(tmp_path, "speech", *rows).languages == {"en": 2, "ms": 7}
-
-
 TABLES: dict[str, tuple[str, bytes, str | None]] = {
     "tsv": ("m.tsv", 'path\tsentence\r\na.wav\tAda "buku".\r\nb.wav\tAda meja.\r\n'.encode("utf-16"), None),
     "csv": ("m.csv", b'\xef\xbb\xbfaudio;text;note\na.wav;"Ada ""buku"".";x\nb.wav;Ada meja.;y\n', None),

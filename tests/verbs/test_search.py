@@ -184,7 +184,7 @@ def test_a_search_from_the_recipe_to_the_recipe(mini: Any, tmp_path: Path, monke
     assert {r.name for r in outcome.ranked} == {"as-it-is", "wild"}
     assert outcome.ranked[0].share == 1.0
     extra = {p.name for p in tmp_path.iterdir()} - before
-    assert extra == {"runs", *(["recipe.found.yaml"] if outcome.found else [])}
+    assert extra == {"runs", *(["recipe.found.yaml"] if outcome.winner else [])}
     html = outcome.page.read_text("utf-8")
     assert html.count("<audio") >= 2
     result = json.loads((tmp_path / "runs" / "tiny.search" / "heard" / "as-it-is-3" / "evaluation.json").read_text())

@@ -101,7 +101,7 @@ def _clock(text: str) -> float:
 
 
 def _plain(text: str) -> str:
-    """What is said in a subtitle: one line, without markup."""
+    """Text of a subtitle: one line, without markup."""
     return " ".join(html.unescape(MARKUP.sub("", text)).split())
 
 

@@ -1,4 +1,4 @@
-"""What every reader of a source gives: utterances, one after the other, with the recording, the text and the place of each."""
+"""Output of every reader of a source: utterances, one after the other, with the recording, the text and the place of each."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ class Source:
     ignored: tuple[str, ...] = ()
     """Columns that are not needed."""
     facts: Mapping[str, str] = field(default_factory=dict)
-    """What the data card says besides, such as a revision."""
+    """Further lines of the data card, such as a revision."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a person states about a source."""
+    """Settings that a person states about a source."""
 
     columns: Mapping[str, str] = field(default_factory=dict)
-    """What a row holds here -> the column."""
+    """Field of a row -> the column."""
     audio: Path | None = None
     """The long recording that labels or subtitles belong to."""
 

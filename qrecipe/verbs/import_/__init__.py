@@ -42,7 +42,7 @@ VOICE_SECONDS = (3.0, 10.0)
 ROWS = 4
 """Usable recordings below which there is nothing to divide."""
 NAMES = ("train.jsonl", "dev.jsonl", "text.jsonl", "clips")
-"""What an import writes and never overwrites."""
+"""Files that an import writes and never overwrites."""
 
 Progress = Callable[[str, int], None]
 """Called with what is done and how many."""
@@ -50,7 +50,7 @@ Progress = Callable[[str, int], None]
 
 @dataclass(frozen=True)
 class Request:
-    """What is imported, and into what."""
+    """Source of an import, and its target."""
 
     source: Path
     options: Options
@@ -66,7 +66,7 @@ class Request:
     asr: Asr | None = None
     """The recogniser of recordings without labels."""
     transcript: Path | None = None
-    """What is said in the one recording that has no labels."""
+    """Transcript of the one recording that has no labels."""
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ class _Import:
         self.copied = 0
         self.voices: list[str] = []
         self.rows: list[Row] = []
-        """What was used in the end."""
+        """Rows that were used in the end."""
 
     def write(self) -> Imported:
         """Reads the source and writes everything into the folder. Raises `DataError` if too little can be used."""
@@ -328,7 +328,7 @@ class _Import:
         return [row for row in rows if counts[row.speaker] > 1]
 
     def _too_few(self, rows: Sequence[Row]) -> Problems:
-        """What went wrong, a problem a kind, where hardly anything can be used."""
+        """Problems, one a kind, where hardly anything can be used."""
         problems = Problems()
         for reason, places in self._reasons().items():
             first = next(p for p, r, _ in self.dropped if r == reason)

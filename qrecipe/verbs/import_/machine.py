@@ -36,7 +36,7 @@ class Listening:
     code: str
     """The recogniser's code of the language."""
     transcript: Path | None = None
-    """What is said in the recording, from its beginning to its end."""
+    """Transcript of the recording, from its beginning to its end."""
 
 
 def listen(path: Path, listening: Listening, counted: Callable[[str, int], None]) -> Source:
@@ -66,9 +66,9 @@ def listen(path: Path, listening: Listening, counted: Callable[[str, int], None]
                 part = audio[int(start * LISTENING_RATE) : int(end * LISTENING_RATE)]
                 heard.append(recogniser.transcribe_scored(part, listening.code))
             texts = heard if text is None else matched(text, [t for t, _ in heard])
-            for (start, end), (said, confidence) in zip(parts, texts, strict=True):
+            for (start, end), (sentence, confidence) in zip(parts, texts, strict=True):
                 where = Place(f"{place.file}@{start:.1f}s")
-                yield Utterance(where, said, sound, sound.name, start=start, end=end, confidence=round(confidence, 3))
+                yield Utterance(where, sentence, sound, sound.name, start=start, end=end, confidence=round(confidence, 3))
 
     how = "matched with the transcript" if text is not None else "transcribed"
     what = f"{len(sounds)} recording{'s' if len(sounds) > 1 else ''} without labels: cut in silences, {how} by {listening.asr.model}"
