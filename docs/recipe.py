@@ -23,7 +23,7 @@ from qrecipe.recipe.evaluator import Asr, Evaluators, Mos, Speaker
 from qrecipe.recipe.gate import Bound, Gate, Select
 from qrecipe.recipe.language import Init, Language, Respelling
 from qrecipe.recipe.metrics import BUILTIN
-from qrecipe.recipe.recipe import Evaluation, Recipe
+from qrecipe.recipe.recipe import Checkpoints, Evaluation, Recipe
 from qrecipe.recipe.rewards import TRANSFORMS
 from qrecipe.recipe.stage import Batch, EmbeddingMatchStage, Lora, RespellStage, Reward, RewardStage, SpeechStage, TextLmStage, Train, Use
 from qrecipe.recipe.teacher import Teacher
@@ -58,6 +58,7 @@ TITLES: dict[Model, str] = {
     Asr: "asr",
     Speaker: "speaker",
     Mos: "mos",
+    Checkpoints: "checkpoints",
 }
 """Heading of the section that documents a model; several models may share one."""
 SCALARS = {str: "text", int: "whole number", float: "number", bool: "true or false"}
@@ -78,7 +79,7 @@ def page() -> str:
         ),
         *_sections(Reward, Use, Train, Lora, Batch, Gate),
         _metrics(),
-        *_sections(Select, Bound, Teacher, Evaluation, Evaluators, Asr, Speaker, Mos),
+        *_sections(Select, Bound, Teacher, Evaluation, Evaluators, Asr, Speaker, Mos, Checkpoints),
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -7,6 +7,7 @@
     │   ├── BaseModelError            a base that cannot be found, read or used
     │   └── BundleError               a bundle that does not verify or may not be written
     ├── EngineError              1    a promise of the engine did not hold: frozen weights moved, losses misaligned
+    ├── RankLost                 1    another process of the run has died; what was done is kept
     └── Interrupted              130  a signal (Ctrl-C, SIGTERM); what was done is kept
 
 A gate that did not pass is an outcome of a run, not an error: the command line ends with 3.
@@ -104,6 +105,7 @@ CODES: dict[str, Code] = {
     "QR083": Code("a gate that cannot tell good recordings from spoilt ones"),
     "QR084": Code("gates that a model can pass without reading the language", "warning", advisory=True, knock_on=True),
     "QR085": Code("what a stage is rewarded for judges alone", "warning", advisory=True, knock_on=True),
+    "QR090": Code("processes of a launcher that do not belong together, or a verb that works in one"),
 }
 
 
@@ -251,6 +253,10 @@ class BundleError(UserError):
 
 class EngineError(QRecipeError):
     """A promise of the engine did not hold. Never caused by what a person wrote."""
+
+
+class RankLost(QRecipeError):
+    """Another process of the run has died."""
 
 
 class Interrupted(QRecipeError):

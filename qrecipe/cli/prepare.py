@@ -24,14 +24,18 @@ def command(file: Path, locked: bool, sets: tuple[str, ...], format_: str) -> in
     from qrecipe.report.console import RunConsole
     from qrecipe.report.tables import Printer, data_table
     from qrecipe.run.locking import require_lock
+    from qrecipe.world import join
 
-    plan = complete_plan(load(file, sets))
+    loaded, world = load(file, sets), join()
+    plan = world.first_before_others(lambda: complete_plan(loaded), "planning")
     if locked:
         require_lock(plan)
     from qrecipe.verbs.prepare import prepare
 
-    with RunConsole() as console:
-        reports = prepare(plan, console)
+    with RunConsole(silent=not world.first) as console:
+        reports = prepare(plan, console, world)
+    if not world.first:
+        return 0
     if format_ == "json":
         print_json({"datasets": [r.as_json() for r in reports]})
         return 0

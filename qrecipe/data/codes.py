@@ -77,6 +77,14 @@ class Encoder:
         Recordings that are not cached are encoded in batches sorted by length. `progress` is called with the number of
         recordings that are done. Raises `UserError` for one that does not fit into the GPU's memory.
         """
+        world = self.opened.world
+        if not world.alone:  # each rank encodes its share into the cache, and then reads the others' from there
+            mine = range(len(recordings))[world.rank :: world.size]
+            self._codes_here([recordings[i] for i in mine], progress and (lambda done: progress(min(done * world.size, len(recordings)))))
+            world.wait("encoding recordings")
+        return self._codes_here(recordings, progress if world.alone else None)
+
+    def _codes_here(self, recordings: Sequence[Recording], progress: Callable[[int], None] | None) -> list[Encoded | AudioProblem]:
         results: dict[int, Encoded | AudioProblem] = {}
         waiting: dict[int, Clip] = {}
         batcher: AdaptiveBatcher[int] = AdaptiveBatcher(
@@ -125,6 +133,21 @@ class Encoder:
         except torch.OutOfMemoryError:
             raise out_of_memory("this reference", str(path), "a shorter one does; or take a larger GPU") from None
         return self._x_vectors.put(key, {"x_vector": vector})["x_vector"]
+
+    def x_vectors(self, paths: Sequence[Path]) -> dict[Path, torch.Tensor | AudioProblem]:
+        """Speaker vectors of references, shared out among the ranks; an `AudioProblem` in place of one that cannot be read."""
+        distinct = list(dict.fromkeys(paths))
+        if not self.opened.world.alone:
+            for path in self.opened.world.share(distinct):
+                self._x_vector(path)
+            self.opened.world.wait("reading voices")
+        return {path: self._x_vector(path) for path in distinct}
+
+    def _x_vector(self, path: Path) -> torch.Tensor | AudioProblem:
+        try:
+            return self.x_vector(path)
+        except AudioProblem as e:
+            return e
 
     def _store(self, recording: Recording) -> TensorStore:
         preparation = f"trim-{recording.max_seconds:g}" if recording.trim else "whole"

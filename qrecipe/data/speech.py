@@ -246,14 +246,16 @@ class _References:
 def _read_references(data: SpeechData, encoder: Encoder, shown: str) -> None:
     """Adds x-vectors and codes of the references; rows without a usable one are skipped."""
     bad: set[Path] = set()
+    vectors = encoder.x_vectors([r.reference for r in data.rows if r.reference is not None])
     for row in data.rows:
         if row.reference is None or row.reference in data.x_vectors or row.reference in bad:
             continue
-        try:
-            data.x_vectors[row.reference] = encoder.x_vector(row.reference)
-        except AudioProblem as e:
+        vector = vectors[row.reference]
+        if isinstance(vector, AudioProblem):
             bad.add(row.reference)
-            data.skipped.append(Problem("QR043", f"the reference {row.reference.name}: {e}", Place(shown, row.line, 1)))
+            data.skipped.append(Problem("QR043", f"the reference {row.reference.name}: {vector}", Place(shown, row.line, 1)))
+        else:
+            data.x_vectors[row.reference] = vector
     data.rows = [r for r in data.rows if r.reference not in bad]
     spoken = sorted({r.reference for r in data.rows if r.reference is not None and r.reference_text is not None})
     for path, encoded in zip(spoken, encoder.codes([Recording(p, False) for p in spoken]), strict=True):
