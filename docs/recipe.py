@@ -23,7 +23,7 @@ from qrecipe.recipe.evaluator import Asr, Evaluators, Mos, Speaker
 from qrecipe.recipe.gate import Bound, Gate, Select
 from qrecipe.recipe.language import Init, Language, Respelling
 from qrecipe.recipe.metrics import BUILTIN
-from qrecipe.recipe.recipe import Evaluation, Recipe
+from qrecipe.recipe.recipe import Checkpoints, Evaluation, Recipe
 from qrecipe.recipe.rewards import TRANSFORMS
 from qrecipe.recipe.search import Search
 from qrecipe.recipe.stage import Batch, EmbeddingMatchStage, Lora, RespellStage, Reward, RewardStage, SpeechStage, TextLmStage, Train, Use
@@ -61,6 +61,7 @@ TITLES: dict[Model, str] = {
     Asr: "asr",
     Speaker: "speaker",
     Mos: "mos",
+    Checkpoints: "checkpoints",
 }
 """Heading of the section that documents a model; several models may share one."""
 SCALARS = {Any: "part of a recipe", str: "text", int: "whole number", float: "number", bool: "true or false"}
@@ -82,7 +83,7 @@ def page() -> str:
         ),
         *_sections(Reward, Use, Train, Lora, Batch, Gate),
         _metrics(),
-        *_sections(Select, Bound, Teacher, Evaluation, Evaluators, Asr, Speaker, Mos, Search),
+        *_sections(Select, Bound, Teacher, Evaluation, Evaluators, Asr, Speaker, Mos, Search, Checkpoints),
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -7,6 +7,7 @@
     │   ├── BaseModelError            a base that cannot be found, read or used
     │   └── BundleError               a bundle that does not verify or may not be written
     ├── EngineError              1    a promise of the engine did not hold: frozen weights moved, losses misaligned
+    ├── RankLost                 1    another process of the run has died; what was done is kept
     └── Interrupted              130  a signal (Ctrl-C, SIGTERM); what was done is kept
 
 A gate that did not pass is an outcome of a run, not an error: the command line ends with 3.
@@ -109,8 +110,9 @@ CODES: dict[str, Code] = {
     "QR083": Code("a gate that cannot tell good recordings from spoilt ones"),
     "QR084": Code("gates that a model can pass without reading the language", "warning", advisory=True, knock_on=True),
     "QR085": Code("what a stage is rewarded for judges alone", "warning", advisory=True, knock_on=True),
+    "QR090": Code("processes of a launcher that do not belong together, or a verb that works in one"),
     "QR087": Code("columns of a manifest that nothing reads", "warning", advisory=True),
-    "QR090": Code("rows that name another language than their dataset's", "warning", advisory=True, knock_on=True),
+    "QR094": Code("rows that name another language than their dataset's", "warning", advisory=True, knock_on=True),
     "QR091": Code("a recording or a row that a dataset holds more than once", "warning", advisory=True),
     "QR092": Code(
         "nothing keeps what the base knows: no replay of its languages, and no gate on them", "warning", advisory=True, knock_on=True
@@ -263,6 +265,10 @@ class BundleError(UserError):
 
 class EngineError(QRecipeError):
     """A promise of the engine did not hold. Never caused by what a person wrote."""
+
+
+class RankLost(QRecipeError):
+    """Another process of the run has died."""
 
 
 class Interrupted(QRecipeError):

@@ -188,10 +188,11 @@ class MappedStore(Store[Any]):
 class Journal:
     """Small answers in one file, a line of JSON each, written at once; without a file, for this process alone."""
 
-    def __init__(self, path: Path | None = None) -> None:
-        """Reads the answers that `path` holds so far."""
-        self._path = path
+    def __init__(self, path: Path | None = None, writes: bool = True) -> None:
+        """Reads the answers that `path` holds so far; adds to it if this process `writes`."""
+        self._path = path if writes else None
         self._answers: dict[str, Any] = {}
+        self._new: dict[str, Any] = {}
         if path is None or not path.is_file():
             return
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -207,16 +208,26 @@ class Journal:
         """The answer to these inputs, plain JSON, made and written where it is not known yet."""
         key = key_of(inputs)
         if key not in self._answers:
-            self._answers[key] = value = make()
+            self.add({key: make()})
+        return self._answers[key]
+
+    def add(self, answers: dict[str, Any]) -> None:
+        """Adds and writes answers by their keys, where they are not known yet."""
+        for key in answers.keys() - self._answers.keys():
+            self._answers[key] = self._new[key] = answers[key]
             if self._path is not None:
-                line = json.dumps({"key": key, "value": value}, ensure_ascii=False).encode(errors=NOT_UTF8) + b"\n"
+                line = json.dumps({"key": key, "value": answers[key]}, ensure_ascii=False).encode(errors=NOT_UTF8) + b"\n"
                 with writing(self._path):
                     self._path.parent.mkdir(parents=True, exist_ok=True)
                     with open(self._path, "a+b") as f:
                         if f.tell() and (f.seek(-1, os.SEEK_END), f.read(1))[1] != b"\n":
                             f.write(b"\n")  # a killed process did not come to the end of its line
                         f.write(line)
-        return self._answers[key]
+
+    def take_new(self) -> dict[str, Any]:
+        """Answers by their keys that were added since the last call: what another process may not know."""
+        new, self._new = self._new, {}
+        return new
 
 
 def try_lock(path: Path) -> IO[bytes] | None:

@@ -14,9 +14,9 @@ from typing import Any, NoReturn
 
 import click
 
-from qrecipe import __version__, interrupts
+from qrecipe import __version__, interrupts, world
 from qrecipe.cli.container import settle_user
-from qrecipe.errors import EngineError, Interrupted, Place, Problem, QRecipeError, UserError, suggest
+from qrecipe.errors import EngineError, Interrupted, Place, Problem, QRecipeError, RankLost, UserError, suggest
 from qrecipe.redaction import redact
 from qrecipe.report.terminal import give_up, is_read, settle_streams, tell
 
@@ -59,6 +59,7 @@ class Verbs(click.Group):
         """The verb's command."""
         if cmd_name not in VERBS:
             return None
+        world.require_alone(cmd_name)
         module = importlib.import_module(f"qrecipe.cli.{cmd_name}" + "_" * keyword.iskeyword(cmd_name))
         command: click.Command = module.command
         return command
@@ -70,9 +71,10 @@ class Verbs(click.Group):
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Runs the verb. click would print a line at a signal, which fails where the terminal is gone, and end with 1."""
+        """Runs the verb; what ends one rank of several ends all. click would print a line at a signal, which fails where the terminal is gone, and end with 1."""
         try:
-            return super().invoke(ctx)
+            with world.reported():
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             raise Interrupted("interrupted") from None
         except BrokenPipeError:
@@ -95,6 +97,14 @@ def app() -> None:
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Runs the command line and exits with the code of what happened."""
+    try:
+        _main(arguments)
+    except SystemExit as e:
+        world.quit_(e.code)
+        raise
+
+
+def _main(arguments: list[str] | None) -> NoReturn:
     interrupts.install()
     settle_streams()
     settle_user()
@@ -116,6 +126,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         sys.exit(2)
     except (KeyboardInterrupt, Interrupted, click.Abort):
         _interrupted()
+    except RankLost as e:  # also where a launcher has ended this process with a signal because of it
+        _failed(e.message, as_json, "error")
+        sys.exit(e.exit_code)
     except Exception as e:
         _unexpected(e, as_json)
 

@@ -25,13 +25,17 @@ def command(model: str, format_: str, probe_gates: bool, **options: Any) -> int:
     from qrecipe.cli.app import print_json
     from qrecipe.report.console import RunConsole
     from qrecipe.verbs.evaluate import evaluate
+    from qrecipe.world import join
 
     if probe_gates and options["recipe"] is None:
         raise click.UsageError("--probe-gates tries the gates of a recipe: give --recipe")
+    world = join()
     request = MeasuringOptions(**options).request(probe_gates)
-    with RunConsole() as console:
-        result = evaluate(model, request, console)
+    with RunConsole(silent=not world.first) as console:
+        result = evaluate(model, request, console, world)
     unsound = any(not g["sound"] for g in result.gates)
+    if not world.first:
+        return 3 if unsound else 0
     if format_ == "json":
         print_json(result.model_dump(mode="json"))
         return 3 if unsound else 0

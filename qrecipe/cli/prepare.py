@@ -26,14 +26,18 @@ def command(file: Path, runs: Path, locked: bool, sets: tuple[str, ...], format_
     from qrecipe.report.console import RunConsole
     from qrecipe.report.tables import Printer, data_table, heard_lines
     from qrecipe.run.locking import require_lock
+    from qrecipe.world import join
 
-    plan = complete_plan(load(file, sets))
+    loaded, world = load(file, sets), join()
+    plan = world.first_before_others(lambda: complete_plan(loaded), "planning")
     if locked:
         require_lock(plan)
     from qrecipe.verbs.prepare import prepare
 
-    with RunConsole() as console:
-        prepared = prepare(plan, runs, console)
+    with RunConsole(silent=not world.first) as console:
+        prepared = prepare(plan, runs, console, world)
+    if not world.first:
+        return 0
     recipe, reports = plan.loaded.recipe, prepared.reports
     heard = {n: x.as_json(d.filter) for n, x in prepared.listened.items() if isinstance(d := recipe.datasets[n], SpeechDataset)}
     if format_ == "json":

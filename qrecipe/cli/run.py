@@ -41,15 +41,18 @@ def command(
     from qrecipe.report.console import RunConsole
     from qrecipe.report.problems import tell
     from qrecipe.report.tables import plan_table
+    from qrecipe.world import join
 
     loaded = load(file, sets)
     ids = [s.id for s in loaded.recipe.stages]
     until = options["until"]
     if until is not None and until not in ids:
         raise RecipeError(Problem("QR020", f"no stage is called `{until}`", Place("--until"), suggest(until, ids)))
-    with RunConsole() as console:
-        plan = complete_plan(loaded, tell=console.say)
-        if plan.warnings:
+    # of several processes the first plans before the others, and it alone shows anything
+    world = join()
+    with RunConsole(silent=not world.first) as console:
+        plan = world.first_before_others(lambda: complete_plan(loaded, tell=console.say), "planning")
+        if plan.warnings and world.first:
             tell(plan.warnings)
         console.show(plan_table(plan.plan))
         console.say("loading torch and the base")
@@ -58,10 +61,10 @@ def command(
         from qrecipe.train.checkpoints import Every
 
         every = Every(checkpoint_minutes, checkpoint_steps)
-        outcome = run(plan, RunOptions(**options, every=every), console)
+        outcome = run(plan, RunOptions(**options, every=every), console, world)
         _closing(console, outcome, loaded)
         console.say(f"report: {options['runs'] / plan.plan.recipe / PAGE}")
-    if format_ == "json" or not sys.stdout.isatty():
+    if world.first and (format_ == "json" or not sys.stdout.isatty()):
         print_json(outcome.as_json(), indent=None)
     return outcome.exit_code
 

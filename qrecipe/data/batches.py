@@ -1,4 +1,4 @@
-"""Which rows make which step: shares, length buckets, a frame budget, and a split over ranks.
+"""Which rows make which step: shares, length buckets, a frame budget.
 
 Pure and seeded: the same rows, settings and seed give the same batches on any machine and any number of ranks.
 """
@@ -21,14 +21,6 @@ class Item:
     index: int
     length: int
     """Frames, or text tokens in `text_lm`."""
-
-
-@dataclass(frozen=True)
-class World:
-    """Which part of every batch this process computes."""
-
-    rank: int = 0
-    size: int = 1
 
 
 Micro = list[Item]
@@ -126,8 +118,3 @@ class Sampler:
                 again = 0
             start = max(0, start - len(epoch))
             number += 1
-
-
-def mine(micro: list[Micro], world: World) -> list[Micro]:
-    """The micro-batches of a global batch that one rank computes."""
-    return micro[world.rank :: world.size]

@@ -6,6 +6,7 @@ An entry is named by the hash of the recording, its folder by those of the encod
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,6 +89,14 @@ class Encoder:
         Recordings that are not cached are encoded in batches sorted by length. `progress` is called with the number of
         recordings that are done. Raises `UserError` for one that does not fit into the GPU's memory.
         """
+        world = self.opened.world
+        if not world.alone:  # each rank encodes its share into the cache, and then reads the others' from there
+            mine = range(len(recordings))[world.rank :: world.size]
+            self._codes_here([recordings[i] for i in mine], progress and (lambda done: progress(min(done * world.size, len(recordings)))))
+            world.wait("encoding recordings")
+        return self._codes_here(recordings, progress if world.alone else None)
+
+    def _codes_here(self, recordings: Sequence[Recording], progress: Callable[[int], None] | None) -> list[Encoded | AudioProblem]:
         results: dict[int, Encoded | AudioProblem] = {}
         waiting: dict[int, Clip] = {}
         batcher: AdaptiveBatcher[int] = AdaptiveBatcher(
@@ -140,6 +149,15 @@ class Encoder:
         heard = _from_tensors(cached)
         audio.require_length(heard[1], max_seconds, " of a reference")
         return Voice(cached["x_vector"], heard)
+
+    def share_voices(self, paths: Sequence[Path], max_seconds: float = MAX_REFERENCE) -> None:
+        """Reads references into the cache, shared out among the ranks; nothing where there is one rank."""
+        if self.opened.world.alone:
+            return
+        for path in self.opened.world.share(list(dict.fromkeys(paths))):
+            with suppress(AudioProblem):  # raised where the reference is used
+                self.voice(path, max_seconds)
+        self.opened.world.wait("reading voices")
 
     def _store(self, recording: Recording) -> TensorStore:
         preparation = f"trim-{recording.max_seconds:g}" if recording.trim else "whole"

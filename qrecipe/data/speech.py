@@ -318,6 +318,7 @@ def _read_references(data: SpeechData, voices: _Voices, encoder: Encoder, datase
     for row in data.rows:
         by_reference.setdefault((row.reference, row.reference_text), []).append(row)
     bad: set[int] = set()
+    encoder.share_voices([path for path, _ in by_reference if path is not None], dataset.max_seconds)
     for (path, text), rows in by_reference.items():
         if path is None:
             continue

@@ -42,7 +42,7 @@ class FasterWhisper:
             from faster_whisper import WhisperModel
         device = "cuda" if torch.cuda.is_available() and _runs_on_a_gpu() else "cpu"
         settings: dict[str, Any] = {"compute_type": asr.compute_type, "cpu_threads": torch.get_num_threads(), "local_files_only": True}
-        self._model = WhisperModel(str(folder), device=device, **settings)
+        self._model = WhisperModel(str(folder), device=device, device_index=pick_device().index or 0, **settings)
         self._beam_size = asr.beam_size
 
     def transcribe(self, audio: Audio, language: str) -> str:

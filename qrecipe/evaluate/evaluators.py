@@ -31,6 +31,7 @@ from qrecipe.recipe.evaluator import Evaluators, Need
 from qrecipe.recipe.language import TAGS
 from qrecipe.recipe.metrics import MetricSpec
 from qrecipe.store import Journal
+from qrecipe.world import World
 
 PACKAGES = {
     **recognisers.PACKAGES,
@@ -85,6 +86,11 @@ class EvaluatorSet:
         self._references: dict[Path, torch.Tensor] = {}
         self._models: dict[Need, tuple[EvaluatorModel, Problems]] = {}
         self._described: dict[tuple[str, str], dict[str, Any]] = {}
+
+    @property
+    def world(self) -> World:
+        """The processes that share the listening."""
+        return self._opened.world
 
     def missing(self, spec: MetricSpec) -> Problem | None:
         """Why a metric cannot be measured on this machine, or None."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
+from itertools import islice
 from typing import Any
 
 import torch
@@ -24,11 +25,14 @@ from qrecipe.phases import phase
 from qrecipe.qwen3 import Layout, PromptKind
 from qrecipe.recipe.metrics import LIKELIHOOD, MetricSpec, find
 from qrecipe.recipe.recipe import Evaluation
+from qrecipe.world import World
 
 GPU_CHUNK_FRAMES = 4000
 """Frames of teacher-forced rows in one batch on a GPU."""
 READ = {"talker_nll": ("talker_nll",), "predictor_nll": ("predictor_nll",), "text_gain": ("talker_nll", "other_text_nll")}
 """Likelihoods that the built-in metrics read; a package's own metric may read both."""
+LISTENED = 8
+"""Samples that each rank listens to before the ranks tell one another what they measured."""
 MEASURING = 1
 """Raised whenever a metric would give another number for the same sample."""
 
@@ -91,15 +95,29 @@ def teacher_forced(
         limit, lambda batch: sum(r.frames for r in batch), lambda r: recording_too_large(f"{data.name}:{r.line}")
     )
     by_length = sorted(data.rows, key=lambda r: (r.frames, r.line))
-    results = {r.line: item for part, outputs in batcher.run(by_length, compute) for r, item in zip(part, outputs, strict=True)}
+    results = _shared(opened.world, batcher, by_length, compute)
     # once more under other texts, which only the talker's loss reads
     if "other_text_nll" in read:
         ask["with_predictor"] = False
         exchanged = [r for r in map(_OtherTexts(data.rows).under, by_length) if r is not None]
-        for part, outputs in batcher.run(exchanged, compute):
-            for row, item in zip(part, outputs, strict=True):
-                results[row.line] = replace(results[row.line], other_text_nll=item.talker_nll)
+        for line, item in _shared(opened.world, batcher, exchanged, compute).items():
+            results[line] = replace(results[line], other_text_nll=item.talker_nll)
     return [(r, results[r.line]) for r in data.rows]
+
+
+def _shared(
+    world: World,
+    batcher: AdaptiveBatcher[SpeechRow],
+    rows: Sequence[SpeechRow],
+    compute: Callable[[Sequence[SpeechRow]], list[TeacherForced]],
+) -> dict[int, TeacherForced]:
+    """Likelihoods by line. Ranks share out whole batches, so that their number changes no batch and no result."""
+    mine: list[tuple[int, float, float]] = []
+    for batch in world.share(batcher.split(rows)):
+        for part, outputs in batcher.run(batch, compute):
+            mine += [(r.line, item.talker_nll, item.predictor_nll) for r, item in zip(part, outputs, strict=True)]
+    computed = world.exchange(mine, "measuring held-out recordings")
+    return {line: TeacherForced(talker, predictor) for theirs in computed for line, talker, predictor in theirs}
 
 
 class _OtherTexts:
@@ -127,18 +145,44 @@ def measure_samples(
     """Values of metrics of generated speech over samples, each measured once. `rows` are all that are spoken."""
     values: dict[str, list[Value]] = {s.name: [] for s in specs}
     thirds = lengths(rows)
-    for sample in samples:
+    for sample in _listened(samples, specs, evaluators):
         row = sample.row
         for spec in specs:
-            about = [spec.name, spec.function, MEASURING, evaluators.describe(spec, sample.language), sample.tag]
-            compared = [row.text, row.frames, str(row.reference), str(row.audio), sample.cap, sample.frames]
-            with phase("listening"):
-                number = evaluators.journal.get_or_make(["value", about, sample.key, compared], partial(number_of, spec, sample))
+            number = _number(sample, spec, evaluators)
             if number is not None:
                 value, weight = number
                 place = (row.speaker, thirds[row.line])
                 values[spec.name].append(Value(row.line, sample.layout, sample.seed, value, weight, sample.prompt, *place))
     return values
+
+
+def _number(sample: Sample, spec: MetricSpec, evaluators: EvaluatorSet) -> tuple[float, float] | None:
+    """(value, weight) of a sample by a metric, measured once for the same sound."""
+    row = sample.row
+    about = [spec.name, spec.function, MEASURING, evaluators.describe(spec, sample.language), sample.tag]
+    compared = [row.text, row.frames, str(row.reference), str(row.audio), sample.cap, sample.frames]
+    with phase("listening"):
+        number: tuple[float, float] | None = evaluators.journal.get_or_make(
+            ["value", about, sample.key, compared], partial(number_of, spec, sample)
+        )
+    return number
+
+
+def _listened(samples: Iterable[Sample], specs: Sequence[MetricSpec], evaluators: EvaluatorSet) -> Iterator[Sample]:
+    """Passes samples on. With several ranks each listens to its share of some, and they tell one another the answers."""
+    world, journal = evaluators.world, evaluators.journal
+    if world.alone:
+        yield from samples
+        return
+    remaining = iter(samples)
+    while block := list(islice(remaining, LISTENED * world.size)):
+        for sample in world.share(block):
+            for spec in specs:
+                _number(sample, spec, evaluators)
+        for theirs in world.exchange(journal.take_new(), "listening"):
+            journal.add(theirs)
+        journal.take_new()
+        yield from block
 
 
 def measure_recordings(

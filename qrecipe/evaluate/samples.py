@@ -31,6 +31,7 @@ from qrecipe.qwen3 import SAMPLE_RATE, Layout, PromptKind
 from qrecipe.recipe.gate import Length
 from qrecipe.recipe.recipe import Evaluation
 from qrecipe.store import Store, key_of
+from qrecipe.world import World
 
 if TYPE_CHECKING:
     from qrecipe.evaluate.evaluators import EvaluatorSet
@@ -199,26 +200,39 @@ class SampleStore(Store[SpokenBatch]):
 
 
 def generated(opened: LoadedBase | None, task: Task, progress: OnProgress | None = None) -> Iterator[Sample]:
-    """Speaks the prompts of a task with every seed in every layout. `opened` is the model; None: only what is stored."""
+    """Speaks the prompts of a task with every seed in every layout. `opened` is the model; None: only what is stored.
+
+    Ranks share the batches out, and read what the others spoke from the task's folder.
+    """
     data, settings = task.data, task.settings
     todo = batches(data, settings)
     language = task.speak_as or data.language
     stores = [None if task.folder is None else SampleStore(task.folder, b, language) for b in todo]
     keys = [_key(task, language, batch) for batch in todo]
-    spoken = {n: value for n, store in enumerate(stores) if store is not None and (value := store.get(keys[n])) is not None}
-    if opened is not None and len(spoken) < len(todo):
-        missing = [n for n in range(len(todo)) if n not in spoken]
+    world = World() if opened is None else opened.world
+    assert world.alone or task.folder is not None, "ranks find one another's speech in a folder"
+    spoken = _stored(stores, keys, world.share(range(len(todo))))
+    if opened is not None:
+        missing = [n for n in world.share(range(len(todo))) if n not in spoken]
         for n, value in _speak(opened, task, todo, missing, language):
             store = stores[n]
             spoken[n] = value if store is None else store.put(keys[n], value)
             if progress is not None:
-                progress(f"speaking {task.label}", sum(len(todo[m].rows) for m in spoken), sum(len(b.rows) for b in todo))
+                progress(f"speaking {task.label}", sum(len(todo[m].rows) for m in spoken), sum(len(b.rows) for b in world.share(todo)))
+    world.wait(f"speaking {task.label}")
+    spoken |= _stored(stores, keys, [n for n in range(len(todo)) if n not in spoken])
     for n, batch in enumerate(todo):
         store = stores[n]
         for row, (audio, codes) in zip(batch.rows, spoken.get(n, ()), strict=n in spoken):
             cap = cap_of(row, settings)
             file = None if store is None else store.path(keys[n]) / f"{row.line}.flac"
             yield Sample(row, audio, codes, cap, data.language, task.evaluators, batch.layout, batch.prompt, batch.seed, file)
+
+
+def _stored(stores: Sequence[SampleStore | None], keys: Sequence[str], wanted: Sequence[int]) -> dict[int, SpokenBatch]:
+    """Speech of the wanted batches that is stored, by their numbers."""
+    values = ((n, store.get(keys[n])) for n in wanted if (store := stores[n]) is not None)
+    return {n: value for n, value in values if value is not None}
 
 
 def _key(task: Task, language: str, batch: PromptBatch) -> str:

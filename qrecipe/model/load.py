@@ -6,7 +6,7 @@ import contextlib
 import copy
 import io
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,12 @@ from qrecipe.inputs.tokenizer import TextTokenizer
 from qrecipe.model.fits import require_fit
 from qrecipe.model.stock import silence, stock
 from qrecipe.qwen3 import SAMPLE_RATE
+from qrecipe.world import World
 
 
 def pick_device() -> torch.device:
-    """The GPU if there is one, else the CPU."""
-    return torch.device("cuda") if torch.cuda.is_available() else torch.device("cpu")
+    """This process's GPU if there is one, else the CPU."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
@@ -48,6 +49,8 @@ class LoadedBase:
     device: torch.device
     export_dtype: torch.dtype
     """Number format of the weights on disk: what a bundle is rounded to."""
+    world: World = field(default_factory=World)
+    """The processes that hold the same weights and share the work."""
 
     @property
     def net(self) -> Any:
@@ -155,7 +158,7 @@ class LoadedBase:
             torch.cuda.empty_cache()
 
 
-def open_model(info: LocalBase, device: torch.device | None = None) -> LoadedBase:
+def open_model(info: LocalBase, device: torch.device | None = None, world: World | None = None) -> LoadedBase:
     """Opens a base or a bundle. Raises `BaseModelError` if stock qwen_tts cannot load it."""
     device = device or pick_device()
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
@@ -177,8 +180,7 @@ def open_model(info: LocalBase, device: torch.device | None = None) -> LoadedBas
     wrapper.model.requires_grad_(False)
     wrapper.model.speech_tokenizer.model.float()  # codes must not depend on the number format of the talker
     _use_qwen_pattern(wrapper, info.folder)
-    opened = LoadedBase(info.folder, wrapper, info.tokenizer, device, DTYPES[info.dtype])
-    return opened
+    return LoadedBase(info.folder, wrapper, info.tokenizer, device, DTYPES[info.dtype], world or World())
 
 
 def grow_one_segment(device: torch.device) -> None:

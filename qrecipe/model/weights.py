@@ -200,6 +200,24 @@ class Learner:
         for group in self.groups:
             yield from group.parameters
 
+    def in_order(self) -> list[torch.nn.Parameter]:
+        """Everything that learns, about in the order in which a forward pass reads it: rows, then the net's own order."""
+        place = {id(p): i for i, p in enumerate(self.net.parameters())}
+        return sorted(self.parameters(), key=lambda p: place.get(id(p), -1))
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Everything that learns, copied to the CPU, by its number."""
+        return {str(i): p.detach().to("cpu", copy=True).contiguous() for i, p in enumerate(self.parameters())}
+
+    @torch.no_grad()
+    def set_state(self, state: dict[str, torch.Tensor]) -> None:
+        """Takes over what `state` returned. Raises `EngineError` for tensors of other shapes; then nothing has changed."""
+        parameters = list(self.parameters())
+        if {str(i): tuple(p.shape) for i, p in enumerate(parameters)} != {k: tuple(v.shape) for k, v in state.items()}:
+            raise EngineError("the checkpoint holds other tensors than the plan trains; nothing was trained from it")
+        for i, parameter in enumerate(parameters):
+            parameter.copy_(state[str(i)].to(parameter.device))
+
     def snapshot(self) -> Delta:
         """A copy of the result so far."""
         delta = Delta()

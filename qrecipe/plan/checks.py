@@ -348,7 +348,7 @@ def other_languages(manifest: Manifest, name: str, language: str, codes: Sequenc
         listed = ", ".join(f"{count} `{stated}`" for stated, count in counts)
         message = f"`{name}` is `{language}`, and {len(others):,} of its {len(manifest.rows):,} rows say another language: {listed}"
         help_ = "every row stands under its dataset's language: give the others a dataset of their own, or leave the field out"
-        yield Problem("QR090", message, Place(manifest.shown, others[0][0], 1), help_)
+        yield Problem("QR094", message, Place(manifest.shown, others[0][0], 1), help_)
 
 
 def _same_language(stated: str, language: str, codes: Sequence[str | None]) -> bool:

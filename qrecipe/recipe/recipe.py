@@ -55,6 +55,13 @@ class Evaluation(Settings):
         return ["x_vector", "in_context"] if self.prompt == "both" else [self.prompt]
 
 
+class Checkpoints(Settings):
+    """The state of a stage on the disk, from which a stopped stage goes on."""
+
+    keep: Annotated[int, Field(ge=1, le=100)] = 2
+    """Checkpoints of the stage that trains. Two, so that one that was damaged on the disk costs little; 1 needs as much room while the next is written, and leaves half of it free between."""
+
+
 class Recipe(Settings):
     """A recipe: languages, data, stages with their gates, and what a bundle must pass."""
 
@@ -84,6 +91,8 @@ class Recipe(Settings):
     """Models that listen to generated speech, for the metrics that need them."""
     evaluation: Evaluation = Evaluation()
     """How gates are measured: prompts, seeds, layouts."""
+    checkpoints: Checkpoints = Checkpoints()
+    """Stored states of the stage that trains. Changes no result."""
     stages: Annotated[list[Stage], Field(min_length=1, max_length=50)]
     """Run in order; a later stage starts from the earlier one's result, so what moves most, and what is cheap, comes first."""
     accept: Annotated[list[Gate], Field(max_length=200)] = []

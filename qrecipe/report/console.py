@@ -116,8 +116,9 @@ class RunConsole:
     its reader is gone (a closed pipe, a terminal that went away), that means what SIGHUP means.
     """
 
-    def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Printer(stderr=True, width=None if sys.stderr.isatty() else PLAIN_WIDTH)
+    def __init__(self, console: Console | None = None, silent: bool = False) -> None:
+        """`silent`: shows nothing, for a rank that is not the first."""
+        self.console = console or Printer(stderr=True, width=None if sys.stderr.isatty() else PLAIN_WIDTH, quiet=silent)
         self._progress: Progress | None = None
         self._task: Any = None
         self._what = ""

@@ -24,8 +24,8 @@ from qrecipe.qwen3 import FRAMES_PER_SECOND
 class Printer(Console):
     """Prints tables. rich itself would end the process where nobody reads them any more, with an exit code of its own."""
 
-    def __init__(self, stderr: bool = False, width: int | None = None, file: IO[str] | None = None) -> None:
-        super().__init__(stderr=stderr, width=width, file=file, highlight=False)
+    def __init__(self, stderr: bool = False, width: int | None = None, file: IO[str] | None = None, quiet: bool = False) -> None:
+        super().__init__(stderr=stderr, width=width, file=file, quiet=quiet, highlight=False)
 
     def on_broken_pipe(self) -> None:
         """Leaves the error to the one who prints."""

@@ -21,8 +21,8 @@ from qrecipe.plan.trainable import Trainable
 
 FLOAT = 4
 """Bytes of a trained number on disk."""
-COPIES = 3
-"""Checkpoints at once: two that are kept and the one that is being written."""
+SMALL = 100_000_000
+"""Numbers of a base that trains on a CPU, too, where AdamW's moments are stored in float32 and not in bfloat16."""
 SLACK = 64 << 20
 """For events, values, samples and what a file system needs itself."""
 
@@ -39,14 +39,17 @@ class DiskNeed:
 def needs(planned: Planned, run: Path, bundles: Path, done: Collection[str] = (), hashes: FileHashes | None = None) -> list[DiskNeed]:
     """Bytes that the run's folder, the bundle and the cache need at most, beside the stages that are `done`."""
     base = planned.base
-    checkpoints = results = 0
+    peak = results = 0
+    moment = FLOAT if sum(math.prod(s) for s in (base.tensors or {}).values()) < SMALL else BF16
+    copies = max(2, planned.loaded.recipe.checkpoints.keep)
     for stage, resolved in zip(planned.loaded.recipe.stages, planned.plan.stages, strict=True):
         if stage.id in done:
             continue
-        trained = (resolved.parameters or resolved.parameters_max or 0) * FLOAT
+        trained = resolved.parameters or resolved.parameters_max or 0
         result = _result(planned.trainables[stage.id], base.tensors or {}) * FLOAT
-        # the weights, two moments of AdamW, and the best result so far
-        checkpoints = max(checkpoints, COPIES * (3 * trained + (result if stage.select else 0)))
+        # weights and two moments of AdamW; the best weights are linked, and are of their own beside the oldest alone
+        one, best = trained * (FLOAT + 2 * moment), trained * FLOAT if stage.select else 0
+        peak = max(peak, results + copies * one + best, results + one + best + result)
         results += result
     spoken: dict[str, int] = {}
     for data in (t for s in planned.plan.stages if s.id not in done for t in s.taught):
@@ -54,7 +57,7 @@ def needs(planned: Planned, run: Path, bundles: Path, done: Collection[str] = ()
     groups = int(base.talker.get("num_code_groups") or 0)
     synthetic = sum(bytes_of(frames, groups) for frames in spoken.values())
     states = sum((c.cache_bytes or 0) * FLOAT // BF16 for s, c in estimates(planned, hashes or FileHashes()).items() if s not in done)
-    folders = [DiskNeed("checkpoints and results", run, checkpoints + results + SLACK), DiskNeed("bundle", bundles, _bundle(base))]
+    folders = [DiskNeed("checkpoints and results", run, peak + SLACK), DiskNeed("bundle", bundles, _bundle(base))]
     in_cache = {"speech of the base": synthetic, "states of frozen layers": states}
     return folders + [DiskNeed(what, cache_dir(), size) for what, size in in_cache.items() if size]
 

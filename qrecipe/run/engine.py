@@ -9,6 +9,7 @@ from pathlib import Path
 from qrecipe import phases
 from qrecipe.bundle.build import Content, build, refuse_other
 from qrecipe.errors import EngineError, UserError
+from qrecipe.files import cache_dir
 from qrecipe.inputs.documents import Lock, Verdict
 from qrecipe.model.weights import Delta
 from qrecipe.phases import phase
@@ -18,6 +19,7 @@ from qrecipe.run import disk
 from qrecipe.run.events import EVENTS, Events, Listener
 from qrecipe.run.judging import Baselines, Judge
 from qrecipe.run.locking import differences, lock_path, make_lock, read_lock, require_lock, write_lock
+from qrecipe.run.ranks import require_same, require_shared
 from qrecipe.run.reasons import Standing, inputs_of, standings
 from qrecipe.run.record import Outcome
 from qrecipe.run.session import RunSession, open_session
@@ -27,6 +29,7 @@ from qrecipe.run.store import RunStore
 from qrecipe.run.synthetic import SyntheticSpeech
 from qrecipe.run.training import Trainer
 from qrecipe.train.checkpoints import Every
+from qrecipe.world import World
 
 
 @dataclass(frozen=True)
@@ -47,26 +50,30 @@ class RunOptions:
     """Put the run's folder aside and start over."""
 
 
-def run(plan: RunPlan, options: RunOptions, listener: Listener | None = None) -> Outcome:
+def run(plan: RunPlan, options: RunOptions, listener: Listener | None = None, world: World | None = None) -> Outcome:
     """Carries out a plan, which is the one that was shown: nothing is planned here.
 
-    `listener` gets every event, and progress that is not recorded.
+    `listener` gets every event, and progress that is not recorded. Every rank of `world` calls this; the first one alone
+    has a listener and writes.
 
     Raises `UserError` for what a person can mend, `EngineError` for a promise that did not hold.
     """
     if options.locked:
         require_lock(plan)
-    store = RunStore(options.runs / plan.plan.recipe)
-    aside = store.put_aside() if options.fresh else None
+    world = world or World()
+    store = RunStore(options.runs / plan.plan.recipe, world)
+    aside = store.put_aside() if options.fresh and world.first else None
     with store.held() as is_locked:
-        events = Events(store.folder / EVENTS, listener)
+        events = Events(store.folder / EVENTS if world.first else None, listener)
         try:
             if not is_locked:
                 events.tell("not_locked", path=str(store.folder))
             if aside is not None:
                 events.tell("put_aside", path=str(aside))
+            require_same(world, plan, {"until": options.until, "locked": options.locked})
+            require_shared(world, [store.folder, cache_dir()])
             with phases.measured() as clock:
-                return _carry_out(plan, options, store, events, clock)
+                return _carry_out(plan, options, store, events, world, clock)
         except BaseException as e:
             with suppress(OSError):  # on a full disk the reason itself has no room
                 events.emit("run_failed", error=type(e).__name__, message=str(e)[:2000])
@@ -75,16 +82,15 @@ def run(plan: RunPlan, options: RunOptions, listener: Listener | None = None) ->
             events.close()
 
 
-def _carry_out(plan: RunPlan, options: RunOptions, store: RunStore, events: Events, clock: phases.Clock) -> Outcome:
+def _carry_out(plan: RunPlan, options: RunOptions, store: RunStore, events: Events, world: World, clock: phases.Clock) -> Outcome:
     """One run from its announcement to its bundle, in the order in which it happens."""
     if plan.plan.base.identity != plan.base.identity:
         raise EngineError(f"the plan was made for {plan.plan.base.identity} and the base is {plan.base.identity}")
     # nothing has been computed yet: refuse what could not end well, and say which stages train and why
-    refuse_other(plan.plan, options.bundles)
-    stages = _announce(plan, options, store, events)
+    stages = _announce(plan, options, store, events) if world.first else {}
     lock = make_lock(plan)
-    lock_file = _write_lock(lock, lock_path(plan.loaded.file), options.locked, events)
-    base = open_session(plan.base, plan.hashes, events)
+    lock_file = _write_lock(lock, lock_path(plan.loaded.file), options.locked, events) if world.first else None
+    base = open_session(plan.base, plan.hashes, events, world)
     texts = {stage: str(standing) or standing.state for stage, standing in stages.items()}
     events.emit("run_started", recipe=plan.plan.recipe, plan=plan.plan.hash, device=base.device, lock=lock_file, stages=texts)
     session = start_run(base, plan, store)
@@ -94,7 +100,8 @@ def _carry_out(plan: RunPlan, options: RunOptions, store: RunStore, events: Even
     if session.recipe.evaluation.probe_gates:
         judge.require_sound([(g, n.place) for g, n in gates_with_nodes(session.recipe, plan.loaded.node)])
     synthetic = SyntheticSpeech(session)
-    synthetic.prepare([stage for stage, standing in stages.items() if standing.state != "done"], session.start)
+    unfinished = [stage for stage, standing in stages.items() if standing.state != "done"]
+    synthetic.prepare(world.from_first(lambda: unfinished, "starting"), session.start)
     # the base is measured and heard first, while the modules hold it
     gates = session.recipe.gates()
     baselines = Baselines(judge.baseline(gates, "base", plan.start), judge.best_languages(gates, plan.start))
@@ -107,10 +114,11 @@ def _carry_out(plan: RunPlan, options: RunOptions, store: RunStore, events: Even
     if progress.ended is None:
         accept = judge.judge(session.recipe.accept, progress.state.fingerprint, "accept", baselines)
     accepted = progress.ended is None and all(v.counts_as_pass for v in accept)
-    bundle = _bundle(session, progress, lock, accept, options.bundles) if accepted else None
+    bundle = _bundle(session, progress, lock, accept, options.bundles) if accepted and world.first else None
     outcome = Outcome(progress.ended or ("accepted" if accepted else "rejected"), bundle, progress.outcomes, accept)
     runner.save(progress, status=outcome.status, accept=accept)
-    _write_page(judge, session, outcome, clock)
+    if world.first:
+        _write_page(judge, session, outcome, clock)
     outcome = replace(outcome, seconds=clock.table())
     events.emit("run_finished", **outcome.as_json())
     session.opened.close()
@@ -119,6 +127,7 @@ def _carry_out(plan: RunPlan, options: RunOptions, store: RunStore, events: Even
 
 def _announce(plan: RunPlan, options: RunOptions, store: RunStore, events: Events) -> dict[str, Standing]:
     """Says which stages are reused, resume, or train again, and why. Raises `UserError` if the disk is too small."""
+    refuse_other(plan.plan, options.bundles)
     stages = standings(plan, store.folder, plan.hashes)
     for stage, standing in stages.items():
         events.tell("stage_standing", stage=stage, state=standing.state, text=str(standing))

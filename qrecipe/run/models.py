@@ -20,20 +20,21 @@ from qrecipe.run.events import Events
 from qrecipe.run.record import RECORD, RunRecord, require_record
 from qrecipe.run.session import Session, open_session
 from qrecipe.run.store import RunStore
+from qrecipe.world import World
 
 SHOWN_LANGUAGES = 20
 """Languages that a help lists."""
 
 
-def open_argument(model: str, hashes: FileHashes, events: Events) -> Session:
-    """Opens what a MODEL argument names. Raises `UserError`."""
+def open_argument(model: str, hashes: FileHashes, events: Events, world: World | None = None) -> Session:
+    """Opens what a MODEL argument names, whose work `world` shares. Raises `UserError`."""
     place = Place(model)
     folder, at_sign, stage = model.rpartition("@")
     if at_sign and (Path(folder) / RECORD).is_file():
-        return _open_stage(Path(folder), stage, hashes, events)
+        return _open_stage(Path(folder), stage, hashes, events, world)
     name, _, revision = model.partition("@") if "/" in model and not Path(model).exists() else (model, "", "")
     base = resolve(Base(model=name, revision=revision or None), Path.cwd(), place, hashes)
-    return open_session(base, hashes, events)
+    return open_session(base, hashes, events, world)
 
 
 def replacements_of_model(model: str, language: str) -> Replacements:
@@ -52,7 +53,7 @@ def base_of_run(record: RunRecord, place: Place, hashes: FileHashes) -> LocalBas
     return resolve(Base(model=record.base.model, revision=record.base.revision), Path(record.file).parent, place, hashes)
 
 
-def _open_stage(folder: Path, stage: str, hashes: FileHashes, events: Events) -> Session:
+def _open_stage(folder: Path, stage: str, hashes: FileHashes, events: Events, world: World | None) -> Session:
     record, place = require_record(folder), Place(f"{folder}@{stage}")
     if stage not in record.results:
         raise UserError(Problem("QR020", f"the run has no stage `{stage}`", place, suggest(stage, record.results)))
@@ -62,7 +63,7 @@ def _open_stage(folder: Path, stage: str, hashes: FileHashes, events: Events) ->
     states = [record.start, *(record.results[s] for s in earlier if s in record.kept), record.results[stage]]
     delta = stages_delta(RunStore(folder), states, place)
     base = replace(base, identity=f"{base.identity}+{states[-1]}", tags={**base.tags, **record.tags})
-    session = open_session(base, hashes, events)
+    session = open_session(base, hashes, events, world)
     working = WorkingWeights(session.opened)
     working.add_languages(record.languages)
     working.set(delta)

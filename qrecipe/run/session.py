@@ -26,6 +26,7 @@ from qrecipe.recipe.recipe import Evaluation
 from qrecipe.run.events import Events
 from qrecipe.run.store import RunStore
 from qrecipe.store import Journal
+from qrecipe.world import World
 
 if TYPE_CHECKING:
     from qrecipe.run.datasets import Prepared
@@ -46,17 +47,23 @@ class Session:
         return self.encoder.hashes
 
     @property
+    def world(self) -> World:
+        """The processes that share the work."""
+        return self.opened.world
+
+    @property
     def device(self) -> str:
         """The device for people."""
+        times = "" if self.world.alone else f"{self.world.size} processes, each "
         if self.opened.device.type == "cuda":
-            return torch.cuda.get_device_name()
-        return f"CPU, {torch.get_num_threads()} threads"
+            return times + torch.cuda.get_device_name()
+        return f"{times}CPU, {torch.get_num_threads()} threads"
 
 
 @phase("loading the base")
-def open_session(base: LocalBase, hashes: FileHashes, events: Events) -> Session:
-    """Opens a base. Raises `BaseModelError`."""
-    opened = open_model(base)
+def open_session(base: LocalBase, hashes: FileHashes, events: Events, world: World | None = None) -> Session:
+    """Opens a base, whose work `world` shares. Raises `BaseModelError`."""
+    opened = open_model(base, world=world)
     return Session(base, opened, Encoder(opened, base, hashes), events)
 
 
@@ -107,4 +114,4 @@ def recipe_evaluators(session: Session, plan: RunPlan, journal: Path, settings: 
     places = {need: loaded.node.at("evaluators", need).place for need in ("asr", "speaker", "mos")}
     identity = session.base.identity
     choice = EvaluatorChoice(settings or recipe.evaluators, loaded.root, tags, places)
-    return EvaluatorSet(session.opened, identity, choice, session.hashes, Journal(journal))
+    return EvaluatorSet(session.opened, identity, choice, session.hashes, Journal(journal, writes=session.world.first))

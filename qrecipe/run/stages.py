@@ -101,6 +101,8 @@ class StageRunner:
         accept: list[Verdict] | None = None,
     ) -> None:
         """Records how far the run came; `training` is the fingerprint of a stage that begins."""
+        if not self.session.world.first:
+            return
         record = record_of(self.session.plan, progress.outcomes, status, accept or [], training)
         record.write(self.session.store.folder)
 

@@ -10,11 +10,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from qrecipe.errors import Place, Problem, UserError
+from qrecipe.errors import EngineError, Place, Problem, UserError
 from qrecipe.evaluate.values import Value
 from qrecipe.files import WriteError, read_sealed, sealed, sha256, write_json
 from qrecipe.model.weights import Delta
 from qrecipe.store import JsonStore, key_of, try_lock
+from qrecipe.world import World
 
 RESULT = "result.json"
 DELTA = "delta.safetensors"
@@ -33,13 +34,18 @@ class StoredStage:
 class RunStore:
     """`runs/NAME`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, world: World | None = None) -> None:
+        """Of several ranks the first holds the folder and writes; what is there is what it sees."""
         self.folder = folder
+        self._world = world or World()
         self._values = JsonStore(folder / "values")
 
     @contextmanager
     def held(self) -> Iterator[bool]:
         """Holds the folder for one run; false where the file system has no locks. Raises `UserError` that says who holds it."""
+        if not self._world.first:
+            yield True
+            return
         path = self.folder / HELD
         try:
             lock = try_lock(path)
@@ -77,6 +83,17 @@ class RunStore:
 
     def load_stage(self, fingerprint: str) -> StoredStage | None:
         """A finished stage, or None. It is complete when its result, written last, names the fingerprint and the delta's hash."""
+        stored = self._load_stage(fingerprint) if self._world.first else None
+        if not self._world.from_first(lambda: stored is not None, "looking for finished stages") or self._world.first:
+            return stored
+        stored = self._load_stage(fingerprint)
+        if stored is None:
+            raise EngineError(
+                f"rank {self._world.rank} cannot read the stage {fingerprint[:16]} in {self.folder}, which the first rank can"
+            )
+        return stored
+
+    def _load_stage(self, fingerprint: str) -> StoredStage | None:
         folder = self.stage_folder(fingerprint)
         try:
             result = read_sealed(folder / RESULT)
@@ -88,13 +105,15 @@ class RunStore:
 
     def save_stage(self, fingerprint: str, delta: Delta, result: dict[str, Any]) -> None:
         """Keeps a finished stage."""
+        if not self._world.first:
+            return
         folder = self.stage_folder(fingerprint)
         delta.save(folder / DELTA)
         write_json(folder / RESULT, sealed({"fingerprint": fingerprint, "delta_sha256": sha256(folder / DELTA), **result}))
 
     def load_values(self, inputs: Any) -> list[Value] | None:
         """Measured values by what they were measured on, or None."""
-        entry = self._values.get(key_of(inputs))
+        entry = self._world.from_first(lambda: self._values.get(key_of(inputs)), "looking for measured values")
         try:
             return None if entry is None else [Value(**v) for v in entry["values"]]
         except (KeyError, TypeError):
@@ -102,4 +121,5 @@ class RunStore:
 
     def save_values(self, inputs: Any, values: list[Value]) -> None:
         """Stores measured values, with their inputs: `gc` looks in them for the state that was measured."""
-        self._values.put(key_of(inputs), {"key": inputs, "values": [asdict(v) for v in values]})
+        if self._world.first:
+            self._values.put(key_of(inputs), {"key": inputs, "values": [asdict(v) for v in values]})

@@ -55,17 +55,29 @@ class Trainer:
         """
         checkpoints = self._checkpoints(stage, fingerprint)
         delta, result = self._trained(stage, before, (state, fingerprint), checkpoints)
+        checkpoints.keep_newest()
         self.session.store.save_stage(fingerprint, delta, result)
+        if not self.session.world.alone:
+            delta = self._of_first(fingerprint, before)
         checkpoints.clear()
         return delta, result
+
+    def _of_first(self, fingerprint: str, before: Delta) -> Delta:
+        """The result as the first rank has stored it: where GPUs differ in a last digit, all go on with the same weights."""
+        stored = self.session.store.load_stage(fingerprint)
+        assert stored is not None, "the first rank has just stored it"
+        if not self.session.world.first:
+            self.session.working.set(before.then(stored.delta))
+        return stored.delta
 
     def _checkpoints(self, stage: Stage, fingerprint: str) -> Checkpoints:
         trainable = lock_stage(stage.id, self.session.plan.trainables[stage.id], self.session.base.tensors).model_dump(mode="json")
         return Checkpoints(
             self.session.store.checkpoint_folder(fingerprint),
             trainable,
-            self.every,
+            replace(self.every, keep=self.session.recipe.checkpoints.keep),
             StageEvents(self.session.events, stage.id),
+            self.session.world.rank,
         )
 
     def _trained(self, stage: Stage, before: Delta, states: tuple[str, str], checkpoints: Checkpoints) -> tuple[Delta, dict[str, Any]]:

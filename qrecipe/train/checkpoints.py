@@ -4,11 +4,15 @@ A checkpoint is a folder `step-N` with the tensors that learn, the optimiser's m
 manifest with the SHA-256 of every file, written last. The folder is written under a temporary name, synced and renamed.
 The newest two are kept. One that does not verify is passed over for the one before. Holds nothing that does not train, and
 no random generators: no step draws from them. Never pickles.
+
+Disks are small beside optimisers. The older checkpoint goes before the next is written, the best weights are a link to the
+checkpoint of their step, and a GPU's moments are stored in bfloat16: AdamW forgets them within twenty steps.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import time
@@ -22,18 +26,15 @@ from safetensors.torch import load_file, save_file
 from qrecipe.errors import EngineError
 from qrecipe.files import new_folder, read_json, read_sealed, sealed, sha256, write_json
 from qrecipe.interrupts import whole
-from qrecipe.model.weights import Delta, Learner
+from qrecipe.model.weights import Learner
 from qrecipe.phases import phase
 from qrecipe.train.objectives.objective import Objective
 from qrecipe.train.observer import Observer
 from qrecipe.train.progress import Progress
 
-FORMAT = 2
-READABLE = (1, 2)
-"""Format 1 held the states of the random generators as well; they are ignored."""
+FORMAT = 3
 MANIFEST = "manifest.json"
-KEPT = 2
-"""Checkpoints of a stage that are kept; the older one is for the case that the newer does not verify."""
+LEARNED, BEST = "learned.safetensors", "best.safetensors"
 _NAME = re.compile(r"step-(\d{8})\Z")
 
 
@@ -44,6 +45,8 @@ class Every:
     minutes: float = 10.0
     steps: int | None = None
     """Also after so many steps."""
+    keep: int = 2
+    """Checkpoints of a stage that are kept; the older one is for the case that the newer does not verify."""
 
 
 class Checkpoints:
@@ -88,19 +91,43 @@ class Checkpoints:
             self._last_time, self._last_step = time.monotonic(), progress.step
             if self._rank or (target / MANIFEST).is_file():
                 return
+            self._drop(max(1, self._every.keep - 1))
             with new_folder(target) as folder:
-                save_file(_learned(learner), str(folder / "learned.safetensors"))
+                save_file(learner.state(), str(folder / LEARNED))
                 save_file(_moments(learner, optimizer), str(folder / "optimizer.safetensors"))
                 save_file(_prefixed("objective", objective.state()), str(folder / "rest.safetensors"))
-                if progress.selection.best is not None:
-                    progress.selection.best.save(folder / "best.safetensors")
+                self._save_best(folder, progress)
                 write_json(folder / "progress.json", progress.as_json())
                 files = {f.name: sha256(f) for f in sorted(folder.iterdir())}
                 manifest = {"checkpoint": FORMAT, "step": progress.step, "trainable": self._trainable, "files": files}
                 write_json(folder / MANIFEST, sealed(manifest))
             self._observer.event("checkpoint", step=progress.step)
-            for old in newest_first(self.folder)[KEPT:]:
-                shutil.rmtree(old, ignore_errors=True)
+            self._drop(self._every.keep)
+
+    def _save_best(self, folder: Path, progress: Progress) -> None:
+        """The best weights so far, as a link to a file that holds them already wherever there is one."""
+        selection = progress.selection
+        if selection.best is None:
+            return
+        target = folder / BEST
+        if selection.best_step == progress.step:
+            _link(folder / LEARNED, target)
+            return
+        for other in newest_first(self.folder):
+            if other.name == f"step-{selection.best_step:08d}":
+                return _link(other / LEARNED, target)
+            if read_json(other / "progress.json")["selection"]["best_step"] == selection.best_step and (other / BEST).is_file():
+                return _link(other / BEST, target)
+        save_file(selection.best, str(target))
+
+    def keep_newest(self) -> None:
+        """Deletes all but the newest checkpoint, before the stage's result needs its place on the disk."""
+        if not self._rank:
+            self._drop(1)
+
+    def _drop(self, keep: int) -> None:
+        for old in newest_first(self.folder)[keep:]:
+            shutil.rmtree(old, ignore_errors=True)
 
     def resume(self, progress: Progress, learner: Learner, optimizer: torch.optim.Optimizer, objective: Objective) -> bool:
         """Takes over the newest checkpoint that verifies. False if there is none; then nothing has changed.
@@ -109,15 +136,17 @@ class Checkpoints:
         """
         for folder in newest_first(self.folder):
             damage = self._damage(folder)
+            if damage is not None and self._rank:
+                return False
             if damage is not None:
                 self._observer.event("checkpoint_damaged", path=str(folder), reason=damage)
                 shutil.rmtree(folder, ignore_errors=True)
                 continue
-            learned = load_file(str(folder / "learned.safetensors"))
+            learned = load_file(str(folder / LEARNED))
             moments = load_file(str(folder / "optimizer.safetensors"))
             rest = load_file(str(folder / "rest.safetensors"))
-            best = Delta.load(folder / "best.safetensors") if (folder / "best.safetensors").is_file() else None
-            _set_learned(learner, learned)
+            best = load_file(str(folder / BEST)) if (folder / BEST).is_file() else None
+            learner.set_state(learned)
             _set_moments(learner, optimizer, moments)
             objective.set_state({k.removeprefix("objective."): v for k, v in rest.items() if k.startswith("objective.")})
             progress.load(read_json(folder / "progress.json"), best)
@@ -128,6 +157,8 @@ class Checkpoints:
 
     def clear(self) -> None:
         """Deletes all checkpoints, once the stage's result is stored."""
+        if self._rank:
+            return
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _damage(self, folder: Path) -> str | None:
@@ -135,7 +166,7 @@ class Checkpoints:
         try:
             manifest = read_sealed(folder / MANIFEST)
             files = dict(manifest["files"])
-            if manifest["checkpoint"] not in READABLE:
+            if manifest["checkpoint"] != FORMAT:
                 return f"format {manifest['checkpoint']}"
             for name, expected in files.items():
                 if sha256(folder / name) != expected:
@@ -159,25 +190,21 @@ def _prefixed(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.
     return {f"{prefix}.{k}": v.detach().to("cpu").contiguous() for k, v in tensors.items()}
 
 
-def _learned(learner: Learner) -> dict[str, torch.Tensor]:
-    return {f"{i}": p.detach().to("cpu").contiguous() for i, p in enumerate(learner.parameters())}
-
-
-@torch.no_grad()
-def _set_learned(learner: Learner, learned: dict[str, torch.Tensor]) -> None:
-    parameters = list(learner.parameters())
-    if {str(i): tuple(p.shape) for i, p in enumerate(parameters)} != {k: tuple(v.shape) for k, v in learned.items()}:
-        raise EngineError("the checkpoint holds other tensors than the plan trains; nothing was trained from it")
-    for i, parameter in enumerate(parameters):
-        parameter.copy_(learned[str(i)].to(parameter.device))
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without links
+        shutil.copyfile(source, target)
 
 
 def _moments(learner: Learner, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """The optimiser's state of every parameter that has had a step."""
+    """The optimiser's state of every parameter that has had a step; a GPU's moments in bfloat16."""
     moments = {}
     for i, parameter in enumerate(learner.parameters()):
         for name, value in optimizer.state.get(parameter, {}).items():
-            moments[f"{i}.{name}"] = torch.as_tensor(value).detach().to("cpu").contiguous()
+            tensor = torch.as_tensor(value).detach()
+            narrow = tensor.device.type == "cuda" and tensor.ndim and tensor.dtype == torch.float32
+            moments[f"{i}.{name}"] = (tensor.bfloat16() if narrow else tensor).to("cpu").contiguous()
     return moments
 
 
@@ -186,4 +213,5 @@ def _set_moments(learner: Learner, optimizer: torch.optim.Optimizer, moments: di
         mine = {k.partition(".")[2]: v for k, v in moments.items() if k.partition(".")[0] == str(i)}
         if mine:  # AdamW keeps its count of steps on the CPU, unless it is fused
             on_cpu = () if optimizer.defaults.get("fused") else ("step",)
-            optimizer.state[parameter] = {k: v if k in on_cpu else v.to(parameter.device) for k, v in mine.items()}
+            wide = {k: v.float() if v.dtype == torch.bfloat16 else v for k, v in mine.items()}
+            optimizer.state[parameter] = {k: v if k in on_cpu else v.to(parameter.device) for k, v in wide.items()}

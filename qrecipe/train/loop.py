@@ -4,6 +4,8 @@ Every loss is a sum over labels divided by the labels of the whole global batch,
 micro-batches or over ranks changes nothing but the order of summation. A stage that was stopped resumes from its newest
 checkpoint and gives, on the CPU, the bytes that it would have given undisturbed.
 
+Ranks take every step together: what ends a stage, or stores its state, is decided by numbers that all of them have.
+
 A GPU is given a step before the numbers of the one before are read. It skips by itself a step that is not finite.
 """
 
@@ -17,15 +19,17 @@ from dataclasses import dataclass, field
 import torch
 from torch.nn.utils import clip_grad_norm_
 
-from qrecipe.data.batches import Item, Micro, Sampler, World, mine
+from qrecipe import interrupts
+from qrecipe.data.batches import Item, Micro, Sampler
 from qrecipe.errors import EngineError, UserError
-from qrecipe.interrupts import at_once, whole
 from qrecipe.model.batcher import CPU_CHUNK_FRAMES, AdaptiveBatcher, out_of_memory
 from qrecipe.model.kernels import fused
 from qrecipe.model.load import LoadedBase
 from qrecipe.model.weights import Delta, Learner, LearningGroup
+from qrecipe.peers import IN_STEP
 from qrecipe.recipe.stage import Stage
 from qrecipe.train.checkpoints import Checkpoints
+from qrecipe.train.gradients import GradientSum
 from qrecipe.train.numbers import PendingNumbers, StepLosses, StepNumbers
 from qrecipe.train.objectives.objective import Objective
 from qrecipe.train.observer import Observer, StepReport
@@ -47,7 +51,6 @@ class Hooks:
     checkpoints: Checkpoints | None = None
     """Keeps the stage's state; None keeps nothing."""
     observer: Observer = field(default_factory=Observer)
-    world: World = field(default_factory=World)
 
 
 @dataclass
@@ -100,7 +103,7 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, groups: Sequence[Learni
 
 
 def step_unless_non_finite(optimizer: torch.optim.Optimizer, numbers: torch.Tensor) -> None:
-    """Moves the weights, unless one of the step's numbers, [n] on the device, is not finite."""
+    """Moves the weights, unless one of the step's numbers, [n] on the device and the same on all ranks, is not finite."""
     non_finite = (~numbers.isfinite()).any().float()
     if optimizer.defaults["fused"]:
         optimizer.found_inf = non_finite  # type: ignore[attr-defined]  # torch's gradient scaler passes it this way, too
@@ -127,7 +130,7 @@ class _Loop:
     def __init__(self, stage: Stage, base: LoadedBase, learner: Learner, objective: Objective, sampler: Sampler, hooks: Hooks) -> None:
         self.stage, self.base, self.learner, self.objective, self.sampler = stage, base, learner, objective, sampler
         self.evaluate, self.checkpoints = hooks.evaluate, hooks.checkpoints
-        self.observer, self.world = hooks.observer, hooks.world
+        self.observer, self.world = hooks.observer, base.world
         self.total = sampler.steps(stage.epochs, stage.steps)
         self.epoch_end = min(self.total, len(sampler.epoch(0)) * sampler.updates)
         """The step by which every group of parameters must have had a gradient."""
@@ -139,6 +142,11 @@ class _Loop:
         self.last_good = self.progress
         """Progress at the last step that moved the weights: the checkpoint of a stage that is given up."""
         self.in_flight: deque[_StepInFlight] = deque()
+        self.gradients = GradientSum(learner.in_order(), self.world)
+        self.stop_asked = self.save_asked = False
+        """Whether the ranks, by the numbers of a step, have agreed to stop or to store their state."""
+        self.save_postponed = False
+        """Until the weights have been measured: those of the best step are stored once, in the checkpoint of that step."""
         limit = CPU_CHUNK_FRAMES if base.device.type == "cpu" else math.inf
         self.splitter: AdaptiveBatcher[Item] = AdaptiveBatcher(limit, _length, self._row_too_large)
 
@@ -151,19 +159,25 @@ class _Loop:
             while True:
                 self._select_if_due()
                 if self.progress.step >= self.total or self._out_of_patience():
+                    interrupts.check()
                     return self._result()
                 step = (self.in_flight[-1].step if self.in_flight else self.progress.step) + 1
                 batch, upcoming = upcoming, next(batches)
                 if step < self.total:
                     for piece in self._pieces(upcoming):
                         self.objective.prefetch(piece, step + 1)
-                self._train_step(step, batch)
-                self._checkpoint_if_due(step)
+                with self.world.in_step():
+                    self._train_step(step, batch)
+                    self._checkpoint_if_due(step)
+                    if self.stop_asked:
+                        interrupts.agreed()
         except KeyboardInterrupt:
-            if self.checkpoints is not None and not at_once():
+            if not interrupts.at_once():
                 self._drain()
-                self.checkpoints.save(self.progress, self.learner, self.optimizer, self.objective)
+                self._save()
             raise
+        finally:
+            self.gradients.close()
 
     def _train_step(self, step: int, batch: list[Micro]) -> None:
         """One optimiser step on a global batch."""
@@ -177,31 +191,40 @@ class _Loop:
         labels = self.objective.count_labels(batch)
 
         # Forward and backward per micro-batch. Where memory ran out, or the compiler failed, gradients are incomplete:
-        # the step starts again from zero, in smaller pieces or uncompiled.
+        # this rank starts the step again from zero, in smaller pieces or uncompiled.
         losses = None
+        self.gradients.begin_step()
         while losses is None:
             self.optimizer.zero_grad(set_to_none=True)
             losses = self._accumulate(batch, step, labels)
+
+        # Summed over the ranks, which from here on all compute the same.
+        self._require_gradients_here()
+        self.gradients.finish(step)
+        means = self._summed_means(losses, step)
         grad_norm = clip_grad_norm_(list(self.learner.parameters()), self.stage.clip)
         self._require_gradients(step)
 
         # On a GPU nothing here waits for the device: its numbers are read one step later. Ctrl-C must not come between
         # the weights and the record of the step that moved them.
-        with whole():
-            numbers = losses.with_norm(grad_norm)
-            pending = PendingNumbers(losses, numbers)
-            step_unless_non_finite(self.optimizer, numbers)
+        with interrupts.whole():
+            pending = PendingNumbers(losses, means, grad_norm)
+            step_unless_non_finite(self.optimizer, pending.deciding)
             self.in_flight.append(_StepInFlight(step, scale, batch, self.silent, pending))
         self._drain(keep=1 if self._may_overlap(step) else 0)
 
     def _accumulate(self, batch: list[Micro], step: int, labels: dict[str, int]) -> StepLosses | None:
-        """Adds up the gradients of a global batch; None if they are incomplete and the step must start again."""
-        losses = StepLosses(list(labels), [], [])
+        """Adds up the gradients of this rank's part of a global batch; None if they are incomplete and it must start again."""
+        anchor = self.objective.anchor()
+        losses = StepLosses([*labels, *(["anchor"] if anchor is not None else [])], [], [])
         compiled = fused.compiling()
         too_large: Micro | None = None
-        for piece in self._pieces(batch):
+        pieces = self._pieces(batch)
+        for i, piece in enumerate(pieces, start=1):
             try:
-                means = self._backward(piece, step, labels)
+                # An anchor has a backward pass of its own after the last one.
+                with self.gradients.last_pass(i == len(pieces) and anchor is None):
+                    means = self._backward(piece, step, labels)
             except (EngineError, UserError):
                 raise
             except torch.OutOfMemoryError:
@@ -218,10 +241,22 @@ class _Loop:
         if too_large is not None:
             self._split_smaller(too_large, step)
             return None
-        self._add_anchor(losses)
+        if anchor is not None and self.world.first:
+            self._add_anchor(anchor, losses)
         if (reason := fused.refused()) is not None:
             self.observer.event("compiling", trouble=reason)
         return losses
+
+    def _summed_means(self, losses: StepLosses, step: int) -> torch.Tensor:
+        """Means of the losses over the global batch, on the device; with several ranks, what they ask of one another after them."""
+        means = losses.means(self.base.device)
+        if self.world.alone:
+            return means
+        save = self.world.first and self.checkpoints is not None and self.checkpoints.due(step)
+        flags = torch.tensor([float(interrupts.pending()), float(save)], dtype=torch.float64)
+        means = torch.cat([means, flags.to(self.base.device, non_blocking=True)])
+        self.world.finish(self.world.sum_tensors([means]), f"{IN_STEP}, step {step}")
+        return means
 
     def _backward(self, piece: Micro, step: int, labels: dict[str, int]) -> dict[str, torch.Tensor]:
         """Adds a piece's gradients; returns its share of each term's mean."""
@@ -236,11 +271,8 @@ class _Loop:
         torch.stack(terms).sum().backward()  # type: ignore[no-untyped-call]  # torch's own annotation is missing
         return {term: mean.detach() for term, mean in means.items()}
 
-    def _add_anchor(self, losses: StepLosses) -> None:
+    def _add_anchor(self, anchor: torch.Tensor, losses: StepLosses) -> None:
         """Adds the gradients of the objective's anchor, once a step."""
-        anchor = self.objective.anchor()
-        if anchor is None or self.world.rank:
-            return
         if anchor.requires_grad:
             anchor.backward()  # type: ignore[no-untyped-call]  # torch's own annotation is missing
         losses.parts.append(([], "anchor"))
@@ -248,7 +280,7 @@ class _Loop:
 
     def _pieces(self, batch: list[Micro]) -> list[Micro]:
         """Parts of this rank's micro-batches that fit into memory."""
-        return [list(piece) for micro in mine(batch, self.world) for piece in self.splitter.split(micro)]
+        return [list(piece) for micro in self.world.share(batch) for piece in self.splitter.split(micro)]
 
     def _split_smaller(self, piece: Micro, step: int) -> None:
         self.splitter.halve(piece)
@@ -259,14 +291,20 @@ class _Loop:
         help_ = "train less at once, give the dataset a lower `max_seconds`, or take a larger GPU; finished steps are kept"
         return out_of_memory(f"a row of length {item.length}", self.objective.name(item), help_)
 
+    def _require_gradients_here(self) -> None:
+        """Raises `EngineError` for a group that this rank's loss cannot reach; a rank without rows cannot tell."""
+        for i in self.silent if any(p.grad is not None for p in self.learner.parameters()) else ():
+            self._require(i, all(p.grad is not None for p in self.learner.groups[i].parameters))
+
     def _require_gradients(self, step: int) -> None:
-        """Raises `EngineError` for a group that the loss cannot reach, or did not reach in an epoch: it would learn nothing."""
-        groups = self.learner.groups
-        self.silent = [i for i in self.silent if not _has_gradient(groups[i])]
-        computed = any(p.grad is not None for p in self.learner.parameters())
-        unreached = computed and any(p.grad is None for i in self.silent for p in groups[i].parameters)
-        if self.silent and (step >= self.epoch_end or unreached):
-            label = groups[self.silent[0]].label
+        """Raises `EngineError` for a group that the loss did not reach in an epoch: it would learn nothing."""
+        self.silent = [i for i in self.silent if not _has_gradient(self.learner.groups[i])]
+        for i in self.silent:
+            self._require(i, step < self.epoch_end)
+
+    def _require(self, group: int, reached: bool) -> None:
+        if not reached:
+            label = self.learner.groups[group].label
             raise EngineError(f"stage {self.stage.id}: `{label}` gets no gradient from this objective and data")
 
     def _may_overlap(self, step: int) -> bool:
@@ -287,9 +325,13 @@ class _Loop:
         Reads all of them after a skipped step: the next may end the stage, and nothing may move the weights after that.
         """
         while len(self.in_flight) > keep or (self.in_flight and self._may_give_up()):
-            with whole():
+            with interrupts.whole():
                 step = self.in_flight.popleft()
-                numbers = step.numbers.read()
+                with self.world.waiting(f"{IN_STEP}, step {step.step}"):
+                    numbers = step.numbers.read()
+                if numbers.flags:
+                    self.stop_asked |= numbers.flags[0] > 0
+                    self.save_asked |= numbers.flags[1] > 0
                 if numbers.finite:
                     self._record_taken(step, numbers)
                 else:
@@ -315,8 +357,9 @@ class _Loop:
         progress = self.progress
         if progress.bad_row == 0:
             self.last_good = progress.copy()
-        rows = self._names([numbers.bad] if numbers.bad else step.batch)
-        self.observer.event("step_skipped", step=step.step, why="loss" if numbers.bad else "gradient", rows=rows)
+        bad = [row for rows in self.world.exchange(self._names([numbers.bad]), "naming bad rows") for row in rows]
+        rows = bad or self._names(step.batch)
+        self.observer.event("step_skipped", step=step.step, why="loss" if bad else "gradient", rows=rows)
         progress.step, progress.silent = step.step, step.silent
         progress.bad_row, progress.bad = progress.bad_row + 1, progress.bad + 1
         if progress.bad_row >= MAX_BAD_STEPS or progress.bad > MAX_BAD_IN_ALL:
@@ -338,23 +381,49 @@ class _Loop:
         return [self.objective.name(item) for micro in batch for item in micro]
 
     def _resume_or_fit(self) -> None:
-        """Resumes from the newest checkpoint; without one, lets the objective fit what it needs before the first step."""
-        if self.checkpoints is not None and self.checkpoints.resume(self.progress, self.learner, self.optimizer, self.objective):
-            self.silent = self.progress.silent
-            if self.progress.fits is not None:
-                self.splitter.limit = min(self.splitter.limit, self.progress.fits)
+        """Resumes from the newest checkpoint; without one, lets the objective fit what it needs before the first step.
+
+        The first rank looks and fits, and the others resume from what it has stored.
+        """
+        first = self.world.first or self.checkpoints is None
+        resumed = first and self._resume()
+        if first and not resumed:
+            self.objective.fit(self.sampler.batches(), self.observer)
+            if self.checkpoints is not None and self.objective.state():
+                self.checkpoints.save(self.progress, self.learner, self.optimizer, self.objective)
+                resumed = True
+        expected = self.world.from_first(lambda: [resumed, self.progress.step], "fitting or resuming")
+        if first:
             return
-        self.objective.fit(self.sampler.batches(), self.observer)
-        if self.checkpoints is not None and self.objective.state():
-            self.checkpoints.save(self.progress, self.learner, self.optimizer, self.objective)
+        if expected[0] != self._resume() or expected[1] != self.progress.step:
+            raise EngineError(f"stage {self.stage.id}: the first rank resumes after step {expected[1]}, and rank {self.world.rank} cannot")
+
+    def _resume(self) -> bool:
+        """Takes over the newest checkpoint, if there is one."""
+        if self.checkpoints is None or not self.checkpoints.resume(self.progress, self.learner, self.optimizer, self.objective):
+            return False
+        self.silent = self.progress.silent
+        if self.progress.fits is not None:
+            self.splitter.limit = min(self.splitter.limit, self.progress.fits)
+        return True
 
     def _checkpoint_if_due(self, step: int) -> None:
         """Saves the state, except after a skipped step: the checkpoint before it is as good."""
-        if self.checkpoints is None or step >= self.total or not self.checkpoints.due(step):
+        due = self.checkpoints is not None and self.checkpoints.due(step) if self.world.alone else self.save_asked
+        if self.checkpoints is None or step >= self.total or not due:
             return
         self._drain()
-        if not self.progress.bad_row:
-            self.checkpoints.save(self.progress, self.learner, self.optimizer, self.objective)
+        self.save_asked = False
+        if self.evaluate is not None and self._weights_are_read_after(step):
+            self.save_postponed = True
+        elif not self.progress.bad_row:
+            self._save()
+
+    def _save(self) -> None:
+        self.save_postponed = False
+        if self.checkpoints is not None:
+            with self.world.saving():
+                self.checkpoints.save(self.progress, self.learner, self.optimizer, self.objective)
 
     def _select_if_due(self) -> None:
         """Evaluates the weights where `select` asks for it, once a step. A skipped step has changed nothing."""
@@ -365,16 +434,20 @@ class _Loop:
             return  # known already: the stage was stopped just after it
         if not self._weights_are_read_after(progress.step):
             return
-        held_out = self.evaluate(progress.step)
-        with whole():
+        interrupts.check()
+        mine = self.evaluate(progress.step)
+        held_out = HeldOut(*self.world.from_first(lambda: [mine.value, mine.score], "choosing the best step"))
+        with interrupts.whole():
             selection.history.append((progress.step, held_out.value))
             better = held_out.score < selection.best_score
             if better:
                 selection.best_step, selection.best_score = progress.step, held_out.score
-                selection.best, selection.misses = self.learner.snapshot(), 0
+                selection.best, selection.misses = self.learner.state(), 0
             else:
                 selection.misses += 1
             self.observer.selected(progress.step, held_out.value, better)
+        if better or self.save_postponed:
+            self._save()
         if self._out_of_patience():
             since = self.objective.since(selection.best_step)
             self.observer.event("stopped_early", step=progress.step, best_step=selection.best_step, **since)
@@ -390,7 +463,8 @@ class _Loop:
             raise EngineError(f"stage {self.stage.id}: losses are not finite in any of {progress.step} steps; lower the learning rate")
         losses = progress.mean_losses()
         if selection.best is not None:
-            return StageResult(selection.best, progress.step, selection.best_step, selection.history, losses)
+            self.learner.set_state(selection.best)
+            return StageResult(self.learner.snapshot(), progress.step, selection.best_step, selection.history, losses)
         return StageResult(self.learner.snapshot(), progress.step, progress.step, selection.history, losses)
 
 

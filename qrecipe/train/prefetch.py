@@ -6,6 +6,8 @@ from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
+import torch
+
 T = TypeVar("T")
 
 
@@ -19,7 +21,7 @@ class Prefetcher(Generic[T]):
     def start(self, step: int, key: Hashable, make: Callable[[], T]) -> None:
         """Begins to make a value in the other thread, unless that has begun."""
         if self._worker is None:
-            self._worker = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
+            self._worker = ThreadPoolExecutor(1, "prefetch", *_on_the_same_gpu())
         if (step, key) not in self._pending:
             self._pending[step, key] = self._worker.submit(make)
 
@@ -28,3 +30,10 @@ class Prefetcher(Generic[T]):
         self._pending = {pending: future for pending, future in self._pending.items() if pending[0] >= step}
         future = self._pending.pop((step, key), None)
         return make() if future is None else future.result()
+
+
+def _on_the_same_gpu() -> tuple[Callable[[int], None], tuple[int]] | tuple[()]:
+    """The initialiser of a thread that uses this one's GPU: by itself a new thread uses the first."""
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return ()
+    return torch.cuda.set_device, (torch.cuda.current_device(),)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean, pstdev
 from typing import Any
 
-from qrecipe.model.weights import Delta
+import torch
 
 SPIKE_WINDOW = 32
 """Steps that a loss is compared with."""
@@ -34,7 +34,8 @@ class Selection:
 
     best_step: int = 0
     best_score: float = math.inf
-    best: Delta | None = None
+    best: dict[str, torch.Tensor] | None = None
+    """`Learner.state` of that step."""
     history: list[tuple[int, float]] = field(default_factory=list)
     """(step, held-out value) of every selection."""
     misses: int = 0
@@ -99,7 +100,7 @@ class Progress:
             },
         }
 
-    def load(self, value: dict[str, Any], best: Delta | None) -> None:
+    def load(self, value: dict[str, Any], best: dict[str, torch.Tensor] | None) -> None:
         """Takes over the values of `as_json` and the best weights; the lengths of the windows stay as they are."""
         s = value["selection"]
         self.step, self.silent, self.fits = value["step"], list(value["silent"]), value["fits"]

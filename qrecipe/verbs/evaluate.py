@@ -32,10 +32,13 @@ from qrecipe.recipe.metrics import LIKELIHOOD
 from qrecipe.recipe.recipe import Evaluation
 from qrecipe.report.page import PAGE, Column, write_page
 from qrecipe.run.events import Events, Listener, tell_progress
+from qrecipe.run.locking import versions
 from qrecipe.run.models import language_of, open_argument, replacements_of_model
+from qrecipe.run.ranks import require_shared
 from qrecipe.run.session import Session
 from qrecipe.source import paths
 from qrecipe.store import Journal
+from qrecipe.world import World
 
 SHORT = {"nll": LIKELIHOOD}
 """Names that stand for several metrics."""
@@ -78,15 +81,17 @@ class _Measured:
     columns: list[Column]
 
 
-def evaluate(model: str, request: EvaluationRequest, listener: Listener | None = None) -> EvaluationResult:
+def evaluate(model: str, request: EvaluationRequest, listener: Listener | None = None, world: World | None = None) -> EvaluationResult:
     """Measures a model; with `out`, writes evaluation.json, the samples and report.html there.
 
     The voice is `reference` if it is given, else each row's own, else another clip of the manifest; where its text is
     known the prompt is in-context, and a row without any has no speaker. Samples and what was heard are kept (in `out`,
-    else in the user's cache), so that the same command goes on where it was interrupted. Raises `UserError`.
+    else in the user's cache), so that the same command goes on where it was interrupted. Raises `UserError`. Every rank of
+    `world` calls this; the first one alone writes.
     """
-    measured = _measure(model, request, listener)
-    if request.out is not None:
+    world = world or World()
+    measured = _measure(model, request, listener, world)
+    if request.out is not None and world.first:
         write_json(request.out / RESULT, measured.result.model_dump(mode="json"))
         title = f"{model} on {request.data.name}"
         write_text(request.out / PAGE, write_page(title, measured.columns, measured.result.metrics))
@@ -95,7 +100,7 @@ def evaluate(model: str, request: EvaluationRequest, listener: Listener | None =
 
 def compare(first: str, second: str, request: EvaluationRequest, listener: Listener | None = None) -> Comparison:
     """Measures two models and the paired differences of the second to the first. Raises `UserError`."""
-    a, b = (_measure(model, request, listener) for model in (first, second))
+    a, b = (_measure(model, request, listener, World()) for model in (first, second))
     differences, verdicts = {}, {}
     for name in a.result.metrics:
         compared = compare_values(registry.spec_of(name), a.values[name], b.values[name], a.recordings.get(name, ()), request.confidence)
@@ -109,11 +114,11 @@ def compare(first: str, second: str, request: EvaluationRequest, listener: Liste
     return result
 
 
-def _measure(model: str, request: EvaluationRequest, listener: Listener | None) -> _Measured:
+def _measure(model: str, request: EvaluationRequest, listener: Listener | None, world: World) -> _Measured:
     """Measures one model, everything that it says, and the transcripts, included. Raises `UserError` before anything is spoken."""
     names = metric_names(request.metrics)
     _check(request)
-    session = open_argument(model, FileHashes(), Events(None, listener))
+    session = world.first_before_others(lambda: open_argument(model, FileHashes(), Events(None, listener), world), "loading the model")
     language = language_of(session, request.language, Place("--language"))
     request = replace(request, tags={language if k == request.language else k: v for k, v in request.tags.items()})
     data = _prepare(session, request, language, replacements_of_model(model, language))
@@ -123,6 +128,8 @@ def _measure(model: str, request: EvaluationRequest, listener: Listener | None) 
             Problem("QR045", "speaking needs a voice, and no row has a reference", Place(str(request.data)), "give --reference")
         )
     folder = request.out or cache_dir() / "evaluations"
+    world.agree({"version of the engine": versions(), "model": session.base.identity, "data": _content(data, session.hashes)})
+    require_shared(world, [folder, cache_dir()])
     texts = request.heard_language or language
     evaluators = _evaluators(session, request, names, texts, folder)
 

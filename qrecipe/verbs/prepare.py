@@ -6,15 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qrecipe.data.report import Report
-from qrecipe.files import write_text
+from qrecipe.files import cache_dir, write_text
 from qrecipe.plan.complete import RunPlan
 from qrecipe.recipe.dataset import SpeechDataset
 from qrecipe.report.data_page import write_data_page
 from qrecipe.run.datasets import prepare_all, reports
 from qrecipe.run.events import Events, Listener
 from qrecipe.run.listening import Listened, Listening
+from qrecipe.run.ranks import require_same, require_shared
 from qrecipe.run.session import open_session
 from qrecipe.run.synthetic import prepare_synthetic, spoken_for, spoken_judges
+from qrecipe.world import World
 
 
 @dataclass(frozen=True)
@@ -28,25 +30,29 @@ class PreparedData:
     """The page with players."""
 
 
-def prepare(plan: RunPlan, runs: Path, listener: Listener | None = None) -> PreparedData:
+def prepare(plan: RunPlan, runs: Path, listener: Listener | None = None, world: World | None = None) -> PreparedData:
     """Prepares every dataset of a plan, synthetic ones too, and writes a page about them into the recipe's run folder.
 
-    Raises `DataError` with all problems of all datasets.
+    Raises `DataError` with all problems of all datasets. Every rank of `world` calls this; the first one alone listens and
+    describes the data.
     """
-    recipe = plan.loaded.recipe
-    session = open_session(plan.base, plan.hashes, Events(None, listener))
-    listening = Listening(plan, session)
+    recipe, world = plan.loaded.recipe, world or World()
+    require_same(world, plan, {})
+    require_shared(world, [cache_dir()])
+    session = open_session(plan.base, plan.hashes, Events(None, listener), world)
     prepared = prepare_all(plan, session, recipe.datasets, filtered=False)
+    listening = Listening(plan, session)
     listened = {
         name: listening.listen(name, dataset, prepared.speech[name])
         for name, dataset in recipe.datasets.items()
-        if isinstance(dataset, SpeechDataset)
+        if isinstance(dataset, SpeechDataset) and world.first
     }
     spoken = dict.fromkeys([*spoken_judges(plan), *spoken_for(plan, (s.id for s in recipe.stages))])
     prepare_synthetic(plan, session, spoken)
-    descriptions = reports(plan, prepared, session.encoder)
+    descriptions = reports(plan, prepared, session.encoder) if world.first else []
     session.hashes.save()
     pages = [item.page(d.filter) for name, item in listened.items() if isinstance(d := recipe.datasets[name], SpeechDataset)]
     page = runs / recipe.name / "data.html"
-    write_text(page, write_data_page(f"Data of {recipe.name}", pages))
+    if world.first:
+        write_text(page, write_data_page(f"Data of {recipe.name}", pages))
     return PreparedData(descriptions, listened, page)

@@ -11,13 +11,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qrecipe.data.batches import Item, Micro, Sampler, World, mine
+from qrecipe.data.batches import Item, Micro, Sampler
 from qrecipe.data.speech import SpeechData, SpeechRow
 from qrecipe.model.load import LoadedBase
 from qrecipe.model.weights import Delta, Learner
 from qrecipe.plan.trainable import Group, Trainable
 from qrecipe.recipe.stage import Batch, SpeechStage, Train
 from qrecipe.train.objectives.speech import SpeechObjective
+from qrecipe.world import World
 from tests.support import audio
 
 OWN = [11 + 7 * i % 60 for i in range(40)]
@@ -96,7 +97,7 @@ def test_the_same_seed_gives_the_same_batches() -> None:
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
 def test_ranks_divide_the_micro_batches(size: int) -> None:
     for step in sampler(0.2, accumulate=4).epoch(0):
-        parts = [mine(step, World(rank, size)) for rank in range(size)]
+        parts = [World(rank, size).share(step) for rank in range(size)]
         assert sorted(map(str, step)) == sorted(str(m) for part in parts for m in part)
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
 

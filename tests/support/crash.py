@@ -11,8 +11,10 @@ A fault is `POINT ACTION`. Points count from 1:
     after:PATTERN:N     right after it
     sync:PATTERN:N      when the Nth file of such a name is synced
 
-Actions: `kill` (SIGKILL), `term`, `int`, `hup`, `quit`, `twice` (two SIGTERM), `full` (ENOSPC), `unread` (nobody reads
-standard error any more).
+Actions: `kill` (SIGKILL), `term`, `int`, `hup`, `quit`, `twice` (two SIGTERM), `freeze` (SIGSTOP), `full` (ENOSPC),
+`memory` (a GPU without memory), `unread` (nobody reads standard error any more).
+
+`run_ranks` starts several ranks as torchrun does: when one fails, the others get SIGTERM, and SIGKILL half a minute later.
 """
 
 from __future__ import annotations
@@ -23,11 +25,12 @@ import fnmatch
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +63,30 @@ class Nursery:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.support.crash"],
             cwd=ROOT,
-            env={**default_threads(), "PYTHONPATH": str(ROOT)},
+            env={**default_threads(), "PYTHONPATH": str(ROOT), "TORCH_CPP_LOG_LEVEL": "ERROR"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
+
+    def run_ranks(
+        self,
+        *arguments: object,
+        cwd: Path,
+        ranks: int = 2,
+        fault: str | None = None,
+        at: int = 1,
+        of_rank: dict[str, str] | None = None,
+        **environment: str,
+    ) -> list[Ended]:
+        """One run of several ranks to its end; the fault is of rank `at`, and so is `of_rank` of the environment."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        shared = {"OMP_NUM_THREADS": "1", "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), **environment}
+        own = [{"RANK": str(r), "LOCAL_RANK": str(r), **shared, **((of_rank or {}) if r == at else {})} for r in range(ranks)]
+        faults = [fault if r == at else None for r in range(ranks)]
+        return self._order(arguments, cwd, own, faults, None, None)
 
     def run(
         self,
@@ -76,13 +98,24 @@ class Nursery:
         **environment: str,
     ) -> Ended:
         """One run to its end, whatever that is."""
+        return self._order(arguments, cwd, [environment], [fault], kill_after, term_after)[0]
+
+    def _order(
+        self,
+        arguments: tuple[object, ...],
+        cwd: Path,
+        environments: list[dict[str, str]],
+        faults: list[str | None],
+        kill_after: float | None,
+        term_after: float | None,
+    ) -> list[Ended]:
         order = {
             "arguments": [str(a) for a in arguments],
             "cwd": str(cwd),
-            "fault": fault,
+            "faults": faults,
             "kill_after": kill_after,
             "term_after": term_after,
-            "environment": environment,
+            "environments": environments,
         }
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -90,9 +123,10 @@ class Nursery:
         self._process.stdin.flush()
         answer = self._process.stdout.readline()
         assert answer, "the nursery has died"
-        ended = Ended(**json.loads(answer))
-        assert "Traceback" not in ended.err, ended.err
-        return ended
+        all_ended = [Ended(**e) for e in json.loads(answer)]
+        for ended in all_ended:
+            assert "Traceback" not in ended.err, ended.err
+        return all_ended
 
     def close(self) -> None:
         """Ends the process."""
@@ -116,13 +150,19 @@ def _act(action: str) -> None:
         reader, writer = os.pipe()
         os.close(reader)
         os.dup2(writer, 2)
+    elif action == "freeze":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    elif action == "memory":
+        import torch
+
+        raise torch.OutOfMemoryError("a test takes it")
     elif action == "full":
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     else:
         raise AssertionError(action)
 
 
-def _arm(fault: str) -> None:
+def arm(fault: str) -> None:
     """Wraps what the fault's point is about."""
     point, action = fault.split()
     kind, pattern, number = point.split(":")
@@ -172,21 +212,23 @@ def _arm(fault: str) -> None:
         os.replace, os.rename = renaming(os.replace), renaming(os.rename)
 
 
-def _child(order: dict[str, Any], out: int, err: int, opened: Any, threads: int) -> None:
+def _child(order: dict[str, Any], rank: int, out: int, err: int, opened: Any, threads: int) -> None:
     os.dup2(out, 1)
     os.dup2(err, 2)
-    os.environ.update(order["environment"])
-    os.chdir(order["cwd"])
+    os.environ.update(order["environments"][rank])
+    os.chdir(os.environ.get("PLACE", order["cwd"]))
     import torch
 
+    from qrecipe import peers
     from qrecipe.cli import main
-    from qrecipe.run import engine
+    from qrecipe.run import session
+    from qrecipe.world import World
 
-    torch.set_num_threads(threads)
-
-    engine.open_model = lambda info: opened
-    if order["fault"]:
-        _arm(order["fault"])
+    torch.set_num_threads(int(order["environments"][rank].get("OMP_NUM_THREADS", threads)))
+    peers.SILENT_SECONDS, peers.GRACE_SECONDS = 4.0, 3.0
+    session.open_model = lambda info, world=None: replace(opened, world=world or World())  # type: ignore[assignment]
+    if order["faults"][rank]:
+        arm(order["faults"][rank])
     main(order["arguments"])
 
 
@@ -215,44 +257,68 @@ def _serve() -> None:
     opened = open_model(resolve(Base(model="builtin:mini"), Path.cwd(), Place("crash"), FileHashes()))
     for line in sys.stdin:
         order = json.loads(line)
-        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-            began = time.monotonic()
-            pid = os.fork()
-            if pid == 0:
-                code = 1
-                try:
-                    _child(order, out.fileno(), err.fileno(), opened, threads)
-                except SystemExit as e:
-                    code = int(e.code or 0)
-                except BaseException:
-                    import traceback
-
-                    traceback.print_exc()
-                with contextlib.suppress(Exception):
-                    sys.stdout.flush()
-                    sys.stderr.flush()
-                os._exit(code)
-            code = _wait(pid, began, order["kill_after"], order["term_after"])
-            out.seek(0)
-            err.seek(0)
-            answer = {"code": code, "out": out.read(), "err": err.read(), "seconds": round(time.monotonic() - began, 3)}
+        began = time.monotonic()
+        with contextlib.ExitStack() as stack:
+            files = [
+                (stack.enter_context(tempfile.TemporaryFile("w+")), stack.enter_context(tempfile.TemporaryFile("w+")))
+                for _ in order["faults"]
+            ]
+            pids = [_fork(order, rank, out.fileno(), err.fileno(), opened, threads) for rank, (out, err) in enumerate(files)]
+            codes = _wait(pids, began, order["kill_after"], order["term_after"])
+            answer = []
+            for (out, err), (code, seconds) in zip(files, codes, strict=True):
+                out.seek(0)
+                err.seek(0)
+                answer.append({"code": code, "out": out.read(), "err": err.read(), "seconds": seconds})
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 
 
-def _wait(pid: int, began: float, kill_after: float | None, term_after: float | None) -> int:
-    while True:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
+def _fork(order: dict[str, Any], rank: int, out: int, err: int, opened: Any, threads: int) -> int:
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        _child(order, rank, out, err, opened, threads)
+    except SystemExit as e:
+        code = int(e.code or 0)
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    with contextlib.suppress(Exception):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
+
+
+def _wait(pids: list[int], began: float, kill_after: float | None, term_after: float | None) -> list[tuple[int, float]]:
+    """(Exit code, seconds) of every process, with signals after a time, and a launcher's signals once one has failed."""
+    ended: dict[int, tuple[int, float]] = {}
+    while len(ended) < len(pids):
         now = time.monotonic() - began
+        for pid in pids:
+            if pid not in ended and (status := os.waitpid(pid, os.WNOHANG))[0]:
+                ended[pid] = (os.waitstatus_to_exitcode(status[1]), round(now, 3))
         if kill_after is not None and now >= kill_after:
-            os.kill(pid, signal.SIGKILL)
+            _signal(pids, ended, signal.SIGKILL)
             kill_after = None
         if term_after is not None and now >= term_after:
-            os.kill(pid, signal.SIGTERM)
-            term_after = None
+            _signal(pids, ended, signal.SIGTERM)
+            term_after, kill_after = None, None if len(pids) == 1 else now + 30
+        if any(code for code, _ in ended.values()) and kill_after is None:
+            _signal(pids, ended, signal.SIGTERM)
+            kill_after = now + 30
         time.sleep(0.002)
+    return [ended[pid] for pid in pids]
+
+
+def _signal(pids: list[int], ended: dict[int, Any], number: int) -> None:
+    for pid in pids:
+        if pid not in ended:
+            stands = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+            os.kill(pid, signal.SIGKILL if stands else number)  # a process that stands still gets no other signal
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from qrecipe.data.batches import Item, Sampler, World, mine
+from qrecipe.data.batches import Item, Sampler
 from qrecipe.data.speech import SpeechData
 from qrecipe.data.text import TextData
 from qrecipe.errors import EngineError
@@ -25,6 +25,7 @@ from qrecipe.train.loop import Hooks, StageResult, lr_scale, train_stage
 from qrecipe.train.objectives.speech import SpeechObjective
 from qrecipe.train.objectives.text_lm import TextLmObjective
 from qrecipe.train.progress import HeldOut
+from qrecipe.world import World
 from tests.support import recipes
 from tests.support.training import LANGUAGE, PROJECTION, ROW, Recorder, learner_of, speech_stage
 
@@ -166,7 +167,7 @@ def test_ranks_sum_to_one_process(opened: LoadedBase, own: SpeechData) -> None:
         (step,) = Sampler(objective.lengths(), {}, stage.batch, 0).epoch(0)
         labels = objective.count_labels(step)["talker"]
         for world in worlds:
-            for m in mine(step, world):
+            for m in world.share(step):
                 (objective.loss_sums(m, 1)["talker"] / labels).backward()
         (values,) = learner.parameters()
         assert values.grad is not None

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from qrecipe.data.batches import Sampler
 from qrecipe.data.speech import SpeechData
 from qrecipe.data.text import TextData
 from qrecipe.errors import EngineError, UserError
-from qrecipe.files import sealed, sha256, write_json
+from qrecipe.files import sealed, write_json
 from qrecipe.model.kernels import fused
 from qrecipe.model.load import LoadedBase
 from qrecipe.recipe.stage import TextLmStage
@@ -45,7 +45,7 @@ def train(opened: LoadedBase, own: SpeechData, tmp_path: Path) -> Train:
     """Trains a stage of seven steps, with checkpoints under `tmp_path/name`; `stop` ends it after a step."""
 
     def go(
-        name: str | None, stop: int | None = None, wrap: Any = None, every: int = 2, on_step: Any = None, **changes: Any
+        name: str | None, stop: int | None = None, wrap: Any = None, every: int = 2, keep: int = 2, on_step: Any = None, **changes: Any
     ) -> tuple[StageResult, Recorder]:
         fields = {"steps": 7, "schedule": "cosine", "batch": {"frames": 12}, "layout": "mixed", **changes}
         stage = speech_stage(LANGUAGE, PROJECTION, **fields)
@@ -71,7 +71,7 @@ def train(opened: LoadedBase, own: SpeechData, tmp_path: Path) -> Train:
         checkpoints = None
         if name is not None:
             trainable = lock_stage(stage.id, found, shapes).model_dump(mode="json")
-            checkpoints = Checkpoints(tmp_path / name, trainable, Every(60, every), told)
+            checkpoints = Checkpoints(tmp_path / name, trainable, Every(60, every, keep), told)
         try:
             result = train_stage(
                 stage,
@@ -244,22 +244,20 @@ def test_no_step_draws_from_a_generator(train: Train) -> None:
     assert all(state == states[0] for state in states)
 
 
-def test_a_checkpoint_of_the_first_format_resumes(train: Train, tmp_path: Path) -> None:
-    """It held the states of the random generators as well."""
-    whole, _ = train(None)
+def test_the_best_weights_are_stored_once(train: Train, tmp_path: Path) -> None:
+    """As a link to the checkpoint of their step, so that two checkpoints hold three times what is learned at most."""
     with pytest.raises(KeyboardInterrupt):
-        train("first", stop=3)
-    for folder in newest_first(tmp_path / "first"):
-        rest = {**load_file(folder / "rest.safetensors"), "random.torch": torch.get_rng_state()}
-        save_file(rest, folder / "rest.safetensors")
-        manifest = json.loads((folder / "manifest.json").read_text())
-        manifest["checkpoint"] = 1
-        manifest["files"]["rest.safetensors"] = sha256(folder / "rest.safetensors")
-        del manifest["sha256"]
-        write_json(folder / "manifest.json", sealed(manifest))
-    resumed, told = train("first")
-    assert told.of("resumed") == [{"event": "resumed", "step": 3}]
-    assert same(resumed, whole)
+        train("linked", stop=5, select=SELECT)
+    files = [f for folder in newest_first(tmp_path / "linked") for f in folder.glob("*.safetensors") if f.stem in ("learned", "best")]
+    assert len(files) == 4
+    assert len({f.stat().st_ino for f in files}) <= 3
+
+
+def test_fewer_checkpoints_are_kept_where_a_recipe_asks_for_it(train: Train, tmp_path: Path) -> None:
+    for keep in (1, 3):
+        with pytest.raises(KeyboardInterrupt):
+            train(f"keep{keep}", stop=5, every=1, keep=keep)
+        assert len(newest_first(tmp_path / f"keep{keep}")) == keep
 
 
 def test_a_checkpoint_of_a_later_format_is_passed_over(train: Train, tmp_path: Path) -> None:
@@ -267,11 +265,11 @@ def test_a_checkpoint_of_a_later_format_is_passed_over(train: Train, tmp_path: P
         train("later", stop=3)
     for folder in newest_first(tmp_path / "later"):
         manifest = json.loads((folder / "manifest.json").read_text())
-        manifest["checkpoint"] = 3
+        manifest["checkpoint"] = 4
         del manifest["sha256"]
         write_json(folder / "manifest.json", sealed(manifest))
     _, told = train("later")
-    assert {e["reason"] for e in told.of("checkpoint_damaged")} == {"format 3"}
+    assert {e["reason"] for e in told.of("checkpoint_damaged")} == {"format 4"}
     assert not told.of("resumed")
 
 
