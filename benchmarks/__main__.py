@@ -7,6 +7,7 @@ takes longer than it may is written down in `OUT/rows/NAME.error.txt` and tried 
 
     python -m benchmarks gpu --out measured --minutes 9           on one GPU; again until it says that all rows are there
     python -m benchmarks gpu --stock ~/Qwen3-TTS                  with the public script, from `git clone https://github.com/QwenLM/Qwen3-TTS`
+    torchrun --nproc-per-node 2 -m benchmarks.scale --out measured    one GPU beside two, and the memory of small cards
     OMP_NUM_THREADS=1 python -m benchmarks cpu --out measured     the demo's stages, encoding and speaking on a CPU, and what a
                                                                   host does for a GPU's steps
 """

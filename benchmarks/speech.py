@@ -59,7 +59,7 @@ def speaking(base: str, sizes: list[int], frames: int, stock_frames: int) -> dic
     sampling = replace(generate.Sampling.of(model.wrapper), min_frames=10 * frames)
     found: dict[str, Any] = {"frames/s": {}, "stock frames/s": {}, "first call s": {}, "peak GB by rows": {}}
     for size in sizes:
-        prompts = generate.numbered(_prompts(model, voice, 2 * size, frames))
+        prompts = generate.numbered(prompts_of(model, voice, 2 * size, frames))
         seconds, made = [], []
         if model.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
@@ -83,7 +83,7 @@ def speaking(base: str, sizes: list[int], frames: int, stock_frames: int) -> dic
     return {"what": "speaking, frames a second by rows", **found}
 
 
-def _prompts(model: LoadedBase, voice: torch.Tensor, count: int, frames: int) -> list[generate.Prompt]:
+def prompts_of(model: LoadedBase, voice: torch.Tensor, count: int, frames: int) -> list[generate.Prompt]:
     """Sentences of 20 to 40 tokens in both layouts, to be cut between two thirds and four thirds of `frames`."""
     rng = np.random.default_rng(0)
     role, body = model.tokenizer.assistant(TEXT)

@@ -135,7 +135,7 @@ class Peers:
         return self._reason is not None
 
     def end(self, rank: int, exit_code: int, message: str) -> Reason:
-        """Says that the run is over because of a rank, unless that was last_word before; returns the reason that counts."""
+        """Says that the run is over because of a rank, unless that was said before; returns the reason that counts."""
         if self._reason is not None:
             return self._reason
         mine = json.dumps([rank, self.rank, exit_code, message])

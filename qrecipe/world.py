@@ -250,7 +250,10 @@ def reported() -> Iterator[None]:
             conclusion = _conclusion(_peers, e)
         raise conclusion from None
     if _peers is not None:
+        import torch.distributed as dist
+
         _peers.leave()
+        dist.destroy_process_group()
 
 
 def _conclusion(peers: Peers, error: BaseException) -> BaseException:

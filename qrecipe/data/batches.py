@@ -5,12 +5,14 @@ Pure and seeded: the same rows, settings and seed give the same batches on any m
 
 from __future__ import annotations
 
+import heapq
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 
 from qrecipe.recipe.stage import Batch
+from qrecipe.world import World
 
 
 @dataclass(frozen=True)
@@ -118,3 +120,21 @@ class Sampler:
                 again = 0
             start = max(0, start - len(epoch))
             number += 1
+
+
+def part_of(batch: Sequence[Micro], world: World) -> list[Micro]:
+    """A rank's part of a global batch: whole micro-batches where they divide evenly, else about as much length as the others.
+
+    Losses are sums over labels, so the parts' order of summation is all that differs. A rank's part may be empty.
+    """
+    if len(batch) % world.size == 0:
+        return list(world.share(batch))
+    loads = [(0, rank) for rank in range(world.size)]
+    mine: Micro = []
+    for item in sorted((i for micro in batch for i in micro), key=lambda i: (-i.length, i.dataset, i.index)):
+        length, rank = loads[0]  # the longest first, each to the rank that has least
+        heapq.heapreplace(loads, (length + item.length, rank))
+        if rank == world.rank:
+            mine.append(item)
+    count = -(-len(batch) // world.size)
+    return [mine[i::count] for i in range(count) if mine[i::count]]

@@ -19,6 +19,12 @@ CPU_CHUNK_FRAMES = 400
 """Frames of a batch on a CPU. Activations of more do not fit into its caches: a sixth of the time then goes into waiting for memory."""
 
 
+def memory_of(device: torch.device) -> float:
+    """Bytes of a GPU that this process may take, where torch was given a share of it."""
+    share = getattr(torch.cuda, "get_per_process_memory_fraction", lambda _: 1.0)
+    return float(torch.cuda.get_device_properties(device).total_memory * share(device))
+
+
 class AdaptiveBatcher(Generic[T]):
     """Splits items into batches of at most `limit`; a batch that runs out of memory halves the limit for all that follow."""
 

@@ -40,8 +40,6 @@ MOMENTS = 2 * FP32
 """Bytes of AdamW's state for each trained number."""
 CUDA = 300 << 20
 """Workspaces of the libraries."""
-H100 = 3.0e14
-"""Floating-point operations in a second that a stage reaches on one H100, for the estimate of its time: 40 % of what the datasheet says."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -87,6 +85,8 @@ class Compute:
     """Whether a step has several micro-batches: then gradients wait beside the activations of the next."""
     operations: float | None
     """Floating-point operations of the stage; None while its data is not known."""
+    frames: float
+    """That it trains on, over all epochs; 0 while its data is not known."""
 
     @property
     def peak(self) -> int:
@@ -98,14 +98,9 @@ class Compute:
         """Bytes of activations and gradients at most: as the one goes the other comes, unless gradients are there from before."""
         return self.activations + self.gradients if self.accumulates else max(self.activations, self.gradients)
 
-    @property
-    def seconds(self) -> float | None:
-        """On one H100, about; selection, gates and the first step's compilation come on top."""
-        return None if self.operations is None else self.operations / H100
-
     def as_json(self) -> dict[str, Any]:
         """For `--format json`."""
-        return {**self.__dict__, "terms": list(self.terms), "peak": self.peak, "seconds": self.seconds}
+        return {**self.__dict__, "terms": list(self.terms), "peak": self.peak}
 
 
 @dataclass(frozen=True)
@@ -175,6 +170,7 @@ def compute(stage: Stage, trainable: Trainable, shapes: Shapes, volume: Volume |
         activations=round(batch * model.saved(ratio)),
         accumulates=stage.batch.accumulate > 1,
         operations=_operations(stage, model, ratio, volume),
+        frames=_frames(stage, volume) if volume is not None else 0.0,
     )
 
 
@@ -273,10 +269,15 @@ def _positions_a_frame(stage: Stage, volume: Volume | None) -> float:
 def _operations(stage: Stage, model: _Model, ratio: float, volume: Volume | None) -> float | None:
     if volume is None or not volume.frames:
         return None
-    steps = (stage.steps or 0) * stage.batch.frames * stage.batch.accumulate
-    frames = stage.epochs * volume.frames if stage.epochs is not None else steps
+    frames = _frames(stage, volume)
     epochs = frames / volume.frames
     return frames * model.operations(ratio, min(1.0, _variants(stage) / epochs) if model.cached is not None else 1.0)
+
+
+def _frames(stage: Stage, volume: Volume) -> float:
+    """Frames that a stage trains on."""
+    steps = (stage.steps or 0) * stage.batch.frames * stage.batch.accumulate
+    return stage.epochs * volume.frames if stage.epochs is not None else steps
 
 
 def _variants(stage: Stage) -> int:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from qrecipe.bundle.servers import Check
     from qrecipe.data.report import Report
     from qrecipe.plan.compute import Compute
+    from qrecipe.plan.gpus import Durations
 from qrecipe.inputs.documents import Comparison, Statistic, interval_text
 from qrecipe.plan.values import Plan, PlannedStage, PlannedSynthetic, PlannedTrain
 from qrecipe.qwen3 import FRAMES_PER_SECOND
@@ -122,9 +123,18 @@ def _computes(compute: Compute | None) -> list[str]:
     losses = " and ".join(compute.terms) if compute.terms else "none"
     parts = {"weights": compute.weights, "what trains": compute.trained + compute.optimizer, "activations and gradients": compute.passing}
     memory = f"on a GPU about {size(compute.peak)} (" + ", ".join(f"{k} {size(v)}" for k, v in parts.items()) + ")"
-    if compute.seconds is not None:
-        memory += f", {duration(compute.seconds)} on one H100 beside selection and gates"
     return [f"{what}; losses: {losses}", memory]
+
+
+def time_line(times: Durations, price: float | None = None) -> str:
+    """How long a run takes, part by part, on which GPUs, and what it costs at a price for one GPU and hour."""
+    rates = "by measured rates" if times.gpu.measured else "by arithmetic from its datasheet"
+    parts = ", ".join(f"{name} {'unknown' if s is None else duration(s)}" for name, s in times.parts.items())
+    text = f"time on {times.gpus} {times.gpu.name}, {rates}: {parts}"
+    if times.total is None:
+        return f"{text}; in all unknown until the data is on this machine"
+    text += f"; in all about {duration(times.total)}, and recognisers"
+    return text if price is None else f"{text}; about {times.total / 3600 * times.gpus * price:.2f} at {price:g} an hour"
 
 
 def duration(seconds: float) -> str:

@@ -14,6 +14,7 @@ from qrecipe.data.batches import Sampler
 from qrecipe.data.states import States
 from qrecipe.files import cache_dir, digest
 from qrecipe.model import generate
+from qrecipe.model.batcher import memory_of
 from qrecipe.model.forward import Tables
 from qrecipe.model.kernels import fused
 from qrecipe.model.weights import Delta, Guard, Learner, survival
@@ -122,7 +123,7 @@ class Trainer:
         device = self.session.opened.device
         if device.type == "cpu" or cost is None:
             return False
-        peak, room = cost.peak, torch.cuda.get_device_properties(device).total_memory
+        peak, room = cost.peak, memory_of(device)
         if peak <= ROOM * room:
             return False
         self.session.events.emit("recomputing", stage=stage.id, peak=peak, room=room)

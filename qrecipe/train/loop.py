@@ -20,7 +20,7 @@ import torch
 from torch.nn.utils import clip_grad_norm_
 
 from qrecipe import interrupts
-from qrecipe.data.batches import Item, Micro, Sampler
+from qrecipe.data.batches import Item, Micro, Sampler, part_of
 from qrecipe.errors import EngineError, UserError
 from qrecipe.model.batcher import CPU_CHUNK_FRAMES, AdaptiveBatcher, out_of_memory
 from qrecipe.model.kernels import fused
@@ -280,7 +280,7 @@ class _Loop:
 
     def _pieces(self, batch: list[Micro]) -> list[Micro]:
         """Parts of this rank's micro-batches that fit into memory."""
-        return [list(piece) for micro in self.world.share(batch) for piece in self.splitter.split(micro)]
+        return [list(piece) for micro in part_of(batch, self.world) for piece in self.splitter.split(micro)]
 
     def _split_smaller(self, piece: Micro, step: int) -> None:
         self.splitter.halve(piece)

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qrecipe.data.batches import Item, Micro, Sampler
+from qrecipe.data.batches import Item, Micro, Sampler, part_of
 from qrecipe.data.speech import SpeechData, SpeechRow
 from qrecipe.model.load import LoadedBase
 from qrecipe.model.weights import Delta, Learner
@@ -96,10 +96,15 @@ def test_the_same_seed_gives_the_same_batches() -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
 def test_ranks_divide_the_micro_batches(size: int) -> None:
-    for step in sampler(0.2, accumulate=4).epoch(0):
-        parts = [World(rank, size).share(step) for rank in range(size)]
-        assert sorted(map(str, step)) == sorted(str(m) for part in parts for m in part)
-        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    """Every row once, in as many micro-batches or in parts of them, and no rank much longer than another."""
+    for accumulate in (1, 4):
+        for step in sampler(0.2, accumulate=accumulate).epoch(0):
+            parts = [part_of(step, World(rank, size)) for rank in range(size)]
+            items = sorted((i for micro in step for i in micro), key=str)
+            assert items == sorted((i for part in parts for micro in part for i in micro), key=str)
+            lengths = [sum(i.length for micro in part for i in micro) for part in parts]
+            longest = max(sum(i.length for i in m) for m in step) if len(step) % size == 0 else max(i.length for i in items)
+            assert max(lengths) - min(lengths) <= longest
 
 
 def test_epochs_in_steps() -> None:

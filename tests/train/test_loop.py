@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from qrecipe.data.batches import Item, Sampler
+from qrecipe.data.batches import Item, Sampler, part_of
 from qrecipe.data.speech import SpeechData
 from qrecipe.data.text import TextData
 from qrecipe.errors import EngineError
@@ -167,7 +167,7 @@ def test_ranks_sum_to_one_process(opened: LoadedBase, own: SpeechData) -> None:
         (step,) = Sampler(objective.lengths(), {}, stage.batch, 0).epoch(0)
         labels = objective.count_labels(step)["talker"]
         for world in worlds:
-            for m in world.share(step):
+            for m in part_of(step, world):
                 (objective.loss_sums(m, 1)["talker"] / labels).backward()
         (values,) = learner.parameters()
         assert values.grad is not None

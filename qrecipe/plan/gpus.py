@@ -1,0 +1,166 @@
+"""How long a run takes on a GPU, and which stages fit into its memory. Shown beside a plan, never part of it.
+
+Rates on an H100 and an H200 are those of docs/benchmarks.md. Other GPUs are scaled by what their makers say: training and
+encoding by the peak of matrix products in bfloat16, speaking by the bandwidth of the memory.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import subprocess
+from dataclasses import dataclass
+from typing import Literal
+
+from qrecipe.files import FileHashes
+from qrecipe.inputs.durations import seconds
+from qrecipe.plan.compute import FP32, Compute
+from qrecipe.plan.plan import Planned
+from qrecipe.plan.trainable import Trainable
+from qrecipe.qwen3 import FRAMES_PER_SECOND, TALKER_LAYERS, within
+from qrecipe.recipe.metrics import spec_of
+from qrecipe.recipe.stage import Stage
+
+Kind = Literal["rows", "predictor", "layers", "lora", "everything"]
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU by its datasheet."""
+
+    name: str
+    flops: float
+    """Dense bfloat16 operations in a second; float16 where there is no bfloat16."""
+    memory: float
+    """Bytes."""
+    bandwidth: float
+    """Bytes of its memory in a second."""
+    link: float
+    """Bytes to another GPU of the host in a second, as an all-reduce reaches them."""
+    measured: bool = False
+    """Whether docs/benchmarks.md has its rates."""
+
+
+GPUS = {
+    "h200": Gpu("H200", 9.89e14, 141e9, 4.8e12, 3.0e11, True),
+    "h100": Gpu("H100", 9.89e14, 80e9, 3.35e12, 3.0e11, True),
+    "a100": Gpu("A100", 3.12e14, 80e9, 2.04e12, 2.0e11),
+    "4090": Gpu("RTX 4090", 1.65e14, 24e9, 1.01e12, 1.5e10),
+    "t4": Gpu("T4", 6.5e13, 16e9, 3.2e11, 8.0e9),
+}
+TRAINING: dict[Kind, float] = {"rows": 4.3e14, "predictor": 4.2e14, "layers": 3.4e14, "lora": 1.4e14, "everything": 2.6e14}
+"""Operations in a second that a stage reached on one H100: its operations a frame, times its measured frames a second."""
+ENCODING = 510.0
+"""Seconds of audio in a second on one H100."""
+SPEAKING = {1: 221.0, 8: 1_632.0, 64: 11_320.0, 256: 30_390.0}
+"""Frames in a second on one H200, by prompts at a time."""
+COMPILING = 45.0
+"""Seconds of a stage's first step, about the middle of what was measured."""
+START = 60.0
+"""Seconds in which the base is loaded and stages are hashed and stored, about."""
+BACKWARD = 0.6
+"""Share of a step in which gradients travel while others are computed."""
+USABLE = 0.9
+"""Share of a GPU's memory that a stage may fill by its estimate."""
+
+
+@dataclass(frozen=True)
+class Durations:
+    """Seconds of a run by part; None for what depends on data that is not on this machine."""
+
+    gpu: Gpu
+    gpus: int
+    parts: dict[str, float | None]
+
+    @property
+    def total(self) -> float | None:
+        """Of all parts; None while one is not known."""
+        known = [s for s in self.parts.values() if s is not None]
+        return sum(known) if len(known) == len(self.parts) else None
+
+
+def durations(planned: Planned, computes: dict[str, Compute], hashes: FileHashes, gpu: Gpu, gpus: int) -> Durations:
+    """Seconds of every stage, and of what a run does beside them. Recognisers are not counted: nobody measured them."""
+    recipe = planned.loaded.recipe
+    parts: dict[str, float | None] = {"starting": START, "encoding": _encoding(planned, hashes, gpu, gpus)}
+    for stage in recipe.stages:
+        if stage.id in computes:
+            parts[stage.id] = _training(stage, planned.trainables[stage.id], computes[stage.id], gpu, gpus)
+    parts["speaking"] = _speaking(planned, hashes, gpu, gpus)
+    return Durations(gpu, gpus, parts)
+
+
+def kind_of(trainable: Trainable, cost: Compute) -> Kind:
+    """The kind of stage, of those that were measured, that a trainable set is most like."""
+    if any(g.train.lora is not None for g in trainable.groups):
+        return "lora"
+    if cost.first_layer is None:
+        return "predictor"
+    whole = [n for g in trainable.groups if g.whole for n in g.tensors]
+    if not any(within(n, TALKER_LAYERS) for n in whole):
+        return "rows"
+    return "layers" if all(within(n, TALKER_LAYERS) for n in whole) else "everything"
+
+
+def _training(stage: Stage, trainable: Trainable, cost: Compute, gpu: Gpu, gpus: int) -> float | None:
+    if cost.operations is None:
+        return None
+    rate = TRAINING[kind_of(trainable, cost)] * gpu.flops / GPUS["h100"].flops
+    computing = cost.operations / rate / gpus
+    steps = stage.steps or math.ceil(cost.frames / (stage.batch.frames * stage.batch.accumulate))
+    # a ring sends every gradient twice, but for a GPU's own part
+    sending = steps * 2 * (gpus - 1) / gpus * cost.gradients / gpu.link
+    return COMPILING + computing + max(0.0, sending - BACKWARD * computing)
+
+
+def _encoding(planned: Planned, hashes: FileHashes, gpu: Gpu, gpus: int) -> float | None:
+    audio = 0.0
+    for name, dataset in planned.loaded.recipe.datasets.items():
+        if dataset.kind != "speech":
+            continue
+        if name not in planned.manifests:
+            return None
+        audio += sum(seconds(r, hashes) or 0.0 for r in planned.manifests[name].rows if r.codes is None)
+    return audio / (ENCODING * gpu.flops / GPUS["h100"].flops) / gpus
+
+
+def _speaking(planned: Planned, hashes: FileHashes, gpu: Gpu, gpus: int) -> float | None:
+    """Speech that gates listen to: of the base, of every stage that they judge, and of the result, in every seed, layout and kind of prompt."""
+    recipe = planned.loaded.recipe
+    evaluation, total = recipe.evaluation, 0.0
+    for gates in (recipe.gates(), *(s.gates for s in recipe.stages), recipe.accept):
+        for dataset in {g.data for g in gates if spec_of(g.metric).source == "generated"}:
+            if dataset not in planned.manifests:
+                return None
+            rows = planned.manifests[dataset].rows[: evaluation.prompts]
+            ways = len(evaluation.seeds) * len(evaluation.layouts) * len(evaluation.kinds)
+            frames = ways * FRAMES_PER_SECOND * sum(seconds(r, hashes) or 0.0 for r in rows)
+            at_once = max((n for n in SPEAKING if n <= max(1, len(rows) * ways / gpus)), default=1)
+            total += frames / (SPEAKING[at_once] * gpu.bandwidth / GPUS["h200"].bandwidth) / gpus
+    return total
+
+
+def fit(cost: Compute, memory: float) -> str:
+    """Needs of a stage for so many bytes of a GPU, in a sentence."""
+    if cost.peak <= USABLE * memory:
+        return "fits as it is"
+    least = cost.peak - cost.passing + cost.gradients
+    if least <= USABLE * memory:
+        return "fits with layers computed again and micro-batches split; `run` does both by itself, and the result stays the same"
+    learned = cost.trained // FP32
+    return (
+        f"does not fit: the base and {learned:,} trained numbers with their gradients and moments take {least / 1e9:.1f} GB; "
+        "train fewer layers (`talker.model.layers.20-27`), or low-rank deltas of them (`lora`)"
+    )
+
+
+def here() -> Gpu | None:
+    """The GPU of this machine, if it is one that is known; torch is not asked."""
+    if shutil.which("nvidia-smi") is None:
+        return None
+    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        names = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.lower()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return next((gpu for key, gpu in GPUS.items() if key in names.partition("\n")[0]), None)
