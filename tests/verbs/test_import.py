@@ -110,11 +110,12 @@ def test_what_cannot_be_used_is_left_out_and_said_once_a_kind(tmp_path: Path) ->
     """Faulty rows of every kind among good ones; what was left out is kept with its reason."""
     folder = sources.ljspeech(tmp_path / "source")
     (folder / "wavs" / "noise.wav").write_bytes(b"no sound at all")
-    sources.write(folder / "wavs" / "twice.wav", 30)
+    for name in ("twice", "again"):
+        sources.write(folder / "wavs" / f"{name}.wav", 30)
     soundfile.write(str(folder / "wavs" / "long.wav"), [0.1] * 8000 * 31, 8000)
     bad = [f"LJ{i:03d}|x|{text}" for i, text in enumerate(FAULTS) if text]
     bad += ["absent|x|Tiada di sini.", "absent2|x|Tiada juga.", "noise|x|Bukan bunyi.", "long|x|" + "Panjang sekali. " * 9]
-    bad += ["twice|x|Dua kali sahaja.", "twice|x|dua kali sahaja", "only two|columns"]
+    bad += ["twice|x|Dua kali sahaja.", "twice|x|dua kali sahaja", "again|x|Lain pula.", "only two|columns"]
     with open(folder / "metadata.csv", "a", encoding="utf-8") as f:
         f.write("".join(line + "\n" for line in bad))
     result = imported(folder, tmp_path / "recipes")
@@ -126,6 +127,7 @@ def test_what_cannot_be_used_is_left_out_and_said_once_a_kind(tmp_path: Path) ->
         "the recording cannot be read as audio": 1,
         "the recording is longer than 30 s: cut it, or import it with subtitles or labels": 1,
         "the same recording and text stand in an earlier row": 1,
+        "the same recording stands in an earlier row with another text": 1,
         "2 columns where the first row has 3": 1,
     }
     assert result.dropped["there is no such recording"] == ["metadata.csv:15:1", "metadata.csv:16:1"]

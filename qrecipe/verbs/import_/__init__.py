@@ -20,7 +20,7 @@ from typing import Any
 from qrecipe.data.audio import MIN_SECONDS, AudioProblem, rate_problem
 from qrecipe.data.clips import Clips
 from qrecipe.errors import DataError, Place, Problem, Problems, RecipeError
-from qrecipe.files import write_text
+from qrecipe.files import sha256, write_text
 from qrecipe.inputs.durations import by_header
 from qrecipe.inputs.sources import Options, Source, Utterance, open_source
 from qrecipe.inputs.tables import Embedded, Record, records
@@ -305,16 +305,18 @@ class _Import:
         self.dropped.append((place, reason, text))
 
     def _unique(self, rows: list[Row]) -> list[Row]:
-        """Rows without those that repeat a recording with the same text."""
-        seen: set[tuple[Path, str]] = set()
+        """Rows without those that repeat a recording, under whatever name."""
+        first: dict[str, str] = {}
         unique = []
         for row in rows:
-            key = (row.audio, near_key(row.text))
-            if key in seen:
+            content, key = sha256(row.audio), near_key(row.text)
+            if content not in first:
+                unique.append(row)
+            elif first[content] == key:
                 self._drop(row.place, "the same recording and text stand in an earlier row", row.text)
             else:
-                unique.append(row)
-            seen.add(key)
+                self._drop(row.place, "the same recording stands in an earlier row with another text", row.text)
+            first.setdefault(content, key)
         return unique
 
     def _without_lonely(self, rows: list[Row]) -> list[Row]:
