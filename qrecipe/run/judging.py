@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from qrecipe.files import write_text
 from qrecipe.inputs.documents import Verdict
 from qrecipe.phases import phase
 from qrecipe.plan.fingerprints import GENERATION, NUMERICS
+from qrecipe.qwen3 import Layout
 from qrecipe.recipe.gate import Gate
 from qrecipe.recipe.metrics import MetricSpec, spec_of
 from qrecipe.recipe.recipe import Evaluation
@@ -71,18 +72,22 @@ class Judge:
 
     def best_languages(self, gates: Sequence[Gate], state: str) -> dict[tuple[str, str], BestLanguage]:
         """How the base speaks best what gates compare it on, by (dataset, metric). The modules must hold the base."""
-        wanted = dict.fromkeys((g.data, g.metric) for g, _ in self._judged_here(gates) if g.against_best)
-        return {(data, metric): self._best_language(data, metric, state) for data, metric in wanted}
+        wanted: dict[tuple[str, str], list[Gate]] = {}
+        for gate, _ in self._judged_here(gates):
+            if gate.against_best:
+                wanted.setdefault((gate.data, gate.metric), []).append(gate)
+        return {key: self._best_language(*key, state, {g.layout for g in of_key}) for key, of_key in wanted.items()}
 
-    def _best_language(self, dataset: str, metric: str, state: str) -> BestLanguage:
+    def _best_language(self, dataset: str, metric: str, state: str, judged_layouts: Set[Layout | None]) -> BestLanguage:
         session, spec = self.session, spec_of(metric)
-        settings = session.evaluation
+        layouts = [x for x in session.evaluation.layouts if None in judged_layouts or x in judged_layouts]
+        settings = session.evaluation.model_copy(update={"layouts": layouts})
         choosing, judging = split(session.data.speech[dataset], settings)
         recordings: list[Value] = []
         if spec.better == "match":
             recordings = measure_recordings(choosing, [metric], settings.model_copy(update={"prompts": None}), session.evaluators)[metric]
-        # one seed chooses: how well a language is spoken differs far more than what chance does
-        once = settings.model_copy(update={"prompts": None, "seeds": settings.seeds[:1]})
+        # one seed in one layout chooses: languages differ far more than chance and layouts do
+        once = settings.model_copy(update={"prompts": None, "seeds": settings.seeds[:1], "layouts": layouts[:1]})
         tried: dict[str, float] = {}
         for language in (*session.base.languages, UNTOLD):
             part = _Part("choosing", choosing, once)
