@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from qrecipe.data.audio import MAX_REFERENCE, AudioProblem, encoded, load_reference, rate_problem
+from qrecipe.data.audio import MAX_REFERENCE, Audio, AudioProblem, encoded, load_reference, rate_problem
 from qrecipe.errors import DataError, Place, Problem, RecipeError
 from qrecipe.files import FileHashes, is_file, replacing
 from qrecipe.model import speak
@@ -35,9 +35,29 @@ class Speech:
     """`stock` speaks through `generate_voice_clone`, which says other things with the same seed."""
 
 
+@dataclass(frozen=True)
+class Spoken:
+    """A text as a model said it."""
+
+    audio: Audio
+    """[samples] float32."""
+    rate: int
+    """Hz."""
+    frames: int
+    """Frames of the codec."""
+
+
 def say(model: str, speech: Speech, out: Path) -> dict[str, Any]:
-    """Speaks a text with the checkpoint's own sampling. Raises `UserError`."""
+    """Speaks a text with the checkpoint's own sampling and writes it as a sound file. Raises `UserError`."""
     file_format = _format(out)
+    spoken = spoken_by(model, speech)
+    with replacing(out) as temporary:
+        temporary.write_bytes(encoded(spoken.audio, spoken.rate, **file_format))
+    return {"out": str(out), "seconds": round(len(spoken.audio) / spoken.rate, 3), "frames": spoken.frames}
+
+
+def spoken_by(model: str, speech: Speech) -> Spoken:
+    """The speech of a model. Raises `UserError`."""
     try:
         voice = load_reference(speech.reference, MAX_REFERENCE)
     except AudioProblem as e:
@@ -64,13 +84,10 @@ def say(model: str, speech: Speech, out: Path) -> dict[str, Any]:
     )
     if speech.engine == "stock":
         (spoken,) = speak.speak(opened, [utterance], layout=speech.layout, seed=speech.seed)
-        codes, audio, rate = spoken.codes, spoken.audio, spoken.rate
-    else:
-        ((_, codes),) = generated.speak(opened, [generated.Request(utterance, speech.layout, speech.seed)])
-        ((audio, rate),) = generated.sound(opened, [codes], [utterance])
-    with replacing(out) as temporary:
-        temporary.write_bytes(encoded(audio, rate, **file_format))
-    return {"out": str(out), "seconds": round(len(audio) / rate, 3), "frames": int(codes.shape[0])}
+        return Spoken(spoken.audio, spoken.rate, int(spoken.codes.shape[0]))
+    ((_, codes),) = generated.speak(opened, [generated.Request(utterance, speech.layout, speech.seed)])
+    ((audio, rate),) = generated.sound(opened, [codes], [utterance])
+    return Spoken(audio, rate, int(codes.shape[0]))
 
 
 FORMATS = {
