@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +24,20 @@ from qrecipe.cli.options import FILE, allow_option, format_option, locked_option
 @click.option("--checkpoint-steps", type=click.IntRange(min=1), help="Also keep it after so many steps.")
 @locked_option
 @click.option("--fresh", is_flag=True, help="Start over; what was there is put aside as RUNS/NAME.1, not deleted.")
+@click.option(
+    "--track", metavar="NAMES", help="Also send losses, verdicts and sounds to tensorboard, trackio or wandb; separated by commas."
+)
 @allow_option
 @set_option
 @format_option()
 def command(
-    file: Path, sets: tuple[str, ...], format_: str, checkpoint_minutes: float, checkpoint_steps: int | None, **options: Any
+    file: Path,
+    sets: tuple[str, ...],
+    format_: str,
+    checkpoint_minutes: float,
+    checkpoint_steps: int | None,
+    track: str | None,
+    **options: Any,
 ) -> int:
     """Run a recipe: train its stages, judge its gates, write its bundle.
 
@@ -61,12 +72,28 @@ def command(
         from qrecipe.train.checkpoints import Every
 
         every = Every(checkpoint_minutes, checkpoint_steps)
-        outcome = run(plan, RunOptions(**options, every=every), console, world)
+        with _tracked(track if world.first else None, options["runs"] / plan.plan.recipe, plan.plan.recipe, console) as listener:
+            outcome = run(plan, RunOptions(**options, every=every), listener, world)
         _closing(console, outcome, loaded)
         console.say(f"report: {options['runs'] / plan.plan.recipe / PAGE}")
     if world.first and (format_ == "json" or not sys.stdout.isatty()):
         print_json(outcome.as_json(), indent=None)
     return outcome.exit_code
+
+
+@contextmanager
+def _tracked(names: str | None, folder: Path, name: str, console: Any) -> Iterator[Any]:
+    """The console, and the trackers that are asked for beside it."""
+    if names is None:
+        yield console
+        return
+    from qrecipe.run.tracking import Tracking, open_trackers
+
+    tracking = Tracking(open_trackers(names.split(","), folder / "tensorboard", name), folder / "stages", console, console.say)
+    try:
+        yield tracking
+    finally:
+        tracking.close()
 
 
 def _closing(console: Any, outcome: Any, loaded: Any) -> None:

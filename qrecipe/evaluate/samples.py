@@ -199,6 +199,23 @@ class SampleStore(Store[SpokenBatch]):
         write_json(path / BATCH, sealed({**about, "samples": entries}))
 
 
+Where = tuple[str, int, str, str, str, int]
+"""(dataset, line, text, layout, prompt, seed) of a stored sample."""
+
+
+def stored_samples(folder: Path) -> Iterator[tuple[Where, Path]]:
+    """Every sample below `folder/DATASET`, with the file of its sound, without a model. Damaged batches are left out."""
+    for file in sorted(folder.glob(f"*/*/{BATCH}")):
+        try:
+            batch = read_sealed(file)
+            for entry in batch["samples"]:
+                sound = file.parent / f"{entry['line']}.flac"
+                if sound.is_file():
+                    yield (file.parent.parent.name, entry["line"], entry["text"], batch["layout"], batch["prompt"], batch["seed"]), sound
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+
+
 def generated(opened: LoadedBase | None, task: Task, progress: OnProgress | None = None) -> Iterator[Sample]:
     """Speaks the prompts of a task with every seed in every layout. `opened` is the model; None: only what is stored.
 

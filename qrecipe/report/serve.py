@@ -27,7 +27,7 @@ _RANGE = re.compile(r"bytes=(\d{1,15})-(\d{0,15})\Z")
 
 @dataclass(frozen=True)
 class Answer:
-    """Answer to a request."""
+    """The answer to a request."""
 
     content: bytes
     kind: str = "application/json"
@@ -56,85 +56,82 @@ class Site:
     """Must come with whatever is sent."""
 
 
-def _part(answer: Answer, requested: str) -> tuple[bytes, int, dict[str, str]]:
-    """Content, status and headers of an answer, or of the range of its bytes that a request names."""
-    content, status, headers = answer.content, answer.status, dict(answer.headers)
-    part = _RANGE.match(requested)
-    if part is None or status != 200:
-        return content, status, headers
-    start, end = int(part[1]), min(int(part[2] or len(content)), len(content) - 1)
-    if start > end:
-        return b"", 416, headers
-    headers["Content-Range"] = f"bytes {start}-{end}/{len(content)}"
-    return content[start : end + 1], 206, headers
+class _Handler(BaseHTTPRequestHandler):
+    """Answers requests; subclasses say of which site."""
 
+    site: Site
+    host: str
+    protocol_version = "HTTP/1.1"
+    timeout = SECONDS
+    server_version, sys_version = "qrecipe", ""
 
-def _handler(site: Site, host: str) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        timeout = SECONDS
-        server_version, sys_version = "qrecipe", ""
+    def log_message(self, format: str, *arguments: Any) -> None:
+        """Says nothing: the terminal is the user's."""
 
-        def log_message(self, format: str, *arguments: Any) -> None:
-            """Says nothing: the terminal is the user's."""
+    def do_GET(self) -> None:
+        self._send(self._refused() or self.site.get(urlsplit(self.path).path) or message("there is no such page", 404))
 
-        def do_GET(self) -> None:
-            self._send(self._refused() or site.get(urlsplit(self.path).path) or message("there is no such page", 404))
+    do_HEAD = do_GET
 
-        do_HEAD = do_GET
+    def do_POST(self) -> None:
+        self._send(self._refused() or self._posted())
 
-        def do_POST(self) -> None:
-            self._send(self._refused() or self._posted())
+    def _posted(self) -> Answer:
+        self.close_connection = True  # whatever else comes on it is not read
+        length = self.headers.get("Content-Length", "")
+        if self.headers.get("Transfer-Encoding") or not re.fullmatch(r"\d{1,9}", length):
+            return message("the request does not say how long it is", 411)
+        if int(length) > MAX_BODY:
+            return message(f"more than {MAX_BODY:,} bytes", 413)
+        if not secrets.compare_digest(self.headers.get("X-Token", "").encode("utf-8", "replace"), self.site.token.encode()):
+            return message("the page is not from this program: load it again", 403)
+        body = self.rfile.read(int(length))
+        answer = self.site.post(urlsplit(self.path).path, body) if self.site.post is not None else None
+        return answer or message("nothing can be sent here", 404)
 
-        def _posted(self) -> Answer:
-            self.close_connection = True  # whatever else comes on it is not read
-            length = self.headers.get("Content-Length", "")
-            if self.headers.get("Transfer-Encoding") or not re.fullmatch(r"\d{1,9}", length):
-                return message("the request does not say how long it is", 411)
-            if int(length) > MAX_BODY:
-                return message(f"more than {MAX_BODY:,} bytes", 413)
-            if not secrets.compare_digest(self.headers.get("X-Token", "").encode("utf-8", "replace"), site.token.encode()):
-                return message("the page is not from this program: load it again", 403)
-            body = self.rfile.read(int(length))
-            answer = site.post(urlsplit(self.path).path, body) if site.post is not None else None
-            return answer or message("nothing can be sent here", 404)
+    def _refused(self) -> Answer | None:
+        """The answer to a request under another name than this machine's own."""
+        named = re.sub(r":\d+\Z", "", self.headers.get("Host", "")).strip("[]")
+        if self.host in LOOPBACK and named not in LOOPBACK:
+            return message("this program serves its own machine alone", 403)
+        try:
+            urlsplit(self.path)
+        except ValueError:
+            return message("no such address", 400)
+        return None
 
-        def _refused(self) -> Answer | None:
-            """The answer to a request under another name than this machine's own."""
-            named = re.sub(r":\d+\Z", "", self.headers.get("Host", "")).strip("[]")
-            if host in LOOPBACK and named not in LOOPBACK:
-                return message("this program serves its own machine alone", 403)
-            try:
-                urlsplit(self.path)
-            except ValueError:
-                return message("no such address", 400)
-            return None
+    def _send(self, answer: Answer) -> None:
+        content, status, headers = answer.content, answer.status, dict(answer.headers)
+        part = _RANGE.match(self.headers.get("Range", ""))
+        if part is not None and status == 200:
+            start = int(part[1])
+            end = min(int(part[2] or len(content)), len(content) - 1)
+            if start > end:
+                content, status = b"", 416
+            else:
+                headers["Content-Range"] = f"bytes {start}-{end}/{len(content)}"
+                content, status = content[start : end + 1], 206
+        self.send_response(status)
+        fixed = {
+            "Content-Type": answer.kind,
+            "Content-Length": str(len(content)),
+            "X-Content-Type-Options": "nosniff",
+            "Referrer-Policy": "no-referrer",
+            "Cache-Control": "no-store",
+            "Accept-Ranges": "bytes",
+        }
+        for name, value in (fixed | headers).items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
 
-        def _send(self, answer: Answer) -> None:
-            content, status, headers = _part(answer, self.headers.get("Range", ""))
-            self.send_response(status)
-            fixed = {
-                "Content-Type": answer.kind,
-                "Content-Length": str(len(content)),
-                "X-Content-Type-Options": "nosniff",
-                "Referrer-Policy": "no-referrer",
-                "Cache-Control": "no-store",
-                "Accept-Ranges": "bytes",
-            }
-            for name, value in (fixed | headers).items():
-                self.send_header(name, value)
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(content)
-
-        def handle_one_request(self) -> None:
-            """One request. A browser that goes away, or speaks no HTTP, is no error of ours."""
-            try:
-                super().handle_one_request()
-            except (ConnectionError, TimeoutError, ValueError):
-                self.close_connection = True
-
-    return Handler
+    def handle_one_request(self) -> None:
+        """One request. A browser that goes away, or speaks no HTTP, is no error of ours."""
+        try:
+            super().handle_one_request()
+        except (ConnectionError, TimeoutError, ValueError):
+            self.close_connection = True
 
 
 class _Server(ThreadingHTTPServer):
@@ -147,7 +144,8 @@ class _Server(ThreadingHTTPServer):
 @contextmanager
 def served(site: Site, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
     """Serves a site and gives its address; ends with the block. Raises `OSError` where the port is taken."""
-    server = _Server((host, port), _handler(site, host))
+    handler = type("Handler", (_Handler,), {"site": site, "host": host})
+    server = _Server((host, port), handler)
     Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True).start()
     name = f"[{host}]" if ":" in host else host
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,17 +11,14 @@ import soundfile
 
 from qrecipe.bundle.verify import MANIFEST, read_manifest
 from qrecipe.errors import Place, Problem, Problems, UserError, suggest
-from qrecipe.evaluate.samples import BATCH
-from qrecipe.files import digest, read_sealed, write_json
+from qrecipe.evaluate.samples import Where, stored_samples
+from qrecipe.files import digest, write_json
 from qrecipe.inputs.ballots import parse_ballot
 from qrecipe.inputs.documents import Ballot
 from qrecipe.report.listening import KIND, HeardPair, Scale, Sound, listening_page, pair_of, set_id
 from qrecipe.report.serve import Answer, Site, message
 from qrecipe.run.record import RunRecord, require_record
 from qrecipe.run.store import RunStore
-
-Where = tuple[str, int, str, str, str, int]
-"""(dataset, line, text, layout, prompt, seed) of something that was said."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +42,8 @@ def pairs_of(request: Request) -> tuple[str, list[HeardPair]]:
     folder, record, stage = _run(request)
     place = Place(request.target)
     store = RunStore(folder)
-    model = dict(_said(store, _state(record, stage, place)))
-    other = dict(_said(store, _state(record, request.against, Place("--against"))))
+    model = _said(store, _state(record, stage, place))
+    other = _said(store, _state(record, request.against, Place("--against")))
     datasets = {w[0] for w in model.keys() & other.keys()}
     if request.data is not None and request.data not in datasets:
         raise UserError(Problem("QR020", f"both spoke no `{request.data}`", Place("--data"), suggest(request.data, datasets)))
@@ -92,18 +88,8 @@ def _state(record: RunRecord, name: str, place: Place) -> str:
     return record.results[name]
 
 
-def _said(store: RunStore, state: str) -> Iterator[tuple[Where, Path]]:
-    """Whatever a state said, with the file of its sound. What cannot be read is left out: it is spoken again by a run."""
-    for file in sorted((store.stage_folder(state) / "samples").glob(f"*/*/{BATCH}")):
-        try:
-            batch = read_sealed(file)
-            for entry in batch["samples"]:
-                sound = file.parent / f"{entry['line']}.flac"
-                if sound.is_file():
-                    where = (file.parent.parent.name, entry["line"], entry["text"], batch["layout"], batch["prompt"], batch["seed"])
-                    yield where, sound
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
+def _said(store: RunStore, state: str) -> dict[Where, Path]:
+    return dict(stored_samples(store.stage_folder(state) / "samples"))
 
 
 def _sound(file: Path) -> Sound:
