@@ -37,7 +37,7 @@ def add(manifest: Path, row: dict[str, Any]) -> None:
 def warnings(recipe: Path) -> list[tuple[str, str, int]]:
     """(code, message, line) of what preparing warns of."""
     events: list[dict[str, Any]] = []
-    prepare(complete_plan(load(recipe)), events.append)
+    prepare(complete_plan(load(recipe)), recipe.parent / "runs", events.append)
     return [(e["code"], e["message"], e["line"]) for e in events if e["event"] == "data_warning"]
 
 
