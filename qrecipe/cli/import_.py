@@ -59,6 +59,7 @@ def command(
     from qrecipe.verbs.import_ import Request, import_source
     from qrecipe.verbs.new import NewRecipe
 
+    # without --out the recipe goes where a project keeps its recipes
     folder = out if out is not None else Path("recipes") if Path("recipes").is_dir() else Path()
     alike = [name.strip() for name in like.split(",") if name.strip()] or ["english"]
     recipe = NewRecipe(language, bcp47, template, base, REVISION if base == BASE else None, alike, replay)

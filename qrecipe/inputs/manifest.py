@@ -201,6 +201,7 @@ def read_manifest(
         if other is not None:
             help_ = "say how it is read: `format: csv`" if "table" in other else MANIFEST_HELP
             return Manifest(path, [], Problems([Problem("QR041", f"not a manifest: {other}", whole, help_)]), whole.file)
+        # every row is read by itself, so that one bad row costs no other
         folder = path if path.is_dir() else path.parent
         records = _lines_of(path, whole.file) if format_ == "jsonl" else unpacked(path, format_, whole.file)
         roots = [folder, *([root] if root is not None else []), *([unpacked_folder()] if format_ in SHARDS else [])]

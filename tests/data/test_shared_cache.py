@@ -19,6 +19,7 @@ from qrecipe.data.codes import HEARD, Encoded, Encoder, Recording
 from qrecipe.files import FileHashes, sha256
 from qrecipe.inputs.bases import LocalBase
 from qrecipe.store import JsonStore, TensorStore
+from qrecipe.world import World
 from tests.support import audio
 
 CLIPS = 24
@@ -29,6 +30,7 @@ class Slow:
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
+        self.world = World()
 
     def encode(self, audios: list[audio.Audio]) -> list[torch.Tensor]:
         time.sleep(0.02)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -22,6 +23,7 @@ from qrecipe.recipe.gate import Gate
 from qrecipe.recipe.metrics import BUILTIN
 from qrecipe.recipe.recipe import Evaluation
 from qrecipe.store import Journal
+from qrecipe.world import World
 from tests.support import whisper
 
 pytestmark = pytest.mark.slow
@@ -40,7 +42,9 @@ def dataset(rows: int) -> SpeechData:
 
 
 def evaluators(**more: Any) -> EvaluatorSet:
-    return EvaluatorSet(cast(Any, None), None, EvaluatorChoice(Evaluators(**more), Path.cwd(), {"malay": "ms"}), journal=Journal())
+    return EvaluatorSet(
+        cast(Any, SimpleNamespace(world=World())), None, EvaluatorChoice(Evaluators(**more), Path.cwd(), {"malay": "ms"}), journal=Journal()
+    )
 
 
 def tried(gate: dict[str, Any], rows: int, **more: Any) -> Probe:

@@ -202,6 +202,9 @@ class OneNumber:
     def parameters(self) -> Iterator[torch.nn.Parameter]:
         yield self.number
 
+    def in_order(self) -> list[torch.nn.Parameter]:
+        return [self.number]
+
     def snapshot(self) -> Delta:
         return Delta()
 
