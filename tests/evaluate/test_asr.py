@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -24,6 +25,7 @@ from qrecipe.inputs import evaluators
 from qrecipe.inputs.evaluators import EvaluatorModel, WheelModel, find
 from qrecipe.recipe.evaluator import Asr, Evaluators
 from qrecipe.recipe.metrics import find as find_metric
+from qrecipe.world import World
 from tests.support import whisper
 
 DATA = Path(__file__).parents[2] / "recipes" / "data" / "malay"
@@ -33,7 +35,9 @@ CLIPS = 3
 @pytest.fixture(scope="module")
 def samples() -> list[Sample]:
     whisper.require()
-    evaluators = EvaluatorSet(cast(Any, None), None, EvaluatorChoice(Evaluators(asr=whisper.ASR), Path.cwd(), {"malay": "ms"}))
+    evaluators = EvaluatorSet(
+        cast(Any, SimpleNamespace(world=World())), None, EvaluatorChoice(Evaluators(asr=whisper.ASR), Path.cwd(), {"malay": "ms"})
+    )
     found = []
     for line, text in enumerate((DATA / "dev.jsonl").read_text(encoding="utf-8").splitlines()[:CLIPS], start=1):
         entry = json.loads(text)

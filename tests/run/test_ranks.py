@@ -219,7 +219,8 @@ def test_torchrun_restarts_a_run_that_lost_a_rank(one: Path, cache: Path) -> Non
 
 def test_other_verbs_work_in_one_process(nursery: Nursery, tmp_path: Path) -> None:
     first, second = nursery.run_ranks("say", "builtin:mini", "Hello.", cwd=tmp_path)
-    assert (first.code, second.code) == (2, 2)
+    assert first.code == 2
+    assert second.code in (2, 130), "by itself, or by the launcher, which ends the others"
     assert "`say` works in one process" in first.err
     assert (second.out, second.err) == ("", "")
 
