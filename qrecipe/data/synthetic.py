@@ -10,6 +10,7 @@ outcomes is a lower bound of the whole one, at a sixteenth of the size.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -79,8 +80,12 @@ def synthesize(
         inputs = [SYNTHESIS, GENERATION, TOP, identity, dataset.spoken_as, settings.layout, settings.seed, settings.sampling, sentences]
         return key_of(inputs, 40)
 
+    @cache
+    def script() -> speech.Script:  # for all batches, once one is missing
+        return speech.prepare(opened, requests, **settings.sampling)
+
     def make(n: int) -> dict[str, torch.Tensor]:
-        return _speak(opened, requests, batches[n], settings)
+        return _speak(opened, script(), batches[n])
 
     # processes that want the same batches share them out, so they are ready in any order
     rows: dict[int, SpeechRow] = {}
@@ -96,18 +101,16 @@ def synthesize(
     return SpeechData(dataset.name, dataset.language, [rows[i] for i in range(len(rows))], x_vectors=vectors)
 
 
-def _speak(opened: LoadedBase, requests: list[speech.Request], batch: list[int], settings: Teacher) -> dict[str, torch.Tensor]:
-    """Speech of one batch of a dataset's requests, and the distributions that it was drawn from."""
+def _speak(opened: LoadedBase, script: speech.Script, batch: list[int]) -> dict[str, torch.Tensor]:
+    """Speech of one batch of a dataset's script, and the distributions that it was drawn from."""
     with phase("speaking"):
-        spoken = dict(speech.speak(opened, requests, only=batch, **settings.sampling))
+        spoken = dict(speech.speak(opened, script, batch))
     codes = [spoken[i] for i in batch]
     examples = []
     for i, c in zip(batch, codes, strict=True):
-        u, cap = requests[i].utterance, requests[i].max_frames
-        language = opened.language_row(u.language)
-        role, body = opened.tokenizer.assistant(u.text)
-        cut = cap is not None and len(c) >= cap
-        examples.append(prompt.Example(role, body, c, u.x_vector, language, settings.layout, cut=cut))
+        p = script.prompts[i]
+        cut = p.max_frames is not None and len(c) >= p.max_frames
+        examples.append(prompt.Example(p.role, p.body, c, p.x_vector, p.language, p.layout, cut=cut))
     parts = [examples[i : i + TEACHER_FORCED] for i in range(0, len(examples), TEACHER_FORCED)]
     with phase("likelihood"):
         targets = [t for part in parts for t in soft_targets(opened, part)]

@@ -276,7 +276,8 @@ def _speak(opened: LoadedBase, task: Task, todo: list[PromptBatch], missing: lis
         requests.append(speech.Request(utterance, todo[n].layout, todo[n].seed, cap_of(row, task.settings), Place(data.name, row.line)))
     ready: dict[int, dict[int, torch.Tensor]] = {n: {} for n in missing}
     wanted = [i for i, (n, _) in enumerate(where) if n in ready]
-    for i, codes in phases.each("speaking", speech.speak(opened, requests, only=wanted)):
+    script = speech.prepare(opened, requests)
+    for i, codes in phases.each("speaking", speech.speak(opened, script, wanted)):
         n = where[i][0]
         ready[n][i] = codes
         if len(ready[n]) == len(todo[n].rows):

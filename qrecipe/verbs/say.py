@@ -85,7 +85,8 @@ def spoken_by(model: str, speech: Speech) -> Spoken:
     if speech.engine == "stock":
         (spoken,) = speak.speak(opened, [utterance], layout=speech.layout, seed=speech.seed)
         return Spoken(spoken.audio, spoken.rate, int(spoken.codes.shape[0]))
-    ((_, codes),) = generated.speak(opened, [generated.Request(utterance, speech.layout, speech.seed)])
+    script = generated.prepare(opened, [generated.Request(utterance, speech.layout, speech.seed)])
+    ((_, codes),) = generated.speak(opened, script)
     ((audio, rate),) = generated.sound(opened, [codes], [utterance])
     return Spoken(audio, rate, int(codes.shape[0]))
 

@@ -101,7 +101,7 @@ class Trial:
         except BaseModelError:
             known = "auto"
         utterance = self._utterance(session, text, known, voice)
-        ((_, codes),) = generated.speak(opened, [generated.Request(utterance, layout, seed)])
+        ((_, codes),) = generated.speak(opened, generated.prepare(opened, [generated.Request(utterance, layout, seed)]))
         ((sound, rate),) = generated.sound(opened, [codes], [utterance])
         audio = resample(sound, rate)
         notes = [f"{len(audio) / SAMPLE_RATE:.1f} s" + ("" if known == language else f"; does not know {html.escape(language)}, so auto")]

@@ -41,12 +41,12 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     spoken: list[list[str]] = []
     real = synthetic.speech.speak
 
-    def speak(opened: LoadedBase, requests: list[Any], only: list[int], **settings: Any) -> Any:
+    def speak(opened: LoadedBase, script: Any, only: list[int]) -> Any:
         if len(spoken) == 2 and spoken[-1] != ["go on"]:
             spoken.append(["go on"])
             raise KeyboardInterrupt
-        spoken.append([requests[i].utterance.text for i in only])
-        return real(opened, requests, only=only, **settings)
+        spoken.append([script.requests[i].utterance.text for i in only])
+        return real(opened, script, only)
 
     monkeypatch.setattr(synthetic.speech, "speak", speak)
     return spoken

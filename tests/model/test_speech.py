@@ -38,7 +38,7 @@ def test_every_bad_request_is_named_before_anything_is_spoken(opened: LoadedBase
     requests = [speech.Request(good, "non_streaming", 0, 5, Place("dev", 1))]
     requests += [speech.Request(u, "non_streaming", 0, 5, Place("dev", line)) for line, (_, _, u) in bad.items()]
     with pytest.raises(DataError) as caught:
-        next(speech.speak(opened, requests))
+        next(speech.speak(opened, speech.prepare(opened, requests)))
     reported = {p.place.line: p for p in caught.value.problems}
     assert reported.keys() == bad.keys()
     for line, (code, words, _) in bad.items():

@@ -98,9 +98,9 @@ def test_the_same_command_speaks_only_what_is_missing(place: Path, monkeypatch: 
     spoken: list[int] = []
     real = speech.speak
 
-    def listening(opened: Any, requests: Any, only: Any) -> Any:
-        spoken.extend(sorted({requests[i].seed for i in only}))
-        return real(opened, requests, only=only)
+    def listening(opened: Any, script: Any, only: Any) -> Any:
+        spoken.extend(sorted({script.requests[i].seed for i in only}))
+        return real(opened, script, only)
 
     monkeypatch.setattr(speech, "speak", listening)
     first = evaluate("builtin:mini", request(place))

@@ -30,59 +30,71 @@ class Request:
     """Where a person finds the text, for problems."""
 
 
-def speak(
-    opened: LoadedBase, requests: Sequence[Request], *, only: Sequence[int] | None = None, **settings: Any
-) -> Iterator[tuple[int, torch.Tensor]]:
-    """(Index of a request, its codes [frames, groups] int64 on the CPU), each as soon as it is done.
+@dataclass(frozen=True)
+class Script:
+    """Requests of a whole task, ready to be spoken in any parts."""
 
-    Args:
-        requests: of a whole task; equal ones say different things.
-        only: indices of those that are wanted, by default all. The others change nothing.
-        settings: override the checkpoint's sampling, by the names of stock `generate_voice_clone`.
+    requests: Sequence[Request]
+    prompts: Sequence[Prompt]
+    """Of the requests; equal ones are numbered, so that they say different things."""
+    sampling: Sampling
 
-    Raises:
-        DataError: before anything is spoken, with every request that the model cannot speak.
+
+def prepare(opened: LoadedBase, requests: Sequence[Request], **settings: Any) -> Script:
+    """Lays out all requests of a task, once for however many parts they are spoken in.
+
+    `settings` override the checkpoint's sampling, by the names of stock `generate_voice_clone`.
+    Raises `DataError` with every text, language, voice and length that the model cannot speak.
     """
     sampling = Sampling.of(opened.wrapper, **settings)
-    _require_speakable(opened, requests, sampling)
-    prompts = numbered([_prompt(opened, r) for r in requests])
-    wanted = range(len(prompts)) if only is None else only
-    for i, codes in stream(opened, [prompts[i] for i in wanted], sampling, task=len(prompts)):
+    prompts, problems = [], Problems()
+    for request in requests:
+        result = _prompt(opened, request, sampling)
+        if isinstance(result, Problem):
+            problems.append(result)
+        else:
+            prompts.append(result)
+    problems.raise_any(DataError)
+    return Script(requests, numbered(prompts), sampling)
+
+
+def speak(opened: LoadedBase, script: Script, only: Sequence[int] | None = None) -> Iterator[tuple[int, torch.Tensor]]:
+    """(Index of a request, its codes [frames, groups] int64 on the CPU), each as soon as it is done.
+
+    `only` are the requests that are wanted, by default all. The others change nothing.
+    """
+    wanted = range(len(script.prompts)) if only is None else only
+    for i, codes in stream(opened, [script.prompts[i] for i in wanted], script.sampling, task=len(script.prompts)):
         yield wanted[i], codes
 
 
-def _require_speakable(opened: LoadedBase, requests: Sequence[Request], sampling: Sampling) -> None:
-    """Raises `DataError` for texts, languages, voices and lengths that the model cannot speak."""
-    config = opened.config.talker_config
-    problems = Problems()
-    for request in requests:
-        u = request.utterance
-        why = opened.tokenizer.text_problem(u.text)
-        if why is None and u.in_context:
-            why = opened.tokenizer.text_problem(u.reference_text or "")
-        if why is not None:
-            problems.append(Problem("QR042", why, request.place))
-        elif u.language != "auto" and u.language not in config.codec_language_id:
-            help_ = suggest(u.language, config.codec_language_id)
-            problems.append(Problem("QR020", f"the model has no row for `{u.language}`", request.place, help_))
-        elif tuple(u.x_vector.shape) != (config.hidden_size,):
-            message = f"the voice has {u.x_vector.numel()} numbers, and the model reads {config.hidden_size}"
-            problems.append(Problem("QR045", message, request.place, "take the x-vector with the speaker encoder of this base"))
-        else:
-            positions = _prompt(opened, request).length + min(sampling.max_frames, request.max_frames or sampling.max_frames)
-            if positions > config.max_position_embeddings:
-                message = f"prompt and speech take {positions:,} positions, and the model has {config.max_position_embeddings:,}"
-                problems.append(Problem("QR042", message, request.place, "shorten the text or its reference"))
-    problems.raise_any(DataError)
+def _prompt(opened: LoadedBase, request: Request, sampling: Sampling) -> Prompt | Problem:
+    """A request as the model reads it, or why the model cannot speak it."""
+    u, config = request.utterance, opened.config.talker_config
+    why = opened.tokenizer.text_problem(u.text)
+    if why is None and u.in_context:
+        why = opened.tokenizer.text_problem(u.reference_text or "")
+    if why is not None:
+        return Problem("QR042", why, request.place)
+    if u.language != "auto" and u.language not in config.codec_language_id:
+        help_ = suggest(u.language, config.codec_language_id)
+        return Problem("QR020", f"the model has no row for `{u.language}`", request.place, help_)
+    if tuple(u.x_vector.shape) != (config.hidden_size,):
+        message = f"the voice has {u.x_vector.numel()} numbers, and the model reads {config.hidden_size}"
+        return Problem("QR045", message, request.place, "take the x-vector with the speaker encoder of this base")
 
-
-def _prompt(opened: LoadedBase, request: Request) -> Prompt:
-    u = request.utterance
     reference = opened.tokenizer.reference(u.reference_text) if u.in_context and u.reference_text is not None else None
     codes = u.reference_codes if u.in_context else None
-    language = opened.language_row(u.language)
     role, body = opened.tokenizer.assistant(u.text)
-    return Prompt(role, body, language, request.layout, u.x_vector, reference, codes, request.seed, max_frames=request.max_frames)
+    row, cut = opened.language_row(u.language), request.max_frames
+    prompt = Prompt(role, body, row, request.layout, u.x_vector, reference, codes, request.seed, max_frames=cut)
+
+    # rotations are known for so many positions
+    positions = prompt.length + min(sampling.max_frames, cut or sampling.max_frames)
+    if positions > config.max_position_embeddings:
+        message = f"prompt and speech take {positions:,} positions, and the model has {config.max_position_embeddings:,}"
+        return Problem("QR042", message, request.place, "shorten the text or its reference")
+    return prompt
 
 
 @torch.inference_mode()
