@@ -28,6 +28,7 @@ def command(votes: Path, scale: Any, export: Path | None, host: str, port: int, 
     from qrecipe.cli.serving import serve
     from qrecipe.files import write_text
     from qrecipe.report.listening import listening_page
+    from qrecipe.report.serve import served
     from qrecipe.verbs.listen import Request, listening_site, pairs_of
 
     title, pairs = pairs_of(Request(**request))
@@ -35,4 +36,4 @@ def command(votes: Path, scale: Any, export: Path | None, host: str, port: int, 
         write_text(export, listening_page(title, pairs, scale))
         click.echo(f"{export}: {len(pairs)} pairs; put the ballots that come back into {votes}/")
         return 0
-    return serve(listening_site(title, pairs, scale, votes), host, port, f"{len(pairs)} pairs")
+    return serve(served(listening_site(title, pairs, scale, votes), host, port), f"{len(pairs)} pairs")

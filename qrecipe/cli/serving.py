@@ -1,29 +1,19 @@
-"""Common part of the verbs that serve a page: where it is, until Ctrl-C."""
+"""Serving a page until Ctrl-C, for the verbs that do."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager
 
 import click
 
-if TYPE_CHECKING:
-    from qrecipe.report.serve import Site
 
-
-def serve(site: Site, host: str, port: int, what: str) -> int:
-    """Serves until a signal comes, which is how it is meant to end. Raises `UserError` where the address is taken."""
-    from qrecipe.errors import Place, Problem, UserError
-    from qrecipe.report.serve import served
-
+def serve(page: AbstractContextManager[str], what: str) -> int:
+    """Serves until a signal comes, which is how it is meant to end. `page` gives its address, and serves while it is entered."""
     try:
-        with served(site, host, port) as address:
+        with page as address:
             click.echo(f"{what} at {address}   (Ctrl-C ends it)")
             while True:
                 time.sleep(3600)
     except KeyboardInterrupt:
         return 0
-    except OSError as e:
-        raise UserError(
-            Problem("QR070", f"cannot listen on {host}:{port}: {e.strerror or e}", Place("--port"), "take another port")
-        ) from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import click
@@ -22,13 +21,8 @@ def command(models: tuple[str, ...], recipe: Path | None, asr: str | None, host:
 
     The page is served to this machine alone, unless --host names another address. Ctrl-C ends it.
     """
+    from qrecipe.cli.serving import serve
     from qrecipe.verbs.trying import open_trial, served
 
     trial = open_trial(models, recipe, asr)
-    try:
-        with served(trial, host, port) as address:
-            click.echo(f"{', '.join(trial.sessions)} at {address}   (Ctrl-C ends it)")
-            while True:
-                time.sleep(3600)
-    except KeyboardInterrupt:
-        return 0
+    return serve(served(trial, host, port), ", ".join(trial.sessions))

@@ -17,6 +17,8 @@ from threading import Thread
 from typing import Any
 from urllib.parse import urlsplit
 
+from qrecipe.errors import Place, Problem, UserError
+
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 MAX_BODY = 4 << 20
 """Bytes that a request may bring."""
@@ -141,11 +143,20 @@ class _Server(ThreadingHTTPServer):
         """Says nothing: a connection that broke is no news."""
 
 
+def address_taken(host: str, port: int, error: OSError) -> UserError:
+    """An address that cannot be listened on."""
+    message = f"cannot listen on {host}:{port}: {error.strerror or error}"
+    return UserError(Problem("QR070", message, Place("--port"), "take another port"))
+
+
 @contextmanager
 def served(site: Site, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
-    """Serves a site and gives its address; ends with the block. Raises `OSError` where the port is taken."""
+    """Serves a site and gives its address; ends with the block. Raises `UserError` where the address is taken."""
     handler = type("Handler", (_Handler,), {"site": site, "host": host})
-    server = _Server((host, port), handler)
+    try:
+        server = _Server((host, port), handler)
+    except OSError as e:
+        raise address_taken(host, port, e) from None
     Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True).start()
     name = f"[{host}]" if ":" in host else host
     try:

@@ -36,6 +36,7 @@ from qrecipe.recipe.dataset import SpeechDataset
 from qrecipe.recipe.evaluator import Evaluators
 from qrecipe.recipe.metrics import spec_of
 from qrecipe.report.page import marked
+from qrecipe.report.serve import address_taken
 from qrecipe.run.events import Events
 from qrecipe.run.models import language_of, open_argument
 from qrecipe.run.session import Session
@@ -192,7 +193,7 @@ def served(trial: Trial, host: str, port: int) -> Iterator[str]:
                 theme=gradio.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
             )
         except OSError as e:
-            raise UserError(Problem("QR070", f"cannot listen on {host}:{port}: {e}", Place("--port"), "take another port")) from None
+            raise address_taken(host, port, e) from None
         try:
             yield str(address)
         finally:
