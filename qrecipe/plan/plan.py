@@ -63,6 +63,8 @@ class Planned:
     """Of the recipe's languages."""
     ballots: dict[str, list[Ballot]] = field(default_factory=dict)
     """By the pattern that gates name."""
+    selects: dict[str, Select] = field(default_factory=dict)
+    """By stage, as they are carried out here: `otherwise` decides where the metric cannot be measured."""
 
     @property
     def warnings(self) -> Problems:
@@ -122,7 +124,7 @@ def make_plan(loaded: LoadedRecipe, hashes: FileHashes | None = None, strict: bo
     )
     problems = problems.strict() if strict else problems
     manifests, replacements = planner.manifests, planner.replacements
-    return Planned(loaded, plan, base, manifests, trainables, synthetic, problems, replacements, planner.ballots)
+    return Planned(loaded, plan, base, manifests, trainables, synthetic, problems, replacements, planner.ballots, planner.selects)
 
 
 def require_complete(planned: Planned) -> None:
@@ -165,6 +167,7 @@ class _Planner:
         self.replacements: dict[str, Replacements] = {}
         """Of the recipe's languages."""
         self.ballots: dict[str, list[Ballot]] = {}
+        self.selects: dict[str, Select] = {}
 
     def languages(self) -> dict[str, PlannedLanguage]:
         """The recipe's languages, each with its row."""
@@ -411,6 +414,8 @@ class _Planner:
         for stage in recipe.stages:
             resolved, taught = trainables[stage.id], planned_for(self.loaded, stage, synthetic)
             select = self.decided(stage.select, missing)
+            if select is not None:
+                self.selects[stage.id] = select
             measured = select_inputs(select, recipe.evaluation, recipe.evaluators, identities)
             heard, voice_hashes = self.rewards(stage)
             measured = measured if heard is None else [measured, heard]

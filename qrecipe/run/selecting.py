@@ -27,6 +27,7 @@ class Selector:
 
     session: RunSession
     select: Select
+    """From the plan, which knows what can be measured here."""
     learner: Learner
     fingerprint: str
     """Of the stage's result."""
@@ -34,20 +35,12 @@ class Selector:
     @phase("choosing")
     def held_out(self, step: int) -> HeldOut:
         """The weights of a step: the deciding metric, and its rank among steps."""
-        select = self._decided()
-        specs = [spec_of(m) for m in select.metrics]
+        specs = [spec_of(m) for m in self.select.metrics]
         values = self._likelihoods([s for s in specs if s.source == "teacher_forced"])
         values |= self._spoken([s for s in specs if s.source == "generated"], step)
-        value = values[select.metric]
+        value = values[self.select.metric]
         allowed = all(b.allows(values[b.metric]) for b in self.select.bounds)
         return HeldOut(value, shortfall(specs[0], value, self._recorded(specs[0])) if allowed else math.inf)
-
-    def _decided(self) -> Select:
-        """As the plan has it: by `otherwise` where the metric cannot be measured here."""
-        select, evaluators = self.select, self.session.evaluators
-        if select.otherwise is None or evaluators.missing(spec_of(select.metric)) is None:
-            return select
-        return select.model_copy(update={"metric": select.otherwise})
 
     def _likelihoods(self, specs: list[MetricSpec]) -> dict[str, float]:
         """Means over all rows, in every layout and kind of prompt that is evaluated, of the unrounded weights."""

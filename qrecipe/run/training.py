@@ -158,7 +158,8 @@ class Trainer:
         sampler = Sampler(objective.lengths(), shares, stage.batch, seed, objective.updates)
         if cost is not None and cost.cached is not None:
             self._cache_states(stage, cost, objective, learner.tables, sampler, before)
-        selector = Selector(self.session, stage.select, learner, fingerprint) if stage.select is not None else None
+        select = self.session.plan.selects.get(stage.id)
+        selector = Selector(self.session, select, learner, fingerprint) if select is not None else None
         hooks = Hooks(selector.held_out if selector is not None else None, checkpoints, StageEvents(self.session.events, stage.id))
         return train_stage(stage, self.session.opened, learner, objective, sampler, hooks)
 
