@@ -29,7 +29,8 @@ from pathlib import Path
 from typing import Any
 
 GPU = [
-    "predictor", "rows", "layers", "stock", "stock-predictor", "everything", "lora", "agreement", "encoding", "speaking", "whole", "respell",
+    "predictor", "rows", "layers", "stock", "stock-predictor", "everything", "lora", "agreement", "encoding", "recordings", "speaking", "whole",
+    "respell",
     "predictor-4096", "upper", "rows-both", "predictor-again", "rows-plain", "predictor-plain", "layers-plain",
 ]  # fmt: skip
 """What decides first comes first."""
@@ -73,7 +74,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=10, help="in each of three stretches")
     parser.add_argument("--frames", type=int, help="of a step, instead of each row's own")
     parser.add_argument("--clips", type=int, default=600)
-    parser.add_argument("--hours", type=float, default=2.0, help="of recordings, in the row `whole`")
+    parser.add_argument("--hours", type=float, default=2.0, help="of recordings, in the rows `recordings` and `whole`")
     parser.add_argument("--prompts", type=int, default=64, help="of each language, in the row `whole`")
     parser.add_argument("--sentences", type=int, default=1000, help="in the row `respell`")
     parser.add_argument("--stock", type=Path, help="a checkout of github.com/QwenLM/Qwen3-TTS; without it those rows are left out")
@@ -156,6 +157,8 @@ def _measure(name: str, given: argparse.Namespace) -> dict[str, Any]:
         found = host.run(name.removeprefix("host-"), given.steps)
     elif name == "encoding":
         found = speech.encoding(_spoken(given), 15.0 if device.type == "cuda" else 2.0)
+    elif name == "recordings":
+        found = speech.recordings(_spoken(given), given.work, given.hours)
     elif name == "speaking":
         found = speech.speaking(_spoken(given), *(([1, 8, 64, 256], 120, 10) if device.type == "cuda" else ([1, 16], 60, 20)))
     elif name == "whole":

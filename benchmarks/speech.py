@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -10,16 +11,20 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks import whole
+from qrecipe.data.codes import Encoded, Encoder
+from qrecipe.data.reading import Recording
 from qrecipe.errors import Place
 from qrecipe.files import FileHashes
 from qrecipe.inputs.fetch import resolve
 from qrecipe.model import generate, speak
 from qrecipe.model.load import LoadedBase, open_model
+from qrecipe.phases import measured
 from qrecipe.qwen3 import SAMPLE_RATE, Layout
 from qrecipe.recipe.base import Base
 
 TEXT = "Selamat pagi, apa khabar hari ini?"
-ENCODED_AT_ONCE = 60
+ENCODED_AT_ONCE = 240
 """Seconds, as in `qrecipe.data.codes`."""
 
 
@@ -46,6 +51,28 @@ def encoding(base: str, minutes: float) -> dict[str, Any]:
     seconds = time.perf_counter() - began
     hours = sum(lengths) / SAMPLE_RATE / 3600
     return {"what": "encoding, batches by length", "audio hours": round(hours, 3), "hours a minute": round(hours / (seconds / 60), 2)}
+
+
+def recordings(base: str, work: Path, hours: float) -> dict[str, Any]:
+    """From files on the disk to codes in an empty cache, as `qrecipe run` does it, and what of that took how long."""
+    folder = work / "recordings"
+    shutil.rmtree(folder, ignore_errors=True)
+    files, lengths = whole.recordings(folder / "clips", hours * 3600, 0)
+    model, hashes = opened(base), FileHashes(folder / "hashes.json")
+    encoder = Encoder(model, resolve(Base(model=base), Path.cwd(), Place("benchmark"), hashes), hashes, folder / "cache")
+    model.encode([np.zeros(SAMPLE_RATE, dtype=np.float32)] * 2)
+    with measured() as clock:
+        codes = encoder.codes([Recording(f, True) for f in files])
+    phases = {"encoding" if name == "other" else name: s for name, s in clock.table().items()}
+    seconds = sum(phases.values())
+    assert all(isinstance(c, Encoded) for c in codes)
+    return {
+        "what": f"{hours:g} hours of recordings, from files to codes in the cache",
+        "recordings": len(files),
+        "s": round(seconds, 1),
+        "times real time": round(sum(lengths) / seconds),
+        "phases": {name: round(s, 1) for name, s in phases.items()},
+    }
 
 
 def speaking(base: str, sizes: list[int], frames: int, stock_frames: int) -> dict[str, Any]:

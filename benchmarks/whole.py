@@ -165,7 +165,18 @@ def _project(folder: Path, base: str, hours: float, prompts: int) -> Path:
 
 
 def _dataset(folder: Path, seconds: float, seed: int) -> None:
-    """A manifest with recordings that last so long in all, made on all cores."""
+    """A manifest with recordings that last so long in all."""
+    files, lengths = recordings(folder, seconds, seed)
+    texts = _texts(len(files), seed, lengths)
+    rows = [
+        {"audio": f"{folder.name}/{f.name}", "text": t, "speaker": f"voice{i % 4}"}
+        for i, (f, t) in enumerate(zip(files, texts, strict=True))
+    ]
+    folder.with_suffix(".jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+
+
+def recordings(folder: Path, seconds: float, seed: int) -> tuple[list[Path], list[float]]:
+    """Recordings that last so long in all, made on all cores, and the seconds of each. They end wherever in a frame."""
     rng = random.Random(seed)
     lengths: list[float] = []
     while sum(lengths) < seconds:
@@ -174,12 +185,7 @@ def _dataset(folder: Path, seconds: float, seed: int) -> None:
     files = [folder / f"{i:05}.wav" for i in range(len(lengths))]
     with ProcessPoolExecutor() as pool:
         list(pool.map(_recording, files, range(seed * 100_000, seed * 100_000 + len(files)), lengths, chunksize=16))
-    texts = _texts(len(files), seed, lengths)
-    rows = [
-        {"audio": f"{folder.name}/{f.name}", "text": t, "speaker": f"voice{i % 4}"}
-        for i, (f, t) in enumerate(zip(files, texts, strict=True))
-    ]
-    folder.with_suffix(".jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return files, lengths
 
 
 def _recording(file: Path, seed: int, seconds: float) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import os
 import struct
 import sys
@@ -17,11 +18,12 @@ from numpy.typing import NDArray
 from qrecipe.data import containers, media
 from qrecipe.errors import in_a_line
 from qrecipe.inputs.wav import read_wav
-from qrecipe.model.dsp import librosa
 from qrecipe.qwen3 import FRAME_SAMPLES, SAMPLE_RATE
 
 TRIM_DB = 40.0
 """Sound this far below the loudest part counts as silence, in dB."""
+TRIM_FRAME, TRIM_HOP = 1024, 256
+"""Samples over which loudness is taken, and from one of these to the next."""
 MARGIN = 0.1
 """Seconds of silence that stay at most on both sides."""
 SILENT_PEAK = 1e-3
@@ -199,11 +201,14 @@ def encoded(samples: Audio, rate: int, format: str, subtype: str) -> bytes:  # s
 
 
 def resample(samples: Audio, rate: int) -> Audio:
-    """[samples] at `rate` -> [samples] at 24 kHz (librosa, soxr_hq)."""
+    """[samples] at `rate` -> [samples] at 24 kHz, as `librosa.resample` gives them: soxr's high quality, the length rounded up."""
     if rate == SAMPLE_RATE:
         return samples
-    out: Audio = librosa().resample(y=samples, orig_sr=rate, target_sr=SAMPLE_RATE).astype(np.float32)
-    return out
+    import soxr
+
+    length = math.ceil(len(samples) * (SAMPLE_RATE / rate))
+    out: Audio = soxr.resample(samples, rate, SAMPLE_RATE, quality="soxr_hq")[:length]
+    return np.pad(out, (0, length - len(out))).astype(np.float32)
 
 
 def load(path: Path, max_seconds: float) -> Clip:
@@ -245,8 +250,16 @@ def _checked(path: Path, max_seconds: float) -> tuple[Audio, tuple[int, int]]:
     clipped = max(_clipped(channel, sound.floating) for channel in sound.samples.T)
     if clipped > CLIPPED_SHARE:
         raise AudioProblem(f"clipped: {clipped:.1%} of the samples are cut off at the loudest level")
-    _, (start, end) = librosa().effects.trim(samples, top_db=TRIM_DB, frame_length=1024, hop_length=256)
-    return samples, (int(start), int(end))
+    return samples, _sounding(samples)
+
+
+def _sounding(samples: Audio) -> tuple[int, int]:
+    """The first and the last sample of what is heard, as `librosa.effects.trim` places them, which takes seconds to import."""
+    frames = np.lib.stride_tricks.sliding_window_view(np.pad(samples, TRIM_FRAME // 2), TRIM_FRAME)[::TRIM_HOP]
+    power = np.square(np.sqrt(np.mean(np.square(frames), axis=1)))
+    decibels = 10.0 * np.log10(np.maximum(1e-10, power)) - 10.0 * np.log10(np.maximum(1e-10, power.max()))
+    heard = np.flatnonzero(decibels > -TRIM_DB)
+    return int(heard[0]) * TRIM_HOP, min(len(samples), (int(heard[-1]) + 1) * TRIM_HOP)
 
 
 def _clipped(samples: Audio, floating: bool) -> float:

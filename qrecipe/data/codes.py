@@ -5,20 +5,22 @@ An entry is named by the hash of the recording, its folder by those of the encod
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from qrecipe.data import audio
-from qrecipe.data.audio import MAX_REFERENCE, AudioProblem, Clip
-from qrecipe.data.likeness import Heard, fingerprint
+from qrecipe.data.audio import MAX_REFERENCE, AudioProblem
+from qrecipe.data.likeness import Heard
+from qrecipe.data.reading import Prepared, Recording, prepared, prepared_ahead
 from qrecipe.files import FileHashes, cache_dir, digest
 from qrecipe.inputs.bases import LocalBase
 from qrecipe.model.batcher import AdaptiveBatcher, out_of_memory, recording_too_large
 from qrecipe.model.load import LoadedBase
+from qrecipe.phases import each, phase
 from qrecipe.qwen3 import SAMPLE_RATE
 from qrecipe.store import TensorStore
 
@@ -26,8 +28,10 @@ PREPARATION = 3
 """Raised whenever the same recording would be prepared in another way."""
 HEARD = ("fingerprint", "speech")
 """Tensors of a recording by which the same sound is known in another file."""
-BATCH_SECONDS = 60.0
-"""Audio that is encoded at once, padding included."""
+BATCH_SECONDS = 240.0
+"""Audio that a GPU encodes at once, padding included."""
+WAITING_SECONDS = 960.0
+"""Audio that is held until it is sorted by length and encoded."""
 
 
 @dataclass(frozen=True)
@@ -51,20 +55,6 @@ class Voice:
     x_vector: torch.Tensor
     """[hidden] float32."""
     heard: Heard
-
-
-@dataclass(frozen=True)
-class Recording:
-    """A recording to be encoded."""
-
-    path: Path
-    trim: bool
-    """Training and judging data are trimmed; references are heard as stock qwen_tts hears them."""
-    max_seconds: float = 60.0
-
-    def clip(self) -> Clip:
-        """Its samples. Raises `AudioProblem`."""
-        return audio.load(self.path, self.max_seconds) if self.trim else audio.load_reference(self.path, self.max_seconds)
 
 
 class Encoder:
@@ -98,54 +88,62 @@ class Encoder:
 
     def _codes_here(self, recordings: Sequence[Recording], progress: Callable[[int], None] | None) -> list[Encoded | AudioProblem]:
         results: dict[int, Encoded | AudioProblem] = {}
-        waiting: dict[int, Clip] = {}
+
+        def add(i: int, result: Encoded | AudioProblem) -> None:
+            results[i] = result
+            if progress is not None:
+                progress(len(results))
+
+        for i, recording in enumerate(recordings):
+            cached = self._load(recording)
+            if cached is not None:
+                add(i, cached)
+        missing = [i for i in range(len(recordings)) if i not in results]
+        for i, result in self._made([recordings[i] for i in missing]):
+            add(missing[i], result)
+        return [results[i] for i in range(len(recordings))]
+
+    def _made(self, recordings: Sequence[Recording]) -> Iterator[tuple[int, Encoded | AudioProblem]]:
+        """(index, codes) of recordings that are not cached, which then are, in the order in which they are ready."""
+        waiting: dict[int, Prepared] = {}
         batcher: AdaptiveBatcher[int] = AdaptiveBatcher(
             BATCH_SECONDS,
             lambda batch: len(batch) * max(len(waiting[i].samples) for i in batch) / SAMPLE_RATE,
             lambda i: recording_too_large(str(recordings[i].path)),
         )
 
-        def report() -> None:
-            if progress is not None:
-                progress(len(results))
-
-        def encode() -> None:
+        def encode() -> Iterator[tuple[int, Encoded]]:
             by_length = sorted(waiting, key=lambda i: (len(waiting[i].samples), i))
             for part, codes in batcher.run(by_length, lambda part: self.opened.encode([waiting[i].samples for i in part])):
                 for i, c in zip(part, codes, strict=True):
                     clip = waiting[i]
-                    results[i] = self._save(recordings[i], Encoded(c, clip.seconds, clip.trimmed, _heard(clip)))
-                report()
+                    yield i, self._save(recordings[i], Encoded(c, clip.seconds, clip.trimmed, clip.heard))
             waiting.clear()
 
-        for i, recording in enumerate(recordings):
-            try:
-                cached = self._load(recording)
-                if cached is None:
-                    waiting[i] = recording.clip()
-                else:
-                    results[i] = cached
-                    report()
-            except AudioProblem as e:
-                results[i] = e
-                report()
-            # samples take memory: they are encoded before they are many, and many at once are sorted by length
-            if sum(len(clip.samples) for clip in waiting.values()) / SAMPLE_RATE > 16 * BATCH_SECONDS:
-                encode()
-        encode()
-        return [results[i] for i in range(len(recordings))]
+        with closing(prepared_ahead(recordings, self.opened.device.type != "cpu")) as clips:
+            for i, clip in enumerate(each("reading recordings", clips)):
+                if isinstance(clip, AudioProblem):
+                    yield i, clip
+                    continue
+                waiting[i] = clip
+                # samples take memory: they are encoded before they are many, and many at once are sorted by length
+                if sum(len(c.samples) for c in waiting.values()) / SAMPLE_RATE > WAITING_SECONDS:
+                    yield from encode()
+            yield from encode()
 
     def voice(self, path: Path, max_seconds: float = MAX_REFERENCE) -> Voice:
         """A reference, as the talker knows it. Raises `AudioProblem` for what a row's own recording would be refused for."""
         key = self.hashes.sha256(path)
         cached = self._x_vectors.get(key)
         if cached is None:
-            clip = audio.load_reference(path, max_seconds)
+            clip = prepared(Recording(path, False, max_seconds))
+            if isinstance(clip, AudioProblem):
+                raise clip
             try:
                 vector = self.opened.x_vector(clip.samples)
             except torch.OutOfMemoryError:
                 raise out_of_memory("this reference", str(path), "a shorter one does; or take a larger GPU") from None
-            cached = self._x_vectors.put(key, {"x_vector": vector, **_tensors(_heard(clip))})
+            cached = self._x_vectors.put(key, {"x_vector": vector, **_tensors(clip.heard)})
         heard = _from_tensors(cached)
         audio.require_length(heard[1], max_seconds, " of a reference")
         return Voice(cached["x_vector"], heard)
@@ -170,6 +168,7 @@ class Encoder:
         seconds, trimmed = cached["seconds"].tolist()
         return Encoded(cached["codes"].to(torch.int64), seconds, trimmed, _from_tensors(cached))
 
+    @phase("storing codes")
     def _save(self, recording: Recording, encoded: Encoded) -> Encoded:
         times = torch.tensor([encoded.seconds, encoded.trimmed], dtype=torch.float64)
         assert encoded.heard is not None, "a recording was encoded"
@@ -178,13 +177,9 @@ class Encoder:
         return encoded
 
 
-def _heard(clip: Clip) -> Heard:
-    return fingerprint(clip.speech), len(clip.speech) / SAMPLE_RATE
-
-
 def _tensors(heard: Heard) -> dict[str, torch.Tensor]:
-    return dict(zip(HEARD, (heard[0], torch.tensor(heard[1], dtype=torch.float64)), strict=True))
+    return dict(zip(HEARD, (torch.from_numpy(heard[0]), torch.tensor(heard[1], dtype=torch.float64)), strict=True))
 
 
 def _from_tensors(tensors: dict[str, torch.Tensor]) -> Heard:
-    return tensors[HEARD[0]], float(tensors[HEARD[1]])
+    return tensors[HEARD[0]].numpy(), float(tensors[HEARD[1]])

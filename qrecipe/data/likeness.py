@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from qrecipe.qwen3 import SAMPLE_RATE
@@ -30,11 +29,11 @@ CHUNK = 512
 """Recordings that are compared with others at once."""
 
 
-Heard = tuple[torch.Tensor, float]
+Heard = tuple[NDArray[np.float32], float]
 """A fingerprint and the seconds of its speech."""
 
 
-def fingerprint(speech: NDArray[np.float32]) -> torch.Tensor:
+def fingerprint(speech: NDArray[np.float32]) -> NDArray[np.float32]:
     """[samples] at 24 kHz without silence on both sides -> [BANDS * MOMENTS] float32 of length 1."""
     padded = np.pad(speech, (0, max(0, WINDOW - len(speech))))
     frames = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::HOP]
@@ -45,10 +44,12 @@ def fingerprint(speech: NDArray[np.float32]) -> torch.Tensor:
     # a fixed number of moments whatever the length, each the sum of what falls into it
     sums = np.concatenate([np.zeros((1, BANDS)), np.cumsum(energy, axis=0)])
     moments = np.linspace(0, len(energy), MOMENTS + 1)
-    binned = np.diff([[np.interp(m, np.arange(len(sums)), sums[:, b]) for b in range(BANDS)] for m in moments], axis=0)
+    before = np.minimum(moments.astype(int), len(energy) - 1)
+    binned = np.diff(sums[before] + (moments - before)[:, None] * (sums[before + 1] - sums[before]), axis=0)
     levels = np.log10(np.maximum(binned, FLOOR * max(float(binned.max()), 1e-12)))
     shape = (levels - levels.mean(axis=0)).ravel()
-    return torch.from_numpy((shape / max(float(np.linalg.norm(shape)), 1e-12)).astype(np.float32))
+    unit: NDArray[np.float32] = (shape / max(float(np.linalg.norm(shape)), 1e-12)).astype(np.float32)
+    return unit
 
 
 def is_one_sound(a: Heard, b: Heard) -> bool:
@@ -65,13 +66,13 @@ def alike(first: Sequence[Heard], second: Sequence[Heard]) -> Iterator[tuple[int
         return
     seconds = np.array([s for _, s in second])
     order = np.argsort(seconds, kind="stable")
-    sorted_seconds, prints = seconds[order], torch.stack([second[i][0] for i in order])
+    sorted_seconds, prints = seconds[order], np.stack([second[i][0] for i in order])
     mine = np.argsort([s for _, s in first], kind="stable")
     for chunk in (mine[i : i + CHUNK] for i in range(0, len(mine), CHUNK)):
         lengths = np.array([first[i][1] for i in chunk])
         low = int(np.searchsorted(sorted_seconds, lengths.min() - SPAN))
         high = int(np.searchsorted(sorted_seconds, lengths.max() + SPAN, side="right"))
-        cosines = torch.stack([first[i][0] for i in chunk]) @ prints[low:high].T
-        for a, b in torch.nonzero(cosines >= ALIKE).tolist():
+        cosines = np.stack([first[i][0] for i in chunk]) @ prints[low:high].T
+        for a, b in np.argwhere(cosines >= ALIKE).tolist():
             if abs(lengths[a] - sorted_seconds[low + b]) <= SPAN:
                 yield int(chunk[a]), int(order[low + b]), float(cosines[a, b])

@@ -11,8 +11,9 @@ from pathlib import Path
 import torch
 
 from qrecipe.data.audio import AudioProblem, rate_problem
-from qrecipe.data.codes import Encoded, Encoder, Recording, Voice
+from qrecipe.data.codes import Encoded, Encoder, Voice
 from qrecipe.data.likeness import Heard, is_one_sound
+from qrecipe.data.reading import Recording
 from qrecipe.errors import DataError, Place, Problem
 from qrecipe.inputs.manifest import Codes, Manifest, Row
 from qrecipe.inputs.texts import near_key

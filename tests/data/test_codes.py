@@ -13,7 +13,8 @@ import soundfile
 import torch
 
 from qrecipe.data.audio import AudioProblem
-from qrecipe.data.codes import Encoded, Encoder, Recording
+from qrecipe.data.codes import Encoded, Encoder
+from qrecipe.data.reading import Recording
 from qrecipe.errors import UserError
 from qrecipe.files import FileHashes
 from qrecipe.inputs.bases import LocalBase

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from qrecipe.data.audio import encoded, load, read
 from qrecipe.data.likeness import ALIKE, EXACT, Heard, alike, fingerprint, is_one_sound
@@ -41,8 +40,8 @@ def known(clips: list[Path]) -> list[Heard]:
 
 
 def test_sentences_of_one_voice_are_told_apart(known: list[Heard]) -> None:
-    prints = torch.stack([f for f, _ in known])
-    cosines = prints @ prints.T - torch.eye(len(prints))
+    prints = np.stack([f for f, _ in known])
+    cosines = prints @ prints.T - np.eye(len(prints))
     assert float(cosines.max()) < ALIKE - 0.15
 
 
@@ -75,4 +74,4 @@ def test_speech_of_another_length_is_another_sound(known: list[Heard]) -> None:
 
 def test_silence_and_a_single_click_have_fingerprints() -> None:
     for samples in (np.zeros(10, np.float32), np.ones(1, np.float32)):
-        assert fingerprint(samples).isfinite().all()
+        assert np.isfinite(fingerprint(samples)).all()

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from qrecipe.data.codes import HEARD, Encoded, Encoder, Recording
+from qrecipe.data.codes import HEARD, Encoded, Encoder
+from qrecipe.data.reading import Recording
 from qrecipe.files import FileHashes, sha256
 from qrecipe.inputs.bases import LocalBase
 from qrecipe.store import JsonStore, TensorStore
@@ -30,7 +31,7 @@ class Slow:
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
-        self.world = World()
+        self.world, self.device = World(), torch.device("cpu")
 
     def encode(self, audios: list[audio.Audio]) -> list[torch.Tensor]:
         time.sleep(0.02)
