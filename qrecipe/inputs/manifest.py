@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -21,10 +22,11 @@ from qrecipe.inputs.columns import NAMES, Columns, recognise
 from qrecipe.inputs.replacements import Replacements
 from qrecipe.inputs.rows import SpeechLine, fields, parse
 from qrecipe.inputs.tables import Format, Record, format_of, open_bytes
-from qrecipe.inputs.texts import unsayable
+from qrecipe.inputs.texts import near_key, unsayable
 from qrecipe.inputs.tokenizer import TextTokenizer
 from qrecipe.inputs.unpacked import SHARDS, unpacked
 from qrecipe.inputs.unpacked import folder as unpacked_folder
+from qrecipe.qwen3 import CODEBOOK_SIZE
 from qrecipe.source import bounds, paths
 from qrecipe.source.reader import NO_CHARACTER
 
@@ -45,6 +47,10 @@ MAX_MAPPINGS = 1000
 """Sets of fields of one file that are remembered."""
 NEAR = 0.8
 """Likeness from which an unknown field is a misspelled one, and no column of another tool."""
+
+
+_WRITTEN = tuple(map(str, range(CODEBOOK_SIZE)))
+"""Codes as JSON writes them."""
 
 
 class Codes:
@@ -73,6 +79,11 @@ class Codes:
         """A list of frames."""
         codes = self._codes.tolist()
         return [codes[i : i + self.width] for i in range(0, len(codes), self.width)]
+
+    def json(self) -> str:
+        """The list of frames as canonical JSON."""
+        written = [_WRITTEN[code] for code in self._codes]
+        return "[[" + "],[".join(",".join(written[i : i + self.width]) for i in range(0, len(written), self.width)) + "]]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +168,11 @@ class Manifest:
     """Recordings that are not there."""
     notes: Problems = field(default_factory=Problems)
     """Remarks on the file as a whole: columns that are read under other names, or not at all."""
+
+    @cached_property
+    def near_keys(self) -> array[int]:
+        """64 bits of the hash of every row's near key, in this process: texts of equal ones are near-duplicates."""
+        return array("q", (hash(near_key(row.text)) for row in self.rows))
 
     def summed(self) -> Problems:
         """Its problems; missing recordings, of which there may be thousands, as one."""

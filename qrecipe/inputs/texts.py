@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 SHOWN = 3
 """Examples of a warning."""
@@ -43,10 +44,22 @@ def near_key(text: str) -> str:
 
     Equal keys are near-duplicates: they never stand on both sides of a split.
     """
-    plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    plain = "".join(c for c in plain if c != TATWEEL and unicodedata.combining(c) not in POINTS)
-    return " ".join("".join(c if c.isalnum() or unicodedata.category(c)[0] == "M" else " " for c in plain).split())
+    plain = text.lower() if text.isascii() else _NFKC(_NFKC(text).casefold())
+    return " ".join(plain.translate(_SPOKEN).split())
 
+
+class _Spoken(dict[int, str]):
+    """What of a near key a character becomes, looked up once for each: itself, a space, or nothing."""
+
+    def __missing__(self, code: int) -> str:
+        c = chr(code)
+        silent = c == TATWEEL or unicodedata.combining(c) in POINTS
+        self[code] = "" if silent else c if c.isalnum() or unicodedata.category(c)[0] == "M" else " "
+        return self[code]
+
+
+_SPOKEN = _Spoken()
+_NFKC = partial(unicodedata.normalize, "NFKC")
 
 Kinds = tuple[tuple[str, Callable[[str], list[str]]], ...]
 

@@ -11,11 +11,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from qrecipe.errors import Place, Problem
-from qrecipe.files import FileHashes, digest
+from qrecipe.files import FileHashes
 from qrecipe.inputs.bases import BaseInfo
+from qrecipe.inputs.contents import SILENT, Content
 from qrecipe.inputs.durations import seconds as seconds_of
-from qrecipe.inputs.manifest import Manifest, Row
-from qrecipe.inputs.texts import near_key
+from qrecipe.inputs.manifest import Manifest
 from qrecipe.plan.trainable import Group, Trainable
 from qrecipe.qwen3 import (
     CODEC_EMBEDDING,
@@ -56,6 +56,8 @@ class Context:
     rows: dict[str, int]
     """Rows of the recipe's languages, as far as they are known."""
     manifests: dict[str, Manifest]
+    contents: dict[str, Content]
+    """Of the same datasets."""
     trainables: dict[str, Trainable]
     hashes: FileHashes
 
@@ -298,34 +300,23 @@ def _overlap(context: Context) -> Iterator[Problem]:
     recipe = context.loaded.recipe
     judging = recipe.judging_datasets()
     trained = recipe.trained_datasets()
-    contents = {name: _contents(context, name) for name in (judging | trained) & context.manifests.keys()}
-    for judge in sorted((judging - trained) & contents.keys()):
-        texts = {text: line for line, text, _ in contents[judge]}
-        sounds = {sound: line for line, _, sound in contents[judge] if sound is not None}
-        for name in sorted(trained & contents.keys()):
-            if context.manifests[name].path == context.manifests[judge].path:
+    for judge in sorted((judging - trained) & context.manifests.keys()):
+        judged, sounds = context.manifests[judge], context.contents[judge].sounds
+        lines = [row.line for row in judged.rows]
+        texts, heard = dict(zip(judged.near_keys, lines)), {s: line for s, line in zip(sounds, lines) if s != SILENT}
+        for name in sorted(trained & context.manifests.keys()):
+            manifest, sounds = context.manifests[name], context.contents[name].sounds
+            if manifest.path == judged.path:
                 continue  # reported by the recipe's own checks
-            same_text = [(line, texts[text]) for line, text, _ in contents[name] if text in texts]
-            same_sound = [(line, sounds[sound]) for line, _, sound in contents[name] if sound in sounds]
-            only_sound = [pair for pair in same_sound if pair not in same_text]
+            same_text = [(i, texts[key]) for i, key in enumerate(manifest.near_keys) if key in texts]
+            same_sound = [(i, heard[sound]) for i, sound in enumerate(sounds) if sound in heard]
+            only_sound = sorted(set(same_sound) - set(same_text))
             for kind, pairs in (("sentence", same_text), ("recording", only_sound)):
                 if pairs:
-                    more = f", and {len(pairs) - 1} more" if len(pairs) > 1 else ""
+                    more = f", and {len(pairs) - 1:,} more" if len(pairs) > 1 else ""
                     message = f"this {kind} also judges, in `{judge}` (line {pairs[0][1]}){more}"
-                    place = Place(context.shown(name), pairs[0][0], 1)
+                    place = Place(context.shown(name), manifest.rows[pairs[0][0]].line, 1)
                     yield Problem("QR046", message, place, "take it out of one of the two")
-
-
-def _contents(context: Context, name: str) -> list[tuple[int, str, str | None]]:
-    """Every row of a dataset: its line, its text, and the hash of its recording or of its codes."""
-    rows = context.manifests[name].rows
-    return [(r.line, near_key(r.text), _sound(r, context.hashes)) for r in rows]
-
-
-def _sound(row: Row, hashes: FileHashes) -> str | None:
-    if row.audio is not None:
-        return hashes.sha256(row.audio)
-    return digest(row.codes.tolist()) if row.codes is not None else None
 
 
 def _row_languages(context: Context) -> Iterator[Problem]:
@@ -363,28 +354,36 @@ def _repeated(context: Context) -> Iterator[Problem]:
     recipe = context.loaded.recipe
     used = recipe.trained_datasets() | recipe.judging_datasets()
     for name in sorted(used & context.manifests.keys()):
-        shown = context.shown(name)
-        texts: dict[str, dict[str, int]] = {}
-        again: list[tuple[int, int]] = []
-        several: list[tuple[int, int]] = []
-        for line, text, sound in _contents(context, name):
-            lines = texts.setdefault(sound or text, {})
-            if text in lines:
-                again.append((line, lines[text]))
-            elif lines:
-                several.append((line, next(iter(lines.values()))))
-            lines.setdefault(text, line)
+        shown, rows = context.shown(name), context.manifests[name].rows
+        again, several = _copies(context.manifests[name].near_keys, context.contents[name].sounds)
         if several:
-            line, first = several[0]
+            line, first = (rows[i].line for i in several[0])
             message = (
                 f"{_rows(len(several))} of `{name}` has the recording of another row, whose text differs (the first that of line {first})"
             )
             yield Problem("QR091", message, Place(shown, line, 1), "one of the texts is wrong: find out which, and take its row out")
         if again:
-            line, first = again[0]
+            line, first = (rows[i].line for i in again[0])
             weight = "copies weigh more than other rows" if name in recipe.trained_datasets() else "copies count once in gates"
             message = f"{_rows(len(again))} of `{name}` repeated from others (line {first} has the first): {weight}"
             yield Problem("QR091", message, Place(shown, line, 1), "take the copies out")
+
+
+def _copies(texts: Sequence[int], sounds: Sequence[int]) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """Rows with the sound of an earlier one: (row, that row), those of the same text and those of another. Rows of text have no sound."""
+    keys = texts if not any(sounds) else [sound or text for sound, text in zip(sounds, texts)]
+    if len(set(keys)) == len(keys):
+        return [], []
+    rows: dict[int, dict[int, int]] = {}
+    again, several = [], []
+    for i, (key, text) in enumerate(zip(keys, texts)):
+        alike = rows.setdefault(key, {})
+        if text in alike:
+            again.append((i, alike[text]))
+        elif alike:
+            several.append((i, next(iter(alike.values()))))
+        alike.setdefault(text, i)
+    return again, several
 
 
 def _rows(count: int) -> str:

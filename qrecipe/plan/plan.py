@@ -16,7 +16,7 @@ from qrecipe.errors import CODES, BaseModelError, Place, Problem, Problems, Reci
 from qrecipe.files import FileHashes, digest, is_file
 from qrecipe.inputs.ballots import read_ballots
 from qrecipe.inputs.bases import BUILTIN, BaseInfo, folder_of, locate, names_folder
-from qrecipe.inputs.contents import dataset_hash
+from qrecipe.inputs.contents import Content, content_of
 from qrecipe.inputs.documents import Ballot
 from qrecipe.inputs.evaluators import EvaluatorModel, find, language_problem, packages_problem
 from qrecipe.inputs.manifest import Manifest, Table, read_manifest
@@ -104,7 +104,7 @@ def make_plan(loaded: LoadedRecipe, hashes: FileHashes | None = None, strict: bo
 
     # What only the whole plan shows is checked last; a template's problems say where they come from.
     planner.missing_evaluators(missing)
-    problems += checks.check(checks.Context(loaded, base, rows, planner.manifests, trainables, hashes))
+    problems += checks.check(checks.Context(loaded, base, rows, planner.manifests, planner.contents, trainables, hashes))
     hashes.save()
     problems = loaded.noted(problems)
     own_folder = base.folder is not None and not base.model.startswith(BUILTIN)
@@ -164,6 +164,8 @@ class _Planner:
         self.problems = Problems([*loaded.warnings, *base.warnings])
         self.manifests: dict[str, Manifest] = {}
         """Of the datasets that are on this machine."""
+        self.contents: dict[str, Content] = {}
+        """Of the same."""
         self.replacements: dict[str, Replacements] = {}
         """Of the recipe's languages."""
         self.ballots: dict[str, list[Ballot]] = {}
@@ -241,12 +243,13 @@ class _Planner:
                 self.problems += manifest.summed()
             self.problems += manifest.notes
             missing = stopped_by_missing(dataset, manifest)
+            self.contents[name] = content_of(self.loaded, dataset, manifest, self.hashes)
             planned[name] = PlannedDataset(
                 kind=dataset.kind,
                 language=dataset.language,
                 rows=len(manifest.rows),
                 bad_rows=manifest.bad_rows,
-                sha256=None if missing else dataset_hash(self.loaded, dataset, manifest, self.hashes),
+                sha256=None if missing else self.contents[name].sha256,
             )
         return planned
 
