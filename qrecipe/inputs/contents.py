@@ -20,7 +20,7 @@ _string = json.JSONEncoder(ensure_ascii=False).encode
 
 @dataclass(frozen=True)
 class Content:
-    """What a dataset holds."""
+    """Content of a dataset."""
 
     sha256: str | None
     """Of its rows with their recordings, and of the dataset's own reference; None while that is missing."""

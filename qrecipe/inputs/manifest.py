@@ -13,7 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cached_property
-from itertools import chain
+from itertools import chain, cycle
+from operator import getitem
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -49,8 +50,9 @@ NEAR = 0.8
 """Likeness from which an unknown field is a misspelled one, and no column of another tool."""
 
 
-_WRITTEN = tuple(map(str, range(CODEBOOK_SIZE)))
-"""Codes as JSON writes them."""
+_INSIDE = tuple(f"{code}," for code in range(CODEBOOK_SIZE))
+_LAST = tuple(f"{code}],[" for code in range(CODEBOOK_SIZE))
+"""Codes as JSON writes them, inside a frame and at its end."""
 
 
 class Codes:
@@ -61,7 +63,7 @@ class Codes:
     def __init__(self, frames: Sequence[Sequence[int]]) -> None:
         """Raises `ValueError` for frames of different widths."""
         self.width = len(frames[0])
-        if any(len(frame) != self.width for frame in frames):
+        if len(set(map(len, frames))) > 1:
             raise ValueError("`audio_codes` has frames of different widths")
         self._codes = array("H", chain.from_iterable(frames))
 
@@ -82,8 +84,8 @@ class Codes:
 
     def json(self) -> str:
         """The list of frames as canonical JSON."""
-        written = [_WRITTEN[code] for code in self._codes]
-        return "[[" + "],[".join(",".join(written[i : i + self.width]) for i in range(0, len(written), self.width)) + "]]"
+        written = "".join(map(getitem, cycle([_INSIDE] * (self.width - 1) + [_LAST]), self._codes))
+        return "[[" + written.removesuffix("],[") + "]]"
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,7 @@ def near_key(text: str) -> str:
 
 
 class _Spoken(dict[int, str]):
-    """What of a near key a character becomes, looked up once for each: itself, a space, or nothing."""
+    """A character in a near key, looked up once: itself, a space, or nothing."""
 
     def __missing__(self, code: int) -> str:
         c = chr(code)

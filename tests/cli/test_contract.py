@@ -368,6 +368,7 @@ def test_a_recipe_that_stands_alone_needs_its_fields(validator: jsonschema.Draft
         assert list(validator.iter_errors({**recipe, "extends": "other.yaml"})) == []
 
 
+@pytest.mark.slow  # waits for torch and stock qwen_tts
 def test_an_embedded_base_that_does_not_exist_is_not_another_one(qrecipe: Qrecipe) -> None:
     done = qrecipe("say", "builtin:mimi", "Hello.", "--reference", str(ROOT / "recipes" / "data" / "english" / "ref.ogg"), "--out", "x.wav")
     assert (done.returncode, "`builtin:mimi` is not an embedded base" in done.stderr) == (2, True)

@@ -43,6 +43,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def hashes() -> FileHashes:
+    """One for all: no test changes the data."""
+    return FileHashes()
+
+
 def advised(problem: Problem) -> str | None:
     """What a problem's help says to write, in place of what stands under its caret."""
     advice = ADVICE.search(problem.help or "")
@@ -58,9 +64,9 @@ def follow(path: Path, problem: Problem) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_a_help_says_to_write_is_right(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_help_says_to_write_is_right(name: str, folder: Path, hashes: FileHashes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
-    path, hashes = folder / name, FileHashes()
+    path = folder / name
     before = path.read_text(encoding="utf-8")
     for problem in check(Path(name), (), False, hashes):
         if advised(problem) is None or problem.place.file != name or not problem.place.line:
