@@ -212,7 +212,7 @@ def is_file(path: Path) -> bool:
         return False
 
 
-def real_path(path: Path) -> str:
+def real_path(path: Path | str) -> str:
     """Like `os.path.realpath`, quick for many files of one folder."""
     folder, name = os.path.split(path)
     if name in ("", "..", "."):
@@ -236,34 +236,34 @@ class FileHashes:
         self._read: dict[Hashable, Any] = {}
         self._real: dict[str, str] = {}
 
-    def known(self, path: Path) -> str | None:
+    def known(self, path: Path | str) -> str | None:
         """The hash if the file was hashed before and has not changed since."""
-        stat = path.stat()
+        stat = os.stat(path)
         entry = self._known.get(self._name(path))
         if isinstance(entry, list) and entry[:2] == [stat.st_size, _state(stat)]:
             return str(entry[2])
         return None
 
-    def sha256(self, path: Path) -> str:
+    def sha256(self, path: Path | str) -> str:
         """The file's hash, computed if it is not known."""
         checksum = self.known(path)
         if checksum is None:
-            stat = path.stat()
-            checksum = sha256(path)
+            stat = os.stat(path)
+            checksum = sha256(Path(path))
             self._known[self._name(path)] = [stat.st_size, _state(stat), checksum]
             self._changed = True
         return checksum
 
-    def seconds(self, path: Path, measure: Callable[[Path], float | None]) -> float | None:
+    def seconds(self, path: Path | str, measure: Callable[[Path], float | None]) -> float | None:
         """How long a recording is, measured once and remembered beside the hash."""
         self.sha256(path)
         entry = self._known[self._name(path)]
         if len(entry) < 4:
-            entry.append(measure(path))
+            entry.append(measure(Path(path)))
             self._changed = True
         return None if entry[3] is None else float(entry[3])
 
-    def _name(self, path: Path) -> str:
+    def _name(self, path: Path | str) -> str:
         """The path with links followed: a plan asks for every recording several times."""
         text = str(path)
         if text not in self._real:

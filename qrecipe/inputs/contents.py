@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from qrecipe.files import NOT_UTF8, FileHashes, canonical_json, is_file
-from qrecipe.inputs.manifest import Manifest, Row
+from qrecipe.inputs.manifest import Manifest
 from qrecipe.recipe import LoadedRecipe
 from qrecipe.recipe.dataset import Dataset, SpeechDataset
 
@@ -30,14 +32,12 @@ class Content:
 
 def content_of(loaded: LoadedRecipe, dataset: Dataset, manifest: Manifest, hashes: FileHashes) -> Content:
     """The content of a dataset. Its rows are hashed one by one: a million of them are never text all at once."""
-    whole, sounds, separator = hashlib.sha256(), array("q"), ""
+    whole, sounds, separator = hashlib.sha256(), array("q"), b""
     whole.update(f"[{_string(dataset.kind)},{_string(dataset.language)},[".encode())
-    for row in manifest.rows:
-        recording = hashes.sha256(row.audio) if row.audio is not None else None
-        codes = row.codes.json() if row.codes is not None else None
-        whole.update((separator + _row_json(row, recording, codes, hashes)).encode(errors=NOT_UTF8))
-        sounds.append(hash(recording or codes) if recording or codes else SILENT)
-        separator = ","
+    for row, sound in _rows(manifest, hashes):
+        whole.update(separator + row)
+        sounds.append(SILENT if sound is None else hash(sound))
+        separator = b","
 
     own: list[Any] = []
     if isinstance(dataset, SpeechDataset):
@@ -52,18 +52,25 @@ def content_of(loaded: LoadedRecipe, dataset: Dataset, manifest: Manifest, hashe
     return Content(whole.hexdigest(), sounds)
 
 
-def row_hash(row: Row, hashes: FileHashes) -> str:
-    """SHA-256 of a row with the content of its recordings in place of their paths, in hex."""
-    recording = hashes.sha256(row.audio) if row.audio is not None else None
-    codes = row.codes.json() if row.codes is not None else None
-    return hashlib.sha256(_row_json(row, recording, codes, hashes).encode(errors=NOT_UTF8)).hexdigest()
+def row_hashes(manifest: Manifest, hashes: FileHashes) -> list[str]:
+    """SHA-256 of every row with the content of its recordings in place of their paths, in hex."""
+    return [hashlib.sha256(row).hexdigest() for row, _ in _rows(manifest, hashes)]
 
 
-def _row_json(row: Row, recording: str | None, codes: str | None, hashes: FileHashes) -> str:
-    """A row as canonical JSON, with the hashes of its recordings and its codes as they are written."""
-    reference = f'"{hashes.sha256(row.reference)}"' if row.reference is not None else "null"
-    recording = f'"{recording}"' if recording is not None else "null"
-    reference_text = _string(row.reference_text) if row.reference_text is not None else "null"
-    speaker = _string(row.speaker) if row.speaker is not None else "null"
-    cut = "true" if row.cut else "false"
-    return f"[{_string(row.text)},{recording},{reference},{reference_text},{speaker},{codes or 'null'},{cut}]"
+def _rows(manifest: Manifest, hashes: FileHashes) -> Iterator[tuple[bytes, str | None]]:
+    """Every row as canonical JSON, the hashes of its recordings in the place of their paths; and what names its sound."""
+    rows, folder = manifest.rows, str(manifest.rows.folder)
+    columns = (rows.column(field) for field in ("text", "audio", "reference", "reference_text", "speaker", "codes", "cut"))
+    for text, audio, reference, reference_text, speaker, codes, cut in zip(*columns):
+        recording = None if audio is None else f'"{hashes.sha256(os.path.join(folder, audio))}"'
+        frames = None if codes is None else codes.json()
+        values = (
+            _string(text),
+            recording or "null",
+            "null" if reference is None else f'"{hashes.sha256(os.path.join(folder, reference))}"',
+            "null" if reference_text is None else _string(reference_text),
+            "null" if speaker is None else _string(speaker),
+            frames or "null",
+            "true" if cut else "false",
+        )
+        yield f"[{','.join(values)}]".encode(errors=NOT_UTF8), recording or frames

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from qrecipe.files import FileHashes
-from qrecipe.inputs.manifest import Row
+from qrecipe.inputs.manifest import Row, Rows
 from qrecipe.inputs.wav import read_wav
 from qrecipe.qwen3 import FRAMES_PER_SECOND
 
@@ -15,6 +17,16 @@ def seconds(row: Row, hashes: FileHashes) -> float | None:
     if row.codes is not None:
         return len(row.codes) / FRAMES_PER_SECOND
     return hashes.seconds(row.audio, by_header) if row.audio is not None else None
+
+
+def lengths(rows: Rows, hashes: FileHashes) -> Iterator[float | None]:
+    """Seconds of every row's recording, as `seconds` gives them, read as far as they are asked for."""
+    folder = str(rows.folder)
+    for audio, codes in zip(rows.column("audio"), rows.column("codes")):
+        if codes is not None:
+            yield len(codes) / FRAMES_PER_SECOND
+        else:
+            yield hashes.seconds(os.path.join(folder, audio), by_header) if audio is not None else None
 
 
 def by_header(audio: Path) -> float | None:

@@ -6,6 +6,7 @@ Rows are kept by column, so that a million of them fit. Knows nothing of audio b
 from __future__ import annotations
 
 import json
+import os
 import sys
 from array import array
 from collections import Counter
@@ -13,10 +14,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cached_property
-from itertools import chain, cycle
+from itertools import chain, cycle, starmap
 from operator import getitem
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal, NamedTuple, overload
+
+from pydantic_core import from_json
 
 from qrecipe.errors import DataError, Place, Problem, Problems
 from qrecipe.inputs.columns import NAMES, Columns, recognise
@@ -88,8 +91,7 @@ class Codes:
         return "[[" + written.removesuffix("],[") + "]]"
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One row of a manifest that can be used as far as its text goes."""
 
     line: int
@@ -110,39 +112,37 @@ class Row:
 class Rows(Sequence[Row]):
     """Rows by column: each is put together when it is asked for."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._lines = array("Q")
-        self._texts: list[str] = []
-        self._audio: list[str | None] = []
-        self._rare: dict[int, dict[str, Any]] = {}
-        """Fields that few manifests state, by row."""
+    def __init__(self, folder: Path, columns: Mapping[str, list[Any]] | None = None) -> None:
+        self.folder = folder
+        self._columns = columns or {field: [] for field in Row._fields}
+        self._lists = tuple(self._columns.values())
 
     def __len__(self) -> int:
-        return len(self._texts)
+        return len(self._lists[0])
 
-    @property
-    def texts(self) -> Sequence[str]:
-        """The texts alone."""
-        return self._texts
+    def append(self, *values: Any) -> None:
+        """Adds a row by its fields in their order; recordings are text, below the folder or whole."""
+        for column, value in zip(self._lists, values):
+            column.append(value)
 
-    def append(self, row: Row, audio: str | None = None) -> None:
-        """Adds a row; `audio` is its recording relative to the folder."""
-        rare = {k: v for k in ("reference", "reference_text", "speaker", "codes", "language") if (v := getattr(row, k)) is not None}
-        if row.cut:
-            rare["cut"] = True
-        if isinstance(rare.get("speaker"), str):
-            rare["speaker"] = sys.intern(rare["speaker"])
-        if rare:
-            self._rare[len(self)] = rare
-        self._lines.append(row.line)
-        self._texts.append(row.text)
-        self._audio.append(audio)
+    def column(self, field: str) -> Sequence[Any]:
+        """One field of every row; recordings as text, below the folder or whole."""
+        return self._columns[field]
 
-    def _row(self, i: int) -> Row:
-        audio = self._audio[i]
-        path = None if audio is None else self._folder / audio
-        return Row(self._lines[i], self._texts[i], path, **self._rare.get(i, {}))
+    def spoken_by(self, reference: Path, text: str | None) -> Rows:
+        """The same rows with one reference for all."""
+        references: dict[str, list[Any]] = {"reference": [str(reference.absolute())] * len(self), "reference_text": [text] * len(self)}
+        return Rows(self.folder, {**self._columns, **references})
+
+    def path(self, recording: str | None) -> Path | None:
+        """A recording as rows have it."""
+        return None if recording is None else self.folder / recording
+
+    def _row(self, line: int, text: str, audio: str | None, reference: str | None, *others: Any) -> Row:
+        return Row(line, text, self.path(audio), self.path(reference), *others)
+
+    def __iter__(self) -> Iterator[Row]:
+        return starmap(self._row, zip(*self._lists))
 
     @overload
     def __getitem__(self, i: int) -> Row: ...
@@ -150,8 +150,8 @@ class Rows(Sequence[Row]):
     def __getitem__(self, i: slice) -> list[Row]: ...
     def __getitem__(self, i: int | slice) -> Row | list[Row]:
         if isinstance(i, slice):
-            return [self._row(j) for j in range(*i.indices(len(self)))]
-        return self._row(range(len(self))[i])
+            return list(starmap(self._row, zip(*(column[i] for column in self._lists))))
+        return self._row(*(column[i] for column in self._lists))
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ class Manifest:
     """The usable rows of a file and the problems of the others."""
 
     path: Path
-    rows: Sequence[Row]
+    rows: Rows
     problems: Problems
     """Of rows that cannot be used; a recording that is not there is a warning until a run needs it."""
     shown: str
@@ -174,7 +174,7 @@ class Manifest:
     @cached_property
     def near_keys(self) -> array[int]:
         """64 bits of the hash of every row's near key, in this process: texts of equal ones are near-duplicates."""
-        return array("q", (hash(near_key(row.text)) for row in self.rows))
+        return array("q", (hash(near_key(text)) for text in self.rows.column("text")))
 
     def summed(self) -> Problems:
         """Its problems; missing recordings, of which there may be thousands, as one."""
@@ -214,28 +214,26 @@ def read_manifest(
     whole = Place(shown or str(path))
     format_ = table.format or format_of(path) or "jsonl"
     kinds = _Kinds(whole)
+    folder = path if path.is_dir() else path.parent
+    rows = Rows(folder)
     try:
         other = other_format(path) if format_ == "jsonl" and not path.is_dir() else None
         if other is not None:
             help_ = "say how it is read: `format: csv`" if "table" in other else MANIFEST_HELP
-            return Manifest(path, [], Problems([Problem("QR041", f"not a manifest: {other}", whole, help_)]), whole.file)
+            return Manifest(path, rows, Problems([Problem("QR041", f"not a manifest: {other}", whole, help_)]), whole.file)
         # every row is read by itself, so that one bad row costs no other
-        folder = path if path.is_dir() else path.parent
         records = _lines_of(path, whole.file) if format_ == "jsonl" else unpacked(path, format_, whole.file)
         roots = [folder, *([root] if root is not None else []), *([unpacked_folder()] if format_ in SHARDS else [])]
-        reader = _Reader(kind, folder, tokenizer, bounds.followed(*roots), dict(table.columns), table.replacements)
-        rows = Rows(folder)
+        reader = _Reader(kind, rows, tokenizer, bounds.followed(*roots), dict(table.columns), table.replacements)
         for record in records:
-            row = record if isinstance(record, Problem) else reader.row(record.values, record.place)
-            if isinstance(row, Row):
-                rows.append(row, None if row.audio is None else _relative(row.audio, folder))
-            else:
-                kinds.add(Problems([row]) if isinstance(row, Problem) else row)
+            wrong = Problems([record]) if isinstance(record, Problem) else reader.read(record.values, record.place)
+            if wrong:
+                kinds.add(wrong)
     except OSError as e:
         unreadable = Problem("QR040", f"cannot read the manifest: {e.strerror or e}", whole)
-        return Manifest(path, [], Problems([unreadable]), whole.file)
+        return Manifest(path, Rows(folder), Problems([unreadable]), whole.file)
     except DataError as e:
-        return Manifest(path, [], e.problems, whole.file)
+        return Manifest(path, Rows(folder), e.problems, whole.file)
     problems = kinds.summed()
     if not rows and not problems:
         problems.append(Problem("QR041", "the manifest has no rows", whole))
@@ -326,6 +324,12 @@ def _record(raw: bytes, place: Place) -> Record | Problem:
     if len(raw) > MAX_LINE:
         return Problem("QR041", f"the line has more than {MAX_LINE:,} bytes", place)
     try:
+        value = from_json(raw)
+    except ValueError:
+        value = None
+    if isinstance(value, dict):
+        return Record(place, value)
+    try:  # a second time, for what there is to say
         value = json.loads(raw.decode("utf-8"))
     except UnicodeDecodeError as e:
         return Problem("QR041", f"not UTF-8 (byte {e.start} of the line)", place)
@@ -338,48 +342,63 @@ def _record(raw: bytes, place: Place) -> Record | Problem:
     return Record(place, value)
 
 
+@dataclass(frozen=True)
+class _Fields:
+    """Columns of a row, judged once for all rows that have the same."""
+
+    columns: Columns
+    plain: bool
+    """Whether every column is called as the field that it holds."""
+    misspelled: tuple[str, str] | None
+    """A column that is not read and should be, and the field that it means."""
+    parts: tuple[str, ...]
+    """Columns that say where a recording begins."""
+
+
 class _Reader:
     """Reads the rows of one manifest."""
 
     def __init__(
         self,
         kind: Literal["text", "speech"],
-        folder: Path,
+        rows: Rows,
         tokenizer: TextTokenizer | None,
         roots: tuple[str, ...],
         columns: Mapping[str, str],
         replacements: Replacements,
     ) -> None:
-        """`roots` are folders that recordings may be in, links followed."""
+        """`rows` takes those that can be used; `roots` are folders that recordings may be in, links followed."""
         self.kind = kind
-        self.folder = folder
+        self.rows = rows
+        self.folder = rows.folder
         self._tokenizer = tokenizer
         self._roots = roots
         self._stated = columns
         self._replacements = replacements
         self._known = fields(kind)
-        self._mappings: dict[tuple[str, ...], Columns] = {}
-        """By the fields of a row: most files have one kind."""
-        self._misspelled: set[str] = set()
+        self._mappings: dict[tuple[str, ...], _Fields] = {}
+        """By the columns of a row: most files have one kind."""
         self._listings: paths.Listings = {}
         """Files of folders that lack a recording."""
 
     def notes(self, place: Place) -> Problems:
         """A sentence for columns that are read under other names or not at all."""
-        renamed = {there: here for c in self._mappings.values() for here, there in c.names.items() if here != there}
+        columns = [f.columns for f in self._mappings.values()]
+        misspelled = {f.misspelled[0] for f in self._mappings.values() if f.misspelled}
+        renamed = {there: here for c in columns for here, there in c.names.items() if here != there}
         stated = set(self._stated.values())
         renamed = {there: here for there, here in renamed.items() if there not in stated}
-        ignored = list(dict.fromkeys(n for c in self._mappings.values() for n in c.ignored if n not in self._misspelled))
+        ignored = list(dict.fromkeys(n for c in columns for n in c.ignored if n not in misspelled))
         parts = [f"`{here}` is read from `{there}`" for there, here in renamed.items()]
         if ignored:
             more = f" and {len(ignored) - 12} more" if len(ignored) > 12 else ""
             parts.append("not needed: " + ", ".join(f"`{n}`" for n in ignored[:12]) + more)
         return Problems([Problem("QR087", "; ".join(parts), place)] if parts else [])
 
-    def _columns(self, names: tuple[str, ...]) -> Columns:
+    def _fields(self, names: tuple[str, ...]) -> _Fields:
         """Which field holds what; a file's rows mostly have the same."""
-        columns = self._mappings.get(names)
-        if columns is None:
+        fields = self._mappings.get(names)
+        if fields is None:
             known = self._known - set(self._stated)
             own = {n: n for n in names if n in known}
             others = recognise([n for n in names if n not in known], self._stated)
@@ -387,28 +406,34 @@ class _Reader:
             if "ref_audio" in own:
                 mapped.pop("reference", None)
             mapping = {**own, **mapped}
-            columns = Columns(mapping, tuple(n for n in names if n not in mapping.values()))
+            ignored = tuple(n for n in names if n not in mapping.values())
+            near = ((n, get_close_matches(n, self._known - mapping.keys(), n=1, cutoff=NEAR)) for n in ignored)
+            misspelled = next(((n, close[0]) for n, close in near if close), None)
+            parts = tuple(n for n in ignored if self.kind == "speech" and n in NAMES["start"])
+            plain = not ignored and all(here == there for here, there in mapping.items())
+            fields = _Fields(Columns(mapping, ignored), plain, misspelled, parts)
             if len(self._mappings) < MAX_MAPPINGS:
-                self._mappings[names] = columns
-        return columns
+                self._mappings[names] = fields
+        return fields
 
-    def row(self, values: Mapping[str, Any], place: Place) -> Row | Problems:
-        """A record as a row, or what is wrong with it."""
-        columns = self._columns(tuple(values))
-        row = {here: values[there] for here, there in columns.names.items()}
-        if columns.ignored and (wrong := self._misread(values, columns, place)):
+    def read(self, values: dict[str, Any], place: Place) -> Problems:
+        """Adds a record to the rows; else the problems that keep it out."""
+        fields = self._fields(tuple(values))
+        row = values if fields.plain else {here: values[there] for here, there in fields.columns.names.items()}
+        if (fields.misspelled or fields.parts) and (wrong := self._misread(values, fields, place)):
             return wrong
-        if self.kind == "speech":
-            _coerce(row)
         line = parse(self.kind, row)
+        if line is None and self.kind == "speech":
+            row = _coerced(row)
+            line = parse(self.kind, row)
         if line is None:
             from qrecipe.inputs.documents import check  # only for rows that are wrong: jsonschema takes long to import
 
             problems = check(f"{self.kind}-row", row, place, "QR041")
             if problems:
                 return problems
-        strings = "".join(v for v in row.values() if isinstance(v, str))
-        if NO_CHARACTER.search(strings):
+        strings = "".join([v for v in row.values() if isinstance(v, str)])
+        if ("\0" in strings or not strings.isascii()) and NO_CHARACTER.search(strings):
             return _bad(place, "an escape that is no character (NUL, or half of a surrogate pair)")
         line = line or parse(self.kind, row, strict=False)
         assert line is not None, "the schema takes it"
@@ -416,23 +441,24 @@ class _Reader:
         if isinstance(line, SpeechLine):
             return self._speech(line, text, place)
         why = self._text_problem(text)
-        return Problems([Problem("QR042", why, place)]) if why else Row(place.line, text, language=line.language)
+        if why:
+            return Problems([Problem("QR042", why, place)])
+        self.rows.append(place.line, text, None, None, None, None, None, False, line.language)
+        return Problems()
 
-    def _misread(self, values: Mapping[str, Any], columns: Columns, place: Place) -> Problems:
+    def _misread(self, values: Mapping[str, Any], fields: _Fields, place: Place) -> Problems:
         """Fields that are not read and should be: misspelled ones, and a part of a recording."""
-        for name in columns.ignored:
-            near = get_close_matches(name, self._known - columns.names.keys(), n=1, cutoff=NEAR)
-            if near:
-                self._misspelled.add(name)
-                help_ = f"rename `{name}` to `{near[0]}`"
-                return Problems([Problem("QR041", f"unknown field `{name}`", place, help_)])
-            if self.kind == "speech" and name in NAMES["start"] and values[name] not in (None, "", 0, "0", "0.0"):
+        if fields.misspelled:
+            name, near = fields.misspelled
+            return Problems([Problem("QR041", f"unknown field `{name}`", place, f"rename `{name}` to `{near}`")])
+        for name in fields.parts:
+            if values[name] not in (None, "", 0, "0", "0.0"):
                 help_ = "`qrecipe import` cuts the parts out"
                 return Problems([Problem("QR041", f"the row is a part of a recording: `{name}` is {values[name]}", place, help_)])
         return Problems()
 
-    def _speech(self, line: SpeechLine, text: str, place: Place) -> Row | Problems:
-        """A row with a recording or codes, and perhaps with a reference."""
+    def _speech(self, line: SpeechLine, text: str, place: Place) -> Problems:
+        """Adds a row with a recording or codes, and perhaps with a reference."""
         problems = Problems()
         reference_text = self._replacements.apply(line.reference_text) if line.reference_text else None
         for name, t in (("the text", text), ("the reference's text", reference_text)):
@@ -449,27 +475,32 @@ class _Reader:
             problems += _bad(place, "a speech row has `audio` or `audio_codes`")
         reference = line.reference or line.ref_audio
         audio, ref = (self._file(t, place, problems) if t else None for t in (line.audio, reference))
-        if problems:
-            return problems
-        return Row(place.line, text, audio, ref, reference_text, line.speaker, codes, line.cut, line.language)
+        if not problems:
+            speaker = sys.intern(line.speaker) if line.speaker else None
+            self.rows.append(place.line, text, audio, ref, reference_text, speaker, codes, line.cut, line.language)
+        return problems
 
-    def _file(self, text: str, place: Place, problems: Problems) -> Path:
-        """The recording that a row names, with a problem if it leads out or is not there."""
+    def _file(self, text: str, place: Place, problems: Problems) -> str:
+        """The recording that a row names, below the folder or whole, with a problem if it leads out or is not there."""
         folder = self.folder
+        plain = os.path.join(folder, text)
+        if "\0" not in text and os.path.isfile(plain) and bounds.within(plain, self._roots):
+            return text
         file, exists = paths.find(folder, text)
         if not bounds.within(file, self._roots):
             problems.append(bounds.row_problem(file, _relative(file, folder), place, folder))
         elif not exists:
             help_ = paths.hint(text, folder, self._listings)
             problems.append(Problem("QR043", f"there is no file {_relative(file, folder)}", place, help_, "warning"))
-        return file
+        return _relative(file, folder)
 
     def _text_problem(self, text: str) -> str | None:
         return self._tokenizer.text_problem(text) if self._tokenizer else unsayable(text)
 
 
-def _coerce(row: dict[str, Any]) -> None:
+def _coerced(values: Mapping[str, Any]) -> dict[str, Any]:
     """Values of tables as a row has them: numbers of speakers, empty cells, words for true."""
+    row = dict(values)
     for name in ("speaker", "language"):
         if isinstance(row.get(name), int):
             row[name] = str(row[name])
@@ -478,6 +509,7 @@ def _coerce(row: dict[str, Any]) -> None:
             del row[name]
     if isinstance(row.get("cut"), str) and row["cut"].lower() in ("true", "false", "1", "0"):
         row["cut"] = row["cut"].lower() in ("true", "1")
+    return row
 
 
 def _bad(place: Place, message: str) -> Problems:

@@ -27,6 +27,8 @@ CLOSE_TOKENS = 5
 """Trailing tokens of the assistant template."""
 REF_CLOSE_TOKENS = 2
 """Trailing tokens of the reference template: `<|im_end|>` and a newline."""
+MAX_WORDS = 1 << 18
+"""Words whose tokens are remembered."""
 
 
 def assistant_text(text: str) -> str:
@@ -42,6 +44,23 @@ def reference_text(text: str) -> str:
 def clean_text(text: str) -> str:
     """A text as it is trained and spoken: NFC, without outer white space."""
     return unicodedata.normalize("NFC", text).strip()
+
+
+class _Words(dict[str, tuple[int, ...]]):
+    """Token ids of words, all but a text's first with the space before them.
+
+    No part that the pattern cuts out has a space behind another character. So words that single spaces separate are
+    tokenised alone as they are in their text, and a million sentences hold few of them.
+    """
+
+    def __init__(self, tokenizer: TextTokenizer) -> None:
+        self._tokenizer = tokenizer
+
+    def __missing__(self, word: str) -> tuple[int, ...]:
+        ids = tuple(self._tokenizer.ids(word))
+        if len(self) < MAX_WORDS:
+            self[word] = ids
+        return ids
 
 
 @dataclass(frozen=True)
@@ -125,20 +144,27 @@ class TextTokenizer:
         Raises `ValueError` if the template's tokens do not come out whole, which a text with outer white space or a
         special token inside causes.
         """
-        known = self._known.get(text)
-        if known is not None:
-            return known
+        first, *others = text.split() or [""]
+        if " ".join([first, *others]) == text and self._whole and not self._any_special.search(text):
+            body = [*self._words[first]]
+            for word in others:
+                body += self._words[f" {word}"]
+            return [*self._role], body
         ids = self.ids(assistant_text(text))
         role, body, close = ids[:ROLE_TOKENS], ids[ROLE_TOKENS:-CLOSE_TOKENS], ids[-CLOSE_TOKENS:]
         if role != self._role or close != self._close or len(self._role) != ROLE_TOKENS or len(self._close) != CLOSE_TOKENS:
             raise ValueError("the text runs into the template around it")
-        self._known[text] = role, body
         return role, body
 
     @cached_property
-    def _known(self) -> dict[str, tuple[list[int], list[int]]]:
-        """Texts that were tokenised before: each is checked, counted and laid out."""
-        return {}
+    def _whole(self) -> bool:
+        """Whether the template's tokens come out whole around a word."""
+        around = [*self._role, *self.ids("a"), *self._close]
+        return len(self._role) == ROLE_TOKENS and len(self._close) == CLOSE_TOKENS and self.ids(assistant_text("a")) == around
+
+    @cached_property
+    def _words(self) -> _Words:
+        return _Words(self)
 
     @cached_property
     def _any_special(self) -> re.Pattern[str]:

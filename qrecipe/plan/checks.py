@@ -14,7 +14,7 @@ from qrecipe.errors import Place, Problem
 from qrecipe.files import FileHashes
 from qrecipe.inputs.bases import BaseInfo
 from qrecipe.inputs.contents import SILENT, Content
-from qrecipe.inputs.durations import seconds as seconds_of
+from qrecipe.inputs.durations import lengths
 from qrecipe.inputs.manifest import Manifest
 from qrecipe.plan.trainable import Group, Trainable
 from qrecipe.qwen3 import (
@@ -263,8 +263,7 @@ def _amounts(context: Context) -> Iterator[Problem]:
 def _seconds(manifest: Manifest, hashes: FileHashes, enough: float) -> float | None:
     """Seconds of speech, counted until there are `enough`; None if a recording's length is not known."""
     total = 0.0
-    for row in manifest.rows:
-        length = seconds_of(row, hashes)
+    for length in lengths(manifest.rows, hashes):
         if length is None:
             return None
         total += length
@@ -283,12 +282,14 @@ def _outruns(context: Context) -> Iterator[Problem]:
             continue
         for j, use in enumerate(stage.uses):
             manifest = context.manifests.get(use.dataset)
+            if manifest is None:
+                continue
+            columns = (manifest.rows.column("line"), manifest.rows.column("text"), lengths(manifest.rows, context.hashes))
             late = []
-            for row in manifest.rows if manifest else ():
-                seconds = seconds_of(row, context.hashes)
-                if seconds is not None and len(tokenizer.assistant(row.text)[1]) > seconds * FRAMES_PER_SECOND:
-                    late.append(row.line)
-            if late and manifest is not None:
+            for line, text, seconds in zip(*columns):
+                if seconds is not None and len(tokenizer.assistant(text)[1]) > seconds * FRAMES_PER_SECOND:
+                    late.append(line)
+            if late:
                 first = f"(the first in line {late[0]})"
                 message = f"{len(late)} of {len(manifest.rows)} texts of `{use.dataset}` outrun streaming {first}"
                 help_ = "`layout: mixed` lays such rows out whole; streaming reads 12.5 tokens a second"
@@ -302,7 +303,7 @@ def _overlap(context: Context) -> Iterator[Problem]:
     trained = recipe.trained_datasets()
     for judge in sorted((judging - trained) & context.manifests.keys()):
         judged, sounds = context.manifests[judge], context.contents[judge].sounds
-        lines = [row.line for row in judged.rows]
+        lines = judged.rows.column("line")
         texts, heard = dict(zip(judged.near_keys, lines)), {s: line for s, line in zip(sounds, lines) if s != SILENT}
         for name in sorted(trained & context.manifests.keys()):
             manifest, sounds = context.manifests[name], context.contents[name].sounds
@@ -315,7 +316,7 @@ def _overlap(context: Context) -> Iterator[Problem]:
                 if pairs:
                     more = f", and {len(pairs) - 1:,} more" if len(pairs) > 1 else ""
                     message = f"this {kind} also judges, in `{judge}` (line {pairs[0][1]}){more}"
-                    place = Place(context.shown(name), manifest.rows[pairs[0][0]].line, 1)
+                    place = Place(context.shown(name), manifest.rows.column("line")[pairs[0][0]], 1)
                     yield Problem("QR046", message, place, "take it out of one of the two")
 
 
@@ -333,10 +334,11 @@ def other_languages(manifest: Manifest, name: str, language: str, codes: Sequenc
 
     `codes` are tags of the dataset's language, as far as they are known.
     """
-    others = [(r.line, r.language) for r in manifest.rows if r.language and not _same_language(r.language, language, codes)]
+    stated = zip(manifest.rows.column("line"), manifest.rows.column("language"))
+    others = [(line, own) for line, own in stated if own and not _same_language(own, language, codes)]
     if others:
-        counts = Counter(stated.casefold() for _, stated in others).most_common(SHOWN_NAMES)
-        listed = ", ".join(f"{count} `{stated}`" for stated, count in counts)
+        counts = Counter(own.casefold() for _, own in others).most_common(SHOWN_NAMES)
+        listed = ", ".join(f"{count} `{own}`" for own, count in counts)
         message = f"`{name}` is `{language}`, and {len(others):,} of its {len(manifest.rows):,} rows say another language: {listed}"
         help_ = "every row stands under its dataset's language: give the others a dataset of their own, or leave the field out"
         yield Problem("QR094", message, Place(manifest.shown, others[0][0], 1), help_)
@@ -354,16 +356,16 @@ def _repeated(context: Context) -> Iterator[Problem]:
     recipe = context.loaded.recipe
     used = recipe.trained_datasets() | recipe.judging_datasets()
     for name in sorted(used & context.manifests.keys()):
-        shown, rows = context.shown(name), context.manifests[name].rows
+        shown, lines = context.shown(name), context.manifests[name].rows.column("line")
         again, several = _copies(context.manifests[name].near_keys, context.contents[name].sounds)
         if several:
-            line, first = (rows[i].line for i in several[0])
+            line, first = (lines[i] for i in several[0])
             message = (
                 f"{_rows(len(several))} of `{name}` has the recording of another row, whose text differs (the first that of line {first})"
             )
             yield Problem("QR091", message, Place(shown, line, 1), "one of the texts is wrong: find out which, and take its row out")
         if again:
-            line, first = (rows[i].line for i in again[0])
+            line, first = (lines[i] for i in again[0])
             weight = "copies weigh more than other rows" if name in recipe.trained_datasets() else "copies count once in gates"
             message = f"{_rows(len(again))} of `{name}` repeated from others (line {first} has the first): {weight}"
             yield Problem("QR091", message, Place(shown, line, 1), "take the copies out")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qrecipe.files import FileHashes
 from qrecipe.inputs.bases import weight_files
-from qrecipe.inputs.durations import seconds
+from qrecipe.inputs.durations import lengths
 from qrecipe.inputs.manifest import Manifest
 from qrecipe.inputs.tokenizer import TextTokenizer
 from qrecipe.plan.compute import Compute, Volume, compute
@@ -50,9 +50,9 @@ def _volume(stage: Stage, resolved: PlannedStage, planned: Planned, hashes: File
 
 def _read(manifest: Manifest, tokenizer: TextTokenizer, hashes: FileHashes, text: bool, synthetic: float | None) -> Volume | None:
     """`synthetic` are the frames that the base is expected to make of the texts."""
-    tokens = sum(len(tokenizer.assistant(r.text)[1]) for r in manifest.rows)
+    tokens = sum(len(tokenizer.assistant(text)[1]) for text in manifest.rows.column("text"))
     if text or synthetic is not None:
         return Volume(len(manifest.rows), tokens if synthetic is None else synthetic, tokens)
-    lengths = [seconds(r, hashes) for r in manifest.rows]
-    known = [n for n in lengths if n is not None]
-    return Volume(len(known), sum(known) * FRAMES_PER_SECOND, tokens) if len(known) == len(lengths) else None
+    seconds = list(lengths(manifest.rows, hashes))
+    known = [n for n in seconds if n is not None]
+    return Volume(len(known), sum(known) * FRAMES_PER_SECOND, tokens) if len(known) == len(seconds) else None

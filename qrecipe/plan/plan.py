@@ -302,8 +302,8 @@ class _Planner:
             manifest = self.manifests.get(use.dataset)
             if manifest is None:
                 return None
-            for row in manifest.rows:
-                seen.update(tokenizer.assistant(row.text)[1])
+            for text in manifest.rows.column("text"):
+                seen.update(tokenizer.assistant(text)[1])
         return sorted(seen - set(tokenizer.special.values()))
 
     def evaluators(self) -> tuple[dict[str, PlannedEvaluator], dict[str, Problems]]:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from qrecipe.files import FileHashes, digest, read_json, write_json
-from qrecipe.inputs.contents import row_hash
+from qrecipe.inputs.contents import row_hashes
 from qrecipe.plan.changes import Changed, changes
 from qrecipe.plan.plan import Planned
 
@@ -84,7 +84,7 @@ def inputs_of(planned: Planned, hashes: FileHashes) -> Inputs:
     datasets = {}
     for name, dataset in plan.datasets.items():
         manifest = planned.manifests.get(name)
-        rows = [row_hash(r, hashes)[:12] for r in manifest.rows] if manifest else []
+        rows = [h[:12] for h in row_hashes(manifest, hashes)] if manifest else []
         datasets[name] = DatasetInputs(path=planned.loaded.recipe.datasets[name].path, sha256=dataset.sha256, rows=rows)
     stages = {
         stage.id: StoredInputs(

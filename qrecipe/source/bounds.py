@@ -54,7 +54,7 @@ def followed(*roots: Path) -> tuple[str, ...]:
     return tuple(root.rstrip(os.sep) + os.sep for root in (*map(real_path, roots), *allowed()))
 
 
-def within(path: Path, roots: tuple[str, ...]) -> bool:
+def within(path: Path | str, roots: tuple[str, ...]) -> bool:
     """Whether a path lies in one of the folders that `followed` gives, links followed."""
     return (real_path(path) + os.sep).startswith(roots)
 

@@ -225,8 +225,7 @@ def _prepare(session: Session, request: EvaluationRequest, language: str, replac
     manifest: Manifest = read_manifest(request.data, "speech", session.opened.tokenizer, table=Table(replacements=replaced))
     manifest.summed().raise_any(DataError)
     if request.reference is not None:
-        rows = [replace(r, reference=request.reference, reference_text=request.reference_text) for r in manifest.rows]
-        manifest = replace(manifest, rows=rows)
+        manifest = replace(manifest, rows=manifest.rows.spoken_by(request.reference, request.reference_text))
     data = prepare(
         request.data.stem,
         SpeechDataset(kind="speech", language=language, path=str(request.data)),

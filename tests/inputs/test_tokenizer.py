@@ -55,6 +55,13 @@ def test_the_same_ids_as_stock_for_any_text(ours: TextTokenizer, stock: Any, tex
     assert ours.ids(assistant_text(text)) == stock(assistant_text(text)).input_ids
 
 
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from("a9.,'\u0301 \u00a0"), max_size=6), max_size=6))
+def test_words_alone_have_the_ids_that_they_have_in_their_text(ours: TextTokenizer, words: list[str]) -> None:
+    text = clean_text(" ".join(words))
+    assert ours.assistant(text)[1] == ours.ids(assistant_text(text))[3:-5]
+
+
 @pytest.mark.parametrize("text", TEXTS)
 def test_role_body_and_close(ours: TextTokenizer, stock: Any, text: str) -> None:
     """Stock cuts the first three and the last five tokens off (modeling_qwen3_tts.py, `generate`)."""
