@@ -53,7 +53,7 @@ STRETCHES, STEPS = 3, 6
 SMALL_STEPS = 20
 PROJECTION = Case("text projection, both losses", [{"match": "talker.text_projection", "lr": 3e-5}], 2048)
 SPOKEN_FRAMES, SPOKEN_PROMPTS = 60, 128
-CLIPS_ENCODED, CLIP_SECONDS = 400, 6.0
+CLIPS_ENCODED, CLIP_SECONDS = 1600, 6.0
 
 
 def main() -> None:
@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("measured"))
     parser.add_argument("--rows", default=",".join([*STAGES, *SMALL, *SHARED]))
     parser.add_argument("--shape", choices=("1.7b", "0.6b", "mini"), default="1.7b")
-    parser.add_argument("--clips", type=int, default=300)
+    parser.add_argument("--clips", type=int, default=4000, help="enough that no epoch ends in a batch for half of the ranks")
     parser.add_argument("--minutes", type=float, default=7.5)
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "qrecipe-benchmarks", help="folder of the base")
     options = parser.parse_args()
@@ -76,9 +76,10 @@ def main() -> None:
         if world.from_first(lambda: time.monotonic() - began > options.minutes * 60, "looking at the clock"):
             break
         started = time.monotonic()
-        if name in SHARED:
-            opened = _base(options, world)  # with a speech tokenizer; random weights, too
-        row = {"row": name, **_row(name, opened, data, world, options.shape)}
+        # what is shared out needs a speech tokenizer, so a base on the disk; of random weights, too
+        measured = _base(options, world) if name in SHARED else opened
+        row = {"row": name, **_row(name, measured, data, world, options.shape)}
+        del measured
         results.append({**row, "seconds": round(time.monotonic() - started, 1)})
         if world.first:
             print("; ".join(f"{k} {v}" for k, v in results[-1].items()), flush=True)
@@ -105,13 +106,17 @@ def _row(name: str, opened: LoadedBase, data: SpeechData, world: World, shape: s
         return _small(name, opened, data, shape)
     if name in SHARED:
         work = _encode if name == "encoding" else _speak
-        one, several = work(opened, World()), work(opened, world)
-        world.wait("measuring")
+        rate, together = work(opened, World()), work(opened, world)
     else:
-        one = train(CASES[name], opened, data, World(), shape)["frames/s"]
+        rate = train(CASES[name], opened, data, World(), shape)["frames/s"]
         world.wait("measuring alone")
-        several = train(CASES[name], opened, data, world, shape)["frames/s"]
-    return {"one": round(one), f"{world.size}": round(several), "times": round(several / one, 2)}
+        together = train(CASES[name], opened, data, world, shape)["frames/s"]
+    rates = [round(r) for r in world.exchange(rate, "measuring")]
+    # the slowest rank is what the others wait for: GPUs and processors of one host are not equal
+    row = {"alone": " ".join(map(str, rates)), f"{world.size}": round(together), "times": round(together * world.size / sum(rates), 2)}
+    gc.collect()
+    held = {"held GB": round(torch.cuda.memory_allocated(opened.device) / 1e9, 2)} if opened.device.type == "cuda" else {}
+    return {**row, **held}
 
 
 def train(
@@ -167,10 +172,10 @@ def _small(name: str, opened: LoadedBase, data: SpeechData, shape: str) -> dict[
     torch.cuda.set_per_process_memory_fraction(SMALL[name] * 2**30 / total, opened.device)
     torch.cuda.reset_peak_memory_stats()
     try:
-        found = train(case, opened, data, World(), shape, SMALL_STEPS)
+        small = train(case, opened, data, World(), shape, SMALL_STEPS)
         peak = torch.cuda.max_memory_allocated()
-        rates = {"frames/s": round(found["frames/s"]), "of the whole GPU's": round(found["frames/s"] / whole["frames/s"], 2)}
-        memory = {"peak GB": round(peak / 1e9, 2), "estimated GB": round(found["estimated"] / 1e9, 2), "recompute": found["recompute"]}
+        rates = {"frames/s": round(small["frames/s"]), "of the whole GPU's": round(small["frames/s"] / whole["frames/s"], 2)}
+        memory = {"peak GB": round(peak / 1e9, 2), "estimated GB": round(small["estimated"] / 1e9, 2), "recompute": small["recompute"]}
         return {**rates, **memory}
     except (torch.OutOfMemoryError, QRecipeError) as e:
         return {"failed": str(e).splitlines()[0][:160]}
@@ -179,15 +184,15 @@ def _small(name: str, opened: LoadedBase, data: SpeechData, shape: str) -> dict[
 
 
 def _timed(opened: LoadedBase, work: Callable[[], None]) -> float:
-    """Seconds, after one call that is not counted."""
-    work()
-    if opened.device.type == "cuda":
-        torch.cuda.synchronize()
-    began = time.perf_counter()
-    work()
-    if opened.device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - began
+    """Seconds, after one call that is not counted; the median of `STRETCHES`."""
+    seconds = []
+    for _ in range(1 + STRETCHES):
+        began = time.perf_counter()
+        work()
+        if opened.device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds[1:])
 
 
 def _encode(opened: LoadedBase, world: World) -> float:

@@ -67,11 +67,12 @@ def clips(opened: LoadedBase, count: int, seed: int = 0) -> SpeechData:
     talker = opened.config.talker_config
     vocabulary, hidden = talker.text_vocab_size, talker.hidden_size
     seen = [rng.randrange(min(vocabulary, 150_000)) for _ in range(SEEN)]
-    voice = torch.randn(hidden, generator=torch.Generator().manual_seed(seed)) * 0.02
+    draws = torch.Generator().manual_seed(seed)
+    voice = torch.randn(hidden, generator=draws) * 0.02
     rows = []
     for line in range(1, count + 1):
         frames = round(min(250.0, max(20.0, rng.lognormvariate(4.3, 0.55))))
-        codes = torch.tensor([[rng.randrange(opened.codebook_size) for _ in range(opened.groups)] for _ in range(frames)])
+        codes = torch.randint(opened.codebook_size, (frames, opened.groups), generator=draws)
         body = [rng.choice(seen) for _ in range(max(3, frames // 4))]
         rows.append(SpeechRow(line, "", [1, 2, 3], body, codes, frames / 12.5, 0.0, "", VOICE, None, False))
     return SpeechData("speech", "malay", rows, x_vectors={VOICE: voice})

@@ -27,9 +27,13 @@ CODEC_HEAD = "talker.codec_head"
 PREDICTOR = "talker.code_predictor"
 PREDICTOR_EMBEDDINGS = "talker.code_predictor.model.codec_embedding"
 """The predictor's own tables, one a codebook. The talker reads them too: a frame enters it as the sum of all its codes."""
+PREDICTOR_PROJECTION = "talker.code_predictor.small_to_mtp_projection"
+"""Between the talker's width and the predictor's, where they differ."""
 PREDICTOR_LAYERS = "talker.code_predictor.model.layers"
 PREDICTOR_HEADS = "talker.code_predictor.lm_head"
 SPEAKER_ENCODER = "speaker_encoder"
+TALKER_INPUTS = (TEXT_EMBEDDING, TEXT_PROJECTION, CODEC_EMBEDDING, PREDICTOR_EMBEDDINGS)
+"""Modules that the talker reads through: one that trains changes every hidden state."""
 TEXT_TABLE = f"{TEXT_EMBEDDING}.weight"
 CODEC_TABLE = f"{CODEC_EMBEDDING}.weight"
 

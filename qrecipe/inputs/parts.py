@@ -6,10 +6,15 @@ import re
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from qrecipe.qwen3 import PREDICTOR, PREDICTOR_EMBEDDINGS, PREDICTOR_HEADS, PREDICTOR_LAYERS, SPEAKER_ENCODER, TALKER_LAYERS
+from qrecipe.qwen3 import (
+    PREDICTOR_EMBEDDINGS,
+    PREDICTOR_HEADS,
+    PREDICTOR_LAYERS,
+    PREDICTOR_PROJECTION,
+    SPEAKER_ENCODER,
+    TALKER_LAYERS,
+)
 
-NARROWING = f"{PREDICTOR}.small_to_mtp_projection"
-"""Only where the talker is wider than its code predictor."""
 TOKENIZER_PARTS = ("encoder", "decoder")
 BASE_HELP = "take the `-Base` checkpoint with all its files"
 SPEAKER_HELP = (
@@ -47,7 +52,7 @@ def _required(config: dict[str, Any], example: Iterable[str]) -> Iterable[str]:
     }
     same_width = talker.get("hidden_size") == predictor.get("hidden_size")
     for name in example:
-        if name.startswith(f"{SPEAKER_ENCODER}.") or (same_width and name.startswith(NARROWING)):
+        if name.startswith(f"{SPEAKER_ENCODER}.") or (same_width and name.startswith(PREDICTOR_PROJECTION)):
             continue
         module = next((m for m in repeated if name.startswith(f"{m}.")), None)
         if module is None:

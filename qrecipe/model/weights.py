@@ -19,7 +19,7 @@ from qrecipe.model.forward import RowSubset, Tables
 from qrecipe.model.lora import LowRank
 from qrecipe.phases import phase
 from qrecipe.plan.trainable import Trainable
-from qrecipe.qwen3 import CODEC_TABLE, TEXT_TABLE
+from qrecipe.qwen3 import CODEC_TABLE, PREDICTOR_PROJECTION, TALKER_INPUTS, TEXT_TABLE, within
 
 
 @dataclass
@@ -201,9 +201,13 @@ class Learner:
             yield from group.parameters
 
     def in_order(self) -> list[torch.nn.Parameter]:
-        """Everything that learns, about in the order in which a forward pass reads it: rows, then the net's own order."""
-        place = {id(p): i for i, p in enumerate(self.net.parameters())}
-        return sorted(self.parameters(), key=lambda p: place.get(id(p), -1))
+        """Everything that learns, about in the order in which a forward pass reads it.
+
+        That is rows, then what the talker or the predictor reads through, wherever it stands, then the net's own order.
+        """
+        first = (*TALKER_INPUTS, PREDICTOR_PROJECTION)
+        places = {id(p): (not within(n, *first), i) for i, (n, p) in enumerate(self.net.named_parameters())}
+        return sorted(self.parameters(), key=lambda p: places.get(id(p), (False, -1)))
 
     def state(self) -> dict[str, torch.Tensor]:
         """Everything that learns, copied to the CPU, by its number."""

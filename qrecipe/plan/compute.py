@@ -14,22 +14,17 @@ from typing import Any, Literal
 
 from qrecipe.plan.trainable import Trainable
 from qrecipe.qwen3 import (
-    CODEC_EMBEDDING,
     CODEC_HEAD,
     PREDICTOR,
-    PREDICTOR_EMBEDDINGS,
     PREDICTOR_HEADS,
     PREDICTOR_LAYERS,
+    TALKER_INPUTS,
     TALKER_LAYERS,
     TALKER_NORM,
-    TEXT_EMBEDDING,
-    TEXT_PROJECTION,
     within,
 )
 from qrecipe.recipe.stage import EmbeddingMatchStage, Stage, TextLmStage
 
-INPUTS = (TEXT_EMBEDDING, TEXT_PROJECTION, CODEC_EMBEDDING, PREDICTOR_EMBEDDINGS)
-"""Modules that the talker reads through: one that trains changes every hidden state."""
 _LAYER = re.compile(rf"{re.escape(TALKER_LAYERS)}\.(\d+)\.")
 _PREFIX = 10
 """Positions of a row beside its text and its frames."""
@@ -239,7 +234,7 @@ def _first_layer(names: Iterable[str], layers: int) -> int | None:
     """The lowest layer of the talker that something trains in or below."""
     reached = []
     for name in names:
-        if within(name, *INPUTS):
+        if within(name, *TALKER_INPUTS):
             reached.append(0)
         elif (match := _LAYER.match(name)) is not None:
             reached.append(int(match[1]))
