@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import cache
 from typing import Any
 
 from qrecipe.inputs.documents import DOCUMENTS
@@ -12,8 +13,9 @@ from qrecipe.recipe.recipe import Recipe
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
+@cache
 def schemas() -> dict[str, dict[str, Any]]:
-    """Every schema by name: `recipe` and the documents."""
+    """Every schema by name: `recipe` and the documents. To be read only."""
     describe_fields()
     return {"recipe": recipe_schema(), **{n: {"$schema": DIALECT, **m.model_json_schema()} for n, m in DOCUMENTS.items()}}
 

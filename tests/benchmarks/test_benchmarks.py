@@ -63,6 +63,7 @@ def test_a_row_that_fails_or_takes_too_long_keeps_nothing_waiting(tmp_path: Path
     assert [f.name for f in tmp_path.iterdir()] == left
 
 
+@pytest.mark.slow
 def test_rows_stop_in_time_with_what_they_have() -> None:
     found = training.run("rows", "mini", torch.device("cpu"), 1, 2, None, 100, share=0.0)
     assert len(found["stretches"]) == 1
@@ -70,6 +71,7 @@ def test_rows_stop_in_time_with_what_they_have() -> None:
     assert found["frames a step"] == 100
 
 
+@pytest.mark.slow
 def test_a_profile_is_there_before_the_stretches(tmp_path: Path) -> None:
     found = training.run("rows", "mini", torch.device("cpu"), 1, 2, tmp_path / "p.txt", 100, until=0.0)
     assert len(found["stretches"]) == 1
