@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,9 @@ from qrecipe.model.lora import LowRank
 from qrecipe.phases import phase
 from qrecipe.plan.trainable import Trainable
 from qrecipe.qwen3 import CODEC_TABLE, PREDICTOR_PROJECTION, TALKER_INPUTS, TEXT_TABLE, within
+
+HASHING_THREADS = 8
+"""Tensors that are hashed at once; each is copied from the GPU first."""
 
 
 @dataclass
@@ -99,26 +103,28 @@ class Guard:
 
     @phase("comparing frozen weights")
     def __init__(self, net: Any, trainable: Trainable) -> None:
-        self._hashes: dict[str, bytes] = {}
         self._tables: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        frozen: dict[str, torch.Tensor] = {}
         whole = {n for g in trainable.groups if g.whole for n in g.tensors}
         for name, tensor in parameters(net).items():
             rows = trainable.rows_of(name)
             if rows is not None:
                 self._tables[name] = (tensor.detach().to("cpu", copy=True), torch.tensor(rows))
             elif name not in whole:
-                self._hashes[name] = _hash(tensor)
+                frozen[name] = tensor
+        self._hashes = _hashes(frozen)
 
     @phase("comparing frozen weights")
     def check(self, net: Any) -> None:
         """Raises `EngineError` with the name of the first tensor or row that moved and was not declared."""
         after = parameters(net)
+        now = _hashes({name: after[name] for name in self._hashes})
         for name, before in self._hashes.items():
-            if _hash(after[name]) != before:
+            if now[name] != before:
                 raise EngineError(f"{name} changed although the stage does not declare it: the stage is discarded")
         for name, (table, declared) in self._tables.items():
-            now = after[name].detach().to("cpu")
-            moved = torch.nonzero((_bits(table) != _bits(now)).any(1)).squeeze(-1)
+            rows = after[name].detach().to("cpu")
+            moved = torch.nonzero((_bits(table) != _bits(rows)).any(1)).squeeze(-1)
             moved = moved[~torch.isin(moved, declared)]
             if moved.numel():
                 raise EngineError(f"row {int(moved[0])} of {name} changed although the stage does not declare it: the stage is discarded")
@@ -127,6 +133,12 @@ class Guard:
 def _bits(tensor: torch.Tensor) -> torch.Tensor:
     """The bytes of a tensor, so that equal means bit-identical: [..., bytes]."""
     return tensor.detach().contiguous().view(torch.uint8)
+
+
+def _hashes(tensors: Mapping[str, torch.Tensor]) -> dict[str, bytes]:
+    """Hashes of tensors by name, on several cores: a hash lets other threads run."""
+    with ThreadPoolExecutor(HASHING_THREADS) as pool:
+        return dict(zip(tensors, pool.map(_hash, tensors.values()), strict=True))
 
 
 def _hash(tensor: torch.Tensor) -> bytes:
@@ -319,11 +331,11 @@ def survival(net: Any, delta: Delta, export_dtype: torch.dtype) -> float:
     tensors = parameters(net)
     changed = survived = 0
     for name, after, before in (
-        *((n, v, tensors[n].detach().to("cpu")) for n, v in delta.whole.items()),
-        *((n, v, tensors[n].detach().to("cpu")[ids]) for n, (ids, v) in delta.rows.items()),
+        *((n, v, tensors[n].detach()) for n, v in delta.whole.items()),
+        *((n, v, tensors[n].detach()[ids.to(tensors[n].device)]) for n, (ids, v) in delta.rows.items()),
     ):
         assert after.shape == before.shape, name
-        old = before.float()
+        after, old = after.to(before.device), before.float()
         changed += int((after != old).sum())
         survived += int((after.to(export_dtype) != before.to(export_dtype)).sum())
     return survived / changed if changed else 1.0

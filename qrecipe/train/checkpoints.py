@@ -16,6 +16,8 @@ import os
 import re
 import shutil
 import time
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,7 +100,7 @@ class Checkpoints:
                 save_file(_prefixed("objective", objective.state()), str(folder / "rest.safetensors"))
                 self._save_best(folder, progress)
                 write_json(folder / "progress.json", progress.as_json())
-                files = {f.name: sha256(f) for f in sorted(folder.iterdir())}
+                files = _hashes(folder, sorted(f.name for f in folder.iterdir()))
                 manifest = {"checkpoint": FORMAT, "step": progress.step, "trainable": self._trainable, "files": files}
                 write_json(folder / MANIFEST, sealed(manifest))
             self._observer.event("checkpoint", step=progress.step)
@@ -168,9 +170,10 @@ class Checkpoints:
             files = dict(manifest["files"])
             if manifest["checkpoint"] != FORMAT:
                 return f"format {manifest['checkpoint']}"
-            for name, expected in files.items():
-                if sha256(folder / name) != expected:
-                    return f"{name} was changed"
+            now = _hashes(folder, files)
+            changed = next((name for name, expected in files.items() if now[name] != expected), None)
+            if changed is not None:
+                return f"{changed} was changed"
             trainable = manifest["trainable"]
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
             return str(e)
@@ -184,6 +187,15 @@ def newest_first(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted((f for f in folder.iterdir() if _NAME.match(f.name)), key=lambda f: f.name, reverse=True)
+
+
+def _hashes(folder: Path, names: Collection[str]) -> dict[str, str]:
+    """SHA-256 of files by name, each on a core of its own; a file that has two names is read once."""
+    inodes = {name: (folder / name).stat().st_ino for name in names}
+    names_of = {inode: name for name, inode in inodes.items()}
+    with ThreadPoolExecutor(len(names_of) or 1) as pool:
+        hashes = dict(zip(names_of, pool.map(lambda name: sha256(folder / name), names_of.values()), strict=True))
+    return {name: hashes[inode] for name, inode in inodes.items()}
 
 
 def _prefixed(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

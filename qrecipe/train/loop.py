@@ -446,7 +446,8 @@ class _Loop:
             else:
                 selection.misses += 1
             self.observer.selected(progress.step, held_out.value, better)
-        if better or self.save_postponed:
+        # before the first step there is nothing that starting again would lose
+        if progress.step and (better or self.save_postponed):
             self._save()
         if self._out_of_patience():
             since = self.objective.since(selection.best_step)
