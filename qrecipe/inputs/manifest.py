@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import sys
 from array import array
 from collections import Counter
@@ -380,6 +381,8 @@ class _Reader:
         """By the columns of a row: most files have one kind."""
         self._listings: paths.Listings = {}
         """Files of folders that lack a recording."""
+        self._readable: dict[str, bool] = {}
+        """Whether recordings may be in a folder."""
 
     def notes(self, place: Place) -> Problems:
         """A sentence for columns that are read under other names or not at all."""
@@ -482,10 +485,9 @@ class _Reader:
 
     def _file(self, text: str, place: Place, problems: Problems) -> str:
         """The recording that a row names, below the folder or whole, with a problem if it leads out or is not there."""
-        folder = self.folder
-        plain = os.path.join(folder, text)
-        if "\0" not in text and os.path.isfile(plain) and bounds.within(plain, self._roots):
+        if self._is_here(text):
             return text
+        folder = self.folder
         file, exists = paths.find(folder, text)
         if not bounds.within(file, self._roots):
             problems.append(bounds.row_problem(file, _relative(file, folder), place, folder))
@@ -493,6 +495,18 @@ class _Reader:
             help_ = paths.hint(text, folder, self._listings)
             problems.append(Problem("QR043", f"there is no file {_relative(file, folder)}", place, help_, "warning"))
         return _relative(file, folder)
+
+    def _is_here(self, text: str) -> bool:
+        """Whether a row names a file, and no link, of a folder that it may read: in one look, as nearly every row does."""
+        path = text if text.startswith("/") else f"{self.folder}/{text}"
+        folder = path[: path.rindex("/")]
+        try:
+            regular = stat.S_ISREG(os.lstat(path).st_mode)
+        except (OSError, ValueError):
+            return False
+        if folder not in self._readable:
+            self._readable[folder] = bounds.within(f"{folder}/file", self._roots)
+        return regular and self._readable[folder]
 
     def _text_problem(self, text: str) -> str | None:
         return self._tokenizer.text_problem(text) if self._tokenizer else unsayable(text)

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -144,17 +146,35 @@ class TextTokenizer:
         Raises `ValueError` if the template's tokens do not come out whole, which a text with outer white space or a
         special token inside causes.
         """
-        first, *others = text.split() or [""]
-        if " ".join([first, *others]) == text and self._whole and not self._any_special.search(text):
-            body = [*self._words[first]]
-            for word in others:
-                body += self._words[f" {word}"]
-            return [*self._role], body
+        words = self._spaced(text)
+        if words is not None:
+            return [*self._role], list(chain.from_iterable(map(self._words.__getitem__, words)))
         ids = self.ids(assistant_text(text))
         role, body, close = ids[:ROLE_TOKENS], ids[ROLE_TOKENS:-CLOSE_TOKENS], ids[-CLOSE_TOKENS:]
         if role != self._role or close != self._close or len(self._role) != ROLE_TOKENS or len(self._close) != CLOSE_TOKENS:
             raise ValueError("the text runs into the template around it")
         return role, body
+
+    def length(self, text: str) -> int:
+        """Tokens of the body of a clean text."""
+        words = self._spaced(text)
+        return len(self.assistant(text)[1]) if words is None else sum(map(len, map(self._words.__getitem__, words)))
+
+    def seen(self, texts: Iterable[str]) -> set[int]:
+        """Token ids in the bodies of clean texts."""
+        words, ids = set[str](), set[int]()
+        for text in texts:
+            spaced = self._spaced(text)
+            if spaced is not None:
+                words.update(spaced)
+            else:
+                ids.update(self.assistant(text)[1])
+        return ids.union(*map(self._words.__getitem__, words))
+
+    def _spaced(self, text: str) -> list[str] | None:
+        """The words of a text as `_Words` has them; None where they cannot be tokenised alone."""
+        plain = self._whole and "\0" not in text and " ".join(text.split()) == text and not self._any_special.search(text)
+        return text.replace(" ", "\0 ").split("\0") if plain else None
 
     @cached_property
     def _whole(self) -> bool:

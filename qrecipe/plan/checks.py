@@ -15,7 +15,8 @@ from qrecipe.files import FileHashes
 from qrecipe.inputs.bases import BaseInfo
 from qrecipe.inputs.contents import SILENT, Content
 from qrecipe.inputs.durations import lengths
-from qrecipe.inputs.manifest import Manifest
+from qrecipe.inputs.manifest import Manifest, Rows
+from qrecipe.inputs.tokenizer import TextTokenizer
 from qrecipe.plan.trainable import Group, Trainable
 from qrecipe.qwen3 import (
     CODEC_EMBEDDING,
@@ -274,7 +275,7 @@ def _seconds(manifest: Manifest, hashes: FileHashes, enough: float) -> float | N
 
 def _outruns(context: Context) -> Iterator[Problem]:
     """Streaming reads one token a frame: a text with more tokens than frames is not over when its speech is."""
-    tokenizer = context.base.tokenizer
+    tokenizer, outrunning = context.base.tokenizer, dict[str, list[int]]()
     if tokenizer is None:
         return
     for stage, node, _ in context.stages():
@@ -284,16 +285,23 @@ def _outruns(context: Context) -> Iterator[Problem]:
             manifest = context.manifests.get(use.dataset)
             if manifest is None:
                 continue
-            columns = (manifest.rows.column("line"), manifest.rows.column("text"), lengths(manifest.rows, context.hashes))
-            late = []
-            for line, text, seconds in zip(*columns):
-                if seconds is not None and len(tokenizer.assistant(text)[1]) > seconds * FRAMES_PER_SECOND:
-                    late.append(line)
+            if use.dataset not in outrunning:
+                outrunning[use.dataset] = _late(manifest.rows, tokenizer, context.hashes)
+            late = outrunning[use.dataset]
             if late:
                 first = f"(the first in line {late[0]})"
                 message = f"{len(late)} of {len(manifest.rows)} texts of `{use.dataset}` outrun streaming {first}"
                 help_ = "`layout: mixed` lays such rows out whole; streaming reads 12.5 tokens a second"
                 yield node.at("data", j).problem("QR044", message, help_, "warning")
+
+
+def _late(rows: Rows, tokenizer: TextTokenizer, hashes: FileHashes) -> list[int]:
+    """Lines of the texts that have more tokens than their recording has frames."""
+    late = []
+    for line, text, seconds in zip(rows.column("line"), rows.column("text"), lengths(rows, hashes)):
+        if seconds is not None and tokenizer.length(text) > seconds * FRAMES_PER_SECOND:
+            late.append(line)
+    return late
 
 
 def _overlap(context: Context) -> Iterator[Problem]:

@@ -50,7 +50,7 @@ def _volume(stage: Stage, resolved: PlannedStage, planned: Planned, hashes: File
 
 def _read(manifest: Manifest, tokenizer: TextTokenizer, hashes: FileHashes, text: bool, synthetic: float | None) -> Volume | None:
     """`synthetic` are the frames that the base is expected to make of the texts."""
-    tokens = sum(len(tokenizer.assistant(text)[1]) for text in manifest.rows.column("text"))
+    tokens = sum(map(tokenizer.length, manifest.rows.column("text")))
     if text or synthetic is not None:
         return Volume(len(manifest.rows), tokens if synthetic is None else synthetic, tokens)
     seconds = list(lengths(manifest.rows, hashes))

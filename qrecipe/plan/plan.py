@@ -168,6 +168,8 @@ class _Planner:
         """Of the same."""
         self.replacements: dict[str, Replacements] = {}
         """Of the recipe's languages."""
+        self.seen: dict[str, set[int]] = {}
+        """Tokens of a dataset's texts."""
         self.ballots: dict[str, list[Ballot]] = {}
         self.selects: dict[str, Select] = {}
 
@@ -302,8 +304,9 @@ class _Planner:
             manifest = self.manifests.get(use.dataset)
             if manifest is None:
                 return None
-            for text in manifest.rows.column("text"):
-                seen.update(tokenizer.assistant(text)[1])
+            if use.dataset not in self.seen:
+                self.seen[use.dataset] = tokenizer.seen(manifest.rows.column("text"))
+            seen |= self.seen[use.dataset]
         return sorted(seen - set(tokenizer.special.values()))
 
     def evaluators(self) -> tuple[dict[str, PlannedEvaluator], dict[str, Problems]]:
