@@ -5,6 +5,7 @@ It holds no clock, host, path or duration: the same run gives the same bytes.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,17 +13,18 @@ from typing import Any
 
 from qrecipe import __version__
 from qrecipe.bundle.card import model_card, packs_card
-from qrecipe.bundle.export import write_model
+from qrecipe.bundle.export import holds_weights, write_model
 from qrecipe.bundle.pack import DOCUMENTS as PACK_DOCUMENTS
 from qrecipe.bundle.pack import Pack
-from qrecipe.bundle.verify import CARD, LOCK, MANIFEST, read_manifest, verify
+from qrecipe.bundle.verify import CARD, LOCK, MANIFEST, VERDICTS, read_manifest, verify
 from qrecipe.errors import BundleError, Place, Problem
-from qrecipe.files import digest, new_folder, sha256, write_json, write_text
+from qrecipe.files import NOT_UTF8, digest, json_text, new_folder, sha256, write_json, write_text
 from qrecipe.inputs.bases import LocalBase
 from qrecipe.inputs.documents import BundleLanguage, BundleManifest, BundleStage, Lock, Verdict
 from qrecipe.inputs.replacements import Replacements
 from qrecipe.model.weights import Delta
 from qrecipe.plan.values import Plan
+from qrecipe.recipe.language import TAGS
 from qrecipe.source.writer import write_yaml
 
 
@@ -48,14 +50,9 @@ class Content:
     """Of the languages that were added."""
 
 
-def target_of(plan: Plan, bundles: Path) -> Path:
-    """Where a plan's bundle goes."""
-    return bundles / f"{plan.recipe}-{plan.version}"
-
-
 def refuse_other(plan: Plan, bundles: Path) -> None:
     """Raises `BundleError` if a bundle of this name and version was made from another plan."""
-    target = target_of(plan, bundles)
+    target = bundles / plan.bundle
     if not target.exists():
         return
     existing = read_manifest(target)
@@ -69,40 +66,68 @@ def _taken(version: str, target: Path) -> BundleError:
 
 
 def build(content: Content, bundles: Path) -> Path:
-    """Writes a bundle and returns its folder. Raises `BundleError` if another one stands there."""
+    """Writes a bundle and returns its folder; one that is there already is compared and stays. Raises `BundleError` for another one."""
     plan = content.plan
-    target = target_of(plan, bundles)
+    target = bundles / plan.bundle
     rows = {k: v.token_id for k, v in plan.languages.items() if v.token_id is not None}
-    with new_folder(target) as folder:
-        write_model(content.base, folder, content.delta, rows)
-        write_text(folder / "recipe.yaml", write_yaml(content.recipe))
-        write_json(folder / LOCK, content.lock.model_dump(mode="json"))
-        _write_verdicts(folder, content.verdicts, content.survival)
-        write_text(folder / CARD, model_card(plan, content.stages, content.verdicts, content.replacements))
-        manifest = BundleManifest(
-            bundle=1,
-            name=plan.recipe,
-            version=plan.version,
-            plan=plan.hash,
-            base=content.lock.base,
-            languages={
-                k: BundleLanguage(bcp47=v.bcp47, token_id=rows[k], replace=content.replacements.get(k, Replacements()).table)
-                for k, v in plan.languages.items()
-            },
-            stages=content.stages,
-            accepted=content.accepted,
-            qrecipe=__version__,
-            files=_hashes(folder),
-        )
-        _seal(folder, target, manifest)
-    verify(target).errors.raise_any(BundleError)
+    documents = _documents(content)
+    if target.exists():
+        # compared piece by piece: a second copy of the base would need as much of the disk as the first
+        verify(target).errors.raise_any(BundleError)
+        standing = read_manifest(target)
+        hashes = {name: hashlib.sha256(text.encode("utf-8", NOT_UTF8)).hexdigest() for name, text in documents.items()}
+        same = standing == _manifest(content, rows, standing.files | hashes)
+        if not same or not holds_weights(content.base, target, content.delta):
+            raise _taken(plan.version, target)
+    else:
+        with new_folder(target) as folder:
+            write_model(content.base, folder, content.delta, rows)
+            for name, text in documents.items():
+                write_text(folder / name, text)
+            _seal(folder, target, _manifest(content, rows, _hashes(folder)))
+        verify(target).errors.raise_any(BundleError)
     return target
 
 
-def _write_verdicts(folder: Path, verdicts: dict[str, list[Verdict]], survival: dict[str, float]) -> None:
+def _earlier_tags(base: LocalBase) -> dict[str, str]:
+    """Tags that a base which is a bundle states itself: who opens the new one does not have it."""
+    return {name: tag for name, tag in sorted(base.tags.items()) if TAGS.get(name) != tag}
+
+
+def _documents(content: Content) -> dict[str, str]:
+    """Text of everything that is written beside the model."""
+    return {
+        "recipe.yaml": write_yaml(content.recipe),
+        LOCK: json_text(content.lock.model_dump(mode="json")),
+        VERDICTS: _verdicts_text(content.verdicts, content.survival),
+        CARD: model_card(content.plan, content.stages, content.verdicts, content.replacements),
+    }
+
+
+def _manifest(content: Content, rows: dict[str, int], files: dict[str, str]) -> BundleManifest:
+    plan = content.plan
+    return BundleManifest(
+        bundle=1,
+        name=plan.recipe,
+        version=plan.version,
+        plan=plan.hash,
+        base=content.lock.base,
+        languages={
+            k: BundleLanguage(bcp47=v.bcp47, token_id=rows[k], replace=content.replacements.get(k, Replacements()).table)
+            for k, v in plan.languages.items()
+        },
+        base_tags=_earlier_tags(content.base),
+        stages=content.stages,
+        accepted=content.accepted,
+        qrecipe=__version__,
+        files=files,
+    )
+
+
+def _verdicts_text(verdicts: dict[str, list[Verdict]], survival: dict[str, float]) -> str:
     judged = {where: [v.as_json() for v in vs] for where, vs in verdicts.items()}
     rounded = {k: round(v, 6) for k, v in survival.items()}
-    write_json(folder / "verdicts.json", {"verdicts": judged, "survives_rounding": rounded})
+    return json_text({"verdicts": judged, "survives_rounding": rounded})
 
 
 def _hashes(folder: Path) -> dict[str, str]:
@@ -111,7 +136,7 @@ def _hashes(folder: Path) -> dict[str, str]:
 
 def _seal(folder: Path, target: Path, manifest: BundleManifest) -> None:
     """Writes the manifest, last. Raises `BundleError` if `target` is another bundle."""
-    write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
+    write_json(folder / MANIFEST, manifest.model_dump(mode="json", exclude=set() if manifest.base_tags else {"base_tags"}))
     if target.exists() and read_manifest(target) != manifest:
         raise _taken(manifest.version, target)
 
@@ -156,7 +181,7 @@ def build_packs(composition: Composition, verdicts: dict[str, list[Verdict]], bu
                 path = folder / "packs" / pack.manifest.name / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(pack.files[name])
-        _write_verdicts(folder, verdicts, {})
+        write_text(folder / VERDICTS, _verdicts_text(verdicts, {}))
         tags = {k: v.bcp47 for m in manifests for k, v in m.languages.items()}
         languages = {k: BundleLanguage(bcp47=tags[k], token_id=row) for k, row in composition.rows.items()}
         manifest = BundleManifest(
@@ -166,6 +191,7 @@ def build_packs(composition: Composition, verdicts: dict[str, list[Verdict]], bu
             plan=composition.hash,
             base=manifests[0].base,
             languages=languages,
+            base_tags=_earlier_tags(composition.base),
             stages=[],
             packs=[p.id for p in composition.packs],
             accepted=True,

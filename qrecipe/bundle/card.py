@@ -38,7 +38,7 @@ def model_card(
         *_use(next(iter(plan.languages))),
         *_languages({name: (v.bcp47, v.token_id) for name, v in plan.languages.items()}),
         *_replacements(replacements or {}),
-        *_serving(f"{plan.recipe}-{plan.version}", {k: v.token_id for k, v in plan.languages.items() if v.token_id is not None}),
+        *_serving(plan.bundle, {k: v.token_id for k, v in plan.languages.items() if v.token_id is not None}),
         *_training(plan, stages),
         *_evaluation(verdicts),
         "Values, intervals and baselines are in `verdicts.json`; what was asked is in `recipe.yaml`; "

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -32,33 +34,53 @@ def write_model(base: LocalBase, folder: Path, delta: Delta, languages: dict[str
     _write_config(folder / "config.json", languages)
 
 
+def holds_weights(base: LocalBase, folder: Path, delta: Delta) -> bool:
+    """Whether the weights in a folder that `write_model` made from this base are the delta's, to the byte."""
+    for name, patches in _patches(base, delta):
+        with open(folder / name, "rb") as f:
+            for offset, data in patches:
+                f.seek(offset)
+                if f.read(len(data)) != data:
+                    return False
+    return True
+
+
 def _write_weights(base: LocalBase, folder: Path, delta: Delta) -> None:
+    for name, patches in _patches(base, delta):
+        with open(folder / name, "r+b") as f:
+            for offset, data in patches:
+                f.seek(offset)
+                f.write(data)
+
+
+def _patches(base: LocalBase, delta: Delta) -> Iterator[tuple[str, Iterator[tuple[int, bytes]]]]:
+    """For each weights file of the base: its name, and where in it which bytes are the delta's."""
     missing = {*delta.whole, *delta.rows}
-    for original in weight_files(base.folder):
-        target = folder / original.name
-        header = read_header(target, Place(original.name))
-        with open(target, "r+b") as f:
+    for file in weight_files(base.folder):
+        header = read_header(file, Place(file.name))
+        with open(file, "rb") as f:
             (length,) = struct.unpack("<Q", f.read(8))
-            data = 8 + length
-            for name in sorted(missing & header.keys()):
-                entry = header[name]
-                dtype = _TORCH[entry["dtype"]]
-                start = data + entry["data_offsets"][0]
-                if name in delta.whole:
-                    values = delta.whole[name]
-                    if list(values.shape) != list(entry["shape"]):
-                        raise EngineError(f"{name}: trained {list(values.shape)}, the file holds {entry['shape']}")
-                    f.seek(start)
-                    f.write(_bytes(values, dtype))
-                else:
-                    ids, rows = delta.rows[name]
-                    width = rows.shape[1] * dtype.itemsize
-                    for i, row in zip(ids.tolist(), rows, strict=True):
-                        f.seek(start + i * width)
-                        f.write(_bytes(row, dtype))
+        yield file.name, _patches_of(delta, header, missing & header.keys(), 8 + length)
         missing -= header.keys()
     if missing:
         raise EngineError(f"trained tensors that the base's files do not hold: {', '.join(sorted(missing))}")
+
+
+def _patches_of(delta: Delta, header: dict[str, Any], names: set[str], data: int) -> Iterator[tuple[int, bytes]]:
+    """Offsets and bytes of some tensors of one file, whose numbers begin at the byte `data`."""
+    for name in sorted(names):
+        entry = header[name]
+        dtype, start = _TORCH[entry["dtype"]], data + entry["data_offsets"][0]
+        if name in delta.whole:
+            values = delta.whole[name]
+            if list(values.shape) != list(entry["shape"]):
+                raise EngineError(f"{name}: trained {list(values.shape)}, the file holds {entry['shape']}")
+            yield start, _bytes(values, dtype)
+        else:
+            ids, rows = delta.rows[name]
+            width = rows.shape[1] * dtype.itemsize
+            for i, row in zip(ids.tolist(), rows, strict=True):
+                yield start + i * width, _bytes(row, dtype)
 
 
 def _bytes(values: torch.Tensor, dtype: torch.dtype) -> bytes:

@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from qrecipe import __version__
-from qrecipe.bundle.verify import CARD, LOCK, MANIFEST, read_manifest, verify
+from qrecipe.bundle.verify import CARD, LOCK, MANIFEST, VERDICTS, read_manifest, verify
 from qrecipe.errors import BaseModelError, BundleError, Place, Problem
 from qrecipe.files import canonical_json, digest, loads_json, replacing, sha256
 from qrecipe.inputs.bases import LocalBase, read_header, weight_files
@@ -34,7 +34,7 @@ from qrecipe.qwen3 import CODEC_TABLE, TEXT_TABLE
 SUFFIX = ".qpack"
 TABLES = (CODEC_TABLE, TEXT_TABLE)
 """Tensors of which a pack holds the changed rows alone; of every other one that changed it holds the whole."""
-DOCUMENTS = ("recipe.yaml", LOCK, "verdicts.json", CARD)
+DOCUMENTS = ("recipe.yaml", LOCK, VERDICTS, CARD)
 """Files of a bundle that its pack carries on."""
 _DATA = re.compile(r"data/[A-Za-z0-9_-]{1,80}(\.[A-Za-z0-9]{1,8})?\Z")
 _META = "qrecipe"

@@ -12,6 +12,7 @@ from qrecipe.inputs.documents import BundleManifest, check
 MANIFEST = "bundle.json"
 LOCK = "recipe.lock"
 CARD = "README.md"
+VERDICTS = "verdicts.json"
 HUB_FILE = ".gitattributes"
 HUB_FOLDER = ".cache/huggingface/"
 """Written beside a model by the Hugging Face hub: the first in every repository, the second by a download."""

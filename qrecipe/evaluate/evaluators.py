@@ -28,7 +28,6 @@ from qrecipe.model.load import LoadedBase, pick_device
 from qrecipe.model.stock import silence
 from qrecipe.qwen3 import SAMPLE_RATE
 from qrecipe.recipe.evaluator import Evaluators, Need
-from qrecipe.recipe.language import TAGS
 from qrecipe.recipe.metrics import MetricSpec
 from qrecipe.store import Journal
 from qrecipe.world import World
@@ -77,7 +76,7 @@ class EvaluatorSet:
         self._identity = identity
         self._settings = choice.settings
         self._root = choice.root
-        self._tags = {**TAGS, **choice.tags}
+        self._tags = {**opened.tags, **choice.tags}
         self._places = choice.places
         self._hashes = hashes or FileHashes()
         self.journal = journal or Journal()

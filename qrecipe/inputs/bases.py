@@ -293,17 +293,23 @@ def describe_folder(folder: Path, base: Base, place: Place, hashes: FileHashes) 
         config=config,
         tensors={n: tuple(entry["shape"]) for n, entry in entries.items()},
         tokenizer=TextTokenizer.of_folder(folder),
-        tags={**TAGS, **_stated_tags(folder)},
+        tags=known_tags(folder),
     )
     identity = quick_identity(folder, hashes)
     return described if identity is None else described.local(name, identity)
 
 
+def known_tags(folder: Path) -> dict[str, str]:
+    """BCP 47 tags of the languages of published bases, and of those that the manifest of a bundle states, by name."""
+    return {**TAGS, **_stated_tags(folder)}
+
+
 def _stated_tags(folder: Path) -> dict[str, str]:
     """BCP 47 tags in the manifest of a folder that is a bundle; `bundle verify` says what else is wrong with one."""
     try:
-        languages = read_json(folder / BUNDLE)["languages"]
-        return {str(name): language["bcp47"] for name, language in languages.items() if isinstance(language.get("bcp47"), str)}
+        manifest = read_json(folder / BUNDLE)
+        tags = {**manifest.get("base_tags", {}), **{name: language.get("bcp47") for name, language in manifest["languages"].items()}}
+        return {str(name): tag for name, tag in tags.items() if isinstance(tag, str)}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 

@@ -121,6 +121,8 @@ class BundleManifest(Settings):
     """The base."""
     languages: dict[str, BundleLanguage]
     """Languages that were added."""
+    base_tags: dict[str, str] = {}
+    """BCP 47 tags of languages that the base has of an earlier bundle; left out where there are none."""
     stages: list[BundleStage]
     """Stages in order."""
     packs: list[BundlePack] = []

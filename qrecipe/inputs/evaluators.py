@@ -125,14 +125,17 @@ ENGLISH_ONLY = re.compile(r"\.en$")
 def language_problem(asr: Asr, model: EvaluatorModel, language: str, tag: str | None, place: Place) -> Problem | None:
     """Why a recogniser cannot be told the language of texts: its own list of languages lacks the code.
 
-    A Whisper without the token of a language writes nonsense instead of failing. None where the model is not on this machine.
+    A Whisper without the token of a language writes nonsense instead of failing. A model that is not on this machine knows
+    every code.
     """
     code, known = asr.code(language, tag), model_languages(asr.model, model)
+    setting = f"say which language the recogniser shall be told: `evaluators.asr.languages.{language}`"
+    if not code:
+        return Problem("QR026", f"no language code is known for `{language}`", place, setting)
     if known is None or code in known:
         return None
-    listed = suggest(code, known) if code else "no code is known"
-    help_ = f"say which language it shall be told: `evaluators.asr.languages.{language}` ({listed}); or take a recogniser that knows it"
-    return Problem("QR026", f"`{asr.model}` knows no language `{code or language}`", place, help_)
+    help_ = f"{setting} ({suggest(code, known)}); or take a recogniser that knows it"
+    return Problem("QR026", f"`{asr.model}` knows no language `{code}`", place, help_)
 
 
 def model_languages(name: str, model: EvaluatorModel) -> frozenset[str] | None:

@@ -49,6 +49,8 @@ class LoadedBase:
     device: torch.device
     export_dtype: torch.dtype
     """Number format of the weights on disk: what a bundle is rounded to."""
+    tags: dict[str, str]
+    """BCP 47 tags of its languages by name."""
     world: World = field(default_factory=World)
     """The processes that hold the same weights and share the work."""
 
@@ -186,7 +188,7 @@ def open_model(info: LocalBase, device: torch.device | None = None, world: World
     wrapper.model.requires_grad_(False)
     wrapper.model.speech_tokenizer.model.float()  # codes must not depend on the number format of the talker
     _use_qwen_pattern(wrapper, info.folder)
-    return LoadedBase(info.folder, wrapper, info.tokenizer, device, DTYPES[info.dtype], world or World())
+    return LoadedBase(info.folder, wrapper, info.tokenizer, device, DTYPES[info.dtype], info.tags, world or World())
 
 
 def grow_one_segment(device: torch.device) -> None:

@@ -331,10 +331,10 @@ def _overlap(context: Context) -> Iterator[Problem]:
 def _row_languages(context: Context) -> Iterator[Problem]:
     """Rows that say a language which is not their dataset's."""
     recipe = context.loaded.recipe
-    asr = recipe.evaluators.asr
+    asr, tags = recipe.evaluators.asr, {**context.base.tags, **recipe.tags()}
     for name, manifest in context.manifests.items():
         language = recipe.datasets[name].language
-        yield from other_languages(manifest, name, language, [recipe.tag(language), asr.languages.get(language) if asr else None])
+        yield from other_languages(manifest, name, language, [tags.get(language), asr.languages.get(language) if asr else None])
 
 
 def other_languages(manifest: Manifest, name: str, language: str, codes: Sequence[str | None]) -> Iterator[Problem]:

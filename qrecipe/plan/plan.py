@@ -356,8 +356,10 @@ class _Planner:
             heard = (recipe.datasets[u.dataset].language for s in recipe.stages for u in s.uses if is_spoken(s, u, recipe))
             for language in heard:
                 transcribed.setdefault(language, root.at("teacher", "max_cer"))
+        tags = {**self.base.tags, **recipe.tags()}
+        spoken = recipe.languages.keys() | self.base.languages.keys()  # another one is reported where the dataset names it
         for language, node in transcribed.items():
-            unknown = language_problem(asr, recogniser, language, recipe.tag(language), node.place)
+            unknown = language_problem(asr, recogniser, language, tags.get(language), node.place) if language in spoken else None
             self.problems += [unknown] if unknown else []
 
     def rewards(self, stage: Stage) -> tuple[list[Any] | None, list[str | None]]:

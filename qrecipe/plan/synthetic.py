@@ -16,7 +16,6 @@ from qrecipe.plan.fingerprints import GENERATION
 from qrecipe.plan.values import PlannedSynthetic
 from qrecipe.qwen3 import FRAMES_PER_SECOND, PREDICTOR_HEADS, PREDICTOR_LAYERS, TALKER_LAYERS, within
 from qrecipe.recipe import LoadedRecipe
-from qrecipe.recipe.language import TAGS
 from qrecipe.recipe.objectives import OBJECTIVES
 from qrecipe.recipe.respelling import Table, read
 from qrecipe.recipe.stage import Stage, Use
@@ -220,7 +219,7 @@ class _Sources:
         except RecipeError as e:
             self.problems += e.problems
             return None
-        for tag, expected, of in ((table.source, own.bcp47, language), (table.into, TAGS.get(spoken), spoken)):
+        for tag, expected, of in ((table.source, own.bcp47, language), (table.into, self.base.tags.get(spoken), spoken)):
             if expected is not None and tag.split("-")[0] != expected.split("-")[0]:
                 message = f"the table spells `{table.source}` for readers of `{table.into}`, and `{of}` is `{expected}`"
                 self.problems.append(where.problem("QR049", message))

@@ -144,6 +144,11 @@ class Plan(_Value):
         return digest(self.model_dump(mode="json", exclude={"stages": {"__all__": {"taught": {"__all__": ESTIMATES}}}}))
 
     @property
+    def bundle(self) -> str:
+        """Name of the folder that its bundle gets."""
+        return f"{self.recipe}-{self.version}"
+
+    @property
     def complete(self) -> bool:
         """Whether everything that `run` needs is known."""
         return self.base.identity is not None and all(d.sha256 is not None for d in self.datasets.values())

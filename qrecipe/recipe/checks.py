@@ -303,9 +303,9 @@ def _metric(recipe: Recipe, gate: Gate, spec: metrics.MetricSpec, n: Node) -> It
 
 
 def _recogniser(recipe: Recipe, metric: str, data: str, nodes: tuple[Node, Node], asr: Asr | None) -> Iterator[Problem]:
-    """A metric that reads transcripts needs the recipe to name a recogniser, and the language's code to be known.
+    """A metric that reads transcripts needs the recipe to name a recogniser, and that to know the language.
 
-    `nodes` are those of the metric's and of the dataset's name.
+    The plan knows the tags of the base's languages, and looks again. `nodes` are those of the metric's and of the dataset's name.
     """
     if asr is None:
         message = f"`{metric}` needs a recogniser, and the recipe names none in `evaluators.asr`"
@@ -315,9 +315,9 @@ def _recogniser(recipe: Recipe, metric: str, data: str, nodes: tuple[Node, Node]
     dataset = recipe.datasets.get(data)
     if dataset is None:
         return
-    code = asr.code(dataset.language, recipe.tag(dataset.language))
-    if not code or (asr.backend == "faster_whisper" and code not in WHISPER_LANGUAGES):
-        message = f"Whisper knows no language `{code}`" if code else f"no language code is known for `{dataset.language}`"
+    code = asr.code(dataset.language, recipe.tags().get(dataset.language))
+    if code and asr.backend == "faster_whisper" and code not in WHISPER_LANGUAGES:
+        message = f"Whisper knows no language `{code}`"
         help_ = f"say which language the recogniser shall be told: `evaluators.asr.languages.{dataset.language}`"
         yield nodes[1].problem("QR026", message, help_)
 

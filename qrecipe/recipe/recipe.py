@@ -12,7 +12,7 @@ from qrecipe.recipe.base import Base
 from qrecipe.recipe.dataset import Dataset
 from qrecipe.recipe.evaluator import Evaluators
 from qrecipe.recipe.gate import Gate
-from qrecipe.recipe.language import TAGS, Language
+from qrecipe.recipe.language import Language
 from qrecipe.recipe.licence import License
 from qrecipe.recipe.model import Identifier, Settings
 from qrecipe.recipe.objectives import OBJECTIVES
@@ -105,10 +105,9 @@ class Recipe(Settings):
         """Every gate of the recipe, in order, `accept` last."""
         return [g for s in self.stages for g in s.gates] + list(self.accept)
 
-    def tag(self, language: str) -> str | None:
-        """BCP 47 tag of a language that the recipe adds or that published bases know; None if neither lists it."""
-        own = self.languages.get(language)
-        return own.bcp47 if own is not None else TAGS.get(language)
+    def tags(self) -> dict[str, str]:
+        """BCP 47 tags of the languages that the recipe adds, by name. Those of the base's are the base's to say."""
+        return {key: language.bcp47 for key, language in self.languages.items()}
 
     def trained_datasets(self) -> set[str]:
         """Names of datasets that some stage learns from."""

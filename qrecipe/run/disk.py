@@ -18,6 +18,7 @@ from qrecipe.plan.estimates import SPEECH_TOKENIZER, estimates
 from qrecipe.plan.plan import Planned
 from qrecipe.plan.synthetic import bytes_of
 from qrecipe.plan.trainable import Trainable
+from qrecipe.run.record import read_record
 
 FLOAT = 4
 """Bytes of a trained number on disk."""
@@ -37,8 +38,11 @@ class DiskNeed:
 
 
 def needs(planned: Planned, run: Path, bundles: Path, done: Collection[str] = (), hashes: FileHashes | None = None) -> list[DiskNeed]:
-    """Bytes that the run's folder, the bundle and the cache need at most, beside the stages that are `done`."""
-    base = planned.base
+    """Bytes that the run's folder, the bundle and the cache still need at most; stages that are `done` need none."""
+    plan, base = planned.plan, planned.base
+    bundle = 0 if (bundles / plan.bundle).exists() else _bundle(base)  # one that exists is compared, not written again
+    if (status := _status_of(planned, run, done)) is not None:
+        return [DiskNeed("bundle", bundles, bundle)] if bundle and status == "accepted" else []
     peak = results = 0
     moment = FLOAT if sum(math.prod(s) for s in (base.tensors or {}).values()) < SMALL else BF16
     copies = max(2, planned.loaded.recipe.checkpoints.keep)
@@ -57,9 +61,26 @@ def needs(planned: Planned, run: Path, bundles: Path, done: Collection[str] = ()
     groups = int(base.talker.get("num_code_groups") or 0)
     synthetic = sum(bytes_of(frames, groups) for frames in spoken.values())
     states = sum((c.cache_bytes or 0) * FLOAT // BF16 for s, c in estimates(planned, hashes or FileHashes()).items() if s not in done)
-    folders = [DiskNeed("checkpoints and results", run, peak + SLACK), DiskNeed("bundle", bundles, _bundle(base))]
-    in_cache = {"speech of the base": synthetic, "states of frozen layers": states}
-    return folders + [DiskNeed(what, cache_dir(), size) for what, size in in_cache.items() if size]
+    return [
+        DiskNeed("checkpoints and results", run, peak + SLACK),
+        *(
+            DiskNeed(what, folder, size)
+            for what, folder, size in (
+                ("bundle", bundles, bundle),
+                ("speech of the base", cache_dir(), synthetic),
+                ("states of frozen layers", cache_dir(), states),
+            )
+            if size
+        ),
+    ]
+
+
+def _status_of(planned: Planned, run: Path, done: Collection[str]) -> str | None:
+    """How the last run of this plan ended, if it came to its end and every result of it is still stored."""
+    record = read_record(run)
+    if record is None or record.plan != planned.plan.hash or record.status in ("running", "until"):
+        return None
+    return record.status if all(s.status == "skipped" or s.id in done for s in record.stages) else None
 
 
 def _bundle(base: BaseInfo) -> int:

@@ -198,9 +198,8 @@ class Listening:
     def _recogniser(self) -> EvaluatorSet:
         if self._evaluators is None:
             loaded, base = self._planned.loaded, self._session.base
-            tags = {**base.tags, **{k: v.bcp47 for k, v in loaded.recipe.languages.items()}}
             places = {"asr": loaded.node.at("evaluators", "asr").place}
-            choice = EvaluatorChoice(loaded.recipe.evaluators, loaded.root, tags, places)
+            choice = EvaluatorChoice(loaded.recipe.evaluators, loaded.root, loaded.recipe.tags(), places)
             journal = Journal(cache_dir() / "quality" / "transcripts.jsonl")
             self._evaluators = EvaluatorSet(self._session.opened, base.identity, choice, self._session.hashes, journal)
         return self._evaluators

@@ -110,8 +110,7 @@ class RunSession(Session):
 def recipe_evaluators(session: Session, plan: RunPlan, journal: Path, settings: Evaluators | None = None) -> EvaluatorSet:
     """The evaluators that a recipe names, or others of it. `journal` is the file of what they answered so far."""
     loaded, recipe = plan.loaded, plan.loaded.recipe
-    tags = {**session.base.tags, **{k: v.bcp47 for k, v in recipe.languages.items()}}
     places = {need: loaded.node.at("evaluators", need).place for need in ("asr", "speaker", "mos")}
     identity = session.base.identity
-    choice = EvaluatorChoice(settings or recipe.evaluators, loaded.root, tags, places)
+    choice = EvaluatorChoice(settings or recipe.evaluators, loaded.root, recipe.tags(), places)
     return EvaluatorSet(session.opened, identity, choice, session.hashes, Journal(journal, writes=session.world.first))

@@ -135,9 +135,8 @@ def _misheard(plan: RunPlan, session: Session, dataset: SyntheticDataset, rows: 
     spec = metrics.spec_of("cer")
     assert limit is not None
     places = {"asr": loaded.node.at("evaluators", "asr").place}
-    tags = {**session.base.tags, **{k: v.bcp47 for k, v in recipe.languages.items()}}
     opened = session.opened
-    evaluators = EvaluatorSet(opened, identity, EvaluatorChoice(recipe.evaluators, loaded.root, tags, places))
+    evaluators = EvaluatorSet(opened, identity, EvaluatorChoice(recipe.evaluators, loaded.root, recipe.tags(), places))
     order = list(rows)
     batches = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
 

@@ -27,7 +27,6 @@ from qrecipe.recipe import metrics as registry
 from qrecipe.recipe.dataset import SpeechDataset
 from qrecipe.recipe.evaluator import Evaluators
 from qrecipe.recipe.gate import Gate
-from qrecipe.recipe.language import TAGS
 from qrecipe.recipe.metrics import LIKELIHOOD
 from qrecipe.recipe.recipe import Evaluation
 from qrecipe.report.page import PAGE, Column, write_page
@@ -175,7 +174,7 @@ def _evaluators(session: Session, request: EvaluationRequest, names: list[str], 
     """The evaluators of a request. Raises `UserError` if one that a metric needs is not on this machine or cannot hear texts of `language`."""
     journal = Journal(folder / "heard.jsonl")
     identity = session.base.identity
-    choice = EvaluatorChoice(request.evaluators, request.root, {**session.base.tags, **request.tags})
+    choice = EvaluatorChoice(request.evaluators, request.root, request.tags)
     evaluators = EvaluatorSet(session.opened, identity, choice, session.hashes, journal)
     for name in names:
         spec = registry.spec_of(name)
@@ -236,16 +235,17 @@ def _prepare(session: Session, request: EvaluationRequest, language: str, replac
     )
     session.hashes.save()
     once = distinct(data)
-    for problem in _oddities(request, manifest, language, len(data.rows) - len(once.rows)):
+    for problem in _oddities(session, request, manifest, language, len(data.rows) - len(once.rows)):
         session.events.emit("data_warning", **problem.as_json())
     return once
 
 
-def _oddities(request: EvaluationRequest, manifest: Manifest, language: str, copies: int) -> Iterator[Problem]:
+def _oddities(session: Session, request: EvaluationRequest, manifest: Manifest, language: str, copies: int) -> Iterator[Problem]:
     """Warnings that a plan would give: rows of another language, and copies, which count once."""
     texts = request.heard_language or language
     if texts != "auto":
-        tags = [request.tags.get(texts), TAGS.get(texts), request.evaluators.asr.languages.get(texts) if request.evaluators.asr else None]
+        asr = request.evaluators.asr
+        tags = [request.tags.get(texts), session.base.tags.get(texts), asr.languages.get(texts) if asr else None]
         yield from other_languages(manifest, request.data.name, texts, tags)
     if copies:
         yield Problem("QR091", f"{copies:,} rows repeat another one; each counts once", Place(manifest.shown), "take the copies out")
@@ -308,7 +308,7 @@ def from_recipe(loaded: LoadedRecipe, dataset: str, request: EvaluationRequest, 
         reference_text=request.reference_text or (chosen.reference_text if request.reference is None else None),
         evaluators=recipe.evaluators,
         root=loaded.root,
-        tags={k: v.bcp47 for k, v in recipe.languages.items()},
+        tags=recipe.tags(),
         gates=tuple(g for g in recipe.gates() if g.data == dataset) if gates else (),
         name=dataset,
     )

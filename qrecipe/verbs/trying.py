@@ -155,7 +155,7 @@ def open_trial(models: Sequence[str], recipe: Path | None, asr: str | None) -> T
     if recipe is not None:
         loaded = load_recipe(recipe)
         settings, root = loaded.recipe.evaluators, loaded.root
-        tags = {k: v.bcp47 for k, v in loaded.recipe.languages.items()}
+        tags = loaded.recipe.tags()
         for name, dataset in loaded.recipe.datasets.items():
             if isinstance(dataset, SpeechDataset) and dataset.reference is not None:
                 voices.append(Voice(f"{name} ({dataset.language})", loaded.path(dataset.reference), dataset.reference_text))

@@ -15,10 +15,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from qrecipe.bundle.export import write_model
+from qrecipe.bundle.build import _earlier_tags, _seal
+from qrecipe.bundle.export import holds_weights, write_model
+from qrecipe.bundle.verify import read_manifest
 from qrecipe.errors import EngineError
 from qrecipe.files import FileHashes
-from qrecipe.inputs.bases import LocalBase, weight_files
+from qrecipe.inputs.bases import LocalBase, known_tags, weight_files
+from qrecipe.inputs.documents import BundleLanguage
 from qrecipe.inputs.fetch import resolve
 from qrecipe.inputs.tokenizer import TextTokenizer
 from qrecipe.model.load import open_model
@@ -80,6 +83,14 @@ def test_only_trained_bytes_differ(mini: LocalBase, exported: Path, delta: Delta
     check_weights(load_weights(mini.folder), load_weights(exported), delta)
 
 
+def test_one_trained_bit_more_is_another_model(mini: LocalBase, exported: Path, delta: Delta, tmp_path: Path) -> None:
+    """A bundle that exists is compared with a result without a copy of the base."""
+    assert holds_weights(mini, exported, delta)
+    ids, rows = delta.rows[CODEC_TABLE]
+    for other in (replace(delta, whole={**delta.whole, NORM: delta.whole[NORM] * 2}), delta.then(Delta(rows={CODEC_TABLE: (ids, -rows)}))):
+        assert not holds_weights(mini, exported, other)
+
+
 def test_every_other_file_is_the_base_s(mini: LocalBase, exported: Path) -> None:
     assert mini.folder is not None
     changed = set()
@@ -116,6 +127,17 @@ def test_the_pristine_config_is_patched(version: str | None, expected: str, mini
     assert patched["talker_config"]["codec_language_id"].pop("malay") == 2072
     config.pop("transformers_version", None)
     assert patched == config
+
+
+def test_a_bundle_of_a_bundle_hands_on_its_tags(finished: Finished, mini: LocalBase, tmp_path: Path) -> None:
+    """Who opens the second has the first no more. A bundle of a published base says nothing of it."""
+    first = read_manifest(finished.outcome.bundle)
+    assert (_earlier_tags(mini), "base_tags" in (finished.outcome.bundle / "bundle.json").read_text()) == ({}, False)
+    tags = known_tags(finished.outcome.bundle)
+    assert _earlier_tags(replace(mini, tags=tags)) == {"malay": "ms"}
+    second = first.model_copy(update={"languages": {"kelantan": BundleLanguage(bcp47="zlm", token_id=2056)}, "base_tags": {"malay": "ms"}})
+    _seal(tmp_path, tmp_path / "none", second)
+    assert known_tags(tmp_path) == {**tags, "kelantan": "zlm"}
 
 
 @pytest.mark.parametrize("files", [1, 3])

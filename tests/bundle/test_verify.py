@@ -148,7 +148,10 @@ def test_a_folder_without_a_manifest_is_no_bundle(tmp_path: Path) -> None:
         verify(tmp_path / "nowhere")
 
 
-def test_the_same_run_again_is_the_same_bundle(finished: Finished) -> None:
+def test_the_same_run_again_is_the_same_bundle(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is written that a full disk would refuse: no copy to compare with, and no checkpoint."""
+    monkeypatch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 0))  # type: ignore[attr-defined]
+    monkeypatch.setattr("qrecipe.bundle.build.write_model", lambda *a: pytest.fail("the base was copied"))
     before = {f: (f.stat().st_mtime_ns, f.stat().st_ino) for f in finished.outcome.bundle.rglob("*")}
     again = run_recipe(finished.recipe, finished.runs.parent)
     assert again.status == "accepted"

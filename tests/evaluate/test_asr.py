@@ -36,7 +36,7 @@ CLIPS = 3
 def samples() -> list[Sample]:
     whisper.require()
     evaluators = EvaluatorSet(
-        cast(Any, SimpleNamespace(world=World())), None, EvaluatorChoice(Evaluators(asr=whisper.ASR), Path.cwd(), {"malay": "ms"})
+        cast(Any, SimpleNamespace(world=World(), tags={})), None, EvaluatorChoice(Evaluators(asr=whisper.ASR), Path.cwd(), {"malay": "ms"})
     )
     found = []
     for line, text in enumerate((DATA / "dev.jsonl").read_text(encoding="utf-8").splitlines()[:CLIPS], start=1):

@@ -30,7 +30,7 @@ MALAY = Path(__file__).parents[2] / "recipes" / "data" / "malay"
 def sample(**settings: Any) -> Sample:
     entry = json.loads((MALAY / "dev.jsonl").read_text(encoding="utf-8").splitlines()[0])
     choice = EvaluatorChoice(Evaluators.model_validate(settings), Path.cwd(), {"malay": "ms"})
-    evaluators = EvaluatorSet(cast(Any, None), None, choice)
+    evaluators = EvaluatorSet(cast(Any, SimpleNamespace(tags={})), None, choice)
     row = SpeechRow(1, entry["text"], [], [], torch.zeros((10, 1)), 1.0, 0.0, "", MALAY / "ref.ogg", None, False, MALAY / entry["audio"])
     return Sample(row, load(MALAY / entry["audio"], 30.0).samples, torch.zeros((10, 1)), 30, "malay", evaluators)
 

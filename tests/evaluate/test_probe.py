@@ -43,7 +43,10 @@ def dataset(rows: int) -> SpeechData:
 
 def evaluators(**more: Any) -> EvaluatorSet:
     return EvaluatorSet(
-        cast(Any, SimpleNamespace(world=World())), None, EvaluatorChoice(Evaluators(**more), Path.cwd(), {"malay": "ms"}), journal=Journal()
+        cast(Any, SimpleNamespace(world=World(), tags={})),
+        None,
+        EvaluatorChoice(Evaluators(**more), Path.cwd(), {"malay": "ms"}),
+        journal=Journal(),
     )
 
 

@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 
 from qrecipe.errors import Place
-from qrecipe.files import FileHashes
+from qrecipe.files import FileHashes, write_json
+from qrecipe.inputs.bases import BUNDLE
 from qrecipe.inputs.evaluators import find, installed, language_problem, model_languages
 from qrecipe.plan import make_plan
 from qrecipe.recipe import load
 from qrecipe.recipe.evaluator import Asr, Evaluators
 from tests.support import recipes
+from tests.support.bases import base_folder
 
 WHISPER = {"added_tokens": [{"content": f"<|{t}|>"} for t in ("startoftranscript", "en", "ms", "yo", "haw", "nospeech")]}
 MMS = {"eng": {"a": 1}, "zlm": {"a": 1}}
@@ -80,3 +82,22 @@ def test_a_plan_refuses_a_language_without_a_token(asr: dict[str, Any], listens:
         assert "`evaluators.asr.languages.malay`" in (unknown[0].help or "")
         line = (tmp_path / "recipe.yaml").read_text().splitlines()[unknown[0].place.line - 1]
         assert f"{place}:" in line
+
+
+@pytest.mark.parametrize("tag", ["ms-MY", None, "xx"])
+def test_the_languages_of_a_bundle_have_the_tags_that_it_states(tag: str | None, tmp_path: Path) -> None:
+    """Of a recipe on a bundle: what the recogniser is told, and which rows are of another language."""
+    base = base_folder(tmp_path / "base", codec_language_id={"english": 2050, "spanish": 2054, "kelantan": 2056})
+    languages = {"kelantan": {"bcp47": tag, "token_id": 2056}}
+    write_json(base / BUNDLE, {"languages": {}, "base_tags": {"kelantan": tag}} if tag == "xx" else {"languages": languages})
+    model(tmp_path / "asr", "tokenizer.json", WHISPER)
+    gate = {"metric": "cer", "data": "old", "max_increase": 0.02, "baseline": "base"}
+    content = recipes.recipe(evaluators={"asr": {"model": "./asr"}}, accept=[gate], base={"model": "./base"})
+    content["datasets"]["old"] = {**content["datasets"]["dev"], "language": "kelantan", "path": "data/old.jsonl"}
+    recipe = recipes.write(tmp_path, content)
+    rows = [{"audio": f"dev{i}.wav", "text": text, "language": "ms"} for i, text in enumerate(recipes.MALAY_DEV)]
+    recipes.write_rows(tmp_path / "data" / "old.jsonl", rows)
+    problems = [p.message for p in make_plan(load(recipe)).problems if p.code in ("QR026", "QR094")]
+    others = "`old` is `kelantan`, and 3 of its 3 rows say another language: 3 `ms`"
+    unknown = {None: "no language code is known for `kelantan`", "xx": "`./asr` knows no language `xx`"}
+    assert problems == ([unknown[tag], others] if tag in unknown else [])

@@ -21,6 +21,7 @@ from qrecipe.plan import complete_plan, make_plan
 from qrecipe.recipe import load
 from qrecipe.run import disk, reasons
 from qrecipe.run.locking import differences, lock_path, make_lock, read_lock, write_lock
+from qrecipe.run.record import StageOutcome, record_of
 from tests.support import audio, recipes
 
 STAGES = [
@@ -218,6 +219,16 @@ def test_room_is_computed_from_what_trains(recipe: Path, monkeypatch: pytest.Mon
         sum(f.stat().st_size for f in base_files(mini.folder())),
     ]
     assert disk.needs(planned, run, bundles, ["language"])[0].bytes == 6 * second + disk.SLACK
+    # a run that came to its end writes no checkpoint and judges nothing again, and one that was rejected has no bundle
+    outcomes = [StageOutcome(id=s.id, status="kept", fingerprint=s.fingerprint) for s in planned.plan.stages]
+    ids = [o.id for o in outcomes]
+    for status, left in {"accepted": ["bundle"], "rejected": [], "until": ["checkpoints and results", "bundle"]}.items():
+        record_of(complete_plan(load(recipe)), outcomes, status, [], None).write(run)  # type: ignore[arg-type]  # its literals
+        assert [n.what for n in disk.needs(planned, run, bundles, ids)] == left
+    (bundles / "tiny-0.1.0").mkdir(parents=True)
+    assert [n.what for n in disk.needs(planned, run, bundles, ids)] == ["checkpoints and results"]
+    shutil.rmtree(run)
+    shutil.rmtree(bundles)
     told: list[Any] = []
     disk.require(disk.needs(planned, run, bundles), lambda **f: told.append(f))
     assert told[0]["needs"][0]["what"] == "checkpoints and results"

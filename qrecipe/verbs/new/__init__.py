@@ -17,10 +17,11 @@ from string import Template
 from qrecipe import sentences
 from qrecipe.errors import Place, Problem, Problems, RecipeError, suggest
 from qrecipe.files import write_json, write_text
+from qrecipe.inputs.bases import known_tags
 from qrecipe.plan.schemas import schemas
 from qrecipe.recipe.diagnose import ascii_name
 from qrecipe.recipe.evaluator import WHISPER_LANGUAGES
-from qrecipe.recipe.language import BCP47, TAGS, language_key_problem
+from qrecipe.recipe.language import BCP47, language_key_problem
 from qrecipe.recipe.objectives import OBJECTIVES
 from qrecipe.shipped import GATES, gates, templates
 from qrecipe.source.bounds import repository
@@ -90,7 +91,9 @@ def _files(request: NewRecipe, folder: Path, schema: Path) -> dict[Path, str]:
     if table is not None:
         reader = request.like[0]
         names = {"title": _title(request.language), "reader_title": _title(reader)}
-        files[folder / table] = _fill("respelling.yaml", **names, bcp47=request.bcp47, into=TAGS.get(reader, "und"))
+        files[folder / table] = _fill(
+            "respelling.yaml", **names, bcp47=request.bcp47, into=known_tags(folder / request.model).get(reader, "und")
+        )
     for source in (template, gates()):
         target = folder / "templates" / source.name
         line = f"$schema={os.path.relpath(schema, target.parent)}"
