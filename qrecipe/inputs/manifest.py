@@ -226,7 +226,7 @@ def read_manifest(
         records = _lines_of(path, whole.file) if format_ == "jsonl" else unpacked(path, format_, whole.file)
         roots = [folder, *([root] if root is not None else []), *([unpacked_folder()] if format_ in SHARDS else [])]
         reader = _Reader(kind, rows, tokenizer, bounds.followed(*roots), dict(table.columns), table.replacements)
-        for record in records:
+        for record in reader.required(records, whole) if format_ in ("csv", "parquet") else records:
             wrong = Problems([record]) if isinstance(record, Problem) else reader.read(record.values, record.place)
             if wrong:
                 kinds.add(wrong)
@@ -418,6 +418,25 @@ class _Reader:
             if len(self._mappings) < MAX_MAPPINGS:
                 self._mappings[names] = fields
         return fields
+
+    def required(self, records: Iterator[Record | Problem], whole: Place) -> Iterator[Record | Problem]:
+        """The records of a table, all of the same columns. Raises `DataError` where none of them holds what every row needs."""
+        early: list[Record | Problem] = []
+        for first in records:
+            early.append(first)
+            if isinstance(first, Record):
+                self._require(first, whole)
+                break
+        yield from chain(early, records)
+
+    def _require(self, first: Record, whole: Place) -> None:
+        names = self._fields(tuple(first.values)).columns.names.keys()
+        lacking = "text" if "text" not in names else "audio" if self.kind == "speech" and not names & {"audio", "audio_codes"} else None
+        if lacking is not None:
+            listed = ", ".join(f"`{' '.join(name.split())[:40]}`" for name in list(first.values)[:6])
+            message = f"no column of the table is known as `{lacking}`; its first row has {listed}"
+            help_ = f"name it, such as `columns: {{{lacking}: NAME}}`; `qrecipe import` reads tables without names. Else " + MANIFEST_HELP
+            raise DataError(Problem("QR041", message, whole, help_))
 
     def read(self, values: dict[str, Any], place: Place) -> Problems:
         """Adds a record to the rows; else the problems that keep it out."""

@@ -255,6 +255,23 @@ def test_a_table_is_read_where_it_is(kind: str, tmp_path: Path) -> None:
     ]
 
 
+NAMELESS = {
+    "metadata.csv": ("ms_1|Ada buku.|ada buku.\nms_2|Ada meja.|ada meja.\n", "text"),
+    "labels.txt": ("0.0\t3.5\tAda buku.\n4.0\t7.5\tAda meja.\n", "text"),
+    "sentences.tsv": ("id\tsentence\n1\tAda buku.\n2\tAda meja.\n", "audio"),
+}
+
+
+@pytest.mark.parametrize("name", NAMELESS)
+def test_a_table_without_the_columns_of_a_row_is_one_mistake(name: str, tmp_path: Path) -> None:
+    """Not one a row: nobody reads thirty times that there is no text."""
+    content, lacking = NAMELESS[name]
+    (tmp_path / name).write_text(content * 20)
+    (problem,) = read_manifest(tmp_path / name, "speech", TOKENIZER).problems
+    assert f"no column of the table is known as `{lacking}`" in problem.message
+    assert "one JSON object a line" in (problem.help or "")
+
+
 def test_shards_are_read_where_they_are_and_unpacked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tars and Parquet hold recordings: a recipe reads them, and their content is what counts."""
     monkeypatch.setenv("QRECIPE_CACHE", str(tmp_path / "cache"))
