@@ -124,7 +124,11 @@ def _main(arguments: list[str] | None) -> NoReturn:
     except click.ClickException as e:
         _problems([_usage(e)], as_json)
         sys.exit(2)
-    except (KeyboardInterrupt, Interrupted, click.Abort):
+    except (KeyboardInterrupt, Interrupted):
+        _interrupted()
+    except click.Abort as e:  # click takes the end of any file for Ctrl-D at a prompt
+        if isinstance(e.__cause__, EOFError):
+            _unexpected(e.__cause__, as_json)
         _interrupted()
     except RankLost as e:  # also where a launcher has ended this process with a signal because of it
         _failed(e.message, as_json, "error")

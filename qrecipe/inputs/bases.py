@@ -31,6 +31,8 @@ BUILTIN = "builtin:"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*\Z")
 MAX_HEADER = 64 << 20
 MAX_DIMENSIONS = 8
+MAX_BYTES = 1 << 62
+"""Of a file that a header may describe."""
 REQUIRED_FILES = ("config.json", "generation_config.json", "tokenizer_config.json", "vocab.json", "merges.txt")
 DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 """Number formats of weights, as safetensors and as torch name them."""
@@ -393,8 +395,8 @@ def read_header(file: Path, place: Place) -> dict[str, dict[str, Any]]:
     Raises `BaseModelError`.
     """
 
-    def wrong(message: str) -> BaseModelError:
-        return BaseModelError(Problem("QR051", f"{file.name}: {message}", place.start))
+    def wrong(message: str, help_: str | None = None) -> BaseModelError:
+        return BaseModelError(Problem("QR051", f"{file.name}: {message}", place.start, help_))
 
     size = file.stat().st_size
     with open(file, "rb") as f:
@@ -412,13 +414,17 @@ def read_header(file: Path, place: Place) -> dict[str, dict[str, Any]]:
         raise wrong("the header is not a table of tensors")
     header.pop("__metadata__", None)
     widths = {"BF16": 2, "F16": 2, "F32": 4, "F64": 8, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+    whole = 8 + length
     for name, entry in header.items():
         try:
             shape, (start, end) = entry["shape"], entry["data_offsets"]
-            if len(shape) > MAX_DIMENSIONS or any(type(n) is not int or not 0 <= n <= size for n in (*shape, start, end)):
+            if len(shape) > MAX_DIMENSIONS or any(type(n) is not int or not 0 <= n < MAX_BYTES for n in (*shape, start, end)):
                 raise ValueError
-            if end - start != math.prod(shape) * widths[entry["dtype"]] or 8 + length + end > size:
+            if end - start != math.prod(shape) * widths[entry["dtype"]]:
                 raise ValueError
         except (KeyError, TypeError, ValueError):
-            raise wrong(f"the entry of `{name}` does not fit the file") from None
+            raise wrong(f"the entry of `{name}` does not fit its shape") from None
+        whole = max(whole, 8 + length + end)
+    if whole > size:
+        raise wrong(f"the file breaks off: it has {size:,} bytes of {whole:,}", "copy or fetch it again")
     return header

@@ -10,6 +10,7 @@ import gzip
 import io
 import json
 import tarfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,9 +91,37 @@ def records(path: Path, format: Format, shown: str, header: bool = True) -> Iter
     return readers[format](path, shown)
 
 
+class _Unpacked(io.RawIOBase):
+    """A gzip file, of which a half is an `OSError` like any other file that cannot be read, not an end of input."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = gzip.GzipFile(path, "rb")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            content = self._file.read(len(buffer))
+        except (EOFError, gzip.BadGzipFile, zlib.error) as e:
+            raise OSError(f"the packed file breaks off or is damaged: {e}") from None
+        buffer[: len(content)] = content
+        return len(content)
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
 def open_bytes(path: Path) -> IO[bytes]:
-    """A file, unpacked if its name ends in `.gz`."""
-    return gzip.open(path, "rb") if path.name.endswith(".gz") else open(path, "rb")  # type: ignore[return-value]  # a stream of bytes
+    """A file, unpacked if its name ends in `.gz`. Reading raises `OSError`, also for one that breaks off."""
+    return io.BufferedReader(_Unpacked(path)) if path.name.endswith(".gz") else open(path, "rb")
 
 
 def _jsonl(path: Path, shown: str) -> Iterator[Record | Problem]:

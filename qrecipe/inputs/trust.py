@@ -27,6 +27,8 @@ MAX_COUNT = 1024
 """Of a number that counts modules: layers, heads, codebooks, filters."""
 MAX_LIST = 4096
 _COUNTS = re.compile(r"(^|_)(n|num|depth|layers|groups|blocks)(_|$)|_(layers|groups|heads|blocks)$")
+_LIMITS = {"model_max_length"}
+"""Of a tokenizer: where transformers knows none it writes 10^30, and nothing is allocated by it."""
 _CODE = ("auto_map", "custom_pipelines", "quantization_config", "trust_remote_code")
 """Keys that make transformers import code from the folder or from other packages."""
 
@@ -79,7 +81,7 @@ def _wrong(value: Any, path: str) -> Iterator[str]:
             yield f"`{path}` has {len(value):,} entries"
         for entry in value:
             yield from _wrong(entry, path)
-    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+    elif isinstance(value, (int, float)) and not isinstance(value, bool) and path not in _LIMITS:
         most = MAX_COUNT if _COUNTS.search(path.rpartition(".")[2]) and not path.endswith("_id") else MAX_NUMBER
         if not -MAX_NUMBER <= value <= most:
             yield f"`{path}` is {value}, and at most {most:,} makes sense"

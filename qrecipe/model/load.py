@@ -22,6 +22,7 @@ from qrecipe.inputs.tokenizer import TextTokenizer
 from qrecipe.model.fits import require_fit
 from qrecipe.model.stock import silence, stock
 from qrecipe.qwen3 import SAMPLE_RATE
+from qrecipe.recipe.language import TAGS
 from qrecipe.world import World
 
 
@@ -49,10 +50,10 @@ class LoadedBase:
     device: torch.device
     export_dtype: torch.dtype
     """Number format of the weights on disk: what a bundle is rounded to."""
-    tags: dict[str, str]
-    """BCP 47 tags of its languages by name."""
     world: World = field(default_factory=World)
     """The processes that hold the same weights and share the work."""
+    tags: dict[str, str] = field(default_factory=lambda: dict(TAGS))
+    """BCP 47 tags of its languages by name."""
 
     @property
     def net(self) -> Any:
@@ -188,7 +189,7 @@ def open_model(info: LocalBase, device: torch.device | None = None, world: World
     wrapper.model.requires_grad_(False)
     wrapper.model.speech_tokenizer.model.float()  # codes must not depend on the number format of the talker
     _use_qwen_pattern(wrapper, info.folder)
-    return LoadedBase(info.folder, wrapper, info.tokenizer, device, DTYPES[info.dtype], info.tags, world or World())
+    return LoadedBase(info.folder, wrapper, info.tokenizer, device, DTYPES[info.dtype], world or World(), info.tags)
 
 
 def grow_one_segment(device: torch.device) -> None:

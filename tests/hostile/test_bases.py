@@ -78,12 +78,12 @@ HOSTILE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a language row of text": (lambda f: config(f, talker_config__codec_language_id={"x": "y"}), "row that the codec embedding"),
     "no talker": (lambda f: config(f, talker_config=[]), "no `talker_config`"),
     "a header longer than the file": (lambda f: (f / "model.safetensors").write_bytes(struct.pack("<Q", 1 << 62)), "its header is longer"),
-    "a shape larger than the file": (lambda f: header(f, {"a": entry(shape=[1 << 40, 1 << 40])}), "does not fit the file"),
-    "a shape of many dimensions": (lambda f: header(f, {"a": entry(shape=[1] * 100_000)}), "does not fit the file"),
-    "a shape of truth values": (lambda f: header(f, {"a": entry(shape=[True, 4])}), "does not fit the file"),
-    "offsets behind the end": (lambda f: header(f, {"a": entry(data_offsets=[1000, 1008])}), "does not fit the file"),
-    "negative offsets": (lambda f: header(f, {"a": entry(data_offsets=[-8, 0])}), "does not fit the file"),
-    "an unknown number format": (lambda f: header(f, {"a": entry(dtype="F4")}), "does not fit the file"),
+    "a shape larger than the file": (lambda f: header(f, {"a": entry(shape=[1 << 40, 1 << 40])}), "does not fit its shape"),
+    "a shape of many dimensions": (lambda f: header(f, {"a": entry(shape=[1] * 100_000)}), "does not fit its shape"),
+    "a shape of truth values": (lambda f: header(f, {"a": entry(shape=[True, 4])}), "does not fit its shape"),
+    "offsets behind the end": (lambda f: header(f, {"a": entry(data_offsets=[1000, 1008])}), "the file breaks off: it has "),
+    "negative offsets": (lambda f: header(f, {"a": entry(data_offsets=[-8, 0])}), "does not fit its shape"),
+    "an unknown number format": (lambda f: header(f, {"a": entry(dtype="F4")}), "does not fit its shape"),
     "weights of whole numbers": (lambda f: header(f, {"a": entry(dtype="I16")}), "weights of I16"),
     "a header that is nested": (lambda f: (f / "model.safetensors").write_bytes(struct.pack("<Q", 60_000) + b"[" * 60_000), "not JSON"),
     "a config that is nested": (lambda f: (f / "config.json").write_text("[" * 100_000), "cannot be read"),
@@ -101,6 +101,14 @@ def test_refused_with_the_reason(what: str, tmp_path: Path) -> None:
     (problem,) = refused.value.problems
     assert problem.code == "QR051"
     assert message in problem.message
+
+
+@pytest.mark.parametrize("length", [10**30, 1e30, 131_072])
+def test_a_tokenizer_that_knows_no_limit_is_fine(length: float, tmp_path: Path) -> None:
+    """10^30 is what transformers writes for it."""
+    folder = base_folder(tmp_path / "base")
+    config(folder, "tokenizer_config.json", model_max_length=length)
+    assert describe(folder) is not None
 
 
 def test_a_snapshot_of_the_hub_is_links_and_fine(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from importlib import resources
 from pathlib import Path
@@ -270,6 +271,19 @@ def test_a_table_without_the_columns_of_a_row_is_one_mistake(name: str, tmp_path
     (problem,) = read_manifest(tmp_path / name, "speech", TOKENIZER).problems
     assert f"no column of the table is known as `{lacking}`" in problem.message
     assert "one JSON object a line" in (problem.help or "")
+
+
+@pytest.mark.parametrize("name", ["m.jsonl.gz", "m.csv.gz"])
+def test_half_of_a_packed_manifest_is_no_end_of_input(name: str, tmp_path: Path) -> None:
+    """Read to the end or refused: rows before the break would pass for all of them."""
+    rows = "".join(json.dumps({"audio": f"{i}.wav", "text": f"Ada {i * i} buku."}) + "\n" for i in range(3000))
+    content = gzip.compress(rows.encode() if "jsonl" in name else ("audio,text\n" + "a.wav,Ada buku.\n" * 3000).encode())
+    for broken in (content[: len(content) // 2], content[:100] + b"\xff" * 20 + content[120:]):
+        (tmp_path / name).write_bytes(broken)
+        manifest = read_manifest(tmp_path / name, "speech", TOKENIZER)
+        (problem,) = manifest.problems
+        assert (problem.code, list(manifest.rows)) == ("QR040", [])
+        assert "breaks off or is damaged" in problem.message
 
 
 def test_shards_are_read_where_they_are_and_unpacked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
