@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -36,8 +37,6 @@ def command(language: str, bcp47: str, template: str, out: Path | None, base: st
         return 0
     for file in written.files:
         click.echo(f"wrote {file}")
-    data = folder / "data" / language
-    click.echo(
-        f"\nPut the data into {data} (its README says what), then:\n  qrecipe validate {written.recipe}\n  qrecipe plan {written.recipe}"
-    )
+    data, recipe = folder / "data" / language, shlex.quote(str(written.recipe))
+    click.echo(f"\nPut the data into {data} (its README says what), then:\n  qrecipe validate {recipe}\n  qrecipe plan {recipe}")
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,5 +26,6 @@ def as_text(imported: Mapping[str, Any], dropped: Mapping[str, Sequence[str]]) -
     lines += [f"divided {imported['split']}", f"wrote {imported['folder']}; fill in the licence in its data card"]
     recipe = imported["recipe"]
     if recipe is not None:
-        lines += [f"wrote {recipe}", "", "next:", f"  qrecipe plan {recipe}", f"  qrecipe run {recipe}"]
+        quoted = shlex.quote(str(recipe))
+        lines += [f"wrote {recipe}", "", "next:", f"  qrecipe plan {quoted}", f"  qrecipe run {quoted}"]
     return "\n".join(lines)

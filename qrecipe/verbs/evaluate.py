@@ -179,6 +179,8 @@ def _evaluators(session: Session, request: EvaluationRequest, names: list[str], 
     for name in names:
         spec = registry.spec_of(name)
         missing = evaluators.missing(spec) or (evaluators.unknown_language(language) if spec.needs == "asr" else None)
+        if missing is not None and missing.code == "QR026" and request.heard_language is None:  # no recipe that could say it
+            missing = replace(missing, place=Place("--bcp47"), help="give the tag of a language that the recogniser knows")
         if missing is not None:
             raise UserError(missing)
     return evaluators

@@ -15,6 +15,7 @@ import pytest
 import soundfile
 
 from qrecipe import interrupts
+from qrecipe.cli import main
 from qrecipe.cli.container import settle_user
 from qrecipe.cli.machine import problem_of
 from qrecipe.data.audio import encoded
@@ -286,3 +287,16 @@ def test_a_download_that_cannot_be_stored(number: int, online: Any) -> None:
     problem = problem_of(raised.value)
     assert problem is not None
     assert problem.code == ("QR073" if number == errno.ENOSPC else "QR075")
+
+
+def test_the_end_of_a_file_is_no_interruption(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """click takes every `EOFError` for Ctrl-D at a prompt, also a library's that read half a file."""
+
+    def broken(*arguments: object) -> None:
+        raise EOFError("Compressed file ended before the end-of-stream marker was reached")
+
+    monkeypatch.setattr("qrecipe.cli.validate.check", broken)
+    with pytest.raises(SystemExit) as ended:
+        main(["validate", "recipe.yaml"])
+    assert ended.value.code == 1
+    assert "did not expect: EOFError: Compressed file ended" in capfd.readouterr().err

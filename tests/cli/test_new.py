@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 import zipfile
@@ -12,10 +13,12 @@ import jsonschema
 import pytest
 
 from qrecipe import sentences
+from qrecipe.cli import main
 from qrecipe.cli.validate import check
 from qrecipe.errors import RecipeError
 from qrecipe.files import FileHashes
 from qrecipe.recipe import load
+from qrecipe.report.imported import as_text
 from qrecipe.shipped import templates
 from qrecipe.source.reader import read_file
 from qrecipe.verbs.new import NewRecipe, Written, new_recipe
@@ -97,6 +100,27 @@ def test_nothing_that_is_there_is_changed(tmp_path: Path) -> None:
         new(tmp_path)
     new(tmp_path, language="zarma", bcp47="dje")
     assert all(p.read_bytes() == content for p, content in before.items())
+
+
+def test_commands_to_go_on_with_can_be_pasted(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["new", "--language", "hausa", "--bcp47", "ha", "--out", str(tmp_path / "my folder")])
+    *_, validate, plan = capfd.readouterr().out.splitlines()
+    recipe = str(tmp_path / "my folder" / "hausa.yaml")
+    assert [shlex.split(line) for line in (validate, plan)] == [["qrecipe", "validate", recipe], ["qrecipe", "plan", recipe]]
+    part = {"rows": 1, "seconds": 60.0, "speakers": 1}
+    imported = {
+        "recognised": "",
+        "ignored_columns": [],
+        "notes": [],
+        "train": part,
+        "dev": part,
+        "split": "",
+        "folder": "",
+        "recipe": recipe,
+    }
+    lines = as_text(imported, {}).splitlines()
+    assert [shlex.split(line) for line in lines[-2:]] == [["qrecipe", "plan", recipe], ["qrecipe", "run", recipe]]
 
 
 @pytest.mark.parametrize(

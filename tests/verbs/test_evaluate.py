@@ -90,8 +90,9 @@ def test_a_language_that_the_recogniser_does_not_know_is_refused_before_anything
     (place / "asr" / "tokenizer.json").write_text('["<|en|>", "<|no|>"]')
     monkeypatch.setattr("qrecipe.verbs.evaluate.measure", pytest.fail)
     evaluators = Evaluators(asr=Asr(model="./asr"))
-    with pytest.raises(UserError, match="knows no language `nb`"):
+    with pytest.raises(UserError, match="knows no language `nb`") as refused:
         evaluate("builtin:mini", request(place, metrics=["cer"], evaluators=evaluators, root=place, tags={"english": "nb"}))
+    assert refused.value.problems[0].place.file == "--bcp47", "there is no recipe whose `evaluators` could say it"
 
 
 def test_the_same_command_speaks_only_what_is_missing(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
