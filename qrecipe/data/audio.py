@@ -26,6 +26,8 @@ TRIM_FRAME, TRIM_HOP = 1024, 256
 """Samples over which loudness is taken, and from one of these to the next."""
 MARGIN = 0.1
 """Seconds of silence that stay at most on both sides."""
+LOUDEST = 1e12
+"""Of samples in floating point; some tools scale them as whole numbers of 32 bits."""
 SILENT_PEAK = 1e-3
 """Full scale is 1; a recording that never exceeds this is silent (-60 dBFS)."""
 CANCELLED = 0.02
@@ -247,6 +249,8 @@ def _checked(path: Path, max_seconds: float) -> tuple[Audio, tuple[int, int]]:
     peak = float(np.abs(samples).max())
     if peak < SILENT_PEAK:
         raise AudioProblem("silent")
+    if peak > LOUDEST:
+        raise AudioProblem(f"damaged: a sample of {peak:.0e}, where full scale is 1")
     clipped = max(_clipped(channel, sound.floating) for channel in sound.samples.T)
     if clipped > CLIPPED_SHARE:
         raise AudioProblem(f"clipped: {clipped:.1%} of the samples are cut off at the loudest level")

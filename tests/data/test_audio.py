@@ -105,9 +105,9 @@ def broken(folder: Path, kind: str) -> Path:
         samples = tone(SAMPLE_RATE)
         samples[100] = np.nan
         return audio.write(path, samples, subtype="FLOAT")
-    if kind == "infinite":
+    if kind in ("infinite", "a flipped bit"):
         samples = tone(SAMPLE_RATE)
-        samples[100] = np.inf
+        samples[100] = np.inf if kind == "infinite" else 3e37
         return audio.write(path, samples, subtype="FLOAT")
     if kind == "too long":
         return audio.write(path, tone(8000, 5.0), 8000)
@@ -130,6 +130,7 @@ def broken(folder: Path, kind: str) -> Path:
         ("clipped", r"clipped: .*%"),
         ("nan", "not numbers"),
         ("infinite", "not numbers"),
+        ("a flipped bit", r"damaged: a sample of 3e\+37, where full scale is 1"),
         ("too long", r"5\.0 s long; at most 3 s"),
         ("too short", r"0\.10 s of speech; at least 0\.3 s"),
         ("empty", "no samples"),
