@@ -12,16 +12,18 @@ import numpy as np
 import torch
 
 from benchmarks import whole
-from qrecipe.data.codes import Encoded, Encoder
-from qrecipe.data.reading import Recording
+from qrecipe.data.codes import Encoder
+from qrecipe.data.speech import Requirements, prepare
 from qrecipe.errors import Place
 from qrecipe.files import FileHashes
 from qrecipe.inputs.fetch import resolve
+from qrecipe.inputs.manifest import read_manifest
 from qrecipe.model import generate, speak
 from qrecipe.model.load import LoadedBase, open_model
 from qrecipe.phases import measured
 from qrecipe.qwen3 import SAMPLE_RATE, Layout
 from qrecipe.recipe.base import Base
+from qrecipe.recipe.dataset import SpeechDataset
 
 TEXT = "Selamat pagi, apa khabar hari ini?"
 ENCODED_AT_ONCE = 240
@@ -54,23 +56,27 @@ def encoding(base: str, minutes: float) -> dict[str, Any]:
 
 
 def recordings(base: str, work: Path, hours: float) -> dict[str, Any]:
-    """From files on the disk to codes in an empty cache, as `qrecipe run` does it, and what of that took how long."""
+    """From files on the disk to rows whose codes and voices are cached, as `qrecipe run` prepares them.
+
+    Every clip is the reference of another one, as where no reference is named: it is read thrice and encoded twice.
+    """
     folder = work / "recordings"
     shutil.rmtree(folder, ignore_errors=True)
-    files, lengths = whole.recordings(folder / "clips", hours * 3600, 0)
+    seconds = whole.dataset(folder / "clips", hours * 3600, 0)
     model, hashes = opened(base), FileHashes(folder / "hashes.json")
     encoder = Encoder(model, resolve(Base(model=base), Path.cwd(), Place("benchmark"), hashes), hashes, folder / "cache")
     model.encode([np.zeros(SAMPLE_RATE, dtype=np.float32)] * 2)
+    settings = SpeechDataset.model_validate({"kind": "speech", "language": "english", "path": "clips.jsonl"})
+    manifest = read_manifest(folder / "clips.jsonl", "speech", model.tokenizer)
     with measured() as clock:
-        codes = encoder.codes([Recording(f, True) for f in files])
-    phases = {"encoding" if name == "other" else name: s for name, s in clock.table().items()}
-    seconds = sum(phases.values())
-    assert all(isinstance(c, Encoded) for c in codes)
+        data = prepare("clips", settings, manifest, encoder, Requirements())
+    phases = clock.table()
+    assert len(data.rows) == len(manifest.rows)
     return {
-        "what": f"{hours:g} hours of recordings, from files to codes in the cache",
-        "recordings": len(files),
-        "s": round(seconds, 1),
-        "times real time": round(sum(lengths) / seconds),
+        "what": f"{hours:g} hours of recordings, from files to codes and voices in the cache",
+        "recordings": len(data.rows),
+        "s": round(sum(phases.values()), 1),
+        "times real time": round(seconds / sum(phases.values())),
         "phases": {name: round(s, 1) for name, s in phases.items()},
     }
 

@@ -147,7 +147,7 @@ def _project(folder: Path, base: str, hours: float, prompts: int) -> Path:
     """The recipe with its recordings."""
     sizes = {"malay/train": hours * 3600, "malay/dev": prompts * 6.0, "english/train": hours * 900, "english/dev": prompts * 6.0}
     for seed, (name, seconds) in enumerate(sizes.items()):
-        _dataset(folder / "my-data" / name, seconds, seed)
+        dataset(folder / "my-data" / name, seconds, seed)
     recogniser = folder / "recogniser"
     recogniser.mkdir()
     (recogniser / "config.json").write_text("{}")
@@ -165,19 +165,11 @@ def _project(folder: Path, base: str, hours: float, prompts: int) -> Path:
     return file
 
 
-def _dataset(folder: Path, seconds: float, seed: int) -> None:
-    """A manifest with recordings that last so long in all."""
-    files, lengths = recordings(folder, seconds, seed)
-    texts = _texts(len(files), seed, lengths)
-    rows = [
-        {"audio": f"{folder.name}/{f.name}", "text": t, "speaker": f"voice{i % 4}"}
-        for i, (f, t) in enumerate(zip(files, texts, strict=True))
-    ]
-    folder.with_suffix(".jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+def dataset(folder: Path, seconds: float, seed: int) -> float:
+    """A manifest beside `folder` with recordings in it, made on all cores, that last so long in all; returns how long exactly.
 
-
-def recordings(folder: Path, seconds: float, seed: int) -> tuple[list[Path], list[float]]:
-    """Recordings that last so long in all, made on all cores, and the seconds of each. They end wherever in a frame."""
+    They end wherever in a frame.
+    """
     rng = random.Random(seed)
     lengths: list[float] = []
     while sum(lengths) < seconds:
@@ -186,7 +178,13 @@ def recordings(folder: Path, seconds: float, seed: int) -> tuple[list[Path], lis
     files = [folder / f"{i:05}.wav" for i in range(len(lengths))]
     with ProcessPoolExecutor() as pool:
         list(pool.map(_recording, files, range(seed * 100_000, seed * 100_000 + len(files)), lengths, chunksize=16))
-    return files, lengths
+    texts = _texts(len(files), seed, lengths)
+    rows = [
+        {"audio": f"{folder.name}/{f.name}", "text": t, "speaker": f"voice{i % 4}"}
+        for i, (f, t) in enumerate(zip(files, texts, strict=True))
+    ]
+    folder.with_suffix(".jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return sum(lengths)
 
 
 def _recording(file: Path, seed: int, seconds: float) -> Path:

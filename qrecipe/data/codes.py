@@ -1,28 +1,28 @@
 """Codes and x-vectors by the base's own encoders, cached by content and shared between runs.
 
-An entry is named by the hash of the recording, its folder by those of the encoder and of the preparation.
+The key of an entry is the hash of the recording, its folder is named by those of the encoder and of the preparation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from qrecipe.data import audio
-from qrecipe.data.audio import MAX_REFERENCE, AudioProblem
+from qrecipe.data.audio import MAX_REFERENCE, Audio, AudioProblem
 from qrecipe.data.likeness import Heard
-from qrecipe.data.reading import Prepared, Recording, prepared, prepared_ahead
+from qrecipe.data.reading import Prepared, Recording, prepared_ahead
 from qrecipe.files import FileHashes, cache_dir, digest
 from qrecipe.inputs.bases import LocalBase
 from qrecipe.model.batcher import AdaptiveBatcher, out_of_memory, recording_too_large
 from qrecipe.model.load import LoadedBase
 from qrecipe.phases import each, phase
 from qrecipe.qwen3 import SAMPLE_RATE
-from qrecipe.store import TensorStore
+from qrecipe.shards import ShardStore
 
 PREPARATION = 3
 """Raised whenever the same recording would be prepared in another way."""
@@ -67,7 +67,8 @@ class Encoder:
         folder = opened.folder / "speech_tokenizer"
         parts = {f.name: hashes.sha256(f) for f in sorted(folder.glob("*")) if f.suffix in {".json", ".safetensors"}}
         self._codes = cache / "codes" / digest([PREPARATION, parts])[:16]
-        self._x_vectors = TensorStore(cache / "x-vectors" / digest([PREPARATION, info.identity])[:16], "x_vector", *HEARD)
+        self._stores: dict[str, ShardStore] = {}
+        self._x_vectors = ShardStore(cache / "x-vectors" / digest([PREPARATION, info.identity])[:16], "x_vector", *HEARD)
 
     def codes(
         self,
@@ -94,16 +95,25 @@ class Encoder:
             if progress is not None:
                 progress(len(results))
 
+        stores = {id(store): store for store in map(self._store, recordings)}.values()
+        for store in stores:
+            store.refresh()
         for i, recording in enumerate(recordings):
             cached = self._load(recording)
             if cached is not None:
                 add(i, cached)
         missing = [i for i in range(len(recordings)) if i not in results]
-        for i, result in self._made([recordings[i] for i in missing]):
-            add(missing[i], result)
+        try:
+            with closing(self._made([recordings[i] for i in missing])) as made:
+                for i, result in made:
+                    add(missing[i], result)
+        finally:
+            with phase("storing codes"):
+                for store in stores:
+                    store.flush()
         return [results[i] for i in range(len(recordings))]
 
-    def _made(self, recordings: Sequence[Recording]) -> Iterator[tuple[int, Encoded | AudioProblem]]:
+    def _made(self, recordings: Sequence[Recording]) -> Generator[tuple[int, Encoded | AudioProblem]]:
         """(index, codes) of recordings that are not cached, which then are, in the order in which they are ready."""
         waiting: dict[int, Prepared] = {}
         batcher: AdaptiveBatcher[int] = AdaptiveBatcher(
@@ -114,13 +124,13 @@ class Encoder:
 
         def encode() -> Iterator[tuple[int, Encoded]]:
             by_length = sorted(waiting, key=lambda i: (len(waiting[i].samples), i))
-            for part, codes in batcher.run(by_length, lambda part: self.opened.encode([waiting[i].samples for i in part])):
+            for part, codes in batcher.run(by_length, lambda part: self._encoded([waiting[i].samples for i in part])):
                 for i, c in zip(part, codes, strict=True):
                     clip = waiting[i]
                     yield i, self._save(recordings[i], Encoded(c, clip.seconds, clip.trimmed, clip.heard))
             waiting.clear()
 
-        with closing(prepared_ahead(recordings, self.opened.device.type != "cpu")) as clips:
+        with closing(prepared_ahead(recordings, self._cores_are_free)) as clips:
             for i, clip in enumerate(each("reading recordings", clips)):
                 if isinstance(clip, AudioProblem):
                     yield i, clip
@@ -131,35 +141,64 @@ class Encoder:
                     yield from encode()
             yield from encode()
 
+    @phase("encoding recordings")
+    def _encoded(self, audios: list[Audio]) -> list[torch.Tensor]:
+        return self.opened.encode(audios)
+
+    def voices(self, paths: Sequence[Path], max_seconds: float = MAX_REFERENCE) -> dict[Path, Voice | AudioProblem]:
+        """References, as the talker knows them, or why they cannot be used. Ranks share them out, so all must come here.
+
+        Raises `UserError` for one that does not fit into the GPU's memory.
+        """
+        distinct, world = list(dict.fromkeys(paths)), self.opened.world
+        if not world.alone:
+            self._voices_here(world.share(distinct), max_seconds)
+            world.wait("reading voices")
+        return self._voices_here(distinct, max_seconds)
+
     def voice(self, path: Path, max_seconds: float = MAX_REFERENCE) -> Voice:
-        """A reference, as the talker knows it. Raises `AudioProblem` for what a row's own recording would be refused for."""
-        key = self.hashes.sha256(path)
-        cached = self._x_vectors.get(key)
-        if cached is None:
-            clip = prepared(Recording(path, False, max_seconds))
-            if isinstance(clip, AudioProblem):
-                raise clip
-            try:
+        """One reference, read by this rank. Raises `AudioProblem` for what a row's own recording would be refused for."""
+        voice = self._voices_here([path], max_seconds)[path]
+        if isinstance(voice, AudioProblem):
+            raise voice
+        return voice
+
+    def _voices_here(self, paths: Sequence[Path], max_seconds: float) -> dict[Path, Voice | AudioProblem]:
+        self._x_vectors.refresh()
+        voices: dict[Path, Voice | AudioProblem] = {}
+        for path in paths:
+            cached = self._x_vectors.get(self.hashes.sha256(path))
+            if cached is not None:
+                voices[path] = _voice(cached, max_seconds)
+        missing = [path for path in paths if path not in voices]
+        recordings = [Recording(path, False, max_seconds) for path in missing]
+        try:
+            with closing(prepared_ahead(recordings, self._cores_are_free)) as clips:
+                for path, clip in zip(missing, each("reading recordings", clips), strict=True):
+                    voices[path] = clip if isinstance(clip, AudioProblem) else self._made_voice(path, clip, max_seconds)
+        finally:
+            with phase("storing codes"):
+                self._x_vectors.flush()
+        return voices
+
+    def _made_voice(self, path: Path, clip: Prepared, max_seconds: float) -> Voice | AudioProblem:
+        try:
+            with phase("reading voices"):
                 vector = self.opened.x_vector(clip.samples)
-            except torch.OutOfMemoryError:
-                raise out_of_memory("this reference", str(path), "a shorter one does; or take a larger GPU") from None
-            cached = self._x_vectors.put(key, {"x_vector": vector, **_tensors(clip.heard)})
-        heard = _from_tensors(cached)
-        audio.require_length(heard[1], max_seconds, " of a reference")
-        return Voice(cached["x_vector"], heard)
+        except torch.OutOfMemoryError:
+            raise out_of_memory("this reference", str(path), "a shorter one does; or take a larger GPU") from None
+        tensors = {"x_vector": vector, **_tensors(clip.heard)}
+        return _voice(self._x_vectors.put(self.hashes.sha256(path), tensors), max_seconds)
 
-    def share_voices(self, paths: Sequence[Path], max_seconds: float = MAX_REFERENCE) -> None:
-        """Reads references into the cache, shared out among the ranks; nothing where there is one rank."""
-        if self.opened.world.alone:
-            return
-        for path in self.opened.world.share(list(dict.fromkeys(paths))):
-            with suppress(AudioProblem):  # raised where the reference is used
-                self.voice(path, max_seconds)
-        self.opened.world.wait("reading voices")
+    @property
+    def _cores_are_free(self) -> bool:
+        return self.opened.device.type != "cpu"
 
-    def _store(self, recording: Recording) -> TensorStore:
+    def _store(self, recording: Recording) -> ShardStore:
         preparation = f"trim-{recording.max_seconds:g}" if recording.trim else "whole"
-        return TensorStore(self._codes / preparation, "codes", "seconds", *HEARD)
+        if preparation not in self._stores:
+            self._stores[preparation] = ShardStore(self._codes / preparation, "codes", "seconds", *HEARD)
+        return self._stores[preparation]
 
     def _load(self, recording: Recording) -> Encoded | None:
         cached = self._store(recording).get(self.hashes.sha256(recording.path))
@@ -168,13 +207,22 @@ class Encoder:
         seconds, trimmed = cached["seconds"].tolist()
         return Encoded(cached["codes"].to(torch.int64), seconds, trimmed, _from_tensors(cached))
 
-    @phase("storing codes")
     def _save(self, recording: Recording, encoded: Encoded) -> Encoded:
         times = torch.tensor([encoded.seconds, encoded.trimmed], dtype=torch.float64)
         assert encoded.heard is not None, "a recording was encoded"
         tensors = {"codes": encoded.codes.to(torch.int16).contiguous(), "seconds": times, **_tensors(encoded.heard)}
         self._store(recording).put(self.hashes.sha256(recording.path), tensors)
         return encoded
+
+
+def _voice(tensors: dict[str, torch.Tensor], max_seconds: float) -> Voice | AudioProblem:
+    """A voice from its entry, unless it says too little or too much."""
+    heard = _from_tensors(tensors)
+    try:
+        audio.require_length(heard[1], max_seconds, " of a reference")
+    except AudioProblem as e:
+        return e
+    return Voice(tensors["x_vector"], heard)
 
 
 def _tensors(heard: Heard) -> dict[str, torch.Tensor]:

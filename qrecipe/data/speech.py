@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -164,6 +164,7 @@ def prepare(
         else:
             problems.append(ready)
     voices = _Voices(encoder, dataset.max_seconds)
+    voices.read([requirements.reference, *(r.reference for r in data.rows)])
     references = _References(data.rows, voices, requirements.reference, dataset.reference_text, requirements.need_reference)
     data.rows = [references.added(i) for i in range(len(data.rows))]
 
@@ -277,13 +278,12 @@ class _Voices:
         self._read: dict[Path, Voice | AudioProblem] = {}
         self._codes: dict[Path, list[torch.Tensor]] = {}
 
+    def read(self, paths: Iterable[Path | None]) -> None:
+        """Reads references ahead, many at once. Ranks share them out, so all must come here."""
+        self._read |= self._encoder.voices([p for p in paths if p is not None and p not in self._read], self._max_seconds)
+
     def get(self, path: Path) -> Voice | AudioProblem:
-        """A reference, or why it cannot be used."""
-        if path not in self._read:
-            try:
-                self._read[path] = self._encoder.voice(path, self._max_seconds)
-            except AudioProblem as e:
-                self._read[path] = e
+        """A reference that was read, or why it cannot be used."""
         return self._read[path]
 
     def codes(self, path: Path) -> list[torch.Tensor]:
@@ -319,7 +319,7 @@ def _read_references(data: SpeechData, voices: _Voices, encoder: Encoder, datase
     for row in data.rows:
         by_reference.setdefault((row.reference, row.reference_text), []).append(row)
     bad: set[int] = set()
-    encoder.share_voices([path for path, _ in by_reference if path is not None], dataset.max_seconds)
+    voices.read(path for path, _ in by_reference)
     for (path, text), rows in by_reference.items():
         if path is None:
             continue

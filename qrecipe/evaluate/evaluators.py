@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import random
 import sys
+import threading
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,7 @@ from qrecipe.model.stock import silence
 from qrecipe.qwen3 import SAMPLE_RATE
 from qrecipe.recipe.evaluator import Evaluators, Need
 from qrecipe.recipe.metrics import MetricSpec
-from qrecipe.store import Journal
+from qrecipe.store import Journal, key_of
 from qrecipe.world import World
 
 PACKAGES = {
@@ -81,6 +83,7 @@ class EvaluatorSet:
         self._hashes = hashes or FileHashes()
         self.journal = journal or Journal()
         self._recogniser: recognisers.Recogniser | None = None
+        self._opening = threading.Lock()
         self._encoder: Callable[[Audio], torch.Tensor] | None = None
         self._references: dict[Path, torch.Tensor] = {}
         self._models: dict[Need, tuple[EvaluatorModel, Problems]] = {}
@@ -117,27 +120,41 @@ class EvaluatorSet:
 
     def transcribe(self, sample: Sample) -> str:
         """Transcript of a sample by the recogniser, computed once for each sound."""
-        about = self._describe("asr", sample.language)
-        transcript: str = self.journal.get_or_make(["heard", about, sample.key], lambda: self._transcribe(sample.audio, sample.language))
+        transcript: str = self.journal.get_or_make(self._heard(sample), lambda: self._transcribe(sample.audio, sample.language))
         return transcript
+
+    def transcribe_all(self, samples: Sequence[Sample]) -> None:
+        """Transcribes those that were not before, as many beside one another as the recogniser takes; `transcribe` then knows them."""
+        assert self._settings.asr is not None, "checked before anything is measured"
+        unknown = {key_of(inputs): s for s in samples if self.journal.get(inputs := self._heard(s)) is None}
+        with ThreadPoolExecutor(recognisers.at_once(self._settings.asr)) as pool:
+            transcripts = pool.map(lambda s: self._transcribe(s.audio, s.language), unknown.values())
+            self.journal.add(dict(zip(unknown, transcripts, strict=True)))
 
     def known_transcript(self, sample: Sample) -> str | None:
         """The transcript if it was computed before, else None."""
         if self._settings.asr is None or self._find("asr")[1]:
             return None
-        transcript: str | None = self.journal.get(["heard", self._describe("asr", sample.language), sample.key])
+        transcript: str | None = self.journal.get(self._heard(sample))
         return transcript
 
+    def _heard(self, sample: Sample) -> list[Any]:
+        """Inputs of a transcript."""
+        return ["heard", self._describe("asr", sample.language), sample.key]
+
     def _transcribe(self, audio: Audio, language: str) -> str:
-        asr = self._settings.asr
-        assert asr is not None, "checked before anything is measured"
-        place = self._place("asr")
-        if self._recogniser is None:
-            self._recogniser = recognisers.open_recogniser(asr, materialise(self._find("asr")[0], place), place)
         try:
-            return self._recogniser.transcribe(resampled(audio), self.language_code(language))
+            return self._recognises().transcribe(resampled(audio), self.language_code(language))
         except (ValueError, OSError) as e:
-            raise RecipeError(Problem("QR081", f"the recogniser cannot hear `{language}`: {in_a_line(e)}", place)) from None
+            raise RecipeError(Problem("QR081", f"the recogniser cannot hear `{language}`: {in_a_line(e)}", self._place("asr"))) from None
+
+    def _recognises(self) -> recognisers.Recogniser:
+        asr, place = self._settings.asr, self._place("asr")
+        assert asr is not None, "checked before anything is measured"
+        with self._opening:
+            if self._recogniser is None:
+                self._recogniser = recognisers.open_recogniser(asr, materialise(self._find("asr")[0], place), place)
+        return self._recogniser
 
     def similarity(self, sample: Sample) -> float | None:
         """Cosine between the speaker vectors of the sample and of its reference; None without a reference."""

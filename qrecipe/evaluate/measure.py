@@ -33,6 +33,8 @@ READ = {"talker_nll": ("talker_nll",), "predictor_nll": ("predictor_nll",), "tex
 """Likelihoods that the built-in metrics read; a package's own metric may read both."""
 LISTENED = 8
 """Samples that each rank listens to before the ranks tell one another what they measured."""
+TRANSCRIBED = 16
+"""Samples that are transcribed before the first of them is measured."""
 MEASURING = 1
 """Raised whenever a metric would give another number for the same sample."""
 
@@ -176,12 +178,24 @@ def _listened(samples: Iterable[Sample], specs: Sequence[MetricSpec], evaluators
         return
     remaining = iter(samples)
     while block := list(islice(remaining, LISTENED * world.size)):
-        for sample in world.share(block):
+        for sample in transcribed(world.share(block), specs, evaluators):
             for spec in specs:
                 _number(sample, spec, evaluators)
         for theirs in world.exchange(journal.take_new(), "listening"):
             journal.add(theirs)
         journal.take_new()
+        yield from block
+
+
+def transcribed(samples: Iterable[Sample], specs: Sequence[MetricSpec], evaluators: EvaluatorSet) -> Iterator[Sample]:
+    """Passes samples on, several at once transcribed before if a metric reads what was heard."""
+    if not any(s.needs == "asr" for s in specs):
+        yield from samples
+        return
+    remaining = iter(samples)
+    while block := list(islice(remaining, TRANSCRIBED)):
+        with phase("listening"):
+            evaluators.transcribe_all(block)
         yield from block
 
 
@@ -191,7 +205,8 @@ def measure_recordings(
     """Values of metrics of generated speech over the recordings themselves."""
     specs = [s for s in (find(m) for m in metrics) if s is not None]
     samples = recorded(data, settings, evaluators)
-    reported = _reported(samples, f"listening to the recordings of {data.name}", len(samples), progress)
+    heard = transcribed(samples, specs, evaluators) if evaluators.world.alone else samples
+    reported = _reported(heard, f"listening to the recordings of {data.name}", len(samples), progress)
     return measure_samples(reported, specs, evaluators, spoken_rows(data, settings))
 
 
@@ -214,10 +229,11 @@ def measure(
         values.update(_forced(opened, data, forced, settings))
     spoken = [s for s in specs if s.source == "generated"]
     if spoken:
-        made = generated(opened, task, progress)
+        made = list(generated(opened, task, progress))
+        heard = transcribed(made, spoken, evaluators) if evaluators.world.alone else made
         total = sum(len(b.rows) for b in batches(data, settings))
         listens = progress if any(s.needs for s in spoken) else None
-        samples = _reported(list(made), f"listening to {task.label}", total, listens, on_sample)
+        samples = _reported(heard, f"listening to {task.label}", total, listens, on_sample)
         values.update(measure_samples(samples, spoken, evaluators, spoken_rows(data, settings)))
     return values
 

@@ -118,7 +118,7 @@ class LoadedBase:
             mel = (
                 stock()
                 .mel_spectrogram(
-                    torch.from_numpy(audio.astype(np.float32)).unsqueeze(0),
+                    torch.from_numpy(audio.astype(np.float32)).unsqueeze(0).to(self.device),
                     n_fft=1024,
                     num_mels=128,
                     sampling_rate=SAMPLE_RATE,
@@ -129,7 +129,7 @@ class LoadedBase:
                 )
                 .transpose(1, 2)
             )
-        vector: torch.Tensor = self._speaker_encoder(mel.to(self.device))[0]
+        vector: torch.Tensor = self._speaker_encoder(mel)[0]
         return vector.float().cpu().clone()
 
     @torch.inference_mode()

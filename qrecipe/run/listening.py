@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,7 +16,7 @@ from qrecipe.data.codes import Encoder
 from qrecipe.data.quality import UNUSUAL, Listener, Quality, deviations, doubled, foreign, two_voices
 from qrecipe.data.speech import SpeechData, SpeechRow
 from qrecipe.evaluate.evaluators import EvaluatorChoice, EvaluatorSet
-from qrecipe.evaluate.measure import number_of
+from qrecipe.evaluate.measure import number_of, transcribed
 from qrecipe.evaluate.samples import Sample
 from qrecipe.files import cache_dir
 from qrecipe.inputs.texts import near_key
@@ -183,17 +184,17 @@ class Listening:
     def _cer(self, name: str, dataset: SpeechDataset, data: SpeechData) -> list[float | None]:
         """Character error rate of every recording by the recipe's recogniser."""
         spec, evaluators = metrics.spec_of("cer"), self._recogniser()
-        rates: list[float | None] = []
-        for row in self._telling(data.rows, f"recognising {name}"):
-            measured = None
-            if row.audio is not None:
-                try:
-                    audio = load(row.audio, math.inf).samples
-                    measured = number_of(spec, Sample(row, audio, row.codes, row.frames + 1, dataset.language, evaluators))
-                except AudioProblem:
-                    measured = None
-            rates.append(None if measured is None else measured[0])
-        return rates
+
+        def samples() -> Iterator[Sample]:
+            for row in self._telling(data.rows, f"recognising {name}"):
+                if row.audio is not None:
+                    with suppress(AudioProblem):
+                        audio = load(row.audio, math.inf).samples
+                        yield Sample(row, audio, row.codes, row.frames + 1, dataset.language, evaluators)
+
+        measured = {s.row.line: number_of(spec, s) for s in transcribed(samples(), [spec], evaluators)}
+        numbers = [measured.get(r.line) for r in data.rows]
+        return [None if n is None else n[0] for n in numbers]
 
     def _recogniser(self) -> EvaluatorSet:
         if self._evaluators is None:

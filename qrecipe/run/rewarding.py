@@ -14,7 +14,7 @@ import numpy as np
 from qrecipe import phases
 from qrecipe.data.speech import SpeechData, SpeechRow
 from qrecipe.evaluate.evaluators import EvaluatorSet
-from qrecipe.evaluate.measure import measure_recordings, number_of
+from qrecipe.evaluate.measure import measure_recordings, number_of, transcribed
 from qrecipe.evaluate.samples import Sample, cap_of, sounds
 from qrecipe.model.speak import Utterance
 from qrecipe.model.weights import Delta, Learner
@@ -65,13 +65,16 @@ class RunRewarder:
     def score(self, rollouts: Sequence[Rollout]) -> list[Score]:
         """Decodes samples, has them heard, and scores each."""
         opened = self.session.opened
-        scores = []
+        samples, scores = [], []
         audios = sounds(opened, [r.codes for r in rollouts], [_utterance(r) for r in rollouts])
-        for done, (rollout, audio) in enumerate(zip(rollouts, audios, strict=True), start=1):
+        for rollout, audio in zip(rollouts, audios, strict=True):
             kind: PromptKind = "in_context" if rollout.in_context else "x_vector"
             about = (rollout.row, audio, rollout.codes, rollout.cap, rollout.dataset.language, self._evaluators)
+            samples.append(Sample(*about, layout=rollout.layout, prompt=kind))
+        specs = [spec for spec, _ in self._parts]
+        for done, sample in enumerate(transcribed(samples, specs, self._evaluators), start=1):
             with phases.phase("listening"):
-                scores.append(self._scored(Sample(*about, layout=rollout.layout, prompt=kind)))
+                scores.append(self._scored(sample))
             self.session.events.tell("listening", what=f"listening for {self.stage.id}", done=done, of=len(rollouts))
         return scores
 

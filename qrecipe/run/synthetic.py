@@ -13,7 +13,7 @@ from qrecipe.data.speech import SpeechData, SpeechRow
 from qrecipe.data.synthetic import folder_of, synthesize
 from qrecipe.errors import DataError
 from qrecipe.evaluate.evaluators import EvaluatorChoice, EvaluatorSet
-from qrecipe.evaluate.measure import MEASURING, number_of
+from qrecipe.evaluate.measure import MEASURING, number_of, transcribed
 from qrecipe.evaluate.samples import Sample
 from qrecipe.model.speak import sound
 from qrecipe.model.weights import Delta
@@ -145,12 +145,12 @@ def _misheard(plan: RunPlan, session: Session, dataset: SyntheticDataset, rows: 
         return key_of(["heard", MEASURING, spec.function, evaluators.describe(spec, dataset.language), content], 40)
 
     def make(n: int) -> dict[str, list[float | None]]:
-        rates: list[float | None] = []
+        samples = []
         for i, (audio, rate) in zip(batches[n], sound(opened, [rows[i].codes for i in batches[n]]), strict=True):
             cap = dataset.cap(i, recipe.teacher.slowest)
-            measured = number_of(spec, Sample(rows[i], resample(audio, rate), rows[i].codes, cap, dataset.language, evaluators))
-            rates.append(None if measured is None else measured[0])
-        return {"rates": rates}
+            samples.append(Sample(rows[i], resample(audio, rate), rows[i].codes, cap, dataset.language, evaluators))
+        measured = [number_of(spec, s) for s in transcribed(samples, [spec], evaluators)]
+        return {"rates": [None if m is None else m[0] for m in measured]}
 
     rates: dict[int, float | None] = {}
     for n, entry in JsonStore(folder_of(identity)).get_or_make([key(b) for b in batches], make):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -153,34 +155,79 @@ def test_results_are_in_the_order_of_the_requests(encoder: Encoder, clips: list[
     assert done == sorted(done)
 
 
-def test_a_broken_entry_is_made_again(encoder: Encoder, counting: Counting, clips: list[Path], tmp_path: Path) -> None:
+@pytest.fixture
+def again(encoder: Encoder, counting: Counting, mini: LocalBase, tmp_path: Path) -> Callable[[], Encoder]:
+    """Encoders of later processes, on the same cache."""
+    return lambda: Encoder(counting, mini, encoder.hashes, tmp_path / "cache")  # type: ignore[arg-type]
+
+
+def test_what_one_process_encoded_another_finds(
+    encoder: Encoder, counting: Counting, clips: list[Path], again: Callable[[], Encoder]
+) -> None:
+    requests = [Recording(p, trim) for p in clips for trim in (True, False)]
+    first = encoder.codes(requests)
+    voice = encoder.voice(clips[2])
+    for was, now in zip(first, again().codes(requests[::-1])[::-1], strict=True):
+        assert isinstance(was, Encoded)
+        assert isinstance(now, Encoded)
+        assert torch.equal(was.codes, now.codes)
+        assert (was.seconds, was.trimmed) == (now.seconds, now.trimmed)
+        assert was.heard is not None
+        assert now.heard is not None
+        assert (was.heard[0] == now.heard[0]).all()
+    assert torch.equal(again().voice(clips[2]).x_vector, voice.x_vector)
+    assert (counting.clips, counting.voices) == (6, 1)
+
+
+@pytest.mark.parametrize("damage", ["cut", "emptied", "a code or a time", "all of it"])
+def test_a_broken_entry_is_made_again_and_once(
+    damage: str, encoder: Encoder, counting: Counting, clips: list[Path], tmp_path: Path, again: Callable[[], Encoder]
+) -> None:
     requests = [Recording(p, True) for p in clips]
     first = codes_of(encoder.codes(requests))
-    entries = sorted((tmp_path / "cache" / "codes").rglob("*.sealed"))
-    assert len(entries) == 3
-    entries[0].write_bytes(entries[0].read_bytes()[:-7])
-    entries[1].write_bytes(b"")
-    content = bytearray(entries[2].read_bytes())
-    content[-1] ^= 1  # a code, or a time
-    entries[2].write_bytes(content)
-    again = codes_of(encoder.codes(requests))
-    assert counting.clips == 6
-    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    (shard,) = (tmp_path / "cache" / "codes").rglob("*.shard")
+    content = bytearray(shard.read_bytes())
+    start = 8 + int.from_bytes(content[:8], "little")
+    if damage == "cut":
+        content = content[:-7]
+    elif damage == "emptied":
+        content.clear()
+    elif damage == "a code or a time":
+        content[start] ^= 1
+    else:
+        content[start:] = bytes(b ^ 255 for b in content[start:])
+    shard.unlink()  # an open file keeps what it was
+    shard.write_bytes(content)
+    for _ in range(2):
+        found = codes_of(again().codes(requests))
+        assert all(torch.equal(a, b) for a, b in zip(first, found, strict=True))
+    assert counting.clips == (4 if damage == "a code or a time" else 6)
 
 
-def test_an_entry_without_codes_is_made_again(encoder: Encoder, counting: Counting, clips: list[Path], tmp_path: Path) -> None:
-    """One that is whole and holds something else."""
-    import hashlib
+def test_entries_are_few_files_and_what_was_done_is_kept(
+    encoder: Encoder, counting: Counting, clips: list[Path], tmp_path: Path, again: Callable[[], Encoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interrupted after the first batch: that is on the disk, and alone is not made again."""
+    encode = counting.encode
 
-    from safetensors.torch import save
+    def interrupted(audios: list[audio.Audio]) -> list[torch.Tensor]:
+        if counting.clips:
+            raise KeyboardInterrupt
+        return encode(audios)
 
-    (first,) = codes_of(encoder.codes([Recording(clips[0], True)]))
-    (entry,) = (tmp_path / "cache" / "codes").rglob("*.sealed")
-    body = save({"other": torch.zeros(1)})
-    entry.write_bytes(hashlib.sha256(body).digest() + body)
-    (again,) = codes_of(encoder.codes([Recording(clips[0], True)]))
-    assert counting.clips == 2
-    assert torch.equal(first, again)
+    monkeypatch.setattr(counting, "encode", interrupted)
+    monkeypatch.setattr("qrecipe.data.codes.BATCH_SECONDS", 0.1)
+    requests = [Recording(p, True) for p in clips]
+    with pytest.raises(KeyboardInterrupt):
+        encoder.codes(requests)
+    monkeypatch.setattr(counting, "encode", encode)
+    codes_of(again().codes(requests))
+    assert counting.clips == 3
+    shards = sorted((tmp_path / "cache" / "codes").rglob("*.shard"))
+    assert len(shards) == 2
+    os.utime(shards[0], (0, 0))
+    codes_of(again().codes(requests))
+    assert shards[0].stat().st_mtime > 0, "counts as used"
 
 
 def test_x_vectors_are_cached_and_stock_s_own(encoder: Encoder, counting: Counting, opened: LoadedBase, tmp_path: Path) -> None:

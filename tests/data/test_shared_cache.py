@@ -19,7 +19,8 @@ from qrecipe.data.codes import HEARD, Encoded, Encoder
 from qrecipe.data.reading import Recording
 from qrecipe.files import FileHashes, sha256
 from qrecipe.inputs.bases import LocalBase
-from qrecipe.store import JsonStore, TensorStore
+from qrecipe.shards import ShardStore
+from qrecipe.store import JsonStore
 from qrecipe.world import World
 from tests.support import audio
 
@@ -78,9 +79,10 @@ def test_processes_share_the_cache(mini: LocalBase, clips: list[Path], tmp_path:
         assert encode("shared") == alone
 
     assert in_processes(4, work) == [-9, 0, 0, 0]
-    entries = sorted((tmp_path / "shared" / "codes").rglob("*.sealed"))
-    assert len(entries) == CLIPS
-    assert all(TensorStore(e.parent, "codes", "seconds", *HEARD).get(e.stem) is not None for e in entries)
+    (folder,) = {s.parent for s in (tmp_path / "shared" / "codes").rglob("*.shard")}
+    entries = ShardStore(folder, "codes", "seconds", *HEARD)
+    entries.refresh()
+    assert all(entries.get(sha256(c)) is not None for c in clips)
     known = json.loads((tmp_path / "shared" / "hashes.json").read_text())
     assert all(known[str(c)][2] == sha256(c) for c in clips), "what one process learned the others did not take away"
 

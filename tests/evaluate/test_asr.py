@@ -72,6 +72,17 @@ def test_error_rates_are_jiwer_s(samples: list[Sample]) -> None:
 
 
 @pytest.mark.slow
+def test_recordings_beside_one_another_are_heard_as_alone(samples: list[Sample], monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = [s.transcript for s in samples]
+    monkeypatch.setattr(asr, "at_once", lambda settings: 2)
+    choice = EvaluatorChoice(Evaluators(asr=whisper.ASR), Path.cwd(), {"malay": "ms"})
+    others = EvaluatorSet(cast(Any, SimpleNamespace(world=World())), None, choice)
+    together = [replace(s, evaluators=others) for s in samples]
+    others.transcribe_all(together)
+    assert [s.transcript for s in together] == alone
+
+
+@pytest.mark.slow
 def test_real_recordings_are_understood_and_other_texts_are_not(samples: list[Sample]) -> None:
     """Together, and with room between the two: a word more or less depends on the processor."""
     texts = [s.row.text for s in samples]
@@ -141,6 +152,7 @@ def test_a_gpu_without_its_cublas_is_left_alone(monkeypatch: pytest.MonkeyPatch)
         loaded.append(name)
         raise OSError(f"{name}: cannot open shared object file")
 
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(ctranslate2, "get_cuda_device_count", lambda: 1)
     monkeypatch.setattr(asr.ctypes, "CDLL", load)
     assert not asr._runs_on_a_gpu()

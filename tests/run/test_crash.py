@@ -126,7 +126,7 @@ def test_a_second_signal_stops_at_once(lasting: Lasting, place: Path) -> None:
 
 def test_a_full_disk_stops_with_everything_older_intact(lasting: Lasting, place: Path) -> None:
     """Told so by the disk at the moment of syncing: a cache entry, a checkpoint, a stage's result, values, a bundle's weights."""
-    for point in (".*.sealed.*:2", "learned.safetensors:3", ".result.json.*:1", ".????*.json.*:1", "model.safetensors:1"):
+    for point in (".*.shard.*:2", "learned.safetensors:3", ".result.json.*:1", ".????*.json.*:1", "model.safetensors:1"):
         ended = lasting.run(place, fault=f"sync:{point} full")
         assert ended.code == 2, (point, ended.err)
         assert "QR073" in ended.err
