@@ -171,11 +171,18 @@ class Manifest:
     """Recordings that are not there."""
     notes: Problems = field(default_factory=Problems)
     """Remarks on the file as a whole: columns that are read under other names, or not at all."""
+    tokenizer: TextTokenizer | None = None
+    """Of the base that reads the texts; None while that is not known."""
 
     @cached_property
     def near_keys(self) -> array[int]:
         """64 bits of the hash of every row's near key, in this process: texts of equal ones are near-duplicates."""
         return array("q", (hash(near_key(text)) for text in self.rows.column("text")))
+
+    @cached_property
+    def tokens(self) -> int | None:
+        """Tokens of all texts; None while the tokenizer is not known."""
+        return None if self.tokenizer is None else sum(map(self.tokenizer.length, self.rows.column("text")))
 
     def summed(self) -> Problems:
         """Its problems; missing recordings, of which there may be thousands, as one."""
@@ -238,7 +245,7 @@ def read_manifest(
     problems = kinds.summed()
     if not rows and not problems:
         problems.append(Problem("QR041", "the manifest has no rows", whole))
-    return Manifest(path, rows, problems, whole.file, kinds.rows, kinds.missing, reader.notes(whole))
+    return Manifest(path, rows, problems, whole.file, kinds.rows, kinds.missing, reader.notes(whole), tokenizer)
 
 
 @dataclass

@@ -6,7 +6,6 @@ from qrecipe.files import FileHashes
 from qrecipe.inputs.bases import weight_files
 from qrecipe.inputs.durations import lengths
 from qrecipe.inputs.manifest import Manifest
-from qrecipe.inputs.tokenizer import TextTokenizer
 from qrecipe.plan.compute import Compute, Volume, compute
 from qrecipe.plan.plan import Planned
 from qrecipe.plan.values import PlannedStage
@@ -36,11 +35,10 @@ def _volume(stage: Stage, resolved: PlannedStage, planned: Planned, hashes: File
     """One epoch of a stage: its own rows, and as much of the others as their shares ask for."""
     own = [u for u in stage.uses if u.share is None]
     rest = 1.0 - sum(u.share for u in stage.uses if u.share is not None)
-    text = planned.base.tokenizer
-    if text is None or rest <= 0 or any(u.dataset not in planned.manifests for u in own):
+    if rest <= 0 or any(u.dataset not in planned.manifests for u in own):
         return None
     synthetic = {t.dataset: t.frames for t in resolved.taught}
-    parts = [_read(planned.manifests[u.dataset], text, hashes, stage.objective == "text_lm", synthetic.get(u.dataset)) for u in own]
+    parts = [_read(planned.manifests[u.dataset], hashes, stage.objective == "text_lm", synthetic.get(u.dataset)) for u in own]
     known = [p for p in parts if p is not None]
     if len(known) < len(parts):
         return None
@@ -48,9 +46,11 @@ def _volume(stage: Stage, resolved: PlannedStage, planned: Planned, hashes: File
     return Volume(round(rows), frames, tokens)
 
 
-def _read(manifest: Manifest, tokenizer: TextTokenizer, hashes: FileHashes, text: bool, synthetic: float | None) -> Volume | None:
+def _read(manifest: Manifest, hashes: FileHashes, text: bool, synthetic: float | None) -> Volume | None:
     """`synthetic` are the frames that the base is expected to make of the texts."""
-    tokens = sum(map(tokenizer.length, manifest.rows.column("text")))
+    tokens = manifest.tokens
+    if tokens is None:
+        return None
     if text or synthetic is not None:
         return Volume(len(manifest.rows), tokens if synthetic is None else synthetic, tokens)
     seconds = list(lengths(manifest.rows, hashes))

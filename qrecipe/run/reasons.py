@@ -112,11 +112,12 @@ def read_inputs(folder: Path) -> Inputs | None:
 
 def standings(planned: Planned, folder: Path, hashes: FileHashes) -> dict[str, Standing]:
     """The state of every stage of a plan in a run's folder."""
-    now, before = inputs_of(planned, hashes), read_inputs(folder)
+    before = read_inputs(folder)
+    now = inputs_of(planned, hashes) if before is not None else None
     result: dict[str, Standing] = {}
-    for name, stage in now.stages.items():
+    for stage in planned.plan.stages:
         earlier = next((s for s, standing in result.items() if standing.state == "changed"), None)
-        result[name] = _in_folder(folder, stage.fingerprint) or _compared(name, now, before, earlier)
+        result[stage.id] = _in_folder(folder, stage.fingerprint) or _compared(stage.id, now, before, earlier)
     return result
 
 
@@ -131,10 +132,12 @@ def _in_folder(folder: Path, fingerprint: str | None) -> Standing | None:
     return Standing("resumes", [f"after step {int(checkpoints[-1].removeprefix('step-'))}"]) if checkpoints else None
 
 
-def _compared(name: str, now: Inputs, before: Inputs | None, earlier: str | None) -> Standing:
+def _compared(name: str, now: Inputs | None, before: Inputs | None, earlier: str | None) -> Standing:
     """Why a stage that is not in the folder trains; `earlier` is a stage before it that trains again."""
-    old = before.stages.get(name) if before is not None else None
-    if before is None or old is None or old.fingerprint == now.stages[name].fingerprint:
+    if now is None or before is None:
+        return Standing("new", [])
+    old = before.stages.get(name)
+    if old is None or old.fingerprint == now.stages[name].fingerprint:
         return Standing("new", [])  # in the last case it was to be trained and has not begun
     why = [*map(_short, changes(before.start, now.start)), *_differences(old, now.stages[name])]
     for dataset in now.stages[name].data:
