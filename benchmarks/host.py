@@ -106,7 +106,7 @@ def _shrunk(row: SpeechRow) -> SpeechRow:
     return replace(row, codes=row.codes[::SHRINK].clamp(max=63), body=row.body[: max(1, len(row.body) // SHRINK)])
 
 
-def _as_on_a_gpu(x: torch.Tensor, rows: layers.Rows) -> Any:
+def _as_on_a_gpu(x: torch.Tensor, rows: layers.PackedRows) -> Any:
     """The ways that a GPU takes, with an operation that costs nothing in place of the kernel for rows of different lengths."""
     return layers._short if rows.fixed else _nothing
 

@@ -13,21 +13,20 @@ or an argument is raised as `qrecipe.errors.UserError`, which holds every proble
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
+
+from qrecipe.run.events import Listener
 
 if TYPE_CHECKING:
     from qrecipe.inputs.documents import EvaluationResult
     from qrecipe.plan import Planned
     from qrecipe.recipe import LoadedRecipe
     from qrecipe.run.record import Outcome
-    from qrecipe.verbs.say import Spoken
+    from qrecipe.verbs.say import SpokenText
 
 __all__ = ["evaluate", "load", "plan", "run", "say"]
-
-Listener = Callable[[dict[str, Any]], None]
-"""Gets every event of a run: `event` is its kind."""
 
 
 def load(file: str | Path, sets: Sequence[str] = ()) -> LoadedRecipe:
@@ -117,7 +116,7 @@ def say(
     language: str = "auto",
     layout: Literal["streaming", "non_streaming"] = "streaming",
     seed: int = 0,
-) -> Spoken:
+) -> SpokenText:
     """Speaks a text; `.audio` is [samples] float32 at `.rate` Hz.
 
     Args:

@@ -29,7 +29,7 @@ from qrecipe.source.writer import write_yaml
 
 
 @dataclass(frozen=True)
-class Content:
+class BundleContent:
     """Everything that a bundle is made of."""
 
     plan: Plan
@@ -65,7 +65,7 @@ def _taken(version: str, target: Path) -> BundleError:
     return BundleError(Problem("QR061", message, Place(str(target)), f"raise `version` (it is {version})"))
 
 
-def build(content: Content, bundles: Path) -> Path:
+def build(content: BundleContent, bundles: Path) -> Path:
     """Writes a bundle and returns its folder; one that is there already is compared and stays. Raises `BundleError` for another one."""
     plan = content.plan
     target = bundles / plan.bundle
@@ -94,7 +94,7 @@ def _earlier_tags(base: LocalBase) -> dict[str, str]:
     return {name: tag for name, tag in sorted(base.tags.items()) if TAGS.get(name) != tag}
 
 
-def _documents(content: Content) -> dict[str, str]:
+def _documents(content: BundleContent) -> dict[str, str]:
     """Text of everything that is written beside the model."""
     return {
         "recipe.yaml": write_yaml(content.recipe),
@@ -104,7 +104,7 @@ def _documents(content: Content) -> dict[str, str]:
     }
 
 
-def _manifest(content: Content, rows: dict[str, int], files: dict[str, str]) -> BundleManifest:
+def _manifest(content: BundleContent, rows: dict[str, int], files: dict[str, str]) -> BundleManifest:
     plan = content.plan
     return BundleManifest(
         bundle=1,

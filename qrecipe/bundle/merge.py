@@ -20,7 +20,7 @@ from qrecipe.model.weights import Delta
 from qrecipe.qwen3 import CODEC_TABLE, FIRST_FREE_ROW, LAST_ROW
 from qrecipe.recipe import metrics
 
-Rule = Literal["sum", "refuse"]
+MergeRule = Literal["sum", "refuse"]
 Read = Callable[[str], torch.Tensor]
 """A tensor of the base by its name."""
 

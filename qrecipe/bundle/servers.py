@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from qrecipe.recipe.language import is_ascii_key, survives_title_case
 
-Answer = Literal["yes", "with care", "no"]
-_WORST: tuple[Answer, ...] = ("yes", "with care", "no")
+Support = Literal["yes", "with care", "no"]
+_WORST: tuple[Support, ...] = ("yes", "with care", "no")
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Served:
 class Finding:
     """One thing that a server does with a bundle."""
 
-    answer: Answer
+    answer: Support
     reason: str
     remedy: str | None = None
 
@@ -55,7 +55,7 @@ class Check:
     findings: tuple[Finding, ...]
 
     @property
-    def answer(self) -> Answer:
+    def answer(self) -> Support:
         """The worst of the findings."""
         return max((f.answer for f in self.findings), key=_WORST.index, default="yes")
 

@@ -122,12 +122,12 @@ def _build_packs(packs: tuple[Path, ...], bundles: Path, format_: str, options: 
     from qrecipe.cli.app import print_json
     from qrecipe.report.console import RunConsole
     from qrecipe.report.tables import shared_table
-    from qrecipe.verbs.pack import Request, compose
+    from qrecipe.verbs.pack import PackRequest, compose
 
     if options["name"] is None:
         raise click.UsageError("a bundle of packs needs a --name")
     with RunConsole() as console:
-        composed = compose(Request(packs=packs, bundles=bundles, **options), console)
+        composed = compose(PackRequest(packs=packs, bundles=bundles, **options), console)
         if composed.shared:
             console.console.print(shared_table(composed.shared, options["rule"]))
         failed = [v for verdicts in composed.verdicts.values() for v in verdicts if not v.counts_as_pass]

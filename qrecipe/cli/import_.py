@@ -56,7 +56,7 @@ def command(
     from qrecipe.inputs.sources import Options
     from qrecipe.recipe.evaluator import Asr
     from qrecipe.report.console import RunConsole
-    from qrecipe.verbs.import_ import Request, import_source
+    from qrecipe.verbs.import_ import ImportRequest, import_source
     from qrecipe.verbs.new import NewRecipe
 
     # without --out the recipe goes where a project keeps its recipes
@@ -64,7 +64,7 @@ def command(
     alike = [name.strip() for name in like.split(",") if name.strip()] or ["english"]
     recipe = NewRecipe(language, bcp47, template, base, REVISION if base == BASE else None, alike, replay)
     recogniser = Asr(model=asr) if asr is not None else None
-    request = Request(source, Options(_columns(columns), audio), kind, recipe, folder, write_recipe, copy, recogniser, transcript)
+    request = ImportRequest(source, Options(_columns(columns), audio), kind, recipe, folder, write_recipe, copy, recogniser, transcript)
     with RunConsole() as console:
         imported = import_source(request, console.counting)
     if format_ == "json":

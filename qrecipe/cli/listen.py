@@ -29,9 +29,9 @@ def command(votes: Path, scale: Any, export: Path | None, host: str, port: int, 
     from qrecipe.files import write_text
     from qrecipe.report.listening import listening_page
     from qrecipe.report.serve import served
-    from qrecipe.verbs.listen import Request, listening_site, pairs_of
+    from qrecipe.verbs.listen import ListenRequest, listening_site, pairs_of
 
-    title, pairs = pairs_of(Request(**request))
+    title, pairs = pairs_of(ListenRequest(**request))
     if export is not None:
         write_text(export, listening_page(title, pairs, scale))
         click.echo(f"{export}: {len(pairs)} pairs; put the ballots that come back into {votes}/")

@@ -14,8 +14,8 @@ import torch
 
 from qrecipe.data import audio
 from qrecipe.data.audio import MAX_REFERENCE, Audio, AudioProblem
-from qrecipe.data.likeness import Heard
-from qrecipe.data.reading import Prepared, Recording, prepared_ahead
+from qrecipe.data.likeness import Fingerprint
+from qrecipe.data.reading import PreparedAudio, Recording, prepared_ahead
 from qrecipe.files import FileHashes, cache_dir, digest
 from qrecipe.inputs.bases import LocalBase
 from qrecipe.model.batcher import AdaptiveBatcher, out_of_memory, recording_too_large
@@ -44,7 +44,7 @@ class Encoded:
     """Of the recording before trimming."""
     trimmed: float
     """Seconds taken away."""
-    heard: Heard | None = None
+    heard: Fingerprint | None = None
     """Fingerprint of the sound and the seconds of its speech; None of codes without a recording."""
 
 
@@ -54,7 +54,7 @@ class Voice:
 
     x_vector: torch.Tensor
     """[hidden] float32."""
-    heard: Heard
+    heard: Fingerprint
 
 
 class Encoder:
@@ -115,7 +115,7 @@ class Encoder:
 
     def _made(self, recordings: Sequence[Recording]) -> Generator[tuple[int, Encoded | AudioProblem]]:
         """(index, codes) of recordings that are not cached, which then are, in the order in which they are ready."""
-        waiting: dict[int, Prepared] = {}
+        waiting: dict[int, PreparedAudio] = {}
         batcher: AdaptiveBatcher[int] = AdaptiveBatcher(
             BATCH_SECONDS,
             lambda batch: len(batch) * max(len(waiting[i].samples) for i in batch) / SAMPLE_RATE,
@@ -181,7 +181,7 @@ class Encoder:
                 self._x_vectors.flush()
         return voices
 
-    def _made_voice(self, path: Path, clip: Prepared, max_seconds: float) -> Voice | AudioProblem:
+    def _made_voice(self, path: Path, clip: PreparedAudio, max_seconds: float) -> Voice | AudioProblem:
         try:
             with phase("reading voices"):
                 vector = self.opened.x_vector(clip.samples)
@@ -225,9 +225,9 @@ def _voice(tensors: dict[str, torch.Tensor], max_seconds: float) -> Voice | Audi
     return Voice(tensors["x_vector"], heard)
 
 
-def _tensors(heard: Heard) -> dict[str, torch.Tensor]:
+def _tensors(heard: Fingerprint) -> dict[str, torch.Tensor]:
     return dict(zip(HEARD, (torch.from_numpy(heard[0]), torch.tensor(heard[1], dtype=torch.float64)), strict=True))
 
 
-def _from_tensors(tensors: dict[str, torch.Tensor]) -> Heard:
+def _from_tensors(tensors: dict[str, torch.Tensor]) -> Fingerprint:
     return tensors[HEARD[0]].numpy(), float(tensors[HEARD[1]])

@@ -29,7 +29,7 @@ CHUNK = 512
 """Recordings that are compared with others at once."""
 
 
-Heard = tuple[NDArray[np.float32], float]
+Fingerprint = tuple[NDArray[np.float32], float]
 """A fingerprint and the seconds of its speech."""
 
 
@@ -52,12 +52,12 @@ def fingerprint(speech: NDArray[np.float32]) -> NDArray[np.float32]:
     return unit
 
 
-def is_one_sound(a: Heard, b: Heard) -> bool:
+def is_one_sound(a: Fingerprint, b: Fingerprint) -> bool:
     """Whether two recordings hold the same sound."""
     return abs(a[1] - b[1]) <= SPAN and float(a[0] @ b[0]) >= ALIKE
 
 
-def alike(first: Sequence[Heard], second: Sequence[Heard]) -> Iterator[tuple[int, int, float]]:
+def alike(first: Sequence[Fingerprint], second: Sequence[Fingerprint]) -> Iterator[tuple[int, int, float]]:
     """Pairs of recordings that hold the same sound: (index in `first`, index in `second`, cosine).
 
     Only speech of nearly one length is compared, so that hundreds of thousands take seconds.

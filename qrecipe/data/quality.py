@@ -122,7 +122,7 @@ def _print(samples: Audio, rate: int) -> tuple[int, ...]:
     return tuple(int(v) for v in np.round(level - level.max()).clip(-80, 0).ravel())
 
 
-class Listener:
+class QualityMeter:
     """Measures recordings, remembering the results by content."""
 
     def __init__(self, hashes: FileHashes) -> None:

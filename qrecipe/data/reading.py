@@ -9,7 +9,7 @@ from pathlib import Path
 from qrecipe import workers
 from qrecipe.data import audio
 from qrecipe.data.audio import Audio, AudioProblem
-from qrecipe.data.likeness import Heard, fingerprint
+from qrecipe.data.likeness import Fingerprint, fingerprint
 from qrecipe.qwen3 import SAMPLE_RATE
 
 
@@ -24,7 +24,7 @@ class Recording:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedAudio:
     """A recording that was read, checked and brought to 24 kHz."""
 
     samples: Audio
@@ -33,20 +33,20 @@ class Prepared:
     """Duration before trimming."""
     trimmed: float
     """Seconds that trimming took away."""
-    heard: Heard
+    heard: Fingerprint
 
 
-def prepared(recording: Recording) -> Prepared | AudioProblem:
+def prepared(recording: Recording) -> PreparedAudio | AudioProblem:
     """A recording made ready, or why it cannot be used."""
     load = audio.load if recording.trim else audio.load_reference
     try:
         clip = load(recording.path, recording.max_seconds)
     except AudioProblem as e:
         return e
-    return Prepared(clip.samples, clip.seconds, clip.trimmed, (fingerprint(clip.speech), len(clip.speech) / SAMPLE_RATE))
+    return PreparedAudio(clip.samples, clip.seconds, clip.trimmed, (fingerprint(clip.speech), len(clip.speech) / SAMPLE_RATE))
 
 
-def prepared_ahead(recordings: Sequence[Recording], cores_are_free: bool) -> Generator[Prepared | AudioProblem]:
+def prepared_ahead(recordings: Sequence[Recording], cores_are_free: bool) -> Generator[PreparedAudio | AudioProblem]:
     """Recordings made ready, in order. Close it when its results are no longer wanted.
 
     `cores_are_free` while somebody waits for the results: a GPU encodes a recording in less time than a core takes to

@@ -12,7 +12,7 @@ import torch
 
 from qrecipe.data.audio import AudioProblem, rate_problem
 from qrecipe.data.codes import Encoded, Encoder, Voice
-from qrecipe.data.likeness import Heard, is_one_sound
+from qrecipe.data.likeness import Fingerprint, is_one_sound
 from qrecipe.data.reading import Recording
 from qrecipe.errors import DataError, Place, Problem
 from qrecipe.inputs.manifest import Codes, Manifest, Row
@@ -61,7 +61,7 @@ class SpeechRow:
     audio: Path | None = None
     soft_targets: SoftTargets | None = None
     """Of a row that the base itself spoke."""
-    heard: Heard | None = None
+    heard: Fingerprint | None = None
     """Of a row with a recording: its fingerprint and the seconds of its speech."""
 
     @classmethod

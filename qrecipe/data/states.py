@@ -119,7 +119,7 @@ class States:
                 sizes = [len(e.codes) for e in examples]
             else:
                 x = forward.input_embeddings(self._tables, batch, opened.compute_dtype)
-                states = layers.decode(opened.talker.model, x, layers.Rows(batch.lengths, x.device), span=slice(self.first_layer))
+                states = layers.decode(opened.talker.model, x, layers.PackedRows(batch.lengths, x.device), span=slice(self.first_layer))
                 sizes = list(batch.lengths)
         return [part.clone() for part in torch.split(states.cpu(), sizes)]
 

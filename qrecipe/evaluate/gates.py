@@ -11,13 +11,13 @@ import numpy as np
 
 from qrecipe.evaluate.intervals import bootstrap, deviation, none_of, of_median, wilson
 from qrecipe.evaluate.values import Prompts, Value, arrays, mean_of, over, paired, per_prompt, slices, where
-from qrecipe.inputs.documents import Outcome, Verdict
+from qrecipe.inputs.documents import Judgement, Verdict
 from qrecipe.recipe.gate import Dimension, Gate
 from qrecipe.recipe.metrics import MetricSpec
 
 MAX_NEEDED = 100_000
 """Prompts beyond which no number is named."""
-SEVERITY: dict[Outcome, int] = {"skipped": 0, "pass": 1, "undecided": 2, "fail": 3}
+SEVERITY: dict[Judgement, int] = {"skipped": 0, "pass": 1, "undecided": 2, "fail": 3}
 
 
 def judge(
@@ -98,7 +98,7 @@ def _judge(
     )
 
 
-def undecidable(gate: Gate, reason: str, outcome: Outcome) -> Verdict:
+def undecidable(gate: Gate, reason: str, outcome: Judgement) -> Verdict:
     """The verdict of a gate without values: an optional one that is skipped on this machine, or one that has nothing to judge."""
     return Verdict(
         gate=gate.label(),
@@ -180,7 +180,7 @@ def _bound(gate: Gate) -> tuple[float, bool]:
     return sign * gate.threshold, upper
 
 
-def outcome_of(gate: Gate, low: float, high: float) -> Outcome:
+def outcome_of(gate: Gate, low: float, high: float) -> Judgement:
     """Pass if the whole interval is on the good side of the bound, fail if it is on the bad side."""
     bound, upper = _bound(gate)
     if upper:

@@ -12,15 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from qrecipe.evaluate.gates import outcome_of, undecidable
-from qrecipe.evaluate.intervals import RESAMPLES, none_of
+from qrecipe.evaluate.intervals import RESAMPLES, Floats, none_of
 from qrecipe.files import digest
 from qrecipe.inputs.documents import Ballot, Verdict
 from qrecipe.recipe.gate import Gate
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

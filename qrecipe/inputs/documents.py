@@ -177,7 +177,7 @@ class PackManifest(Settings):
     """Number format, shape and content of every tensor and file of the pack, as one hash each."""
 
 
-Outcome = Literal["pass", "fail", "undecided", "skipped"]
+Judgement = Literal["pass", "fail", "undecided", "skipped"]
 
 
 class Verdict(Settings):
@@ -189,7 +189,7 @@ class Verdict(Settings):
     """Name of the metric."""
     data: str
     """On which dataset."""
-    outcome: Outcome
+    outcome: Judgement
     """`pass` if the whole interval is on the good side of the threshold, `fail` if it is on the bad side, `undecided` between, which does not pass; `skipped`: the gate is optional and cannot be judged on this machine."""
     severity: Literal["error", "warn"]
     """`warn` never counts."""

@@ -40,7 +40,7 @@ KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBacken
 
 
 @dataclass
-class Rows:
+class PackedRows:
     """Rows laid end to end."""
 
     lengths: Sequence[int]
@@ -144,7 +144,7 @@ class Attention(NamedTuple):
 
 
 def decode(
-    model: Any, x: torch.Tensor, rows: Rows, keep: Keep | None = None, span: slice = slice(None), recompute: bool = False
+    model: Any, x: torch.Tensor, rows: PackedRows, keep: Keep | None = None, span: slice = slice(None), recompute: bool = False
 ) -> torch.Tensor:
     """Runs decoder layers, and the final norm after the last.
 
@@ -186,12 +186,12 @@ def _blocks(layers: list[Any], most: int) -> list[list[Any]]:
     return [layers[i : i + size] for i in range(0, count, max(1, size))]
 
 
-def _kernel(x: torch.Tensor, rows: Rows) -> Kernel | None:
+def _kernel(x: torch.Tensor, rows: PackedRows) -> Kernel | None:
     """Attention of all rows in one call; None where no kernel does that."""
     return _short if by_products(rows, x.device) else varlen(x)
 
 
-def _all_in_one(rows: Rows, x: torch.Tensor, width: int) -> AllInOne | None:
+def _all_in_one(rows: PackedRows, x: torch.Tensor, width: int) -> AllInOne | None:
     """The kernel for all between the projections, for rows of one short length and heads of this width; None without one."""
     return _tried(width, rows.longest) if by_products(rows, x.device) and x.dtype == torch.bfloat16 else None
 
@@ -241,7 +241,7 @@ def require_known(config: Any) -> None:
         raise EngineError("this base attends through a sliding window, which qrecipe does not train")
 
 
-def _rotation(model: Any, rows: Rows, x: torch.Tensor) -> Rotation:
+def _rotation(model: Any, rows: PackedRows, x: torch.Tensor) -> Rotation:
     """The rotation of a model. The talker's three position ids are always equal."""
     grid = torch.arange(rows.longest, device=x.device).unsqueeze(0)
     if model.rotary_emb.inv_freq.shape[0] * 2 != model.config.head_dim:
@@ -256,7 +256,7 @@ def _norm(module: Any, x: torch.Tensor) -> torch.Tensor:
     return fused.rms_norm(x, module.weight, module.variance_epsilon)
 
 
-def _block(layers: list[Any], x: torch.Tensor, rotation: Rotation, rows: Rows) -> torch.Tensor:
+def _block(layers: list[Any], x: torch.Tensor, rotation: Rotation, rows: PackedRows) -> torch.Tensor:
     """Whole layers, for all positions."""
     kernel = _kernel(x, rows) if fused.compiling() else None
     if kernel is None or not traceable(kernel):
@@ -290,7 +290,7 @@ def _attended(x: torch.Tensor, rotation: Rotation, bounds: torch.Tensor, attn: A
     return how.all_in_one(side_by_side, rotation, (attn.q_norm, attn.k_norm), heads, length, how.scale)
 
 
-def _layer(layers: list[Any], x: torch.Tensor, rotation: Rotation, rows: Rows, keep: Keep | None) -> torch.Tensor:
+def _layer(layers: list[Any], x: torch.Tensor, rotation: Rotation, rows: PackedRows, keep: Keep | None) -> torch.Tensor:
     """One layer; after its attention only what is kept."""
     (layer,) = layers
     scale = layer.self_attn.scaling
@@ -324,7 +324,7 @@ def _out_and_mlp(x: torch.Tensor, attended: torch.Tensor, mlp: MlpWeights) -> to
     return x + apply(mlp.down, fused.swiglu(g, u) if mlp.act is None else mlp.act(g) * u)
 
 
-def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rows: Rows, scale: float) -> torch.Tensor:
+def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rows: PackedRows, scale: float) -> torch.Tensor:
     """Causal attention within each row: [n, heads, width], twice [n, key heads, width] -> [n, heads, width]."""
     kernel = _kernel(q, rows)
     if kernel is _short:
@@ -342,7 +342,7 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rows: Rows, scale:
     return torch.cat([_sdpa(a.unsqueeze(0), b.unsqueeze(0), c.unsqueeze(0), scale).squeeze(0) for a, b, c in parts])
 
 
-def by_products(rows: Rows, device: torch.device) -> bool:
+def by_products(rows: PackedRows, device: torch.device) -> bool:
     """Whether rows attend by plain matrix products."""
     return device.type == "cuda" and rows.fixed and rows.longest <= SHORT
 
@@ -380,7 +380,7 @@ def _sdpa(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> to
     return out.transpose(1, 2)
 
 
-def _padded(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rows: Rows, scale: float) -> torch.Tensor:
+def _padded(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rows: PackedRows, scale: float) -> torch.Tensor:
     """Pads to the longest row for the kernel alone: attention is causal and padding stands on the right, so nothing reads it."""
     q, k, v = (_Pad.apply(t, *rows.grid).view(len(rows.lengths), rows.longest, *t.shape[1:]) for t in (q, k, v))
     out: torch.Tensor = _Unpad.apply(_sdpa(q, k, v, scale).flatten(0, 1), *rows.grid)

@@ -17,8 +17,8 @@ GRID = {"rates-third": 1 / 3, "rates-triple": 3.0}
 REPLAY = {"replay-half": 0.5, "replay-double": 2.0}
 MOST_REPLAY = 0.6
 
-Stage = dict[str, Any]
-Stages = list[Stage]
+StageSettings = dict[str, Any]
+Stages = list[StageSettings]
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def _replayed(stages: Stages, factor: float) -> Stages:
     return stages
 
 
-def _reads(train: Stage) -> bool:
+def _reads(train: StageSettings) -> bool:
     """Whether an entry trains what reads: rows of tables, or the text projection."""
     patterns = [train["match"]] if isinstance(train["match"], str) else train["match"]
     parts = (TEXT_PROJECTION, TEXT_TABLE.removesuffix(".weight"), CODEC_TABLE.removesuffix(".weight"))
@@ -113,7 +113,7 @@ def _texts(loaded: LoadedRecipe) -> list[str]:
     return [n for n, d in recipe.datasets.items() if d.kind == "text" and d.language in recipe.languages and n not in judges]
 
 
-def _reader(stages: Stages) -> list[Stage]:
+def _reader(stages: Stages) -> list[StageSettings]:
     """Reading parts that the first speaking stage trains; else the language's row and the text projection."""
     first = next((s for s in stages if OBJECTIVES[s["objective"]].speaks), None)
     reads = [t for t in first["train"] if _reads(t)] if first is not None else []

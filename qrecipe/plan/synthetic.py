@@ -17,7 +17,7 @@ from qrecipe.plan.values import PlannedSynthetic
 from qrecipe.qwen3 import FRAMES_PER_SECOND, PREDICTOR_HEADS, PREDICTOR_LAYERS, TALKER_LAYERS, within
 from qrecipe.recipe import LoadedRecipe
 from qrecipe.recipe.objectives import OBJECTIVES
-from qrecipe.recipe.respelling import Table, read
+from qrecipe.recipe.respelling import RespellingTable, read
 from qrecipe.recipe.stage import Stage, Use
 from qrecipe.recipe.synthetic import is_spoken, rewarded_texts, voices
 from qrecipe.source import bounds, paths
@@ -62,7 +62,7 @@ class SyntheticDataset:
     voices: tuple[Path, ...]
     digest: str | None
     """Names what the base will say; None while a voice is not on this machine."""
-    table: Table | None = None
+    table: RespellingTable | None = None
     """Respells the sentences; None where the base speaks the language itself."""
     step_seconds: float | None = None
     """Estimated time of one step of generation on a GPU; None if the base's shape is not known."""
@@ -201,7 +201,7 @@ class _Sources:
             self.problems.append(n.problem("QR040", f"{text} is not there yet", paths.hint(text, self.loaded.root), "warning"))
         return outside is None
 
-    def table(self, language: str) -> Table | None:
+    def table(self, language: str) -> RespellingTable | None:
         """The respelling table of a language; None if it has none that can be used."""
         own = self.loaded.recipe.languages.get(language)
         if own is None or own.respelling is None:
@@ -226,7 +226,7 @@ class _Sources:
                 return None
         return table
 
-    def spelled(self, sentences: list[Sentence], table: Table, dataset: str) -> list[Sentence]:
+    def spelled(self, sentences: list[Sentence], table: RespellingTable, dataset: str) -> list[Sentence]:
         """Sentences respelled, without those that keep letters which the reader's language is not written with."""
         spelled, foreign_letters = [], []
         for s in sentences:

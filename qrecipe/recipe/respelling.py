@@ -81,7 +81,7 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class Table:
+class RespellingTable:
     """A table that passed its checks."""
 
     source: str
@@ -151,17 +151,17 @@ def _is_letter(c: str) -> bool:
     return unicodedata.category(c)[0] in "LM"
 
 
-def read(file: Path, shown: str | None = None) -> Table:
+def read(file: Path, shown: str | None = None) -> RespellingTable:
     """Reads a table. Raises `RecipeError` with every problem's place, the tests that do not hold among them."""
     return _table(read_file(file, shown))
 
 
-def parse(text: str, name: str) -> Table:
+def parse(text: str, name: str) -> RespellingTable:
     """A table from its text; `name` is what messages call it. Raises `RecipeError`."""
     return _table(read_text(text, name))
 
 
-def _table(node: Node) -> Table:
+def _table(node: Node) -> RespellingTable:
     reading = _Reading()
     table = reading.table(node)
     if reading.problems or table is None:
@@ -170,7 +170,7 @@ def _table(node: Node) -> Table:
     return table
 
 
-def _tested(table: Table, node: Node) -> Iterator[Problem]:
+def _tested(table: RespellingTable, node: Node) -> Iterator[Problem]:
     """Tests that do not hold, and rules that none of them uses."""
     used: set[int] = set()
     for word, expected in node.at("tests").items():
@@ -197,7 +197,7 @@ class _Reading:
     def _wrong(self, message: str, n: Node, help_: str | None = None) -> None:
         self.problems.append(n.problem("QR049", message, help_))
 
-    def table(self, node: Node) -> Table | None:
+    def table(self, node: Node) -> RespellingTable | None:
         if not isinstance(node.value, dict):
             self._wrong("a respelling table is a mapping of fields", node)
             return None
@@ -222,7 +222,7 @@ class _Reading:
         if not tests and not self.problems:
             self._wrong("a table is tested: give words and what becomes of them", node.at("tests"))
         alphabet = frozenset(self._letters(node.at("alphabet")))
-        return Table(self._tag(node.at("from")), self._tag(node.at("into")), alphabet, lower, rules)
+        return RespellingTable(self._tag(node.at("from")), self._tag(node.at("into")), alphabet, lower, rules)
 
     def _tag(self, n: Node) -> str:
         if not isinstance(n.value, str) or not re.match(BCP47, n.value):

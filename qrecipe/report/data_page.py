@@ -22,7 +22,7 @@ TITLES = {
 
 
 @dataclass(frozen=True)
-class Recording:
+class PageRow:
     """A row on the page."""
 
     line: int
@@ -42,9 +42,9 @@ class DatasetPage:
     """Measure -> quantile -> value."""
     filters: Mapping[str, tuple[float, int]]
     """Setting of the filter -> its limit and the rows that it drops."""
-    worst: Mapping[str, Sequence[Recording]]
+    worst: Mapping[str, Sequence[PageRow]]
     """Measure -> recordings, the worst first."""
-    suspects: Sequence[Recording]
+    suspects: Sequence[PageRow]
     same_sentence: Sequence[Sequence[int]]
     """Lines of rows that say the same."""
     two_people: Mapping[str, float] = field(default_factory=dict)
@@ -83,7 +83,7 @@ def _distributions(dataset: DatasetPage) -> str:
     return f"<table><tr><th>of all recordings</th>{heads}</tr>{rows}</table>"
 
 
-def _recordings(recordings: Sequence[Recording], players: dict[Path, str]) -> str:
+def _recordings(recordings: Sequence[PageRow], players: dict[Path, str]) -> str:
     rows = []
     for r in recordings:
         player = _player(r.audio, players) if r.audio is not None else ""

@@ -14,7 +14,7 @@ from qrecipe.evaluate.metrics import text_and_transcript
 from qrecipe.evaluate.samples import Sample
 from qrecipe.inputs.documents import Statistic, Verdict, interval_text
 from qrecipe.qwen3 import SAMPLE_RATE
-from qrecipe.report.rewards import Rows, rewards_html
+from qrecipe.report.rewards import RewardRows, rewards_html
 
 PAGE = "report.html"
 """Name of the page in the folder that it is about."""
@@ -52,7 +52,7 @@ def write_page(
     statistics: Mapping[str, Statistic] | None = None,
     verdicts: Mapping[str, Sequence[Verdict]] | None = None,
     seconds: Mapping[str, float] | None = None,
-    rewards: Rows | None = None,
+    rewards: RewardRows | None = None,
 ) -> str:
     """The page.
 

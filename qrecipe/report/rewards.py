@@ -14,11 +14,11 @@ COLUMNS = ("step", "reward", "spread", "divergence", "frames", "cut", "dropped")
 """Mean reward, spread within a sentence's samples, divergence in nats a frame, mean length, share that was cut, sentences whose
 samples were worth the same."""
 
-Rows = dict[str, dict[int, dict[str, Any]]]
+RewardRows = dict[str, dict[int, dict[str, Any]]]
 """Stage -> step -> its numbers."""
 
 
-def read_rewards(events: Path) -> Rows:
+def read_rewards(events: Path) -> RewardRows:
     """Every step of every stage as it was trained last, resumed or not."""
     stages: dict[str, tuple[str, dict[int, dict[str, Any]]]] = {}
     for line in events.read_text("utf-8").splitlines():
@@ -36,7 +36,7 @@ def read_rewards(events: Path) -> Rows:
     return {name: rows for name, (_, rows) in stages.items() if rows}
 
 
-def rewards_html(rewards: Rows) -> str:
+def rewards_html(rewards: RewardRows) -> str:
     """A table for each stage."""
     return "".join(f"<h2>What {html.escape(name)} heard</h2>{_table(rows)}" for name, rows in rewards.items())
 

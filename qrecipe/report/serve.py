@@ -28,7 +28,7 @@ _RANGE = re.compile(r"bytes=(\d{1,15})-(\d{0,15})\Z")
 
 
 @dataclass(frozen=True)
-class Answer:
+class Response:
     """The answer to a request."""
 
     content: bytes
@@ -38,14 +38,14 @@ class Answer:
     headers: dict[str, str] = field(default_factory=dict)
 
 
-def message(text: str, status: int = 200) -> Answer:
+def message(text: str, status: int = 200) -> Response:
     """A sentence as JSON."""
-    return Answer(json.dumps({"message": text}, ensure_ascii=False).encode("utf-8", "replace"), status=status)
+    return Response(json.dumps({"message": text}, ensure_ascii=False).encode("utf-8", "replace"), status=status)
 
 
-Get = Callable[[str], Answer | None]
+Get = Callable[[str], Response | None]
 """Answers a path; None: there is no such page."""
-Post = Callable[[str, bytes], Answer | None]
+Post = Callable[[str, bytes], Response | None]
 
 
 @dataclass
@@ -78,7 +78,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self._send(self._refused() or self._posted())
 
-    def _posted(self) -> Answer:
+    def _posted(self) -> Response:
         self.close_connection = True  # whatever else comes on it is not read
         length = self.headers.get("Content-Length", "")
         if self.headers.get("Transfer-Encoding") or not re.fullmatch(r"\d{1,9}", length):
@@ -91,7 +91,7 @@ class _Handler(BaseHTTPRequestHandler):
         answer = self.site.post(urlsplit(self.path).path, body) if self.site.post is not None else None
         return answer or message("nothing can be sent here", 404)
 
-    def _refused(self) -> Answer | None:
+    def _refused(self) -> Response | None:
         """The answer to a request under another name than this machine's own."""
         named = re.sub(r":\d+\Z", "", self.headers.get("Host", "")).strip("[]")
         if self.host in LOOPBACK and named not in LOOPBACK:
@@ -102,7 +102,7 @@ class _Handler(BaseHTTPRequestHandler):
             return message("no such address", 400)
         return None
 
-    def _send(self, answer: Answer) -> None:
+    def _send(self, answer: Response) -> None:
         content, status, headers = answer.content, answer.status, dict(answer.headers)
         part = _RANGE.match(self.headers.get("Range", ""))
         if part is not None and status == 200:

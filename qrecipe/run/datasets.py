@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from qrecipe.data.codes import Encoder
-from qrecipe.data.likeness import EXACT, Heard, alike
+from qrecipe.data.likeness import EXACT, Fingerprint, alike
 from qrecipe.data.report import Report, speaker_cosine, speech_report, text_report
 from qrecipe.data.speech import Requirements, SpeechData, SpeechRow, distinct, prepare
 from qrecipe.data.text import TextData
@@ -111,7 +111,7 @@ def _twice(planned: Planned, data: SpeechData, hashes: FileHashes) -> Iterator[P
         yield Problem("QR091", message, Place(planned.manifests[data.name].shown, shared[0][0], 1), "take the copies out")
 
 
-def _with_sound(data: SpeechData) -> list[tuple[SpeechRow, Heard]]:
+def _with_sound(data: SpeechData) -> list[tuple[SpeechRow, Fingerprint]]:
     return [(r, r.heard) for r in data.rows if r.heard is not None]
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from qrecipe import phases
-from qrecipe.bundle.build import Content, build, refuse_other
+from qrecipe.bundle.build import BundleContent, build, refuse_other
 from qrecipe.errors import EngineError, UserError
 from qrecipe.files import cache_dir
 from qrecipe.inputs.documents import Lock, Verdict
@@ -23,7 +23,7 @@ from qrecipe.run.ranks import require_same, require_shared
 from qrecipe.run.reasons import Standing, inputs_of, standings
 from qrecipe.run.record import Outcome
 from qrecipe.run.session import RunSession, open_session
-from qrecipe.run.stages import Progress, StageRunner, State
+from qrecipe.run.stages import RunProgress, StageRunner, State
 from qrecipe.run.start import check_alignment, start_run
 from qrecipe.run.store import RunStore
 from qrecipe.run.synthetic import SyntheticSpeech
@@ -107,7 +107,7 @@ def _carry_out(plan: RunPlan, options: RunOptions, store: RunStore, events: Even
     baselines = Baselines(judge.baseline(gates, "base", plan.start), judge.best_languages(gates, plan.start))
     judge.demonstrate(gates, plan.start)
     runner = StageRunner(session, judge, Trainer(session, synthetic, options.every))
-    progress = Progress(State(plan.start, Delta().then(session.start)))
+    progress = RunProgress(State(plan.start, Delta().then(session.start)))
     runner.run(progress, options.until, baselines)
     # accepted only with every gate of `accept` passed, on the weights that the bundle gets
     accept: list[Verdict] = []
@@ -152,9 +152,9 @@ def _write_lock(lock: Lock, path: Path, locked: bool, events: Events) -> str | N
 
 
 @phase("bundle")
-def _bundle(session: RunSession, progress: Progress, lock: Lock, accept: list[Verdict], bundles: Path) -> Path:
+def _bundle(session: RunSession, progress: RunProgress, lock: Lock, accept: list[Verdict], bundles: Path) -> Path:
     outcomes = progress.outcomes
-    content = Content(
+    content = BundleContent(
         plan=session.plan.plan,
         base=session.base,
         delta=progress.state.delta,

@@ -15,6 +15,7 @@ from qrecipe.redaction import redact
 EVENTS = "events.jsonl"
 Event = dict[str, Any]
 Listener = Callable[[Event], None]
+"""Gets every event of a run: `event` is its kind."""
 
 
 class Events:

@@ -13,7 +13,7 @@ import numpy as np
 
 from qrecipe.data.audio import AudioProblem, load
 from qrecipe.data.codes import Encoder
-from qrecipe.data.quality import UNUSUAL, Listener, Quality, deviations, doubled, foreign, two_voices
+from qrecipe.data.quality import UNUSUAL, Quality, QualityMeter, deviations, doubled, foreign, two_voices
 from qrecipe.data.speech import SpeechData, SpeechRow
 from qrecipe.evaluate.evaluators import EvaluatorChoice, EvaluatorSet
 from qrecipe.evaluate.measure import number_of, transcribed
@@ -23,7 +23,7 @@ from qrecipe.inputs.texts import near_key
 from qrecipe.plan.plan import Planned
 from qrecipe.recipe import metrics
 from qrecipe.recipe.dataset import Filter, SpeechDataset
-from qrecipe.report.data_page import UNITS, WORST, DatasetPage, Recording
+from qrecipe.report.data_page import UNITS, WORST, DatasetPage, PageRow
 from qrecipe.run.session import Session
 from qrecipe.store import Journal
 
@@ -130,9 +130,9 @@ class Listened:
             self.two_people,
         )
 
-    def _recording(self, i: int, note: str) -> Recording:
+    def _recording(self, i: int, note: str) -> PageRow:
         row = self.data.rows[i]
-        return Recording(row.line, row.text, row.audio, note)
+        return PageRow(row.line, row.text, row.audio, note)
 
 
 def _quantiles(values: Sequence[float | None]) -> dict[str, float]:
@@ -146,7 +146,7 @@ class Listening:
     def __init__(self, planned: Planned, session: Session) -> None:
         self._planned = planned
         self._session = session
-        self._listener = Listener(session.hashes)
+        self._listener = QualityMeter(session.hashes)
         self._evaluators: EvaluatorSet | None = None
 
     def filtered(self, name: str, dataset: SpeechDataset, data: SpeechData) -> SpeechData:

@@ -27,7 +27,7 @@ class State:
 
 
 @dataclass
-class Progress:
+class RunProgress:
     """How far a run came."""
 
     state: State
@@ -44,7 +44,7 @@ class StageRunner:
     judge: Judge
     trainer: Trainer
 
-    def run(self, progress: Progress, until: str | None, baselines: Baselines) -> None:
+    def run(self, progress: RunProgress, until: str | None, baselines: Baselines) -> None:
         """Runs every stage, up to the one called `until`. `baselines` are those of the base."""
         finished = False
         for index, stage in enumerate(self.session.recipe.stages):
@@ -63,7 +63,7 @@ class StageRunner:
             if progress.ended is not None:
                 return
 
-    def _run_stage(self, index: int, stage: Stage, progress: Progress, baselines: Baselines) -> StageOutcome:
+    def _run_stage(self, index: int, stage: Stage, progress: RunProgress, baselines: Baselines) -> StageOutcome:
         before = progress.state
         fingerprint = self.session.plan.fingerprint(index, before.fingerprint)
         parameters = self.session.plan.plan.stages[index].parameters
@@ -95,7 +95,7 @@ class StageRunner:
 
     def save(
         self,
-        progress: Progress,
+        progress: RunProgress,
         training: str | None = None,
         status: RunStatus | Literal["running"] = "running",
         accept: list[Verdict] | None = None,

@@ -28,7 +28,7 @@ from qrecipe.run.rewarding import RunRewarder, rewarded_texts
 from qrecipe.run.selecting import Selector
 from qrecipe.run.session import RunSession
 from qrecipe.run.synthetic import SyntheticSpeech
-from qrecipe.train.checkpoints import Checkpoints, Every
+from qrecipe.train.checkpoints import Every, StageCheckpoints
 from qrecipe.train.loop import Hooks, StageResult, train_stage
 from qrecipe.train.objectives import build_objective
 from qrecipe.train.objectives.objective import Objective, ObjectiveInputs
@@ -71,9 +71,9 @@ class Trainer:
             self.session.working.set(before.then(stored.delta))
         return stored.delta
 
-    def _checkpoints(self, stage: Stage, fingerprint: str) -> Checkpoints:
+    def _checkpoints(self, stage: Stage, fingerprint: str) -> StageCheckpoints:
         trainable = lock_stage(stage.id, self.session.plan.trainables[stage.id], self.session.base.tensors).model_dump(mode="json")
-        return Checkpoints(
+        return StageCheckpoints(
             self.session.store.checkpoint_folder(fingerprint),
             trainable,
             replace(self.every, keep=self.session.recipe.checkpoints.keep),
@@ -81,7 +81,7 @@ class Trainer:
             self.session.world.rank,
         )
 
-    def _trained(self, stage: Stage, before: Delta, states: tuple[str, str], checkpoints: Checkpoints) -> tuple[Delta, dict[str, Any]]:
+    def _trained(self, stage: Stage, before: Delta, states: tuple[str, str], checkpoints: StageCheckpoints) -> tuple[Delta, dict[str, Any]]:
         self.synthetic.prepare([stage.id], before)
         generate.release(self.session.opened)
         trainable = self.session.plan.trainables[stage.id]
@@ -144,7 +144,7 @@ class Trainer:
             self.session.events.emit("remembered", stage=stage.id, bytes=size, seconds=round(time.monotonic() - began, 3))
 
     def _learn(
-        self, stage: Stage, learner: Learner, weights_before: Delta, states: tuple[str, str], checkpoints: Checkpoints
+        self, stage: Stage, learner: Learner, weights_before: Delta, states: tuple[str, str], checkpoints: StageCheckpoints
     ) -> StageResult:
         before, fingerprint = states
         seed = int(digest([self.session.recipe.seed, stage.id])[:8], 16)

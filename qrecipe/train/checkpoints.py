@@ -51,7 +51,7 @@ class Every:
     """Checkpoints of a stage that are kept; the older one is for the case that the newer does not verify."""
 
 
-class Checkpoints:
+class StageCheckpoints:
     """The checkpoints of one stage of one run."""
 
     def __init__(

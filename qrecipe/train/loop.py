@@ -28,7 +28,7 @@ from qrecipe.model.load import LoadedBase
 from qrecipe.model.weights import Delta, Learner, LearningGroup
 from qrecipe.peers import IN_STEP
 from qrecipe.recipe.stage import Stage
-from qrecipe.train.checkpoints import Checkpoints
+from qrecipe.train.checkpoints import StageCheckpoints
 from qrecipe.train.gradients import GradientSum
 from qrecipe.train.numbers import PendingNumbers, StepLosses, StepNumbers
 from qrecipe.train.objectives.objective import Objective
@@ -48,7 +48,7 @@ class Hooks:
 
     evaluate: Callable[[int], HeldOut] | None = None
     """Measures the weights of a step for `select`."""
-    checkpoints: Checkpoints | None = None
+    checkpoints: StageCheckpoints | None = None
     """Keeps the stage's state; None keeps nothing."""
     observer: Observer = field(default_factory=Observer)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from qrecipe.bundle.build import Content, build
+from qrecipe.bundle.build import BundleContent, build
 from qrecipe.errors import BundleError, Place, Problem, suggest
 from qrecipe.inputs.documents import BundleStage
 from qrecipe.plan.complete import RunPlan
@@ -29,7 +29,7 @@ def rebuild(plan: RunPlan, run_folder: Path, record: RunRecord, stages: list[str
             raise BundleError(Problem("QR020", f"the run has no finished stage `{name}`", place, suggest(name, record.results)))
     chosen = [s for s in record.stages if s.id in wanted]
     accepted = record.status == "accepted" and [s.id for s in chosen] == record.kept
-    content = Content(
+    content = BundleContent(
         plan=plan.plan,
         base=plan.base,
         delta=stages_delta(RunStore(run_folder), [record.start, *(record.results[s.id] for s in chosen)], place),

@@ -16,13 +16,13 @@ from qrecipe.files import digest, write_json
 from qrecipe.inputs.ballots import parse_ballot
 from qrecipe.inputs.documents import Ballot
 from qrecipe.report.listening import KIND, HeardPair, Scale, Sound, listening_page, pair_of, set_id
-from qrecipe.report.serve import Answer, Site, message
+from qrecipe.report.serve import Response, Site, message
 from qrecipe.run.record import RunRecord, require_record
 from qrecipe.run.store import RunStore
 
 
 @dataclass(frozen=True)
-class Request:
+class ListenRequest:
     """Pairs that are heard, and how they are asked for."""
 
     target: str
@@ -37,7 +37,7 @@ class Request:
     """Where the run of a bundle is looked for."""
 
 
-def pairs_of(request: Request) -> tuple[str, list[HeardPair]]:
+def pairs_of(request: ListenRequest) -> tuple[str, list[HeardPair]]:
     """A title, and the pairs that two states of a run spoke. Raises `UserError`."""
     folder, record, stage = _run(request)
     place = Place(request.target)
@@ -58,7 +58,7 @@ def pairs_of(request: Request) -> tuple[str, list[HeardPair]]:
     return f"{record.recipe}: two readings", [pairs[int(i * step)] for i in range(min(len(pairs), request.pairs))]
 
 
-def _run(request: Request) -> tuple[Path, RunRecord, str]:
+def _run(request: ListenRequest) -> tuple[Path, RunRecord, str]:
     """The run's folder, its record, and the stage that is heard."""
     folder, stage = Path(request.target), ""
     if not folder.exists():
@@ -103,13 +103,13 @@ def listening_site(title: str, pairs: list[HeardPair], scale: Scale, votes: Path
     allowed = {frozenset(s.sha256 for s in p.sounds) for p in pairs}
     name = set_id(pairs)[:8]
 
-    def get(path: str) -> Answer | None:
+    def get(path: str) -> Response | None:
         if path == "/":
-            return Answer(listening_page(title, pairs, scale, "/ballot", site.token).encode(), "text/html; charset=utf-8")
+            return Response(listening_page(title, pairs, scale, "/ballot", site.token).encode(), "text/html; charset=utf-8")
         sound = sounds.get(path)
-        return None if sound is None else Answer(sound.content, KIND)
+        return None if sound is None else Response(sound.content, KIND)
 
-    def post(path: str, body: bytes) -> Answer | None:
+    def post(path: str, body: bytes) -> Response | None:
         if path != "/ballot":
             return None
         ballot = _received(body)

@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 
 from qrecipe.bundle.build import Composition, build_packs
-from qrecipe.bundle.merge import Rule, Shared, merge, place_rows, require_fit
+from qrecipe.bundle.merge import MergeRule, Shared, merge, place_rows, require_fit
 from qrecipe.bundle.pack import SUFFIX, Pack, read_pack, write_pack
 from qrecipe.bundle.verify import read_manifest
 from qrecipe.data.speech import Requirements, SpeechData, SpeechRow, prepare
@@ -118,7 +118,7 @@ def _line(row: SpeechRow, files: dict[str, bytes]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Request:
+class PackRequest:
     """Packs and how they are put together."""
 
     packs: Sequence[Path]
@@ -126,14 +126,14 @@ class Request:
     version: str
     base: str | None = None
     """Folder of the base; default: the base that the packs name."""
-    rule: Rule = "sum"
+    rule: MergeRule = "sum"
     """How weights that several packs changed are merged."""
     runs: Path = Path("runs")
     bundles: Path = Path("bundles")
 
 
 @dataclass
-class Composed:
+class ComposedPacks:
     """How packs went together."""
 
     bundle: Path | None
@@ -154,7 +154,7 @@ class Composed:
         }
 
 
-def compose(request: Request, listener: Listener | None = None) -> Composed:
+def compose(request: PackRequest, listener: Listener | None = None) -> ComposedPacks:
     """Puts packs onto one base, judges the gates of all of them again, and writes a bundle if they pass.
 
     Values and samples are stored in the run's folder, so that the same command resumes. Raises `UserError`.
@@ -181,7 +181,7 @@ def compose(request: Request, listener: Listener | None = None) -> Composed:
 
     # the gates of every pack are judged on the weights that the bundle gets
     store = RunStore(request.runs / request.name)
-    composed = Composed(None, rows, shared)
+    composed = ComposedPacks(None, rows, shared)
     with store.held():
         events = Events(store.folder / "events.jsonl", listener)
         try:
@@ -202,7 +202,7 @@ def compose(request: Request, listener: Listener | None = None) -> Composed:
     return composed
 
 
-def _check_names(request: Request) -> None:
+def _check_names(request: PackRequest) -> None:
     for option, value, pattern in (("--name", request.name, NAME), ("--version", request.version, VERSION)):
         if not re.match(pattern, value):
             raise RecipeError(Problem("QR070", f"`{value}` cannot be used", Place(option), "such as `malay-turkish` and `0.1.0`"))

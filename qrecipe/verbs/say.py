@@ -36,7 +36,7 @@ class Speech:
 
 
 @dataclass(frozen=True)
-class Spoken:
+class SpokenText:
     """A text as a model said it."""
 
     audio: Audio
@@ -56,7 +56,7 @@ def say(model: str, speech: Speech, out: Path) -> dict[str, Any]:
     return {"out": str(out), "seconds": round(len(spoken.audio) / spoken.rate, 3), "frames": spoken.frames}
 
 
-def spoken_by(model: str, speech: Speech) -> Spoken:
+def spoken_by(model: str, speech: Speech) -> SpokenText:
     """The speech of a model. Raises `UserError`."""
     try:
         voice = load_reference(speech.reference, MAX_REFERENCE)
@@ -84,11 +84,11 @@ def spoken_by(model: str, speech: Speech) -> Spoken:
     )
     if speech.engine == "stock":
         (spoken,) = speak.speak(opened, [utterance], layout=speech.layout, seed=speech.seed)
-        return Spoken(spoken.audio, spoken.rate, int(spoken.codes.shape[0]))
+        return SpokenText(spoken.audio, spoken.rate, int(spoken.codes.shape[0]))
     script = generated.prepare(opened, [generated.Request(utterance, speech.layout, speech.seed)])
     ((_, codes),) = generated.speak(opened, script)
     ((audio, rate),) = generated.sound(opened, [codes], [utterance])
-    return Spoken(audio, rate, int(codes.shape[0]))
+    return SpokenText(audio, rate, int(codes.shape[0]))
 
 
 FORMATS = {

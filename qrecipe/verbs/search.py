@@ -59,7 +59,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Heard:
+class TrialScores:
     """Measurements of a trial."""
 
     values: dict[str, float]
@@ -71,12 +71,12 @@ class Heard:
     """Why there is nothing."""
 
 
-TryOut = Callable[[Trial, str | None, float], Heard | None]
+TryOut = Callable[[Trial, str | None, float], TrialScores | None]
 """Carries out a trial on a device before a moment (`time.monotonic`); None if the time was over."""
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SearchOutcome:
     """How a search ended."""
 
     ranked: list[Ranked]
@@ -96,7 +96,7 @@ def devices() -> list[str | None]:
     return [str(i) for i in range(torch.cuda.device_count())] or [None]
 
 
-def search(loaded: LoadedRecipe, runs: Path, minutes: float, tell: Callable[[str], None]) -> Outcome:
+def search(loaded: LoadedRecipe, runs: Path, minutes: float, tell: Callable[[str], None]) -> SearchOutcome:
     """Searches for so many minutes. Raises `UserError`."""
     settings = loaded.recipe.search
     if settings is None:
@@ -119,7 +119,7 @@ def search(loaded: LoadedRecipe, runs: Path, minutes: float, tell: Callable[[str
         write_text(winner, write_yaml(content(loaded, candidate, f"{loaded.recipe.name[:50]}-found")))
     place = folder / "search.html"
     write_text(place, page(loaded.recipe.name, settings.metric, ranked, folder))
-    return Outcome(ranked, place, winner, best is not None and best.share == 1.0)
+    return SearchOutcome(ranked, place, winner, best is not None and best.share == 1.0)
 
 
 @dataclass
@@ -134,7 +134,7 @@ class Halving:
     tell: Callable[[str], None]
     halt: Callable[[], None] = lambda: None
     """Ends what is being tried."""
-    heard: dict[tuple[str, float], Heard] = field(default_factory=dict)
+    heard: dict[tuple[str, float], TrialScores] = field(default_factory=dict)
     """By variant and share."""
 
     def run(self) -> None:
@@ -212,7 +212,7 @@ class Halving:
             rows.append(Ranked(candidate.name, share, value, tuple(interval), versus, heard.seconds, heard.error))  # type: ignore[arg-type]
         return sorted(rows, key=lambda r: (r.value is None, -r.share, math.inf if r.value is None else shortfall(spec, r.value), r.name))
 
-    def _difference(self, heard: Heard, plain: Heard | None, name: str, tried: int) -> tuple[float, float, float] | None:
+    def _difference(self, heard: TrialScores, plain: TrialScores | None, name: str, tried: int) -> tuple[float, float, float] | None:
         """The difference to the recipe as it is, over the same sentences, with an interval for so many variants."""
         if plain is None or name == AS_IT_IS:
             return None
@@ -261,7 +261,7 @@ class _Tries:
             file.unlink(missing_ok=True)
             lock_path(file).unlink(missing_ok=True)
 
-    def cached(self, trial: Trial, device: str | None, deadline: float) -> Heard | None:
+    def cached(self, trial: Trial, device: str | None, deadline: float) -> TrialScores | None:
         """A trial's result, from the store or from a process."""
         file, sets = self._files[trial.candidate.name], self._sets(trial)
         plan = make_plan(load(file, sets)).plan
@@ -269,7 +269,9 @@ class _Tries:
         stored = self._folder / "results" / f"{key[:32]}.json"
         if stored.is_file():
             value = read_json(stored)
-            return Heard(value["values"], None if value["centre"] is None else tuple(value["centre"]), value["seconds"], value["error"])
+            return TrialScores(
+                value["values"], None if value["centre"] is None else tuple(value["centre"]), value["seconds"], value["error"]
+            )
         heard = self._process(trial, file, sets, device, deadline)
         if heard is not None:
             write_json(stored, {"values": heard.values, "centre": heard.centre, "seconds": heard.seconds, "error": heard.error})
@@ -302,7 +304,7 @@ class _Tries:
                     code = _interrupt(process)
         return None if code in (130, -signal.SIGINT, -signal.SIGKILL) else code
 
-    def _process(self, trial: Trial, file: Path, sets: list[str], device: str | None, deadline: float) -> Heard | None:
+    def _process(self, trial: Trial, file: Path, sets: list[str], device: str | None, deadline: float) -> TrialScores | None:
         out = self._folder / "heard" / trial.name
         out.mkdir(parents=True, exist_ok=True)
         search = self._settings.model_dump(mode="json", include={"data", "metric", "prompts", "confidence"})
@@ -319,9 +321,9 @@ class _Tries:
         seconds = time.monotonic() - began
         if code:
             lines = (out / "log.txt").read_text("utf-8").strip().splitlines()
-            return Heard({}, None, seconds, (lines or [f"ended with {code}"])[-1][:300])
+            return TrialScores({}, None, seconds, (lines or [f"ended with {code}"])[-1][:300])
         value: dict[str, Any] = read_json(out / RESULT)
-        return Heard(value["values"], None if value["centre"] is None else tuple(value["centre"]), seconds)
+        return TrialScores(value["values"], None if value["centre"] is None else tuple(value["centre"]), seconds)
 
 
 def _interrupt(process: subprocess.Popen[bytes]) -> int:

@@ -50,7 +50,7 @@ SPECTRUM_DB = 80.0
 
 
 @dataclass(frozen=True)
-class Voice:
+class VoiceChoice:
     """A recording that gives the voice."""
 
     name: str
@@ -72,12 +72,12 @@ class Reading:
 
 
 @dataclass
-class Trial:
+class LoadedModels:
     """Models in memory, with the voices and the recogniser of a recipe."""
 
     sessions: dict[str, Session]
     """By the MODEL argument."""
-    voices: list[Voice]
+    voices: list[VoiceChoice]
     choice: EvaluatorChoice
     _evaluators: dict[str, EvaluatorSet] = field(default_factory=dict)
 
@@ -88,7 +88,7 @@ class Trial:
         every = {k for languages in listed for k in languages}
         return [*sorted(every, key=lambda k: (all(k in languages for languages in listed), k)), "auto"]
 
-    def speak(self, model: str, text: str, language: str, voice: Voice, layout: Layout, seed: int) -> Reading:
+    def speak(self, model: str, text: str, language: str, voice: VoiceChoice, layout: Layout, seed: int) -> Reading:
         """One model's reading. Raises `UserError` with a sentence for the page."""
         session, text = self.sessions[model], clean_text(text)
         opened = session.opened
@@ -109,7 +109,7 @@ class Trial:
         heard = self._heard(model, text, known if known != "auto" else language, audio, codes)
         return Reading(audio, spectrogram(audio), "<br>".join([*notes, *heard]))
 
-    def _utterance(self, session: Session, text: str, language: str, voice: Voice) -> Utterance:
+    def _utterance(self, session: Session, text: str, language: str, voice: VoiceChoice) -> Utterance:
         try:
             recording = load(voice.file, MAX_SECONDS).samples
         except AudioProblem as e:
@@ -143,14 +143,14 @@ def spectrogram(audio: Audio) -> NDArray[np.uint8]:
     return picture
 
 
-def open_trial(models: Sequence[str], recipe: Path | None, asr: str | None) -> Trial:
+def open_trial(models: Sequence[str], recipe: Path | None, asr: str | None) -> LoadedModels:
     """Opens models for a page. Raises `UserError`.
 
     Args:
         recipe: its voices can be chosen, and its recogniser listens.
         asr: a recogniser, as `evaluators.asr.model` of a recipe, in place of the recipe's.
     """
-    voices: list[Voice] = []
+    voices: list[VoiceChoice] = []
     settings, root, tags = Evaluators(), Path.cwd(), {}
     if recipe is not None:
         loaded = load_recipe(recipe)
@@ -158,12 +158,12 @@ def open_trial(models: Sequence[str], recipe: Path | None, asr: str | None) -> T
         tags = loaded.recipe.tags()
         for name, dataset in loaded.recipe.datasets.items():
             if isinstance(dataset, SpeechDataset) and dataset.reference is not None:
-                voices.append(Voice(f"{name} ({dataset.language})", loaded.path(dataset.reference), dataset.reference_text))
+                voices.append(VoiceChoice(f"{name} ({dataset.language})", loaded.path(dataset.reference), dataset.reference_text))
     if asr is not None:
         settings = Evaluators.model_validate({**settings.model_dump(by_alias=True), "asr": {"model": asr}})
     hashes = FileHashes()
     sessions = {model: open_argument(model, hashes, Events(None)) for model in dict.fromkeys(models)}
-    trial = Trial(sessions, voices, EvaluatorChoice(settings, root, tags))
+    trial = LoadedModels(sessions, voices, EvaluatorChoice(settings, root, tags))
     if settings.asr is not None:
         first = next(iter(sessions.values()))
         missing = EvaluatorSet(first.opened, first.base.identity, trial.choice, hashes).missing(spec_of("cer"))
@@ -173,7 +173,7 @@ def open_trial(models: Sequence[str], recipe: Path | None, asr: str | None) -> T
 
 
 @contextmanager
-def served(trial: Trial, host: str, port: int) -> Iterator[str]:
+def served(trial: LoadedModels, host: str, port: int) -> Iterator[str]:
     """Serves the page and gives its address. What is uploaded is deleted at the end. Raises `UserError` where the address is taken."""
     with tempfile.TemporaryDirectory(prefix="qrecipe-try-") as folder:
         os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": folder, "HF_HUB_DISABLE_TELEMETRY": "1"}
@@ -200,7 +200,7 @@ def served(trial: Trial, host: str, port: int) -> Iterator[str]:
             page.close()
 
 
-def build_page(trial: Trial) -> Any:
+def build_page(trial: LoadedModels) -> Any:
     """The page as Gradio's blocks."""
     import gradio
 
@@ -229,7 +229,7 @@ def build_page(trial: Trial) -> Any:
             words, tongue, how, number, named, upload, upload_text = values
             voice = next((v for v in trial.voices if v.name == named), None)
             if upload is not None:
-                voice = Voice("own", Path(upload), upload_text or None)
+                voice = VoiceChoice("own", Path(upload), upload_text or None)
             if voice is None:
                 raise gradio.Error("give a voice: upload a recording, or record one")
             shown: list[Any] = []

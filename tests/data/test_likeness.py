@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from qrecipe.data.audio import encoded, load, read
-from qrecipe.data.likeness import ALIKE, EXACT, Heard, alike, fingerprint, is_one_sound
+from qrecipe.data.likeness import ALIKE, EXACT, Fingerprint, alike, fingerprint, is_one_sound
 from qrecipe.qwen3 import SAMPLE_RATE
 
 DATA = Path(__file__).parents[2] / "recipes" / "data" / "english"
@@ -23,7 +23,7 @@ FORMATS = {
 }
 
 
-def heard(path: Path) -> Heard:
+def heard(path: Path) -> Fingerprint:
     speech = load(path, 30.0).speech
     return fingerprint(speech), len(speech) / SAMPLE_RATE
 
@@ -35,11 +35,11 @@ def clips() -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def known(clips: list[Path]) -> list[Heard]:
+def known(clips: list[Path]) -> list[Fingerprint]:
     return [heard(clip) for clip in clips]
 
 
-def test_sentences_of_one_voice_are_told_apart(known: list[Heard]) -> None:
+def test_sentences_of_one_voice_are_told_apart(known: list[Fingerprint]) -> None:
     prints = np.stack([f for f, _ in known])
     cosines = prints @ prints.T - np.eye(len(prints))
     assert float(cosines.max()) < ALIKE - 0.15
@@ -47,7 +47,7 @@ def test_sentences_of_one_voice_are_told_apart(known: list[Heard]) -> None:
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_clip_is_known_in_another_format_and_at_another_loudness(
-    name: str, clips: list[Path], known: list[Heard], tmp_path: Path
+    name: str, clips: list[Path], known: list[Fingerprint], tmp_path: Path
 ) -> None:
     container, subtype, rate = FORMATS[name]
     copies = []
@@ -64,7 +64,7 @@ def test_a_clip_is_known_in_another_format_and_at_another_loudness(
         assert all(cosine >= EXACT for _, _, cosine in alike(copies, known))
 
 
-def test_speech_of_another_length_is_another_sound(known: list[Heard]) -> None:
+def test_speech_of_another_length_is_another_sound(known: list[Fingerprint]) -> None:
     print_, seconds = known[0]
     assert is_one_sound((print_, seconds), (print_, seconds + 0.2))
     assert not is_one_sound((print_, seconds), (print_, seconds + 0.3))

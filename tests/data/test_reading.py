@@ -9,7 +9,7 @@ import pytest
 
 from qrecipe import workers
 from qrecipe.data.audio import TRIM_DB, TRIM_FRAME, TRIM_HOP, AudioProblem, _sounding
-from qrecipe.data.reading import Prepared, Recording, prepared
+from qrecipe.data.reading import PreparedAudio, Recording, prepared
 from tests.support import audio
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*slated for removal:DeprecationWarning")
@@ -23,13 +23,13 @@ def test_workers_read_what_one_process_reads(tmp_path: Path) -> None:
     broken.write_bytes(files[0].read_bytes()[:-9000])
     recordings = [Recording(f, trim, 2.0) for f in (*files, broken, tmp_path / "absent.wav", silent) for trim in (True, False)]
     here, elsewhere = (list(workers.in_order(prepared, recordings, count)) for count in (0, 2))
-    assert sum(isinstance(p, Prepared) for p in here) == 6
+    assert sum(isinstance(p, PreparedAudio) for p in here) == 6
     for a, b in zip(here, elsewhere, strict=True):
         if isinstance(a, AudioProblem):
             assert isinstance(b, AudioProblem)
             assert str(a) == str(b)
             continue
-        assert isinstance(b, Prepared)
+        assert isinstance(b, PreparedAudio)
         assert a.samples.tobytes() == b.samples.tobytes()
         assert a.heard[0].tobytes() == b.heard[0].tobytes()
         assert (a.seconds, a.trimmed, a.heard[1]) == (b.seconds, b.trimmed, b.heard[1])

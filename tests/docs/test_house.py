@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,6 +44,19 @@ def test_docstrings_begin_with_their_noun(nodes: list[Node]) -> None:
 
 def test_variables_are_named_for_the_thing(nodes: list[Node]) -> None:
     assert [f"{name}:{node.lineno} {node.id}" for name, _, node in nodes if isinstance(node, ast.Name) and node.id in PARTICIPLES] == []
+
+
+def test_a_name_is_one_type(nodes: list[Node]) -> None:
+    """Classes and aliases of types, wherever they are: who looks a name up reads the right one."""
+    places: dict[str, list[str]] = {}
+    for name, _, module in nodes:
+        for node in module.body if isinstance(module, ast.Module) else []:
+            targets = [node.name] if isinstance(node, ast.ClassDef) else []
+            if isinstance(node, ast.Assign):
+                targets = [t.id for t in node.targets if isinstance(t, ast.Name) and re.fullmatch(r"[A-Z]\w*[a-z]\w*", t.id)]
+            for target in targets:
+                places.setdefault(target, []).append(name)
+    assert {name: files for name, files in places.items() if len(files) > 1} == {}
 
 
 def test_functions_can_be_seen_whole(nodes: list[Node]) -> None:

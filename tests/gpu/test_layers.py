@@ -102,7 +102,7 @@ def test_attention_is_that_of_the_cpu(lengths: tuple[int, ...]) -> None:
     found = []
     for device, dtype in (("cpu", torch.float32), ("cuda", torch.bfloat16)):
         given = [t.detach().to(device, dtype).requires_grad_() for t in (q, k, v)]
-        out = layers.attend(given[0], given[1], given[2], layers.Rows(lengths, torch.device(device), len(set(lengths)) == 1), 0.125)
+        out = layers.attend(given[0], given[1], given[2], layers.PackedRows(lengths, torch.device(device), len(set(lengths)) == 1), 0.125)
         found.append([t.float().cpu() for t in (out, *torch.autograd.grad(out, given, pull.to(device, dtype)))])
     for a, b in zip(*found, strict=True):
         assert float((a - b).norm() / a.norm()) < 2e-2

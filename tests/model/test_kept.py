@@ -28,7 +28,7 @@ def test_a_layer_keeps_what_the_plan_says(opened: LoadedBase, trains: bool) -> N
     model.layers.requires_grad_(trains)
     try:
         with torch.autograd.graph.saved_tensors_hooks(hold, lambda t: t):
-            out = layers.decode(model, x, layers.Rows((length,) * count, x.device))
+            out = layers.decode(model, x, layers.PackedRows((length,) * count, x.device))
     finally:
         model.layers.requires_grad_(False)
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}

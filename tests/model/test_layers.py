@@ -147,7 +147,7 @@ def test_blocks_of_layers_are_compiled_once_for_any_number_of_rows(fresh: Loaded
     def found(*lengths: int) -> list[torch.Tensor]:
         drawn = torch.Generator().manual_seed(sum(lengths))
         x = torch.randn(sum(lengths), model.config.hidden_size, generator=drawn, requires_grad=True)
-        out = layers.decode(model, x, layers.Rows(lengths, x.device, len(set(lengths)) == 1), lambda t: t[::2])
+        out = layers.decode(model, x, layers.PackedRows(lengths, x.device, len(set(lengths)) == 1), lambda t: t[::2])
         return [out.detach(), *torch.autograd.grad(out.square().sum(), [x, *learned])]
 
     plain = [found(3, 9, 5), found(12, 2), found(4, 4, 4)]
@@ -201,7 +201,7 @@ def test_one_kernel_takes_the_place_of_all_between_the_projections(fresh: Loaded
     """In every layer of a predictor that learns under autocast, the last included; here separate operations stand for it."""
     model = fresh.talker.code_predictor.model.requires_grad_(True)
     learned = list(model.layers.parameters())
-    rows = layers.Rows((16,) * 3, torch.device("cpu"), fixed=True)
+    rows = layers.PackedRows((16,) * 3, torch.device("cpu"), fixed=True)
     x = torch.randn(48, model.config.hidden_size).bfloat16()
 
     def found() -> list[torch.Tensor]:
@@ -257,8 +257,8 @@ def test_no_graph_is_kept_below_what_trains(opened: LoadedBase, rows: list[promp
     x = forward.input_embeddings(tables, batch, torch.float32)
     last.requires_grad_(True)
     try:
-        below = layers.decode(opened.talker.model, x, layers.Rows(batch.lengths, x.device), span=slice(5))
-        above = layers.decode(opened.talker.model, below, layers.Rows(batch.lengths, x.device), span=slice(5, None))
+        below = layers.decode(opened.talker.model, x, layers.PackedRows(batch.lengths, x.device), span=slice(5))
+        above = layers.decode(opened.talker.model, below, layers.PackedRows(batch.lengths, x.device), span=slice(5, None))
     finally:
         last.requires_grad_(False)
     assert (below.requires_grad, above.requires_grad) == (False, True)
@@ -301,7 +301,7 @@ def _as(settings: tuple[Any, ...], dtype: torch.dtype) -> tuple[Any, ...]:
 def test_every_way_of_attending_is_the_same(lengths: tuple[int, ...]) -> None:
     """Row by row, padded for the kernel, and by matrix products; with fewer key heads than query heads."""
     torch.manual_seed(0)
-    rows = layers.Rows(lengths, torch.device("cpu"))
+    rows = layers.PackedRows(lengths, torch.device("cpu"))
     q = torch.randn(sum(lengths), 4, 16, requires_grad=True)
     k, v = (torch.randn(sum(lengths), 2, 16, requires_grad=True) for _ in range(2))
     ways: list[Callable[..., torch.Tensor]] = [layers.attend, layers._padded]

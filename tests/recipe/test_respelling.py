@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from qrecipe.errors import Problem, RecipeError
-from qrecipe.recipe.respelling import Table, parse, read
+from qrecipe.recipe.respelling import RespellingTable, parse, read
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLES = sorted((ROOT / "recipes" / "respellings").glob("*.yaml"))
 
 
-def table(*rules: str, **changes: Any) -> Table:
+def table(*rules: str, **changes: Any) -> RespellingTable:
     """A table of these rules; tests are made of what it says, so that they hold."""
     fields = {"respelling": 1, "from": "ms", "into": "es", "alphabet": "abcdefghijklmnopqrstuvwxyzñ", "rules": list(rules), **changes}
     fields.setdefault("tests", {})

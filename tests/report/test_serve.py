@@ -9,16 +9,16 @@ from http.client import HTTPConnection
 
 import pytest
 
-from qrecipe.report.serve import Answer, Site, message, served
+from qrecipe.report.serve import Response, Site, message, served
 
 BODY = b"0123456789"
 
 
-def get(path: str) -> Answer | None:
-    return Answer(BODY, "text/plain") if path == "/" else None
+def get(path: str) -> Response | None:
+    return Response(BODY, "text/plain") if path == "/" else None
 
 
-def post(path: str, body: bytes) -> Answer | None:
+def post(path: str, body: bytes) -> Response | None:
     return message(body.decode("utf-8", "replace")) if path == "/say" else None
 
 

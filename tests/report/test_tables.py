@@ -7,13 +7,13 @@ from rich.console import Console
 
 from qrecipe.bundle.card import _evaluation
 from qrecipe.evaluate.gates import undecidable
-from qrecipe.inputs.documents import Outcome
+from qrecipe.inputs.documents import Judgement
 from qrecipe.recipe.gate import Gate
 from qrecipe.report.tables import verdict_table
 
 
 @pytest.mark.parametrize("outcome", ["skipped", "fail"])
-def test_a_gate_without_a_value_says_why(outcome: Outcome) -> None:
+def test_a_gate_without_a_value_says_why(outcome: Judgement) -> None:
     gate = Gate.model_validate({"metric": "cer", "data": "dev", "max": 0.2, "severity": "warn"})
     verdict = undecidable(gate, "no prompt has a value", outcome)
     console = Console(width=200)

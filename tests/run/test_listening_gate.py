@@ -9,7 +9,7 @@ import pytest
 
 from qrecipe.errors import UserError
 from qrecipe.files import digest
-from qrecipe.verbs.listen import Request, pairs_of
+from qrecipe.verbs.listen import ListenRequest, pairs_of
 from tests.support import recipes
 from tests.support.running import run_recipe
 
@@ -24,7 +24,7 @@ def test_ballots_let_a_model_pass(tmp_path: Path, mini: object) -> None:
     assert "nobody has voted yet" in (first.accept[0].reason or "")
 
     # eight listeners prefer what the last stage said, whichever sound was called A
-    _, pairs = pairs_of(Request(str(tmp_path / "runs" / "tiny")))
+    _, pairs = pairs_of(ListenRequest(str(tmp_path / "runs" / "tiny")))
     assert len(pairs) == 3
     model = _sounds_of(tmp_path / "runs" / "tiny", first.stages[0].fingerprint)
     votes = tmp_path / "votes"

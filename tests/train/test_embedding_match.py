@@ -10,17 +10,17 @@ import torch
 from qrecipe.data.batches import Item, Sampler
 from qrecipe.model.load import LoadedBase
 from qrecipe.plan.synthetic import Sentence
-from qrecipe.recipe.respelling import Table, parse
+from qrecipe.recipe.respelling import RespellingTable, parse
 from qrecipe.recipe.stage import EmbeddingMatchStage
 from qrecipe.train.loop import train_stage
-from qrecipe.train.objectives.embedding_match import EmbeddingMatchObjective, Pair, pairs
+from qrecipe.train.objectives.embedding_match import EmbeddingMatchObjective, WordPair, pairs
 from tests.support.training import PROJECTION, learner_of
 
 TEXT = "Kucing itu suka kacang, kucing itu suka 2 susu."
 
 
 @pytest.fixture(scope="module")
-def table() -> Table:
+def table() -> RespellingTable:
     return parse(
         "{respelling: 1, from: ms, into: es, alphabet: abcdefghilmnopqrstu, rules: [c -> ch, k -> c], tests: {kacang: cachang}}", "t.yaml"
     )
@@ -31,13 +31,18 @@ def stage(*train: dict[str, Any], **changes: Any) -> EmbeddingMatchStage:
     return EmbeddingMatchStage.model_validate({**fields, "batch": {"frames": 1000}, **changes})
 
 
-def test_words_are_read_as_they_stand_in_a_sentence(table: Table) -> None:
+def test_words_are_read_as_they_stand_in_a_sentence(table: RespellingTable) -> None:
     found = pairs([Sentence(3, TEXT, ""), Sentence(4, "Kucing lari.", "")], table)
-    assert found[:4] == [Pair("Kucing", "Cuching", 3), Pair(" itu", " itu", 3), Pair(" suka", " suca", 3), Pair(" kacang", " cachang", 3)]
+    assert found[:4] == [
+        WordPair("Kucing", "Cuching", 3),
+        WordPair(" itu", " itu", 3),
+        WordPair(" suka", " suca", 3),
+        WordPair(" kacang", " cachang", 3),
+    ]
     assert [p.native for p in found[4:]] == [" kucing", " susu", " lari"]
 
 
-def test_the_loss_is_the_distance_of_means(opened: LoadedBase, table: Table) -> None:
+def test_the_loss_is_the_distance_of_means(opened: LoadedBase, table: RespellingTable) -> None:
     chosen = stage(PROJECTION)
     learner, _ = learner_of(opened, chosen)
     words = pairs([Sentence(1, TEXT, "")], table)
@@ -59,7 +64,7 @@ def test_the_loss_is_the_distance_of_means(opened: LoadedBase, table: Table) -> 
     learner.close()
 
 
-def test_words_come_nearer_and_an_anchor_holds_them_back(opened: LoadedBase, table: Table) -> None:
+def test_words_come_nearer_and_an_anchor_holds_them_back(opened: LoadedBase, table: RespellingTable) -> None:
     seen = sorted({t for w in TEXT.split() for t in opened.tokenizer.ids(" " + w)})
     left = []
     for anchor in (0.0, 10.0):

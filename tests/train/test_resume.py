@@ -25,7 +25,7 @@ from qrecipe.model.load import LoadedBase
 from qrecipe.recipe.stage import TextLmStage
 from qrecipe.run.locking import lock_stage
 from qrecipe.train import loop
-from qrecipe.train.checkpoints import Checkpoints, Every, newest_first
+from qrecipe.train.checkpoints import Every, StageCheckpoints, newest_first
 from qrecipe.train.loop import Hooks, StageResult, train_stage
 from qrecipe.train.objectives.speech import SpeechObjective
 from qrecipe.train.objectives.text_lm import TextLmObjective
@@ -71,7 +71,7 @@ def train(opened: LoadedBase, own: SpeechData, tmp_path: Path) -> Train:
         checkpoints = None
         if name is not None:
             trainable = lock_stage(stage.id, found, shapes).model_dump(mode="json")
-            checkpoints = Checkpoints(tmp_path / name, trainable, Every(60, every, keep), told)
+            checkpoints = StageCheckpoints(tmp_path / name, trainable, Every(60, every, keep), told)
         try:
             result = train_stage(
                 stage,
@@ -219,7 +219,7 @@ def test_the_temporary_map_of_text_is_kept(opened: LoadedBase, tmp_path: Path) -
 
         recorder = Recorder(on_step)
         try:
-            hooks = Hooks(None, Checkpoints(folder, {}, Every(60)), recorder)
+            hooks = Hooks(None, StageCheckpoints(folder, {}, Every(60)), recorder)
             return train_stage(stage, opened, learner, objective, sampler, hooks)
         finally:
             fitted.extend(recorder.of("fitted"))

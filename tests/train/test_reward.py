@@ -21,7 +21,7 @@ from qrecipe.model.load import LoadedBase
 from qrecipe.model.weights import Delta, Learner, LearningGroup
 from qrecipe.recipe.stage import Batch, RewardStage
 from qrecipe.report.console import STAGE_LINES
-from qrecipe.train.checkpoints import Checkpoints, Every
+from qrecipe.train.checkpoints import Every, StageCheckpoints
 from qrecipe.train.loop import Hooks, train_stage
 from qrecipe.train.objectives import reward
 from qrecipe.train.objectives.reward import RewardObjective, Rollout, Score
@@ -333,7 +333,7 @@ def test_a_stopped_stage_goes_on_as_if_undisturbed(opened: LoadedBase, make: Any
             if report.step == stop:
                 raise KeyboardInterrupt
 
-        checkpoints = None if folder is None else Checkpoints(folder, {}, Every(minutes=1000))
+        checkpoints = None if folder is None else StageCheckpoints(folder, {}, Every(minutes=1000))
         try:
             return train(opened, objective, learner, Hooks(observer=Recorder(stopping), checkpoints=checkpoints)), ears
         finally:

@@ -20,7 +20,7 @@ from qrecipe.inputs.texts import near_key
 from qrecipe.plan import make_plan
 from qrecipe.recipe import load
 from qrecipe.report.imported import as_text
-from qrecipe.verbs.import_ import Imported, Request, import_source
+from qrecipe.verbs.import_ import Imported, ImportRequest, import_source
 from qrecipe.verbs.import_.split import split
 from qrecipe.verbs.new import NewRecipe
 from tests.support import sources
@@ -32,7 +32,7 @@ def imported(source: Path, folder: Path, columns: str | None = None, **options: 
     (folder / ".git").mkdir(parents=True, exist_ok=True)
     recipe = NewRecipe("malay", "ms", options.pop("template", "projection-only"), "builtin:mini", None, ["spanish"])
     stated = Options(_columns(columns), options.pop("audio", None))
-    return import_source(Request(source, stated, options.pop("kind", None), recipe, folder, True, **options))
+    return import_source(ImportRequest(source, stated, options.pop("kind", None), recipe, folder, True, **options))
 
 
 def rows(folder: Path, name: str) -> list[dict[str, Any]]:
@@ -201,7 +201,7 @@ def test_a_damaged_or_interrupted_source_leaves_nothing_behind(tmp_path: Path) -
 
     recipe = NewRecipe("malay", "ms", "ladder", "builtin:mini", None, ["spanish"])
     with pytest.raises(KeyboardInterrupt):
-        import_source(Request(source, Options(), None, recipe, tmp_path / "b", True), interrupt)
+        import_source(ImportRequest(source, Options(), None, recipe, tmp_path / "b", True), interrupt)
     assert [p for p in (tmp_path / "b").rglob("*") if p.name != "data"] == []
 
 

@@ -19,7 +19,7 @@ from qrecipe.plan import make_plan
 from qrecipe.recipe import load
 from qrecipe.recipe.evaluator import Asr
 from qrecipe.report.review import write_review
-from qrecipe.verbs.import_ import Imported, Request, import_source, machine
+from qrecipe.verbs.import_ import Imported, ImportRequest, import_source, machine
 from qrecipe.verbs.import_.machine import matched
 from qrecipe.verbs.new import NewRecipe
 
@@ -60,7 +60,7 @@ def talk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def imported(source: Path, folder: Path, **options: Any) -> Imported:
     (folder / ".git").mkdir(parents=True, exist_ok=True)
     recipe = NewRecipe("malay", "ms", "projection-only", "builtin:mini", None, ["spanish"])
-    return import_source(Request(source, Options(), None, recipe, folder, options.pop("recipe", True), **options))
+    return import_source(ImportRequest(source, Options(), None, recipe, folder, options.pop("recipe", True), **options))
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:

@@ -18,8 +18,8 @@ from qrecipe.evaluate.samples import BATCH
 from qrecipe.files import sealed, write_json
 from qrecipe.inputs.ballots import read_ballots
 from qrecipe.report.listening import HeardPair, Sound, listening_page, pair_of, set_id
-from qrecipe.report.serve import Answer, served
-from qrecipe.verbs.listen import Request, listening_site, pairs_of
+from qrecipe.report.serve import Response, served
+from qrecipe.verbs.listen import ListenRequest, listening_site, pairs_of
 from tests.support.browser import browser  # noqa: F401  # a fixture
 from tests.support.commands import here
 
@@ -67,16 +67,16 @@ def key(name: str) -> str:
 
 
 def test_pairs_of_a_run(run: Path) -> None:
-    title, pairs = pairs_of(Request(str(run)))
+    title, pairs = pairs_of(ListenRequest(str(run)))
     assert title == "malay: two readings"
     assert [p.text for p in pairs] == TEXTS
     assert [{s.sha256 for s in p.sounds} for p in pairs] == [{key(f"talker{i}"), key(f"base{i}")} for i in (1, 2, 3)]
-    _, pairs = pairs_of(Request(f"{run}@language", against="talker", pairs=2))
+    _, pairs = pairs_of(ListenRequest(f"{run}@language", against="talker", pairs=2))
     assert [{s.sha256 for s in p.sounds} for p in pairs] == [{key(f"language{i}"), key(f"talker{i}")} for i in (1, 2)]
 
 
 def test_the_order_of_the_sounds_says_nothing(run: Path) -> None:
-    _, pairs = pairs_of(Request(str(run)))
+    _, pairs = pairs_of(ListenRequest(str(run)))
     for pair in pairs:
         assert pair.sounds[0].sha256 < pair.sounds[1].sha256
     page = listening_page("x", pairs, "ab")
@@ -101,7 +101,7 @@ def _data(page: str) -> dict[str, Any]:
 )
 def test_what_cannot_be_heard(changes: dict[str, str], says: str, run: Path) -> None:
     with pytest.raises(UserError) as e:
-        pairs_of(Request(**{"target": str(run), **changes}))
+        pairs_of(ListenRequest(**{"target": str(run), **changes}))
     assert says in e.value.problems[0].message
 
 
@@ -110,19 +110,19 @@ def test_a_bundle_is_heard_through_its_run(run: Path, tmp_path: Path) -> None:
 
     bundle = tmp_path / "malay-0.1.0"
     write_json(bundle / "bundle.json", {**MANIFEST, "plan": "d" * 64})
-    assert len(pairs_of(Request(str(bundle), runs=run.parent))[1]) == 3
+    assert len(pairs_of(ListenRequest(str(bundle), runs=run.parent))[1]) == 3
     write_json(bundle / "bundle.json", {**MANIFEST, "plan": "e" * 64})
     with pytest.raises(UserError, match="another run than the one that made this bundle"):
-        pairs_of(Request(str(bundle), runs=run.parent))
+        pairs_of(ListenRequest(str(bundle), runs=run.parent))
 
 
 def test_a_damaged_sound_is_left_out(run: Path) -> None:
     batch = run / "stages" / STATES["base"][:16] / "samples" / "dev" / "0123"
     (batch / "2.flac").unlink()
-    assert [p.text for p in pairs_of(Request(str(run)))[1]] == [TEXTS[0], TEXTS[2]]
+    assert [p.text for p in pairs_of(ListenRequest(str(run)))[1]] == [TEXTS[0], TEXTS[2]]
     (batch / BATCH).write_text("{")
     with pytest.raises(UserError):
-        pairs_of(Request(str(run)))
+        pairs_of(ListenRequest(str(run)))
 
 
 def pairs() -> list[HeardPair]:
@@ -171,7 +171,7 @@ def test_answers_that_are_none(body: bytes, status: int, tmp_path: Path) -> None
     site = listening_site("x", pairs(), "ab", tmp_path / "votes")
     assert site.post is not None
     answer = site.post("/ballot", body)
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, Response)
     assert answer.status == status
     assert not (tmp_path / "votes").exists()
 

@@ -23,7 +23,7 @@ from qrecipe.report.search import page
 from qrecipe.source.writer import write_yaml
 from qrecipe.verbs import search as verb
 from qrecipe.verbs import trial
-from qrecipe.verbs.search import Halving, Heard, Trial
+from qrecipe.verbs.search import Halving, Trial, TrialScores
 from tests.support import recipes
 
 SEARCH = {"data": "tune", "metric": "silence_share", "prompts": 2}
@@ -82,13 +82,13 @@ def halving(
     """A search over variants whose sentences all have the value of their name."""
     tried: list[tuple[str, float, str | None]] = []
 
-    def try_out(one: Trial, device: str | None, deadline: float) -> Heard:
+    def try_out(one: Trial, device: str | None, deadline: float) -> TrialScores:
         tried.append((one.candidate.name, one.share, device))
         value = worth[one.candidate.name]
         if value != value:
-            return Heard({}, None, seconds, "broken")
+            return TrialScores({}, None, seconds, "broken")
         values = {str(i): value + 0.01 * (i % 3) for i in range(9)}
-        return Heard(values, (value, value - 0.1, value + 0.1), seconds * one.share)
+        return TrialScores(values, (value, value - 0.1, value + 0.1), seconds * one.share)
 
     settings = Search(data="tune", metric="cer")
     made = Halving([Candidate(n, {}) for n in worth], try_out, devices, time.monotonic() + left, settings, lambda _: None, **fields)
@@ -116,8 +116,8 @@ def test_a_difference_is_over_the_same_sentences_and_corrected_for_the_number_tr
     assert best.difference[0] == pytest.approx(-0.1)
     # spread differences: the interval is that of a level of 1 - 0.05 / 3
     values = [0.1, 0.3, 0.2, 0.5, 0.0, 0.4]
-    plain = Heard({str(i): 0.5 for i in range(6)}, (0.5, 0.4, 0.6), 1.0)
-    mine = Heard({str(i): v for i, v in enumerate(values)}, (0.25, 0.1, 0.4), 1.0)
+    plain = TrialScores({str(i): 0.5 for i in range(6)}, (0.5, 0.4, 0.6), 1.0)
+    mine = TrialScores({str(i): v for i, v in enumerate(values)}, (0.25, 0.1, 0.4), 1.0)
     expected = bootstrap(np.array(values) - 0.5, 1 - 0.05 / 3, "search a")
     assert made._difference(mine, plain, "a", 3) == pytest.approx((np.mean(values) - 0.5, *expected))
     assert expected[1] - expected[0] > np.subtract(*bootstrap(np.array(values) - 0.5, 0.95, "search a")[::-1])
@@ -128,7 +128,7 @@ def test_every_device_is_used_at_once() -> None:
     made = halving({AS_IT_IS: 0.5, "a": 0.4}, devices=["0", "1"])
     try_out = made.try_out
 
-    def together(one: Trial, device: str | None, deadline: float) -> Heard | None:
+    def together(one: Trial, device: str | None, deadline: float) -> TrialScores | None:
         meeting.wait()  # each waits for the other: one after the other would never meet
         return try_out(one, device, deadline)
 

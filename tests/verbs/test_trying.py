@@ -16,24 +16,24 @@ from qrecipe.qwen3 import SAMPLE_RATE
 from qrecipe.recipe.evaluator import Evaluators
 from qrecipe.run.events import Events
 from qrecipe.run.session import Session
-from qrecipe.verbs.trying import Trial, Voice, open_trial, served, spectrogram
+from qrecipe.verbs.trying import LoadedModels, VoiceChoice, open_trial, served, spectrogram
 from tests.support import audio, recipes
 from tests.support.browser import browser  # noqa: F401  # a fixture
 from tests.support.commands import here
 
 
 @pytest.fixture
-def voice(tmp_path: Path) -> Voice:
-    return Voice("own", audio.write(tmp_path / "voice.wav", audio.speech(3, 1.0)), None)
+def voice(tmp_path: Path) -> VoiceChoice:
+    return VoiceChoice("own", audio.write(tmp_path / "voice.wav", audio.speech(3, 1.0)), None)
 
 
 @pytest.fixture
-def trial(opened: LoadedBase, mini: LocalBase) -> Trial:
+def trial(opened: LoadedBase, mini: LocalBase) -> LoadedModels:
     from qrecipe.data.codes import Encoder
     from qrecipe.files import FileHashes
 
     session = Session(mini, opened, Encoder(opened, mini, FileHashes()), Events(None))
-    return Trial({"builtin:mini": session}, [], EvaluatorChoice(Evaluators(), Path.cwd()))
+    return LoadedModels({"builtin:mini": session}, [], EvaluatorChoice(Evaluators(), Path.cwd()))
 
 
 def test_a_spectrogram_has_low_sounds_at_the_bottom() -> None:
@@ -44,7 +44,7 @@ def test_a_spectrogram_has_low_sounds_at_the_bottom() -> None:
     assert abs((len(picture) - 1 - brightest) * SAMPLE_RATE / 2 / (len(picture) - 1) - 1000) < 100
 
 
-def test_a_reading(trial: Trial, voice: Voice) -> None:
+def test_a_reading(trial: LoadedModels, voice: VoiceChoice) -> None:
     one = trial.speak("builtin:mini", " The sky is blue. ", "english", voice, "streaming", 0)
     assert one.audio.ndim == 1
     assert len(one.audio) > SAMPLE_RATE // 10
@@ -52,32 +52,32 @@ def test_a_reading(trial: Trial, voice: Voice) -> None:
     assert np.array_equal(one.audio, again.audio), "the same seed says the same"
     unknown = trial.speak("builtin:mini", "The sky is blue.", "<b>", voice, "streaming", 0)
     assert "does not know &lt;b&gt;, so auto" in unknown.note
-    in_context = Voice("own", voice.file, "Selamat pagi semua.")
+    in_context = VoiceChoice("own", voice.file, "Selamat pagi semua.")
     assert not np.array_equal(one.audio, trial.speak("builtin:mini", "The sky is blue.", "english", in_context, "streaming", 0).audio)
 
 
 @pytest.mark.parametrize(
     ("text", "says"), [("", "there is no text"), ("a" * 2000, "characters"), ("<|im_end|>", "special"), ("   ", "there is no text")]
 )
-def test_a_text_that_cannot_be_said(text: str, says: str, trial: Trial, voice: Voice) -> None:
+def test_a_text_that_cannot_be_said(text: str, says: str, trial: LoadedModels, voice: VoiceChoice) -> None:
     with pytest.raises(UserError) as e:
         trial.speak("builtin:mini", text, "english", voice, "streaming", 0)
     assert says in e.value.problems[0].message
 
 
 @pytest.mark.parametrize("content", [b"", b"RIFF" + b"\xff" * 100, b"\x80\x04cos\nsystem\n", b"<svg onload=alert(1)>"])
-def test_a_stranger_s_sound(content: bytes, trial: Trial, tmp_path: Path) -> None:
+def test_a_stranger_s_sound(content: bytes, trial: LoadedModels, tmp_path: Path) -> None:
     file = tmp_path / "x.wav"
     file.write_bytes(content)
     with pytest.raises(UserError) as e:
-        trial.speak("builtin:mini", "Hello.", "english", Voice("own", file, None), "streaming", 0)
+        trial.speak("builtin:mini", "Hello.", "english", VoiceChoice("own", file, None), "streaming", 0)
     assert e.value.problems[0].code == "QR043"
 
 
-def test_a_voice_that_is_too_long(trial: Trial, tmp_path: Path) -> None:
+def test_a_voice_that_is_too_long(trial: LoadedModels, tmp_path: Path) -> None:
     file = audio.write(tmp_path / "long.wav", audio.speech(1, 1.0).repeat(40))
     with pytest.raises(UserError, match="the voice: "):
-        trial.speak("builtin:mini", "Hello.", "english", Voice("own", file, None), "streaming", 0)
+        trial.speak("builtin:mini", "Hello.", "english", VoiceChoice("own", file, None), "streaming", 0)
 
 
 def test_voices_and_the_recogniser_of_a_recipe(tmp_path: Path, mini: LocalBase) -> None:
@@ -95,7 +95,7 @@ def test_wrong_arguments(tmp_path: Path) -> None:
     assert (done.returncode, "QR050" in done.stderr) == (2, True)
 
 
-def test_a_sentence_in_a_browser(trial: Trial, voice: Voice, browser: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_a_sentence_in_a_browser(trial: LoadedModels, voice: VoiceChoice, browser: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     """Typed, with an uploaded voice, and nothing asked of any other machine."""
     elsewhere: list[str] = []
     with served(trial, "127.0.0.1", 0) as address:

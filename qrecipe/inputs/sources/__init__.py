@@ -14,7 +14,7 @@ from pathlib import Path
 from qrecipe.errors import DataError, Place, Problem, suggest
 from qrecipe.inputs.columns import recognise
 from qrecipe.inputs.sources import folders, hub, labels, tables
-from qrecipe.inputs.sources.source import Options, Source, Utterance, sounds_below
+from qrecipe.inputs.sources.source import Options, Source, SourceRow, sounds_below
 from qrecipe.inputs.tables import SOUNDS, Record, dialect_of, format_of, records
 
 METADATA = ("metadata.csv", "metadata.tsv", "metadata.txt", "metadata.jsonl", "transcripts.csv", "transcripts.tsv")
@@ -172,4 +172,4 @@ FORMATS: dict[str, SourceFormat] = {
 }
 """Every format, in the order in which they are looked for: the most telling files first."""
 
-__all__ = ["FORMATS", "Options", "Source", "Utterance", "open_source"]
+__all__ = ["FORMATS", "Options", "Source", "SourceRow", "open_source"]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qrecipe.errors import DataError, Place, Problem
-from qrecipe.inputs.sources.source import Options, Recordings, Source, Utterance, relative, sounds_below
+from qrecipe.inputs.sources.source import Options, Recordings, Source, SourceRow, relative, sounds_below
 from qrecipe.inputs.tables import Embedded, Record, encoding_of, records
 
 TEXTS = (".txt", ".lab", ".normalized.txt", ".trans")
@@ -33,7 +33,7 @@ def texts_beside(folder: Path, options: Options) -> Source:
     parents = {p.parent for p in sounds}
     by_folder = len(parents) > 1 and folder not in parents
 
-    def read() -> Iterator[Utterance | Problem]:
+    def read() -> Iterator[SourceRow | Problem]:
         for audio in sounds:
             file = text_beside(audio)
             place = Place(relative(file or audio, folder), 1 if file else 0)
@@ -42,7 +42,7 @@ def texts_beside(folder: Path, options: Options) -> Source:
                 yield Problem("QR042", "the recording has no text beside it" if file is None else "not a text", place)
                 continue
             speaker = audio.relative_to(folder).parts[0] if by_folder else None
-            yield Utterance(place, " ".join(text.split()), audio, audio.name, speaker)
+            yield SourceRow(place, " ".join(text.split()), audio, audio.name, speaker)
 
     what = "a folder of recordings with texts beside them"
     return Source("folder", what + (", the folders below it are speakers" if by_folder else ""), read())
@@ -59,7 +59,7 @@ def kaldi(folder: Path, options: Options) -> Source:
     segments = {key: value.split() for _, key, value in files.get("segments", [])}
     wavs = {key: value for _, key, value in files["wav.scp"]}
 
-    def read() -> Iterator[Utterance | Problem]:
+    def read() -> Iterator[SourceRow | Problem]:
         for line, key, text in files["text"]:
             place = Place("text", line, 1)
             segment = segments.get(key, [])
@@ -69,7 +69,7 @@ def kaldi(folder: Path, options: Options) -> Source:
                 continue
             audio = next((p for r in recordings if (p := _direct(r, name)) is not None), None)
             start, end = (float(segment[1]), float(segment[2])) if len(segment) == 3 else (None, None)
-            yield Utterance(place, text, audio, name or key, speakers.get(key), start=start, end=end)
+            yield SourceRow(place, text, audio, name or key, speakers.get(key), start=start, end=end)
 
     return Source("kaldi", f"a Kaldi or ESPnet folder: {', '.join(files)}", read())
 
@@ -92,7 +92,7 @@ def lhotse(folder: Path, files: dict[str, list[Path]], options: Options) -> Sour
     return Source("lhotse", f"Lhotse manifests: {what}", reader)
 
 
-def _manifests(folder: Path, files: dict[str, list[Path]]) -> Iterator[Utterance | Problem]:
+def _manifests(folder: Path, files: dict[str, list[Path]]) -> Iterator[SourceRow | Problem]:
     recordings = Recordings(folder)
     sources = {}
     for path in files.get("recordings", []):
@@ -118,7 +118,7 @@ def _file_of(recording: dict[str, Any]) -> str:
 
 def _utterance(
     place: Place, supervision: dict[str, Any], cut: dict[str, Any], audio: Path | Embedded | None, name: str
-) -> Utterance | Problem:
+) -> SourceRow | Problem:
     """A supervision, whose times count from its cut's start."""
     text = supervision.get("text")
     if not isinstance(text, str):
@@ -129,10 +129,10 @@ def _utterance(
     whole = float((cut.get("recording") or {}).get("duration") or cut.get("duration") or 0.0) if own else 0.0
     part = duration > 0 and (start > 0 or duration < whole - 0.01 or not own)
     speaker, language = supervision.get("speaker"), supervision.get("language")
-    return Utterance(place, text, audio, name, speaker, language, start if part else None, start + duration if part else None)
+    return SourceRow(place, text, audio, name, speaker, language, start if part else None, start + duration if part else None)
 
 
-def _shar(folder: Path, files: dict[str, list[Path]]) -> Iterator[Utterance | Problem]:
+def _shar(folder: Path, files: dict[str, list[Path]]) -> Iterator[SourceRow | Problem]:
     """Shards: cuts in JSON lines, and their recordings in a tar of the same number and order."""
     for cuts, tar in zip(files["cuts"], files["tars"], strict=False):
         sounds = (r for r in records(tar, "tar", tar.name) if isinstance(r, Record) and "audio" in r.values)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qrecipe.errors import DataError, Place, Problem
-from qrecipe.inputs.sources.source import Options, Source, Utterance, relative
+from qrecipe.inputs.sources.source import Options, Source, SourceRow, relative
 from qrecipe.inputs.tables import SOUNDS, encoding_of, need
 
 SUBTITLES = (".srt", ".vtt")
@@ -130,14 +130,14 @@ def read(paths: list[Path], folder: Path, options: Options) -> Source:
     pairs = [(p, recording_of(p, options)) for p in paths]
     parsed = [(relative(p, folder), audio, labels(p, relative(p, folder))) for p, audio in pairs]
 
-    def utterances() -> Iterator[Utterance | Problem]:
+    def utterances() -> Iterator[SourceRow | Problem]:
         for shown, audio, parts in parsed:
             for part in parts:
                 place = Place(shown, part.line, 1)
                 if part.end <= part.start:
                     yield Problem("QR041", "the part ends before it begins", place)
                     continue
-                yield Utterance(place, part.text, audio, audio.name, part.speaker, start=part.start, end=part.end)
+                yield SourceRow(place, part.text, audio, audio.name, part.speaker, start=part.start, end=part.end)
 
     named = f"{paths[0].name} with {pairs[0][1].name}" if len(pairs) == 1 else f"{len(pairs)} files, each with its recording"
     return Source("labels", f"{kind} of long recordings: {named}, {sum(len(p) for _, _, p in parsed)} parts", utterances())

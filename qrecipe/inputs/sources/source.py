@@ -15,7 +15,7 @@ FOLDERS = ("", "clips", "wavs", "wav", "audio", "audios", "recordings", "data")
 
 
 @dataclass(frozen=True)
-class Utterance:
+class SourceRow:
     """A recording with what is said in it, as a source has them. Nothing is checked yet."""
 
     place: Place
@@ -41,7 +41,7 @@ class Source:
     """Key of the registry."""
     what: str
     """A sentence for people: what it was recognised as, and by what."""
-    utterances: Iterator[Utterance | Problem]
+    utterances: Iterator[SourceRow | Problem]
     """Read once, as they are asked for."""
     ignored: tuple[str, ...] = ()
     """Columns that are not needed."""

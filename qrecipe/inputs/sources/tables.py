@@ -9,20 +9,20 @@ from typing import Any
 
 from qrecipe.errors import DataError, Place, Problem
 from qrecipe.inputs.columns import Columns, recognise
-from qrecipe.inputs.sources.source import Options, Recordings, Source, Utterance, relative
+from qrecipe.inputs.sources.source import Options, Recordings, Source, SourceRow, relative
 from qrecipe.inputs.tables import Embedded, Format, Record, dialect_of, records
 
 PEEK = 8
 """Records by whose columns a table is known."""
 
 
-def utterances(rows: Iterable[Record | Problem], columns: Columns, recordings: Recordings) -> Iterator[Utterance | Problem]:
+def utterances(rows: Iterable[Record | Problem], columns: Columns, recordings: Recordings) -> Iterator[SourceRow | Problem]:
     """Records as utterances."""
     for row in rows:
         yield row if isinstance(row, Problem) else utterance(row, columns, recordings)
 
 
-def utterance(row: Record, columns: Columns, recordings: Recordings) -> Utterance | Problem:
+def utterance(row: Record, columns: Columns, recordings: Recordings) -> SourceRow | Problem:
     """A record as an utterance, or why it is none."""
     values = {here: row.values.get(there) for here, there in columns.names.items()}
     audio, text = values.get("audio"), values.get("text")
@@ -37,7 +37,7 @@ def utterance(row: Record, columns: Columns, recordings: Recordings) -> Utteranc
     length = _number(values.get("duration"))
     if start is not None and end is None and length is not None:
         end = start + length
-    return Utterance(
+    return SourceRow(
         row.place,
         text,
         audio if isinstance(audio, Embedded) else recordings.find(name),
@@ -102,7 +102,7 @@ def ljspeech(path: Path, options: Options) -> Source:
     """`ID|text|text spelled out` without a header; the last column is what is said."""
     folder = path.parent
 
-    def read() -> Iterator[Utterance | Problem]:
+    def read() -> Iterator[SourceRow | Problem]:
         recordings = Recordings(folder)
         for row in records(path, "csv", path.name, header=False):
             if isinstance(row, Problem):
@@ -110,7 +110,7 @@ def ljspeech(path: Path, options: Options) -> Source:
                 continue
             cells = list(row.values.values())
             text = next((c for c in reversed(cells[1:]) if c), "")
-            yield Utterance(row.place, text, recordings.find(cells[0]), cells[0])
+            yield SourceRow(row.place, text, recordings.find(cells[0]), cells[0])
 
     return Source("ljspeech", f"LJSpeech: {path.name} without a header, a recording and its text in each line", read())
 

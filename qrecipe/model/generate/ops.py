@@ -36,7 +36,7 @@ class Cache:
 
 
 @dataclass
-class Place:
+class CachePositions:
     """Where one token of every row stands."""
 
     cos: torch.Tensor
@@ -72,7 +72,7 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
     return torch.addcmul(x * cos, torch.cat((-two, one), -1), sin)
 
 
-def place(tables: tuple[torch.Tensor, torch.Tensor], position: torch.Tensor, cache: Cache, live: int) -> Place:
+def place(tables: tuple[torch.Tensor, torch.Tensor], position: torch.Tensor, cache: Cache, live: int) -> CachePositions:
     """Rows at places of their own; the first `live` chunks are read."""
     cos, sin = (table.index_select(0, position).unsqueeze(1) for table in tables)
     _, rows, kv, chunk, _ = cache.k.shape
@@ -81,13 +81,13 @@ def place(tables: tuple[torch.Tensor, torch.Tensor], position: torch.Tensor, cac
     beyond = (slots > position.view(1, rows, 1)).view(live, rows, 1, 1, chunk)
     where, within = (position // chunk).unsqueeze(1), (position % chunk).unsqueeze(1)
     row, head = torch.arange(rows, device=device).unsqueeze(1), torch.arange(kv, device=device).unsqueeze(0)
-    return Place(cos, sin, position, None, where, within, row, head, beyond)
+    return CachePositions(cos, sin, position, None, where, within, row, head, beyond)
 
 
-def place_at(tables: tuple[torch.Tensor, torch.Tensor], position: int, cache: Cache) -> Place:
+def place_at(tables: tuple[torch.Tensor, torch.Tensor], position: int, cache: Cache) -> CachePositions:
     """All rows at one place of a cache of one chunk."""
     cos, sin = (table[position].view(1, 1, -1) for table in tables)
-    return Place(cos, sin, torch.full((cache.k.shape[1],), position, device=cos.device), position + 1)
+    return CachePositions(cos, sin, torch.full((cache.k.shape[1],), position, device=cos.device), position + 1)
 
 
 def choose(scores: torch.Tensor, uniforms: torch.Tensor, draw: Draw) -> torch.Tensor:
@@ -95,7 +95,7 @@ def choose(scores: torch.Tensor, uniforms: torch.Tensor, draw: Draw) -> torch.Te
     return sampling.choose(scores.float(), uniforms, draw)
 
 
-def attend(qkv: torch.Tensor, layer: Layer, places: list[Place], cache: Cache, stack: Stack) -> torch.Tensor:
+def attend(qkv: torch.Tensor, layer: Layer, places: list[CachePositions], cache: Cache, stack: Stack) -> torch.Tensor:
     """Attention of the next tokens, after their keys and values are in the cache.
 
     Args:
@@ -111,7 +111,7 @@ def attend(qkv: torch.Tensor, layer: Layer, places: list[Place], cache: Cache, s
     return F.pad(out, (0, 0, 0, len(qkv) - len(out))) if len(out) < len(qkv) else out
 
 
-def _attend_one(y: torch.Tensor, layer: Layer, where: Place, cache: Cache, stack: Stack) -> torch.Tensor:
+def _attend_one(y: torch.Tensor, layer: Layer, where: CachePositions, cache: Cache, stack: Stack) -> torch.Tensor:
     """[rows, heads + 2 key heads, width] -> [rows, heads x width]."""
     heads, kv, width = stack.heads, stack.kv_heads, stack.width
     rows, shared = len(y), heads // kv

@@ -165,7 +165,7 @@ def _draw(scores_at, uniforms_at, out_at, count, temperature, top_k, bits: tl.co
 
 
 @dataclass
-class Place:
+class KernelPositions:
     """Where one token of every row stands."""
 
     tables: tuple[torch.Tensor, torch.Tensor]
@@ -175,15 +175,15 @@ class Place:
     short: bool
 
 
-def place(tables: tuple[torch.Tensor, torch.Tensor], position: torch.Tensor, cache: Cache, live: int) -> Place:
+def place(tables: tuple[torch.Tensor, torch.Tensor], position: torch.Tensor, cache: Cache, live: int) -> KernelPositions:
     """Rows at places of their own."""
-    return Place(tables, position, False)
+    return KernelPositions(tables, position, False)
 
 
-def place_at(tables: tuple[torch.Tensor, torch.Tensor], position: int, cache: Cache) -> Place:
+def place_at(tables: tuple[torch.Tensor, torch.Tensor], position: int, cache: Cache) -> KernelPositions:
     """All rows at one place of a cache of one chunk."""
     rows, chunk = cache.k.shape[1], cache.k.shape[3]
-    return Place(tables, torch.full((rows,), position, device=cache.k.device), chunk <= SHORT)
+    return KernelPositions(tables, torch.full((rows,), position, device=cache.k.device), chunk <= SHORT)
 
 
 def add_norm(x: torch.Tensor, delta: torch.Tensor, weight: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -204,7 +204,7 @@ def gated(gate_up: torch.Tensor, activation: Any) -> torch.Tensor:
     return out
 
 
-def attend(qkv: torch.Tensor, layer: Layer, places: list[Place], cache: Cache, stack: Stack) -> torch.Tensor:
+def attend(qkv: torch.Tensor, layer: Layer, places: list[KernelPositions], cache: Cache, stack: Stack) -> torch.Tensor:
     """Attention of the next tokens, after their keys and values are in the cache; see `ops.attend`."""
     tokens, (_, rows, kv, chunk, width) = len(places), cache.k.shape
     side_by_side = qkv.view(-1, tokens, qkv.shape[1])

@@ -17,7 +17,7 @@ from qrecipe.data.batches import Item, Micro
 from qrecipe.model import forward
 from qrecipe.model.load import LoadedBase
 from qrecipe.plan.synthetic import Sentence
-from qrecipe.recipe.respelling import Table
+from qrecipe.recipe.respelling import RespellingTable
 from qrecipe.recipe.stage import EmbeddingMatchStage
 from qrecipe.train.objectives.objective import Objective, ObjectiveInputs
 
@@ -27,7 +27,7 @@ TARGET_BATCH = 1024
 
 
 @dataclass(frozen=True)
-class Pair:
+class WordPair:
     """A word as it is tokenised within a sentence (with the space before it), and respelled."""
 
     native: str
@@ -36,21 +36,21 @@ class Pair:
     """Line of the manifest where it occurs first."""
 
 
-def pairs(sentences: Sequence[Sentence], table: Table) -> list[Pair]:
+def pairs(sentences: Sequence[Sentence], table: RespellingTable) -> list[WordPair]:
     """Every word of the sentences once, in order of appearance."""
-    by_word: dict[str, Pair] = {}
+    by_word: dict[str, WordPair] = {}
     for sentence in sentences:
         for word in _WORD.findall(sentence.text):
             respelled = table.spell(word)
             if word not in by_word and respelled.strip():
-                by_word[word] = Pair(word, respelled, sentence.line)
+                by_word[word] = WordPair(word, respelled, sentence.line)
     return list(by_word.values())
 
 
 class EmbeddingMatchObjective(Objective):
     """Mean squared distance of pooled projected embeddings, over the mean squared norm of the targets."""
 
-    def __init__(self, stage: EmbeddingMatchStage, opened: LoadedBase, tables: forward.Tables, data: dict[str, list[Pair]]) -> None:
+    def __init__(self, stage: EmbeddingMatchStage, opened: LoadedBase, tables: forward.Tables, data: dict[str, list[WordPair]]) -> None:
         self.stage = stage
         self.opened = opened
         self.tables = tables

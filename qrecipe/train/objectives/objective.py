@@ -16,7 +16,7 @@ from qrecipe.data.text import TextData
 from qrecipe.model.forward import Tables
 from qrecipe.model.load import LoadedBase
 from qrecipe.plan.synthetic import Sentence
-from qrecipe.recipe.respelling import Table
+from qrecipe.recipe.respelling import RespellingTable
 from qrecipe.train.observer import Observer
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class ObjectiveInputs:
     speech: Mapping[str, SpeechData] = field(default_factory=dict)
     """Frames, recorded or spoken by the base."""
     text: Mapping[str, TextData] = field(default_factory=dict)
-    sentences: Mapping[str, tuple[Sequence[Sentence], Table]] = field(default_factory=dict)
+    sentences: Mapping[str, tuple[Sequence[Sentence], RespellingTable]] = field(default_factory=dict)
     """Native sentences with the table that respells them."""
     rewarder: Rewarder | None = None
     """Weights to speak and to compare with, and ears, for an objective that listens."""

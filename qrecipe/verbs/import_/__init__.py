@@ -22,7 +22,7 @@ from qrecipe.data.clips import Clips
 from qrecipe.errors import DataError, Place, Problem, Problems, RecipeError
 from qrecipe.files import sha256, write_text
 from qrecipe.inputs.durations import by_header
-from qrecipe.inputs.sources import Options, Source, Utterance, open_source
+from qrecipe.inputs.sources import Options, Source, SourceRow, open_source
 from qrecipe.inputs.tables import Embedded, Record, records
 from qrecipe.inputs.texts import near_key, oddities, unsayable, unspelled
 from qrecipe.inputs.tokenizer import clean_text
@@ -44,12 +44,12 @@ ROWS = 4
 NAMES = ("train.jsonl", "dev.jsonl", "text.jsonl", "clips")
 """Files that an import writes and never overwrites."""
 
-Progress = Callable[[str, int], None]
+ImportProgress = Callable[[str, int], None]
 """Called with what is done and how many."""
 
 
 @dataclass(frozen=True)
-class Request:
+class ImportRequest:
     """Source of an import, and its target."""
 
     source: Path
@@ -70,7 +70,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Row:
+class UsableRow:
     """A recording that can be used as far as its header and its text go."""
 
     place: Place
@@ -117,7 +117,7 @@ class Imported:
         }
 
 
-def import_source(request: Request, progress: Progress | None = None) -> Imported:
+def import_source(request: ImportRequest, progress: ImportProgress | None = None) -> Imported:
     """Imports a source. Raises `DataError` or `RecipeError`; then nothing was written."""
     recipe = request.folder / f"{request.recipe.language}.yaml"
     _refuse(request, recipe)
@@ -147,7 +147,7 @@ def _silent(what: str, done: int) -> None:
     """Tells nobody."""
 
 
-def _open(request: Request, progress: Progress) -> Source:
+def _open(request: ImportRequest, progress: ImportProgress) -> Source:
     """The source; recordings without labels are listened to. Raises `DataError` and `RecipeError`."""
     if request.asr is None:
         if request.transcript is not None:
@@ -155,15 +155,15 @@ def _open(request: Request, progress: Progress) -> Source:
                 Problem("QR070", "a transcript is matched with what a recogniser hears", Place("--transcript"), "name one: `--asr`")
             )
         return open_source(request.source, request.options, request.kind)
-    from qrecipe.verbs.import_.machine import Listening, listen  # torch and a recogniser, for those who need them
+    from qrecipe.verbs.import_.machine import Transcription, listen  # torch and a recogniser, for those who need them
 
     if not request.source.exists():
         raise DataError(Problem("QR040", "there is no such file or folder", Place(str(request.source))))
     code = request.asr.code(request.recipe.language, request.recipe.bcp47)
-    return listen(request.source, Listening(request.asr, code, request.transcript), progress)
+    return listen(request.source, Transcription(request.asr, code, request.transcript), progress)
 
 
-def _refuse(request: Request, recipe: Path) -> None:
+def _refuse(request: ImportRequest, recipe: Path) -> None:
     """Raises `RecipeError` for arguments that no import could follow, and for data that would be overwritten."""
     target = request.folder / "data" / request.recipe.language
     problems = Problems(problems_of(request.recipe, recipe if request.write_recipe else None))
@@ -174,7 +174,7 @@ def _refuse(request: Request, recipe: Path) -> None:
     problems.raise_any(RecipeError)
 
 
-def _reviews(request: Request, target: Path) -> bool:
+def _reviews(request: ImportRequest, target: Path) -> bool:
     """Whether the source is a review of this data, which may then be written again; its clips stay."""
     if request.source.suffix != ".jsonl" or not request.source.is_file():
         return False
@@ -185,7 +185,7 @@ def _reviews(request: Request, target: Path) -> bool:
 class _Import:
     """One import while it is made."""
 
-    def __init__(self, request: Request, source: Source, folder: Path, target: Path, progress: Progress) -> None:
+    def __init__(self, request: ImportRequest, source: Source, folder: Path, target: Path, progress: ImportProgress) -> None:
         self.request = request
         self.source = source
         self.folder = folder
@@ -199,7 +199,7 @@ class _Import:
         self.languages: dict[str, int] = {}
         self.copied = 0
         self.voices: list[str] = []
-        self.rows: list[Row] = []
+        self.rows: list[UsableRow] = []
         """Rows that were used in the end."""
 
     def write(self) -> Imported:
@@ -231,7 +231,7 @@ class _Import:
         write_text(self.folder / "README.md", _card(self.request, self.source, imported))
         return imported
 
-    def _rows(self) -> Iterator[Row]:
+    def _rows(self) -> Iterator[UsableRow]:
         """Usable utterances; the others are counted."""
         for number, item in enumerate(self.source.utterances, start=1):
             self.counted("reading", number)
@@ -248,7 +248,7 @@ class _Import:
             else:
                 yield row
 
-    def _row(self, item: Utterance) -> Row | str:
+    def _row(self, item: SourceRow) -> UsableRow | str:
         """An utterance with its recording where it will be, or why it cannot be used. Raises `AudioProblem` and `OSError`."""
         text = clean_text(" ".join(item.text.split()))
         if (why := unsayable(text)) is not None:
@@ -263,9 +263,9 @@ class _Import:
         audio, seconds = self._recording(item)
         why = _length_problem(seconds) or _of_rate(text, seconds)
         imported = audio.is_relative_to(self.folder)
-        return why or Row(item.place, text, audio, seconds, item.speaker, item.language, item.confidence, imported)
+        return why or UsableRow(item.place, text, audio, seconds, item.speaker, item.language, item.confidence, imported)
 
-    def _recording(self, item: Utterance) -> tuple[Path, float]:
+    def _recording(self, item: SourceRow) -> tuple[Path, float]:
         """The recording of an utterance where the manifest will name it, and its seconds. Raises `AudioProblem`."""
         audio = item.audio
         if isinstance(audio, Embedded):
@@ -286,7 +286,7 @@ class _Import:
             raise AudioProblem("cannot be read as audio")
         return audio, seconds
 
-    def _of_the_language(self, rows: list[Row]) -> list[Row]:
+    def _of_the_language(self, rows: list[UsableRow]) -> list[UsableRow]:
         """Rows without those that state another language, where some state the recipe's; a code of one's own means nothing."""
         own = {self.request.recipe.language, self.request.recipe.bcp47.lower(), self.request.recipe.bcp47.split("-")[0].lower()}
         for row in rows:
@@ -304,7 +304,7 @@ class _Import:
     def _drop(self, place: Place, reason: str, text: str) -> None:
         self.dropped.append((place, reason, text))
 
-    def _unique(self, rows: list[Row]) -> list[Row]:
+    def _unique(self, rows: list[UsableRow]) -> list[UsableRow]:
         """Rows without those that repeat a recording, under whatever name."""
         first: dict[str, str] = {}
         unique = []
@@ -319,7 +319,7 @@ class _Import:
             first.setdefault(content, key)
         return unique
 
-    def _without_lonely(self, rows: list[Row]) -> list[Row]:
+    def _without_lonely(self, rows: list[UsableRow]) -> list[UsableRow]:
         """Rows without the only ones of their speakers: another recording gives the voice."""
         counts: dict[str | None, int] = {}
         for row in rows:
@@ -329,7 +329,7 @@ class _Import:
                 self._drop(row.place, "it is the only recording of its speaker, and another one has to give the voice", row.text)
         return [row for row in rows if counts[row.speaker] > 1]
 
-    def _too_few(self, rows: Sequence[Row]) -> Problems:
+    def _too_few(self, rows: Sequence[UsableRow]) -> Problems:
         """Problems, one a kind, where hardly anything can be used."""
         problems = Problems()
         for reason, places in self._reasons().items():
@@ -360,7 +360,7 @@ class _Import:
             notes.append(f"languages that the rows state: {counted}")
         return notes
 
-    def _review(self, rows: Sequence[Row]) -> str:
+    def _review(self, rows: Sequence[UsableRow]) -> str:
         """The page on which a person accepts or drops what a machine made."""
         clips = [{"audio": self._relative(r), "text": r.text, "speaker": r.speaker, "confidence": r.confidence} for r in rows]
         return write_review(f"Clips of {self.request.recipe.language} to review", clips)
@@ -371,11 +371,11 @@ class _Import:
             if path not in used:
                 path.unlink()
 
-    def _final(self, row: Row) -> Path:
+    def _final(self, row: UsableRow) -> Path:
         """Where a recording is when the import is over."""
         return self.target / row.audio.relative_to(self.folder) if row.imported else row.audio
 
-    def _manifest(self, name: str, rows: Sequence[Row], references: dict[int, Row]) -> None:
+    def _manifest(self, name: str, rows: Sequence[UsableRow], references: dict[int, UsableRow]) -> None:
         """Writes a manifest; `references` are other recordings of the voices, by row."""
         lines = []
         for i, row in enumerate(rows):
@@ -386,7 +386,7 @@ class _Import:
             lines.append(line)
         _write_lines(self.folder / name, lines)
 
-    def _relative(self, row: Row) -> str:
+    def _relative(self, row: UsableRow) -> str:
         """A recording as the manifest names it."""
         if row.imported:
             return str(row.audio.relative_to(self.folder))
@@ -410,30 +410,30 @@ def _of_rate(text: str, seconds: float) -> str | None:
     return None if why is None else why.partition(": ")[2]
 
 
-def _references(judging: Sequence[Row], learned: Sequence[Row]) -> dict[int, Row]:
+def _references(judging: Sequence[UsableRow], learned: Sequence[UsableRow]) -> dict[int, UsableRow]:
     """A learned recording of the same speaker for every row that judges, where its speaker is learned."""
-    best: dict[str | None, Row] = {}
+    best: dict[str | None, UsableRow] = {}
     for row in learned:
         if row.speaker not in best or _fitness(row) < _fitness(best[row.speaker]):
             best[row.speaker] = row
     return {i: best[row.speaker] for i, row in enumerate(judging) if row.speaker in best}
 
 
-def _fitness(row: Row) -> float:
+def _fitness(row: UsableRow) -> float:
     """Seconds that a recording is off the length of a good reference."""
     low, high = VOICE_SECONDS
     return max(low - row.seconds, row.seconds - high, 0.0)
 
 
-def _voices(rows: Sequence[Row]) -> list[Row]:
+def _voices(rows: Sequence[UsableRow]) -> list[UsableRow]:
     """Recordings of different speakers, of a fitting length."""
-    by_speaker: dict[str | None, Row] = {}
+    by_speaker: dict[str | None, UsableRow] = {}
     for row in sorted(rows, key=_fitness):
         by_speaker.setdefault(row.speaker, row)
     return list(by_speaker.values())[:VOICES]
 
 
-def _about(rows: Sequence[Row]) -> dict[str, Any]:
+def _about(rows: Sequence[UsableRow]) -> dict[str, Any]:
     speakers = {r.speaker for r in rows}
     return {"rows": len(rows), "seconds": round(sum(r.seconds for r in rows), 1), "speakers": len(speakers)}
 
@@ -442,7 +442,7 @@ def _write_lines(path: Path, values: Sequence[dict[str, Any]]) -> None:
     write_text(path, "".join(json.dumps(v, ensure_ascii=False) + "\n" for v in values))
 
 
-def _card(request: Request, source: Source, imported: Imported) -> str:
+def _card(request: ImportRequest, source: Source, imported: Imported) -> str:
     """The data card."""
     table = [f"| `{k}.jsonl` | {v['rows']:,} | {v['seconds'] / 3600:.2f} | {v['speakers']} |" for k, v in imported.sets.items()]
     dropped = sum(map(len, imported.dropped.values()))

@@ -17,7 +17,7 @@ from qrecipe.evaluate.voice import listenable, speech_parts
 from qrecipe.evaluate.wheels import materialise
 from qrecipe.files import FileHashes
 from qrecipe.inputs.evaluators import find, packages_problem
-from qrecipe.inputs.sources import Source, Utterance
+from qrecipe.inputs.sources import Source, SourceRow
 from qrecipe.inputs.sources.folders import read_text
 from qrecipe.inputs.sources.source import relative, sounds_below
 from qrecipe.inputs.texts import near_key
@@ -29,7 +29,7 @@ UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3
 
 
 @dataclass(frozen=True)
-class Listening:
+class Transcription:
     """How recordings without labels are understood."""
 
     asr: Asr
@@ -39,7 +39,7 @@ class Listening:
     """Transcript of the recording, from its beginning to its end."""
 
 
-def listen(path: Path, listening: Listening, counted: Callable[[str, int], None]) -> Source:
+def listen(path: Path, listening: Transcription, counted: Callable[[str, int], None]) -> Source:
     """Clips of a recording, or of all recordings of a folder, with their texts. Raises `DataError` and `RecipeError`."""
     folder, sounds = (path, list(sounds_below(path))) if path.is_dir() else (path.parent, [path])
     if not sounds:
@@ -49,7 +49,7 @@ def listen(path: Path, listening: Listening, counted: Callable[[str, int], None]
     recogniser = _recogniser(listening.asr)
     text = _transcript(listening.transcript) if listening.transcript is not None else None
 
-    def utterances() -> Iterator[Utterance | Problem]:
+    def utterances() -> Iterator[SourceRow | Problem]:
         number = 0
         for sound in sounds:
             place = Place(relative(sound, folder))
@@ -68,7 +68,7 @@ def listen(path: Path, listening: Listening, counted: Callable[[str, int], None]
             texts = heard if text is None else matched(text, [t for t, _ in heard])
             for (start, end), (sentence, confidence) in zip(parts, texts, strict=True):
                 where = Place(f"{place.file}@{start:.1f}s")
-                yield Utterance(where, sentence, sound, sound.name, start=start, end=end, confidence=round(confidence, 3))
+                yield SourceRow(where, sentence, sound, sound.name, start=start, end=end, confidence=round(confidence, 3))
 
     how = "matched with the transcript" if text is not None else "transcribed"
     what = f"{len(sounds)} recording{'s' if len(sounds) > 1 else ''} without labels: cut in silences, {how} by {listening.asr.model}"
