@@ -46,8 +46,16 @@ from qrecipe.world import World, join, reported
 STAGES = ("predictor-again", "rows", "layers", "lora", "everything")
 """Each kind of stage; the predictor computes the talker in every step, since kept states are read from a disk."""
 SHARED = ("encoding", "speaking")
-SMALL = {"projection in 12 GB": 12, "rows in 12 GB": 12, "lora in 12 GB": 12, "lora in 24 GB": 24}
-"""Rows in the memory of a card of so many GB."""
+SMALL = {
+    "projection in 12 GB": 12,
+    "rows in 12 GB": 12,
+    "lora in 12 GB": 12,
+    "lora in 24 GB": 24,
+    "8bit layers in 24 GB": 24,
+    "8bit bfloat16 layers in 24 GB": 24,
+    "8bit bfloat16 layers in 16 GB": 16,
+}
+"""Rows in the memory of a card of so many GB; first the stage's `moments` and `masters`, where they are not float32."""
 WARM = 3
 STRETCHES, STEPS = 3, 6
 SMALL_STEPS = 20
@@ -136,51 +144,73 @@ def train(
     assert cost is not None
     # a step is over when its numbers are read, which is when the GPU has computed it
     marks: list[float] = []
+    losses: list[float] = []
+    at_once = [case.frames]
 
     def note(report: StepReport) -> None:
         marks.append(time.perf_counter())
+        losses.append(sum(report.losses.values()))
         if report.step == steps:
             raise Enough
 
+    def note_split(kind: str, fields: dict[str, Any]) -> None:
+        if kind == "memory_split":
+            at_once.append(fields["fits"])
+
     cuda = opened.device.type == "cuda"
-    learner = Learner(opened.net, resolved, Delta())
+    learner = Learner(opened.net, resolved, Delta(), stage.masters)
     learner.tables.recompute = cuda and cost.peak > 0.9 * memory_of(opened.device)
     objective = SpeechObjective(stage, opened, learner.tables, {"speech": data}, 0, cost.terms)
     sampler = Sampler(objective.lengths(), {}, stage.batch, 0)
     frames = [sum(i.length for m in b for i in m) for b, _ in zip(sampler.batches(), range(steps), strict=False)]
     try:
         with fused.compiled(cuda), suppress(Enough):
-            train_stage(stage, opened, learner, objective, sampler, Hooks(observer=Watch(note)))
+            train_stage(stage, opened, learner, objective, sampler, Hooks(observer=Watch(note, note_split)))
     finally:
         learner.close()
     stretch = max(1, (steps - WARM) // STRETCHES)
     starts = range(WARM, steps - stretch + 1, stretch)
     rates = [sum(frames[s : s + stretch]) / (marks[s + stretch - 1] - marks[s - 1]) for s in starts]
-    return {"frames/s": statistics.median(rates), "estimated": cost.peak, "recompute": learner.tables.recompute}
+    recompute = learner.tables.recompute
+    estimated = cost.peak_recomputing if recompute else cost.peak
+    rate = statistics.median(rates)
+    return {"frames/s": rate, "estimated": estimated, "recompute": recompute, "at once": at_once[-1], "losses": losses}
 
 
 def _small(name: str, opened: LoadedBase, data: SpeechData, shape: str) -> dict[str, Any]:
-    """Twenty steps within so much memory, each rank alone: peak beside the estimate, and the rate beside that of the whole GPU."""
-    kind = name.split()[0]
+    """Twenty steps within so much memory, each rank alone: peak beside the estimate, rate and losses beside those of the whole GPU.
+
+    There the same steps are taken on the same data, with float32 moments and masters.
+    """
+    *choices, kind = name.partition(" in ")[0].split()
     case = PROJECTION if kind == "projection" else CASES[kind]
+    narrow = {("moments" if choice == "8bit" else "masters"): choice for choice in choices}
+    chosen = replace(case, settings={**case.settings, **narrow})
     whole = train(case, opened, data, World(), shape, SMALL_STEPS)
     if opened.device.type != "cuda":
-        return {"whole": round(whole["frames/s"])}
+        return {"whole": round(whole["frames/s"]), **_apart(train(chosen, opened, data, World(), shape, SMALL_STEPS), whole)}
     gc.collect()
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(opened.device).total_memory
     torch.cuda.set_per_process_memory_fraction(SMALL[name] * 2**30 / total, opened.device)
     torch.cuda.reset_peak_memory_stats()
     try:
-        small = train(case, opened, data, World(), shape, SMALL_STEPS)
+        small = train(chosen, opened, data, World(), shape, SMALL_STEPS)
         peak = torch.cuda.max_memory_allocated()
         rates = {"frames/s": round(small["frames/s"]), "of the whole GPU's": round(small["frames/s"] / whole["frames/s"], 2)}
         memory = {"peak GB": round(peak / 1e9, 2), "estimated GB": round(small["estimated"] / 1e9, 2), "recompute": small["recompute"]}
-        return {**rates, **memory}
+        return {**rates, **memory, "frames at once": small["at once"], **_apart(small, whole)}
     except (torch.OutOfMemoryError, QRecipeError) as e:
         return {"failed": str(e).splitlines()[0][:160]}
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0, opened.device)
+
+
+def _apart(small: dict[str, Any], whole: dict[str, Any]) -> dict[str, float]:
+    """Losses in nats: of the first step, of the last five in the mean, and how far apart they are in a step at most."""
+    apart = max(abs(a - b) for a, b in zip(small["losses"], whole["losses"], strict=True))
+    ends = [statistics.fmean(row["losses"][-5:]) for row in (small, whole)]
+    return dict(zip(("first loss", "loss", "whole GPU's", "apart"), (round(x, 4) for x in (whole["losses"][0], *ends, apart)), strict=True))
 
 
 def _timed(opened: LoadedBase, work: Callable[[], None]) -> float:

@@ -104,7 +104,7 @@ CODES: dict[str, Code] = {
     "QR073": Code("not enough room on a disk"),
     "QR074": Code("not enough memory, on the GPU or on the machine"),
     "QR075": Code("a file or folder of this machine cannot be written or read"),
-    "QR080": Code("packages that a metric, an evaluator or a format needs are not installed", "warning"),
+    "QR080": Code("packages that a metric, an evaluator, a format or a stage needs are not installed", "warning"),
     "QR081": Code("an evaluator's model cannot be found or used"),
     "QR082": Code("an optional gate that cannot be judged on this machine", "warning", advisory=True),
     "QR083": Code("a gate that cannot tell good recordings from spoilt ones"),
@@ -118,6 +118,7 @@ CODES: dict[str, Code] = {
         "nothing keeps what the base knows: no replay of its languages, and no gate on them", "warning", advisory=True, knock_on=True
     ),
     "QR093": Code("no gate decides whether the result is good", "warning", advisory=True, knock_on=True),
+    "QR100": Code("`moments` or `masters` of a stage in which they save nothing", "warning", advisory=True, knock_on=True),
 }
 
 

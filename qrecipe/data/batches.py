@@ -44,12 +44,12 @@ class Sampler:
         self._others = {d: [Item(d, i, n) for i, n in enumerate(sources[d])] for d in sources if d in shares}
         self._shares = shares
         self._batch = batch
-        self._seed = seed
+        self.seed = seed
         self.updates = updates
 
     def epoch(self, number: int) -> list[list[Micro]]:
         """The global batches of one epoch: every own row once, and as much of the others as their shares ask for."""
-        rng = random.Random(f"{self._seed}:{number}")
+        rng = random.Random(f"{self.seed}:{number}")
         items = list(self._own)
         own = sum(i.length for i in self._own)
         rest = 1.0 - sum(self._shares.values())
@@ -70,7 +70,7 @@ class Sampler:
         turn = int(start // total) if total else 0
         while total and position < start + wanted:
             order = list(pool)
-            random.Random(f"{self._seed}:{dataset}:{turn}").shuffle(order)
+            random.Random(f"{self.seed}:{dataset}:{turn}").shuffle(order)
             for item in order:
                 if start <= position < start + wanted:
                     drawn.append(item)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from qrecipe.model.stock import silence
 from qrecipe.recipe.stage import Lora
 
 Linear = tuple[torch.Tensor | float | None, ...]
@@ -64,7 +65,8 @@ class LowRank:
 
     def __init__(self, net: Any, tensors: tuple[str, ...], lora: Lora, adapter: str) -> None:
         """`tensors` name weights of `torch.nn.Linear` modules; `adapter` is a name of its own for every entry."""
-        from peft import LoraConfig, inject_adapter_in_model
+        with silence():  # peft loads torchao, where it is installed, and torch warns about that
+            from peft import LoraConfig, inject_adapter_in_model
 
         self._net = net
         self._adapter = adapter

@@ -21,6 +21,7 @@ from qrecipe.model.lora import LowRank
 from qrecipe.phases import phase
 from qrecipe.plan.trainable import Trainable
 from qrecipe.qwen3 import CODEC_TABLE, PREDICTOR_PROJECTION, TALKER_INPUTS, TEXT_TABLE, within
+from qrecipe.recipe.stage import Masters
 
 HASHING_THREADS = 8
 """Tensors that are hashed at once; each is copied from the GPU first."""
@@ -157,10 +158,10 @@ class LearningGroup:
 
 
 class Learner:
-    """Makes a stage's trainable set learnable: float32 masters for whole tensors, low-rank deltas, row subsets for rows."""
+    """Makes a stage's trainable set learnable: masters for whole tensors, low-rank deltas, row subsets for rows."""
 
-    def __init__(self, net: Any, trainable: Trainable, start: Delta) -> None:
-        """`start` holds the unrounded result of the stages before."""
+    def __init__(self, net: Any, trainable: Trainable, start: Delta, masters: Masters = "float32") -> None:
+        """`start` holds the unrounded result of the stages before; `masters` is the number format of linear layers' weights."""
         self.net = net
         self.tables = Tables(net.talker)
         self.groups: list[LearningGroup] = []
@@ -169,6 +170,8 @@ class Learner:
         self._original: dict[str, torch.Tensor] = {}
         self._start = start
         tensors = parameters(net)
+        linear = trainable.linear({name: tuple(tensor.shape) for name, tensor in tensors.items()})
+        self._narrow = set(linear) if masters == "bfloat16" else set()
         # all adapters first: peft marks what it knows as learning on the way
         adapters = {
             i: LowRank(net, g.tensors, g.train.lora, f"entry{i}") for i, g in enumerate(trainable.groups) if g.train.lora is not None
@@ -187,12 +190,15 @@ class Learner:
                 learned = [self._row_subset(name, tensors[name], group.rows) for name in group.tensors]
             label = ", ".join(group.train.patterns)
             self.groups.append(LearningGroup(label, group.train.lr, group.train.weight_decay, learned))
+        self.linear = [self._named[name] for name in linear]
+        """Weights of linear layers that train themselves."""
 
     def _master(self, name: str, parameter: torch.Tensor) -> torch.nn.Parameter:
-        """A whole tensor in float32, in the place of the frozen one."""
+        """A whole tensor's master in the place of the frozen one: float32, or what the model computes with, of bfloat16's values."""
         assert isinstance(parameter, torch.nn.Parameter), name
         self._original[name] = parameter.data.cpu()  # a GPU's memory is for what trains
-        parameter.data = _unrounded(parameter.data.to(torch.float32, copy=True), name, self._start)
+        master = _unrounded(parameter.data.to(torch.float32, copy=True), name, self._start)
+        parameter.data = master.bfloat16().to(parameter.dtype) if name in self._narrow else master
         parameter.requires_grad_(True)
         self._named[name] = parameter
         return parameter

@@ -15,6 +15,7 @@ from qrecipe.files import FileHashes
 from qrecipe.inputs.bases import BaseInfo
 from qrecipe.inputs.contents import SILENT, Content
 from qrecipe.inputs.durations import lengths
+from qrecipe.inputs.evaluators import packages_problem
 from qrecipe.inputs.manifest import Manifest, Rows
 from qrecipe.inputs.tokenizer import TextTokenizer
 from qrecipe.plan.trainable import Group, Trainable
@@ -79,6 +80,7 @@ def check(context: Context) -> Iterator[Problem]:
     yield from _feeds_the_talker(context)
     yield from _overwritten(context)
     yield from _rates(context)
+    yield from _optimizers(context)
     yield from _amounts(context)
     yield from _outruns(context)
     yield from _overlap(context)
@@ -241,6 +243,19 @@ def _rates(context: Context) -> Iterator[Problem]:
 def _entry(stage: Stage, node: Node, group: Group) -> Node:
     """The node of the entry that a group comes from."""
     return node.at("train", next(i for i, t in enumerate(stage.train) if t is group.train))
+
+
+def _optimizers(context: Context) -> Iterator[Problem]:
+    """Choices of a stage's optimiser that save nothing, or that need a package."""
+    for stage, node, trainable in context.stages():
+        for name, value in (("moments", stage.moments), ("masters", stage.masters)):
+            known = context.base.tensors is not None and len(trainable.groups) == len(stage.train)
+            if value != "float32" and known and not trainable.linear(context.base.tensors or {}):
+                message = f"`{name}: {value}` saves nothing in `{stage.id}`: no weight of a linear layer trains itself"
+                yield node.at(name).key_problem("QR100", message, "leave it out: rows, norms and low-rank deltas stay float32")
+        if stage.moments == "8bit":
+            packages = packages_problem(("torchao",), "8bit", "`moments: 8bit`", node.at("moments").place)
+            yield from [packages] if packages is not None else []
 
 
 def _amounts(context: Context) -> Iterator[Problem]:

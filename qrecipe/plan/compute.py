@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from qrecipe.plan.trainable import Trainable
+from qrecipe.plan.trainable import BLOCK, Trainable
 from qrecipe.qwen3 import (
     CODEC_HEAD,
     PREDICTOR,
@@ -23,16 +23,18 @@ from qrecipe.qwen3 import (
     TALKER_NORM,
     within,
 )
-from qrecipe.recipe.stage import EmbeddingMatchStage, Stage, TextLmStage
+from qrecipe.recipe.stage import EmbeddingMatchStage, Masters, Moments, Stage, TextLmStage
 
 _LAYER = re.compile(rf"{re.escape(TALKER_LAYERS)}\.(\d+)\.")
 _PREFIX = 10
 """Positions of a row beside its text and its frames."""
 _REFERENCE = 60
 """Frames, and about as many text tokens at most, that an in-context prompt adds; for estimates."""
+ROW_FRAMES = 375
+"""Of a row of 30 seconds, about the longest."""
 BF16, FP32 = 2, 4
-MOMENTS = 2 * FP32
-"""Bytes of AdamW's state for each trained number."""
+MOMENTS = {"float32": 2 * FP32, "8bit": 2 * (1 + FP32 / BLOCK)}
+"""Bytes of AdamW's state for each trained number; of 8 bits with a scale for each block."""
 CUDA = 300 << 20
 """Workspaces of the libraries."""
 
@@ -68,14 +70,21 @@ class Compute:
     """Of that on the disk at most, as bfloat16; None while the data is not known."""
     weights: int
     """Bytes of the base's weights on the GPU."""
-    trained: int
-    """Bytes of float32 masters. What a step computes with is a bfloat16 copy in the place of the weight."""
-    gradients: int
-    """Bytes of their float32 gradients, which a backward pass makes in the place of what it has used up of the activations."""
-    optimizer: int
-    """Bytes of AdamW's moments."""
+    parameters: int
+    """Numbers that train."""
+    linear: int
+    """Those of them in the weights of linear layers, which the next two are about."""
+    moments: Moments
+    masters: Masters
+    """The stage's choices."""
     activations: int
     """Bytes that one micro-batch keeps for its backward pass, logits included."""
+    recomputed: int
+    """The same where layers are computed again: the input of each, the logits, and `layer`."""
+    layer: int
+    """Of that, what the layer at work keeps."""
+    longest_row: int
+    """`recomputed` of `ROW_FRAMES` alone: a row cannot be split."""
     accumulates: bool
     """Whether a step has several micro-batches: then gradients wait beside the activations of the next."""
     operations: float | None
@@ -84,18 +93,52 @@ class Compute:
     """That it trains on, over all epochs; 0 while its data is not known."""
 
     @property
+    def trained(self) -> int:
+        """Bytes of masters. What a step computes with is a bfloat16 copy in the place of the weight, or a bfloat16 master itself."""
+        return (self.parameters - (self.linear if self.masters == "bfloat16" else 0)) * FP32
+
+    @property
+    def gradients(self) -> int:
+        """Bytes of gradients, of their masters' format, which a backward pass makes in the place of what it has used up of the
+        activations."""
+        return self.trained + (self.linear * BF16 if self.masters == "bfloat16" else 0)
+
+    @property
+    def optimizer(self) -> int:
+        """Bytes of AdamW's moments."""
+        return round((self.parameters - self.linear) * MOMENTS["float32"] + self.linear * MOMENTS[self.moments])
+
+    @property
     def peak(self) -> int:
         """Bytes of GPU memory at most."""
-        return self.weights + self.trained + self.optimizer + self.passing + CUDA
+        return self._standing + self.passing
+
+    @property
+    def peak_recomputing(self) -> int:
+        """The same where layers are computed again in the backward pass, which goes on when most gradients are there."""
+        return self._standing + max(self._passing(self.recomputed, self.accumulates), self.gradients + self.layer)
+
+    @property
+    def least(self) -> int:
+        """The same where micro-batches are split as well, down to a single row: less cannot be done without changing the result."""
+        return min(self.peak_recomputing, self._standing + self._passing(self.longest_row, accumulates=True))
 
     @property
     def passing(self) -> int:
         """Bytes of activations and gradients at most: as the one goes the other comes, unless gradients are there from before."""
-        return self.activations + self.gradients if self.accumulates else max(self.activations, self.gradients)
+        return self._passing(self.activations, self.accumulates)
+
+    @property
+    def _standing(self) -> int:
+        return self.weights + self.trained + self.optimizer + CUDA
+
+    def _passing(self, activations: int, accumulates: bool) -> int:
+        return activations + self.gradients if accumulates else max(activations, self.gradients)
 
     def as_json(self) -> dict[str, Any]:
         """For `--format json`."""
-        return {**self.__dict__, "terms": list(self.terms), "peak": self.peak}
+        sums = ("trained", "gradients", "optimizer", "peak", "peak_recomputing", "least")
+        return {**self.__dict__, "terms": list(self.terms), **{name: getattr(self, name) for name in sums}}
 
 
 @dataclass(frozen=True)
@@ -149,8 +192,9 @@ def compute(stage: Stage, trainable: Trainable, shapes: Shapes, volume: Volume |
     names = {n for g in trainable.groups for n in g.tensors}
     joint = {n for g in trainable.groups if g.whole and g.train.lora is None for n in g.tensors} if stage.compile == "auto" else set()
     model = _Model(shapes, names, joint, isinstance(stage, TextLmStage), float(getattr(stage, "predictor_weight", 0.0)))
-    learned = trainable.parameters if trainable.parameters is not None else trainable.parameters_max
     ratio = _positions_a_frame(stage, volume)
+    layer = model.layer(ratio)
+    recomputed = model.entering(ratio) + layer
     batch = stage.batch.frames if volume is None else min(stage.batch.frames, math.ceil(volume.frames))
     return Compute(
         layers=model.talker.layers,
@@ -159,10 +203,14 @@ def compute(stage: Stage, trainable: Trainable, shapes: Shapes, volume: Volume |
         cached=model.cached,
         cache_bytes=_cache_bytes(stage, model, ratio, volume),
         weights=sum(math.prod(s) for s in shapes.values()) * BF16 + speech_tokenizer,
-        trained=learned * FP32,
-        gradients=learned * FP32,
-        optimizer=learned * MOMENTS,
+        parameters=trainable.parameters if trainable.parameters is not None else trainable.parameters_max,
+        linear=sum(math.prod(shapes[n]) for n in trainable.linear(shapes)),
+        moments=stage.moments,
+        masters=stage.masters,
         activations=round(batch * model.saved(ratio)),
+        recomputed=round(batch * recomputed),
+        layer=round(batch * layer),
+        longest_row=round(min(batch, ROW_FRAMES) * recomputed),
         accumulates=stage.batch.accumulate > 1,
         operations=_operations(stage, model, ratio, volume),
         frames=_frames(stage, volume) if volume is not None else 0.0,
@@ -191,18 +239,35 @@ class _Model:
 
     def saved(self, ratio: float) -> float:
         """Bytes that one frame keeps, or that its loss needs beside them."""
-        total, logits = 0.0, 0
+        return sum(saved for _, saved in self._layers(ratio)) + self._around()
+
+    def entering(self, ratio: float) -> float:
+        """The same of what enters layers and of what is around them, without what they keep."""
+        return sum(entering for entering, _ in self._layers(ratio)) + self._around()
+
+    def layer(self, ratio: float) -> float:
+        """Bytes that the largest layer keeps for one frame."""
+        return max((saved for _, saved in self._layers(ratio)), default=0.0)
+
+    def _layers(self, ratio: float) -> Iterator[tuple[float, float]]:
+        """Of each layer that gradients pass: bytes of what enters it, and of what it keeps, for one frame."""
         if self.first is not None:
             for i in range(self.first, self.talker.layers):
-                total += ratio * self.talker.saved(self.trains(f"{TALKER_LAYERS}.{i}"))
-        if "talker" in self.terms:
-            logits = self.shapes[f"{CODEC_HEAD}.weight"][0]
-            total += logits * BF16
+                yield ratio * self.talker.hidden * BF16, ratio * self.talker.saved(self.trains(f"{TALKER_LAYERS}.{i}"))
         if "predictor" in self.terms:
             for i in range(self.predictor.layers):
                 layer = f"{PREDICTOR_LAYERS}.{i}"
                 joint = all(f"{layer}.self_attn.{n}_proj.weight" in self._joint for n in "qkv")
-                total += self.groups * self.predictor.saved(self.trains(layer), turned_again=joint)
+                saved = self.predictor.saved(self.trains(layer), turned_again=joint)
+                yield self.groups * self.predictor.hidden * BF16, self.groups * saved
+
+    def _around(self) -> float:
+        """Bytes of logits and of what the predictor reads, for one frame, and what its loss needs beside them."""
+        total, logits = 0.0, 0
+        if "talker" in self.terms:
+            logits = self.shapes[f"{CODEC_HEAD}.weight"][0]
+            total += logits * BF16
+        if "predictor" in self.terms:
             heard = self.groups * (self.talker.hidden + self.predictor.hidden) + (self.groups - 1) * self.predictor.hidden
             count = (self.groups - 1) * self.shapes[f"{PREDICTOR_HEADS}.0.weight"][0]
             total += (heard + count) * BF16

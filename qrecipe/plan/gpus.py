@@ -9,17 +9,17 @@ from __future__ import annotations
 import math
 import shutil
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from qrecipe.files import FileHashes
 from qrecipe.inputs.durations import seconds
-from qrecipe.plan.compute import FP32, Compute
+from qrecipe.plan.compute import Compute
 from qrecipe.plan.plan import Planned
 from qrecipe.plan.trainable import Trainable
 from qrecipe.qwen3 import FRAMES_PER_SECOND, TALKER_LAYERS, within
 from qrecipe.recipe.metrics import spec_of
-from qrecipe.recipe.stage import Stage
+from qrecipe.recipe.stage import Masters, Moments, Stage
 
 Kind = Literal["rows", "predictor", "layers", "lora", "everything"]
 
@@ -142,16 +142,28 @@ def _speaking(planned: Planned, hashes: FileHashes, gpu: Gpu, gpus: int) -> floa
 
 def fit(cost: Compute, memory: float) -> str:
     """Needs of a stage for so many bytes of a GPU, in a sentence."""
-    if cost.peak <= USABLE * memory:
-        return "fits as it is"
-    least = cost.peak - cost.passing + cost.gradients
-    if least <= USABLE * memory:
-        return "fits with layers computed again and micro-batches split; `run` does both by itself, and the result stays the same"
-    learned = cost.trained // FP32
-    return (
-        f"does not fit: the base and {learned:,} trained numbers with their gradients and moments take {least / 1e9:.1f} GB; "
-        "train fewer layers (`talker.model.layers.20-27`), or low-rank deltas of them (`lora`)"
-    )
+    usable = USABLE * memory
+    if (unchanged := _unchanged(cost, usable)) is not None:
+        return unchanged
+    parts = f"the base and {cost.parameters:,} trained numbers with their gradients and moments take {cost.least / 1e9:.1f} GB"
+    for change in ("`moments: 8bit`",), ("`masters: bfloat16`",), ("`moments: 8bit`", "`masters: bfloat16`"):
+        moments: Moments = "8bit" if "`moments: 8bit`" in change else cost.moments
+        masters: Masters = "bfloat16" if "`masters: bfloat16`" in change else cost.masters
+        fits = _unchanged(replace(cost, moments=moments, masters=masters), usable)
+        if fits is not None:
+            return f"does not fit: {parts}; with {' and '.join(change)}, which changes losses a little, it {fits}"
+    return f"does not fit: {parts}; train fewer layers (`talker.model.layers.20-27`), or low-rank deltas of them (`lora`)"
+
+
+def _unchanged(cost: Compute, usable: float) -> str | None:
+    """How a stage fits into so many bytes with the same result; None if it does not."""
+    if cost.peak <= usable:
+        return f"fits as it is ({cost.peak / 1e9:.1f} GB)"
+    if cost.peak_recomputing <= usable:
+        return f"fits with layers computed again ({cost.peak_recomputing / 1e9:.1f} GB), which `run` does by itself"
+    if cost.least <= usable:
+        return f"fits with layers computed again and micro-batches split ({cost.least / 1e9:.1f} GB or more), which `run` does by itself"
+    return None
 
 
 def here() -> Gpu | None:

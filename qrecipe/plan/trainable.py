@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from qrecipe.errors import MAX_PROBLEMS, Problem, Problems, suggest
@@ -15,6 +15,8 @@ from qrecipe.recipe.stage import Lora, Stage, Train
 from qrecipe.source.reader import Node
 
 ROW_TABLES = {"seen": (TEXT_TABLE,), "languages": (CODEC_TABLE,)}
+BLOCK = 256
+"""Numbers that moments of 8 bits scale together. A tensor that blocks do not fill keeps float32."""
 TRAINABLE_ROOT = TALKER
 """The speaker encoder and the speech tokenizer are inputs here, read before training: nothing could move them."""
 
@@ -52,6 +54,14 @@ class Trainable:
     def parameters_max(self) -> int:
         """Upper bound of `parameters`."""
         return sum(g.parameters_max for g in self.groups)
+
+    def linear(self, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+        """Weights of linear layers that train themselves: what a stage's `moments` and `masters` are about.
+
+        Norms are small, rows of tables have no gradient in most steps, and low-rank deltas are small again.
+        """
+        names = [n for g in self.groups if g.whole and g.train.lora is None for n in g.tensors]
+        return [n for n in names if is_linear(n, shapes[n]) and math.prod(shapes[n]) % BLOCK == 0]
 
     def rows_of(self, tensor: str) -> tuple[int, ...] | None:
         """Rows of a tensor that train, or None if it trains whole or not at all."""
@@ -142,7 +152,7 @@ class _Resolver:
     def _low_rank(self, train: Train, lora: Lora, names: tuple[str, ...], n: Node) -> Group | None:
         """An entry with `lora`: the weights of its linear layers, each with rank x (inputs + outputs) trained numbers."""
         tables = [name for name in names if is_embedding(name)]
-        linear = tuple(name for name in names if name.endswith(".weight") and len(self.tensors[name]) == 2 and not is_embedding(name))
+        linear = tuple(name for name in names if is_linear(name, self.tensors[name]))
         message = help_ = None
         if train.rows is not None:
             message, help_ = "`lora` adapts linear layers, and `rows` picks rows of a table", "leave one of them out"
@@ -190,6 +200,11 @@ class _Resolver:
 def is_embedding(name: str) -> bool:
     """Whether a tensor is a table that is looked up."""
     return "embedding" in name.split(".")[-2] or re.search(r"\.(text|codec)_embedding\.", name) is not None
+
+
+def is_linear(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether a tensor is the weight of a linear layer."""
+    return name.endswith(".weight") and len(shape) == 2 and not is_embedding(name)
 
 
 def _outside(stage: Stage, group: Group, n: Node) -> Iterator[Problem]:

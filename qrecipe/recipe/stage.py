@@ -11,6 +11,9 @@ from qrecipe.recipe.evaluator import Evaluators
 from qrecipe.recipe.gate import Gate, Select
 from qrecipe.recipe.model import Identifier, Positive, Settings, Share, one_of, schema_of_one
 
+Moments = Literal["float32", "8bit"]
+Masters = Literal["float32", "bfloat16"]
+
 
 class Lora(Settings):
     """Low-rank adaptation: W + alpha / rank * B A, with A of rank x inputs and B of outputs x rank."""
@@ -105,6 +108,10 @@ class _Stage(Settings):
     """The learning rate after the warm-up: constant, or falling to zero at the last step along a line or half a cosine. Falling, so that the last steps settle; `constant` suits `select` with `patience`, where the end is not known."""
     clip: Positive = 1.0
     """Largest norm of the gradient over everything that trains; a larger one is scaled down, so that one odd row does not undo what was learned."""
+    moments: Moments = "float32"
+    """AdamW's two moments of weights of linear layers that train themselves. `8bit` takes a quarter of the memory, in blocks of 256 numbers with a scale each, and needs `pip install 'qrecipe[8bit]'`. Losses differ a little; of other weights the moments stay float32. For a small card (docs/scale.md)."""
+    masters: Masters = "float32"
+    """Weights of linear layers that train themselves, as the optimiser adds to them. With `bfloat16` they are what the model computes with, so that no wider copy is kept, and gradients are bfloat16 too: 6 bytes less for each number. Every step is rounded up or down at random, right in the mean. Losses differ a little. For a small card (docs/scale.md)."""
     compile: Literal["auto", "off"] = "auto"
     """Whether torch compiles what stands between matrix products, on a GPU where a compiler works: the first step takes longer, every other less time and memory. `off` is for looking for faults. A CPU compiles nothing."""
     select: Select | None = None

@@ -123,7 +123,10 @@ def _computes(compute: Compute | None) -> list[str]:
     losses = " and ".join(compute.terms) if compute.terms else "none"
     parts = {"weights": compute.weights, "what trains": compute.trained + compute.optimizer, "activations and gradients": compute.passing}
     memory = f"on a GPU about {size(compute.peak)} (" + ", ".join(f"{k} {size(v)}" for k, v in parts.items()) + ")"
-    return [f"{what}; losses: {losses}", memory]
+    memory += f", or {size(compute.peak_recomputing)} with layers computed again"
+    choices = [f"{name} {value}" for name, value in (("moments", compute.moments), ("masters", compute.masters)) if value != "float32"]
+    narrow = [f"linear layers: {' and '.join(choices)}"] if choices else []
+    return [f"{what}; losses: {losses}", *narrow, memory]
 
 
 def time_line(times: Durations, price: float | None = None) -> str:

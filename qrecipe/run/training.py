@@ -87,7 +87,7 @@ class Trainer:
         trainable = self.session.plan.trainables[stage.id]
         torch.manual_seed(self.session.recipe.seed)
         guard = Guard(self.session.opened.net, trainable)
-        learner = Learner(self.session.opened.net, trainable, before)
+        learner = Learner(self.session.opened.net, trainable, before, stage.masters)
         try:
             with fused.compiled(self._compiles(stage)):
                 result = self._learn(stage, learner, before, states, checkpoints)

@@ -215,7 +215,7 @@ def _moments(learner: Learner, optimizer: torch.optim.Optimizer) -> dict[str, to
     for i, parameter in enumerate(learner.parameters()):
         for name, value in optimizer.state.get(parameter, {}).items():
             tensor = torch.as_tensor(value).detach()
-            narrow = tensor.device.type == "cuda" and tensor.ndim and tensor.dtype == torch.float32
+            narrow = tensor.device.type == "cuda" and tensor.ndim and tensor.dtype == torch.float32 and not name.endswith("-scales")
             moments[f"{i}.{name}"] = (tensor.bfloat16() if narrow else tensor).to("cpu").contiguous()
     return moments
 
@@ -224,6 +224,6 @@ def _set_moments(learner: Learner, optimizer: torch.optim.Optimizer, moments: di
     for i, parameter in enumerate(learner.parameters()):
         mine = {k.partition(".")[2]: v for k, v in moments.items() if k.partition(".")[0] == str(i)}
         if mine:  # AdamW keeps its count of steps on the CPU, unless it is fused
-            on_cpu = () if optimizer.defaults.get("fused") else ("step",)
+            on_cpu = () if optimizer.defaults["fused"] else ("step",)
             wide = {k: v.float() if v.dtype == torch.bfloat16 else v for k, v in mine.items()}
             optimizer.state[parameter] = {k: v if k in on_cpu else v.to(parameter.device) for k, v in wide.items()}

@@ -29,6 +29,7 @@ from qrecipe.model.weights import Delta, Learner, LearningGroup
 from qrecipe.peers import IN_STEP
 from qrecipe.recipe.stage import Stage
 from qrecipe.train.checkpoints import StageCheckpoints
+from qrecipe.train.compact import CompactAdamW
 from qrecipe.train.gradients import GradientSum
 from qrecipe.train.numbers import PendingNumbers, StepLosses, StepNumbers
 from qrecipe.train.objectives.objective import Objective
@@ -40,6 +41,8 @@ MAX_BAD_STEPS = 5
 MAX_BAD_IN_ALL = 50
 """Such steps of a stage in all."""
 SHOWN_ROWS = 8
+BETAS, EPS = (0.9, 0.95), 1e-8
+"""Of AdamW."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,14 @@ def skips_on_device(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
+def make_optimizer(stage: Stage, learner: Learner, device: torch.device, seed: int) -> torch.optim.AdamW:
+    """AdamW over everything that learns, in the memory that the stage's `moments` and `masters` choose."""
+    groups = [{"params": g.parameters, "lr": g.lr, "weight_decay": g.weight_decay} for g in learner.groups]
+    if stage.moments == stage.masters == "float32":
+        return torch.optim.AdamW(groups, betas=BETAS, eps=EPS, fused=skips_on_device(device))
+    return CompactAdamW(groups, learner.linear, stage, seed, betas=BETAS, eps=EPS)
+
+
 def set_learning_rates(optimizer: torch.optim.Optimizer, groups: Sequence[LearningGroup], scale: float) -> None:
     """Sets every group's rate to a share of its peak."""
     for target, group in zip(optimizer.param_groups, groups, strict=True):
@@ -134,8 +145,7 @@ class _Loop:
         self.total = sampler.steps(stage.epochs, stage.steps)
         self.epoch_end = min(self.total, len(sampler.epoch(0)) * sampler.updates)
         """The step by which every group of parameters must have had a gradient."""
-        groups = [{"params": g.parameters, "lr": g.lr, "weight_decay": g.weight_decay} for g in learner.groups]
-        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-8, fused=skips_on_device(base.device))
+        self.optimizer = make_optimizer(stage, learner, base.device, sampler.seed)
         # Groups without a gradient yet: a batch of replay alone gives none to a language's row.
         self.silent = list(range(len(learner.groups)))
         self.progress = Progress(silent=self.silent, recent=deque(maxlen=max(1, self.total // 10)))
@@ -309,7 +319,7 @@ class _Loop:
 
     def _may_overlap(self, step: int) -> bool:
         """Whether the device may be given another step before the numbers of this one are read."""
-        if not skips_on_device(self.base.device):
+        if not self.optimizer.defaults["fused"]:
             return False  # the host must decide whether the step is taken
         if self.silent:
             return False  # the host must look into the next gradients anyway

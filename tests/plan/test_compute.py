@@ -123,6 +123,49 @@ def test_memory_is_what_was_measured_on_a_gpu(name: str, measured: float) -> Non
     assert made.peak / 1e9 == pytest.approx(measured, rel=0.1)
 
 
+def test_choices_of_the_optimiser_by_hand() -> None:
+    """Layers of the 1.7B talker: 1,409,286,144 numbers in matrices, 121,856 in norms, which keep float32."""
+    linear, norms = 1_409_286_144, 121_856
+    for moments, masters, trained, gradients, optimizer in (
+        ("float32", "float32", 4, 4, 8),
+        ("8bit", "float32", 4, 4, 2 + 8 / 256),
+        ("float32", "bfloat16", 0, 2, 8),
+        ("8bit", "bfloat16", 0, 2, 2 + 8 / 256),
+    ):
+        cost = computed({"match": "talker.model.layers"}, moments=moments, masters=masters)
+        assert cost.linear == linear
+        assert cost.trained == trained * linear + 4 * norms
+        assert cost.gradients == gradients * linear + 4 * norms
+        assert cost.optimizer == round(optimizer * linear) + 8 * norms
+    tables = computed({"match": "talker.model.text_embedding"}, moments="8bit", masters="bfloat16")
+    assert (tables.linear, tables.optimizer) == (0, tables.parameters * 8)
+
+
+def test_layers_computed_again_keep_their_input_alone() -> None:
+    """Rows and the talker's loss: 28 inputs of 2,048 numbers, what one layer keeps, and logits of 3,072 in 2, 4 and 2 bytes."""
+    train = [{"match": "talker.model.codec_embedding", "rows": "languages", "lr": 1e-3}]
+    cost = computed(*train, predictor_weight=0.0, layout="streaming", batch={"frames": 1000})
+    positions = 1000 * (75 + 10) / 75  # clips of 75 frames, a prefix of 10
+    one_layer = 2 * (2 * 2048 + 3 * 2048 + 3 * 1024 + 2 * 6144)
+    assert cost.layer == round(positions * one_layer)
+    assert cost.recomputed == pytest.approx(positions * (28 * 2048 * 2 + one_layer) + 1000 * 3072 * (2 + 4 + 2), rel=1e-6)
+    assert cost.peak_recomputing == cost.peak - cost.activations + cost.recomputed
+    assert cost.longest_row == pytest.approx(0.375 * cost.recomputed, rel=1e-6)
+    assert cost.least == cost.peak_recomputing - cost.recomputed + cost.longest_row + cost.gradients
+
+
+def test_the_peak_with_layers_computed_again_is_what_was_measured() -> None:
+    """Gigabytes that tensors held at most on one H200, 20 steps of 6,144 frames (`benchmarks.scale`, rows in 12 GB)."""
+    case = CASES["rows"]
+    fields = {"id": "s", "objective": "speech", "data": ["d"], "train": case.train, "steps": 20, "layout": "streaming"}
+    stage = SpeechStage.model_validate({**fields, "batch": {"frames": case.frames}, **case.settings})
+    found, problems = trainable.resolve(stage, Node({}, Place("r.yaml")), shapes(), {"malay": 2072}, list(range(3774)))
+    assert not problems
+    made = compute(stage, found, shapes(), Volume(rows=300, frames=25_112, tokens=6_167))
+    assert made is not None
+    assert made.peak_recomputing / 1e9 == pytest.approx(5.47, rel=0.1)
+
+
 def test_time_counts_what_is_computed() -> None:
     """The predictor on cached states over three epochs costs the talker one pass of three."""
     cached, streaming = computed(PREDICTOR, layout="mixed"), computed(PREDICTOR, layout="streaming")

@@ -12,7 +12,7 @@ from qrecipe.plan import make_plan
 from qrecipe.plan.estimates import estimates
 from qrecipe.plan.gpus import COMPILING, GPUS, START, durations, fit
 from qrecipe.recipe import load
-from qrecipe.report.tables import time_line
+from qrecipe.report.tables import _computes, time_line
 from tests.support import recipes
 
 
@@ -53,7 +53,26 @@ def test_data_that_is_not_here_has_no_time(planned) -> None:  # type: ignore[no-
 
 
 def test_what_fits_is_said_with_what_helps(planned) -> None:  # type: ignore[no-untyped-def]
-    cost = replace(estimates(planned, FileHashes())["language"], weights=4 * 10**9, activations=20 * 10**9, trained=10**9, gradients=10**9)
-    assert fit(cost, 80e9) == "fits as it is"
-    assert "computed again" in fit(cost, 24e9)
-    assert "lora" in fit(replace(cost, trained=8 * 10**9, gradients=8 * 10**9, optimizer=16 * 10**9), 24e9)
+    """First what leaves the result as it is, then the smallest change of the recipe, then another recipe."""
+    sizes = {"weights": 4 * 10**9, "activations": 20 * 10**9, "recomputed": 8 * 10**9, "longest_row": 10**9, "layer": 10**9}
+    cost = replace(estimates(planned, FileHashes())["language"], parameters=25 * 10**7, linear=25 * 10**7, **sizes)
+    assert fit(cost, 80e9).startswith("fits as it is (27.3 GB)")
+    assert fit(cost, 24e9) == "fits with layers computed again (15.3 GB), which `run` does by itself"
+    assert "micro-batches split (9.3 GB or more), which `run` does by itself" in fit(cost, 12e9)
+    large = replace(cost, parameters=10**9, linear=10**9)
+    assert "does not fit: the base and 1,000,000,000 trained numbers with their gradients and moments take 21.3 GB" in fit(large, 20e9)
+    assert "; with `moments: 8bit`, which changes losses a little, it fits with" in fit(large, 20e9)
+    assert "; with `moments: 8bit` and `masters: bfloat16`, which" in fit(large, 12e9)
+    assert "with `masters: bfloat16`, which" in fit(replace(large, moments="8bit"), 12e9)
+    assert fit(replace(large, linear=0), 12e9).endswith("or low-rank deltas of them (`lora`)")
+    assert fit(large, 8e9).endswith("or low-rank deltas of them (`lora`)")
+
+
+def test_the_plan_says_which_choices_a_stage_makes() -> None:
+    from tests.plan.test_compute import computed
+
+    layers = {"match": "talker.model.layers"}
+    assert "linear layers: moments 8bit and masters bfloat16" in _computes(computed(layers, moments="8bit", masters="bfloat16"))
+    lines = _computes(computed(layers, batch={"frames": 4096}))
+    assert not any("linear layers" in line for line in lines)
+    assert lines[-1].endswith("GB with layers computed again")

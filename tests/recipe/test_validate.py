@@ -150,6 +150,16 @@ def test_a_gate_whose_packages_are_missing_warns_and_is_an_error_where_it_must_b
     assert [(p.code, p.severity) for p in check(Path(SOUND), optional, True, hashes())] == [("QR082", "warning")]
 
 
+def test_moments_of_8_bits_need_a_package_before_anything_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    sets = ("stages.language.moments=8bit",)
+    assert problems(SOUND, *sets) == []
+    monkeypatch.setattr("qrecipe.inputs.evaluators.installed", lambda module: module != "torchao")
+    (message,) = problems(SOUND, *sets)
+    assert message.message == "`moments: 8bit` needs torchao, not installed here"
+    assert (message.code, message.severity, message.help) == ("QR080", "warning", "pip install 'qrecipe[8bit]'")
+    assert [p.severity for p in check(Path(SOUND), sets, True, hashes())] == ["error"]
+
+
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize(
     "text",

@@ -41,7 +41,7 @@ def learner_of(opened: LoadedBase, stage: Stage, seen: list[int] | None = None) 
     tensors = {k: tuple(v.shape) for k, v in parameters(opened.net).items()}
     found, problems = trainable.resolve(stage, Node({}, Place("r.yaml")), tensors, {"malay": ROW}, seen)
     assert not problems
-    return Learner(opened.net, found, Delta()), found
+    return Learner(opened.net, found, Delta(), stage.masters), found
 
 
 @dataclass

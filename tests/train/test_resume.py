@@ -106,7 +106,10 @@ def same(one: StageResult, other: StageResult) -> bool:
 LOW_RANK = [LANGUAGE, {"match": "talker.model.layers.0.self_attn.q_proj", "lr": 1e-2, "lora": {"rank": 2, "alpha": 4}}]
 
 
-@pytest.mark.parametrize("changes", [{}, {"select": SELECT}, {"train": LOW_RANK}], ids=["last", "best", "low rank"])
+COMPACT = {"moments": "8bit", "masters": "bfloat16"}
+
+
+@pytest.mark.parametrize("changes", [{}, {"select": SELECT}, {"train": LOW_RANK}, COMPACT], ids=["last", "best", "low rank", "compact"])
 def test_stopped_after_every_step(train: Train, tmp_path: Path, changes: dict[str, Any]) -> None:
     """Stopped and started again after each of its steps: losses, rates, selection and weights are those of one go."""
     whole, told = train(None, **changes)
@@ -376,6 +379,14 @@ def test_a_step_ahead_changes_nothing(train: Train, monkeypatch: pytest.MonkeyPa
     assert found.chosen_step == expected.chosen_step
     for name, values in expected.delta.whole.items():
         assert torch.allclose(values, found.delta.whole[name], atol=1e-5)
+
+
+def test_a_step_that_no_kernel_leaves_out_is_left_out_by_the_host(train: Train, ahead: None) -> None:
+    """With moments of 8 bits: nothing moves in a step that is not finite, and none is given ahead."""
+    whole, told = train(None, wrap=lambda o: Sick(o, {3}), **COMPACT)
+    assert [e["step"] for e in told.of("step_skipped")] == [3]
+    assert all(v.isfinite().all() for v in whole.delta.whole.values())
+    assert [s.step for s in told.steps] == [1, 2, 4, 5, 6, 7]
 
 
 def test_stopped_with_a_step_ahead(train: Train, ahead: None, tmp_path: Path) -> None:
