@@ -48,6 +48,10 @@ def stock() -> Any:
     compile_apart()
     with silence():
         import transformers
+        from transformers.utils import import_utils
+
+        # for decoding and quantisation that nothing here uses, they take two seconds of every start, and warn
+        import_utils._sklearn_available = import_utils._torchao_available = False
         from qwen_tts import Qwen3TTSModel, Qwen3TTSTokenizer, VoiceClonePromptItem
         from qwen_tts.core.models import Qwen3TTSConfig, Qwen3TTSForConditionalGeneration, modeling_qwen3_tts
         from qwen_tts.core.tokenizer_12hz.configuration_qwen3_tts_tokenizer_v2 import Qwen3TTSTokenizerV2Config
