@@ -273,6 +273,8 @@ def _clipped(samples: Audio, floating: bool) -> float:
     """
     level = np.abs(samples)
     peak = float(level.max())
+    if peak < SILENT_PEAK:
+        return 0.0  # a channel without a microphone
     if peak >= CLIPPED_LEVEL and not floating:
         return float((level >= CLIPPED_LEVEL).mean())
     flat = level >= peak * (1 - FLAT)

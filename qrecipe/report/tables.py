@@ -299,5 +299,6 @@ def heard_lines(dataset: str, about: Mapping[str, Any]) -> list[str]:
     if about["same_sentence"]:
         lines.append(f"{dataset}: {len(about['same_sentence']):,} sentences stand in several rows, case and signs aside")
     for speaker, cosine in about["two_people"].items():
-        lines.append(f"{dataset}: speaker `{speaker}` sounds like two people (cosine {cosine:g}): name them apart with `speaker`")
+        who = f"speaker `{speaker}`" if speaker else "the one speaker"
+        lines.append(f"{dataset}: {who} sounds like two people (cosine {cosine:g}): name them apart with `speaker`")
     return lines

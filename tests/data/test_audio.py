@@ -170,6 +170,14 @@ def test_a_file_that_broke_off_is_refused_and_a_whole_one_is_not(kind: str, shar
         read(cut)
 
 
+def test_a_channel_without_a_microphone_is_not_clipped(tmp_path: Path) -> None:
+    spoken = audio.speech(1)
+    assert len(load(audio.write(tmp_path / "one.wav", np.stack([spoken, 0 * spoken], 1)), 30.0).samples)
+    clipped = np.stack([np.clip(6 * spoken, -1, 1), 0 * spoken], 1)
+    with pytest.raises(AudioProblem, match="clipped"):
+        load(audio.write(tmp_path / "two.wav", clipped), 30.0)
+
+
 def test_clipping_is_seen_wherever_it_lies_and_only_where_something_is_lost(tmp_path: Path) -> None:
     loud = np.clip(6 * audio.speech(1), -1, 1)
     for level in (1.0, 0.8, 0.3):
