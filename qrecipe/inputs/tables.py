@@ -29,7 +29,7 @@ MAX_FIELD = 1 << 20
 """Bytes of a field."""
 SUFFIXES: dict[str, Format] = {
     **dict.fromkeys((".jsonl", ".json", ".ndjson"), "jsonl"),
-    **dict.fromkeys((".csv", ".tsv", ".tab", ".psv", ".txt"), "csv"),
+    **dict.fromkeys((".csv", ".tsv", ".tab", ".psv", ".list", ".txt"), "csv"),
     ".parquet": "parquet",
     ".tar": "tar",
 }

@@ -266,7 +266,7 @@ class Kind:
 
 KINDS = {
     "folder": Kind(texts_beside, "a folder of recordings with texts beside them", 2),
-    "ljspeech": Kind(ljspeech, "LJSpeech: metadata.csv without a header"),
+    "ljspeech": Kind(ljspeech, "metadata.csv without a header, as LJSpeech has it"),
     "spreadsheet": Kind(spreadsheet, "table sheet.csv, semicolons between the columns, utf-8", 1, "audio=Sound,text=Said"),
     "utf-16": Kind(utf_16, "table t.tsv, tabs between the columns, utf-16"),
     "common voice": Kind(common_voice, "Common Voice: validated.tsv beside clips/", 2),

@@ -99,6 +99,35 @@ def test_recordings_elsewhere_are_copied_unless_the_person_says_no(tmp_path: Pat
     assert make_plan(load(result.recipe), FileHashes()).errors == []
 
 
+LISTS = {
+    "vits": ("train_filelist.txt", "wavs/{id}.wav|{speaker}|{text}"),
+    "piper": ("metadata.csv", "{id}|{speaker}|{text}"),
+    "gpt-sovits": ("train.list", "/somewhere/else/{id}.wav|{speaker}|MS|{text}"),
+    "styletts": ("list.txt", "wavs/{id}.wav|{text}|{speaker}"),
+}
+"""Lists of other tools: name of the file, form of a line."""
+
+
+@pytest.mark.parametrize(("name", "line"), LISTS.values(), ids=LISTS)
+def test_a_list_without_a_header_names_speakers(name: str, line: str, tmp_path: Path) -> None:
+    folder = sources.ljspeech(tmp_path / "source")
+    (folder / "metadata.csv").unlink()
+    rows_ = [line.format(id=f"LJ{i:03d}", speaker=("anna", "budi")[i % 2], text=t) for i, t in enumerate(sources.TEXTS)]
+    sources.lines(folder / name, rows_)
+    imported(folder, tmp_path)
+    both = rows(tmp_path, "train") + rows(tmp_path, "dev")
+    assert {r["text"] for r in both} == set(sources.TEXTS)
+    assert {r["speaker"] for r in both} == {"anna", "budi"}
+
+
+def test_words_of_a_single_column_are_texts_however_often_they_stand(tmp_path: Path) -> None:
+    folder = sources.ljspeech(tmp_path / "source")
+    words = ["satu", "dua", "tiga"]
+    sources.lines(folder / "metadata.csv", [f"LJ{i:03d}|{words[i % 3]}" for i in range(len(sources.TEXTS))])
+    imported(folder, tmp_path)
+    assert {r["text"] for r in rows(tmp_path, "train")} <= set(words)
+
+
 FAULTS = {
     "": "the text is empty",
     "...": "the text has no letter and no digit",

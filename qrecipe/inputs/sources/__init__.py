@@ -14,11 +14,13 @@ from pathlib import Path
 from qrecipe.errors import DataError, Place, Problem, suggest
 from qrecipe.inputs.columns import recognise
 from qrecipe.inputs.sources import folders, hub, labels, tables
-from qrecipe.inputs.sources.source import Options, Source, SourceRow, sounds_below
+from qrecipe.inputs.sources.source import Options, Recordings, Source, SourceRow, sounds_below
 from qrecipe.inputs.tables import SOUNDS, Record, dialect_of, format_of, records
 
 METADATA = ("metadata.csv", "metadata.tsv", "metadata.txt", "metadata.jsonl", "transcripts.csv", "transcripts.tsv")
 """Names of the table of a folder."""
+MOST_LISTS = 20
+"""Texts of a folder that are opened to find the one that lists recordings; more are texts beside recordings."""
 CUTS = re.compile(r"(?:.*[_.-])?cuts(?:[_.-].*)?\.jsonl(?:\.gz)?")
 SUPERVISIONS = re.compile(r"(?:.*[_.-])?(?P<kind>supervisions|recordings)(?:[_.-].*)?\.jsonl(?:\.gz)?")
 Opener = Callable[[], Source]
@@ -110,7 +112,7 @@ def _table(path: Path, options: Options) -> Opener | None:
     columns = list(_first_row(file))
     if options.columns or "text" in recognise(columns).names or "audio" in recognise(columns).names:
         return lambda: tables.table(file, "csv", options, f"table {file.name}", "csv")
-    return lambda: tables.ljspeech(file, options)
+    return lambda: tables.unnamed(file, options)
 
 
 def _first_row(path: Path) -> dict[str, object]:
@@ -120,12 +122,22 @@ def _first_row(path: Path) -> dict[str, object]:
 
 
 def _table_of(folder: Path) -> Path | None:
-    """The table of a folder: one that is called like it, else the only one."""
+    """The table of a folder: one that is called like it, else the only one, or the only text that begins with a recording's name."""
     named = next((folder / n for n in METADATA if (folder / n).is_file()), None)
     if named is not None:
         return named
-    files = [f for f in sorted(folder.iterdir()) if f.is_file() and f.suffix != ".txt" and format_of(f) in ("csv", "jsonl")]
+    candidates = [f for f in sorted(folder.iterdir()) if f.is_file() and format_of(f) in ("csv", "jsonl")]
+    files = [f for f in candidates if f.suffix != ".txt"]
+    if not files and len(candidates) <= MOST_LISTS:
+        files = [f for f in candidates if _begins_with_a_recording(f)]
     return files[0] if len(files) == 1 else None
+
+
+def _begins_with_a_recording(file: Path) -> bool:
+    if dialect_of(file) is None:
+        return False
+    first = next((r for r in records(file, "csv", file.name, header=False) if isinstance(r, Record)), None)
+    return first is not None and Recordings(file.parent).find(str(first.values["0"])) is not None
 
 
 def _parquet(path: Path, options: Options) -> Opener | None:
@@ -164,7 +176,7 @@ FORMATS: dict[str, SourceFormat] = {
     "lhotse": SourceFormat("Lhotse manifests or Shar", _lhotse),
     "common_voice": SourceFormat("Common Voice", _common_voice),
     "labels": SourceFormat("SRT, WebVTT or Audacity labels with a long recording", _subtitles),
-    "table": SourceFormat("a CSV or TSV table, LJSpeech's metadata.csv, or JSON lines such as NeMo's", _table),
+    "table": SourceFormat("a CSV or TSV table, LJSpeech's metadata.csv, a file list, or JSON lines such as NeMo's", _table),
     "parquet": SourceFormat("Parquet", _parquet),
     "webdataset": SourceFormat("WebDataset tars", _shards),
     "folder": SourceFormat("a folder of recordings with .txt beside them", _texts),

@@ -14,6 +14,8 @@ from qrecipe.inputs.tables import Embedded, Format, Record, dialect_of, records
 
 PEEK = 8
 """Records by whose columns a table is known."""
+PEEK_LABELS = 200
+"""Records by which a column of speakers is told from one of texts, where nothing names them."""
 
 
 def utterances(rows: Iterable[Record | Problem], columns: Columns, recordings: Recordings) -> Iterator[SourceRow | Problem]:
@@ -98,21 +100,42 @@ def _require(columns: Columns, names: list[str], options: Options, place: Place)
         raise DataError(Problem("QR041", message, place, f"say it: `--columns {example}`"))
 
 
-def ljspeech(path: Path, options: Options) -> Source:
-    """`ID|text|text spelled out` without a header; the last column is what is said."""
+def unnamed(path: Path, options: Options) -> Source:
+    """A table without a header, such as LJSpeech's `ID|text|text spelled out` or a file list: the recording first, its text last.
+
+    A column of labels, each of them on many rows, is no text: the first such column says who speaks.
+    """
     folder = path.parent
+    rows = records(path, "csv", path.name, header=False)
+    first = list(itertools.islice(rows, PEEK_LABELS))
+    speaker, texts = _roles([list(r.values.values()) for r in first if isinstance(r, Record)])
 
     def read() -> Iterator[SourceRow | Problem]:
         recordings = Recordings(folder)
-        for row in records(path, "csv", path.name, header=False):
+        for row in itertools.chain(first, rows):
             if isinstance(row, Problem):
                 yield row
                 continue
-            cells = list(row.values.values())
-            text = next((c for c in reversed(cells[1:]) if c), "")
-            yield SourceRow(row.place, text, recordings.find(cells[0]), cells[0])
+            cells = dict(enumerate(row.values.values()))
+            text = next((c for c in (cells.get(i) for i in reversed(texts)) if c), "")
+            yield SourceRow(row.place, text, recordings.find(cells[0]), cells[0], _text(cells.get(speaker)))
 
-    return Source("ljspeech", f"LJSpeech: {path.name} without a header, a recording and its text in each line", read())
+    said = "" if speaker < 0 else f", the speaker in column {speaker + 1}"
+    return Source("ljspeech", f"{path.name} without a header, as LJSpeech has it: a recording and its text in each line{said}", read())
+
+
+def _roles(rows: list[list[Any]]) -> tuple[int, list[int]]:
+    """(column of speakers or -1, columns of texts) of a table without a header."""
+    columns = range(1, max(map(len, rows), default=0))
+    labels = [i for i in columns if _are_labels([str(row[i]).strip() for row in rows if i < len(row) and row[i]])]
+    if len(labels) == len(columns):
+        return -1, list(columns)
+    return labels[0] if labels else -1, [i for i in columns if i not in labels]
+
+
+def _are_labels(cells: list[str]) -> bool:
+    """Whether cells are single words, each of which stands on two rows at least in the mean."""
+    return bool(cells) and not any(" " in c for c in cells) and 2 * len(set(cells)) <= len(cells)
 
 
 def common_voice(folder: Path, options: Options) -> Source:
