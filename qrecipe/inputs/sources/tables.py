@@ -120,8 +120,8 @@ def unnamed(path: Path, options: Options) -> Source:
             text = next((c for c in (cells.get(i) for i in reversed(texts)) if c), "")
             yield SourceRow(row.place, text, recordings.find(cells[0]), cells[0], _text(cells.get(speaker)))
 
-    said = "" if speaker < 0 else f", the speaker in column {speaker + 1}"
-    return Source("ljspeech", f"{path.name} without a header, as LJSpeech has it: a recording and its text in each line{said}", read())
+    column = "" if speaker < 0 else f", the speaker in column {speaker + 1}"
+    return Source("ljspeech", f"{path.name} without a header, as LJSpeech has it: a recording and its text in each line{column}", read())
 
 
 def _roles(rows: list[list[Any]]) -> tuple[int, list[int]]:
