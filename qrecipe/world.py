@@ -156,6 +156,11 @@ def rank() -> int:
     return int(os.environ["RANK"]) if launched() > 1 else 0
 
 
+def joined() -> bool:
+    """Whether this process has found the others of its launcher."""
+    return _peers is not None
+
+
 def require_alone(verb: str) -> None:
     """Refuses a verb that works in one process where a launcher started several; said by the first of them."""
     if launched() == 1 or verb in DIVIDED:

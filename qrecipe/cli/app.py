@@ -138,7 +138,8 @@ def _main(arguments: list[str] | None) -> NoReturn:
 
 
 def _interrupted() -> NoReturn:
-    tell("interrupted; what was done is kept, and the same command goes on from there")
+    if not world.rank() or world.joined():  # a verb of one process says it in the first of those that a launcher started
+        tell("interrupted; what was done is kept, and the same command goes on from there")
     sys.exit(Interrupted.exit_code)
 
 

@@ -76,7 +76,7 @@ def test_recordings_beside_one_another_are_heard_as_alone(samples: list[Sample],
     alone = [s.transcript for s in samples]
     monkeypatch.setattr(asr, "at_once", lambda settings: 2)
     choice = EvaluatorChoice(Evaluators(asr=whisper.ASR), Path.cwd(), {"malay": "ms"})
-    others = EvaluatorSet(cast(Any, SimpleNamespace(world=World())), None, choice)
+    others = EvaluatorSet(cast(Any, SimpleNamespace(world=World(), tags={})), None, choice)
     together = [replace(s, evaluators=others) for s in samples]
     others.transcribe_all(together)
     assert [s.transcript for s in together] == alone

@@ -40,7 +40,7 @@ CHAINS = {
     "before training": [
         "event:run_started:1 kill",
         "before:recipe.lock:1 kill",
-        "before:*.sealed:3 kill",
+        "before:*.shard:1 kill",
         "event:dataset:2 kill",
     ],
     "in training": [

