@@ -27,6 +27,8 @@ BEAT_SECONDS = 1.0
 """Seconds between two signs of life."""
 SILENT_SECONDS = 40.0
 """Seconds without one after which a rank counts as dead, where its process cannot be looked at."""
+DYING_SECONDS = 3.0
+"""Seconds that a process may take to be gone after its sockets are."""
 GRACE_SECONDS = 15.0
 """Seconds in which a rank whose run is over must have come to its end."""
 COLLECTIVE_SECONDS = 600.0
@@ -202,6 +204,10 @@ class Peers:
 
     def _end_without_store(self) -> None:
         """The store is in the first rank's process, or in that of torchrun on its host."""
+        # sockets are closed before the process that had them is gone
+        deadline = time.monotonic() + DYING_SECONDS
+        while 0 in self._whos and self._lives(0) and time.monotonic() < deadline:
+            time.sleep(PAUSE)
         if 0 in self._whos and not self._lives(0):
             self._end_dead(0, "has died", {})
         else:
