@@ -129,15 +129,16 @@ def _table_of(folder: Path) -> Path | None:
     candidates = [f for f in sorted(folder.iterdir()) if f.is_file() and format_of(f) in ("csv", "jsonl")]
     files = [f for f in candidates if f.suffix != ".txt"]
     if not files and len(candidates) <= MOST_LISTS:
-        files = [f for f in candidates if _begins_with_a_recording(f)]
+        recordings = Recordings(folder)
+        files = [f for f in candidates if _begins_with_a_recording(f, recordings)]
     return files[0] if len(files) == 1 else None
 
 
-def _begins_with_a_recording(file: Path) -> bool:
+def _begins_with_a_recording(file: Path, recordings: Recordings) -> bool:
     if dialect_of(file) is None:
         return False
     first = next((r for r in records(file, "csv", file.name, header=False) if isinstance(r, Record)), None)
-    return first is not None and Recordings(file.parent).find(str(first.values["0"])) is not None
+    return first is not None and recordings.find(str(first.values["0"])) is not None
 
 
 def _parquet(path: Path, options: Options) -> Opener | None:
