@@ -29,6 +29,7 @@ VERBS = {
     "diff": "Say what changed in meaning between two recipes.",
     "prepare": "Check and encode a recipe's data.",
     "run": "Run a recipe: train its stages, judge its gates, write its bundle.",
+    "watch": "Show a run in a browser while it runs.",
     "search": "Try variants of a recipe, judged by ear, and write the best.",
     "evaluate": "Measure a model on recordings.",
     "compare": "Compare two models on the same recordings.",

@@ -9,6 +9,7 @@ import hashlib
 import math
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -206,14 +207,20 @@ Where = tuple[str, int, str, str, str, int]
 def stored_samples(folder: Path) -> Iterator[tuple[Where, Path]]:
     """Every sample below `folder/DATASET`, with the file of its sound, without a model. Damaged batches are left out."""
     for file in sorted(folder.glob(f"*/*/{BATCH}")):
-        try:
-            batch = read_sealed(file)
-            for entry in batch["samples"]:
-                sound = file.parent / f"{entry['line']}.flac"
-                if sound.is_file():
-                    yield (file.parent.parent.name, entry["line"], entry["text"], batch["layout"], batch["prompt"], batch["seed"]), sound
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
+        yield from stored_batch(file)
+
+
+def stored_batch(file: Path) -> list[tuple[Where, Path]]:
+    """The samples of one batch, by its manifest `DATASET/KEY/batch.json`; none of one that is damaged."""
+    samples: list[tuple[Where, Path]] = []
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        batch = read_sealed(file)
+        for entry in batch["samples"]:
+            sound = file.parent / f"{entry['line']}.flac"
+            if sound.is_file():
+                where = file.parent.parent.name, entry["line"], entry["text"], batch["layout"], batch["prompt"], batch["seed"]
+                samples.append((where, sound))
+    return samples
 
 
 def generated(opened: LoadedBase | None, task: Task, progress: OnProgress | None = None) -> Iterator[Sample]:

@@ -234,6 +234,11 @@ class Verdict(Settings):
     reason: str | None = None
     """Why there is no value."""
 
+    @property
+    def bound(self) -> float:
+        """The threshold on the scale of `value`: a decrease is a negative difference."""
+        return -self.threshold if self.kind in ("min_decrease", "max_decrease") else self.threshold
+
     def against_best(self) -> str | None:
         """Scores of the base, told nothing and told its best language, and of the model, in a line; None for other gates.
 

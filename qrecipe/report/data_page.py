@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from qrecipe.data.audio import AudioProblem, read
-from qrecipe.report.page import STYLE, sound
+from qrecipe.report.markup import document, table
+from qrecipe.report.page import sound
 
 WORST = 20
 """Recordings of each measure that have a player."""
@@ -53,11 +54,7 @@ class DatasetPage:
 def write_data_page(title: str, datasets: Sequence[DatasetPage]) -> str:
     """The page as HTML."""
     players: dict[Path, str] = {}
-    parts = [
-        "<!doctype html>",
-        '<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head><body><h1>{html.escape(title)}</h1>",
-    ]
+    parts: list[str] = []
     for dataset in datasets:
         parts += [f"<h2>{html.escape(dataset.name)}: {dataset.rows:,} recordings</h2>", _distributions(dataset)]
         parts += [f"<p>The filter <code>{k}: {limit:g}</code> drops {n:,} rows.</p>" for k, (limit, n) in dataset.filters.items()]
@@ -68,34 +65,40 @@ def write_data_page(title: str, datasets: Sequence[DatasetPage]) -> str:
             shown = "; ".join(", ".join(map(str, lines)) for lines in dataset.same_sentence[:WORST])
             parts.append(f"<p>{len(dataset.same_sentence):,} sentences stand in several rows, case and signs aside (lines {shown}).</p>")
         if dataset.suspects:
-            parts += [f"<h3>Worth a look: {len(dataset.suspects):,} rows</h3>", _recordings(dataset.suspects[: 5 * WORST], players)]
+            parts += [
+                f"<h3>Worth a look: {len(dataset.suspects):,} rows</h3>",
+                _recordings(f"{dataset.name} worth a look", dataset.suspects[: 5 * WORST], players),
+            ]
         for measure, recordings in dataset.worst.items():
-            parts += [f"<h3>{TITLES[measure]}, the worst first</h3>", _recordings(recordings[:WORST], players)]
-    return "\n".join([*parts, "</body></html>"]) + "\n"
+            parts += [f"<h3>{TITLES[measure]}, the worst first</h3>", _recordings(f"{dataset.name} {measure}", recordings[:WORST], players)]
+    return document(title, "\n".join(parts))
 
 
 def _distributions(dataset: DatasetPage) -> str:
     known = {m: q for m, q in dataset.distributions.items() if q}
     if not known:
         return ""
-    heads = "".join(f"<th>{q}</th>" for q in next(iter(known.values())))
-    rows = "".join(f"<tr><td>{m} {UNITS[m]}</td>" + "".join(f"<td>{v:g}</td>" for v in q.values()) + "</tr>" for m, q in known.items())
-    return f"<table><tr><th>of all recordings</th>{heads}</tr>{rows}</table>"
+    heads = ["of all recordings", *next(iter(known.values()))]
+    rows = [f"<tr><td>{m} {UNITS[m]}</td>" + "".join(f"<td>{v:g}</td>" for v in q.values()) + "</tr>" for m, q in known.items()]
+    return table(f"{dataset.name} distributions", heads, rows)
 
 
-def _recordings(recordings: Sequence[PageRow], players: dict[Path, str]) -> str:
+def _recordings(name: str, recordings: Sequence[PageRow], players: dict[Path, str]) -> str:
     rows = []
     for r in recordings:
-        player = _player(r.audio, players) if r.audio is not None else ""
+        player = _player(r, players) if r.audio is not None else ""
         rows.append(f"<tr><td>{r.line}</td><td>{html.escape(r.note)}</td><td>{player}</td><td>{html.escape(r.text)}</td></tr>")
-    return "<table><tr><th>line</th><th></th><th></th><th>text</th></tr>" + "\n".join(rows) + "</table>"
+    return table(name, ["line", "why", "sound", "text"], rows)
 
 
-def _player(path: Path, players: dict[Path, str]) -> str:
+def _player(row: PageRow, players: dict[Path, str]) -> str:
     """A recording inside the page; nothing for one that cannot be read."""
-    if path not in players:
+    assert row.audio is not None
+    if row.audio not in players:
         try:
-            players[path] = f'<audio controls preload="none" src="data:{sound(read(path))}"></audio>'
+            players[row.audio] = f"data:{sound(read(row.audio))}"
         except AudioProblem:
-            players[path] = ""
-    return players[path]
+            players[row.audio] = ""
+    source = players[row.audio]
+    label = html.escape(f"line {row.line}: {row.text}")
+    return f'<audio controls preload="none" aria-label="{label}" src="{source}"></audio>' if source else ""

@@ -1,4 +1,4 @@
-"""One self-contained HTML page: what was said, side by side, with transcripts and their errors marked. No script, no network."""
+"""One self-contained HTML page: what was said, side by side, with transcripts and their errors marked, and how a run went. No script, no network."""
 
 from __future__ import annotations
 
@@ -12,28 +12,31 @@ import soundfile
 from qrecipe.data.audio import Audio, encoded
 from qrecipe.evaluate.metrics import text_and_transcript
 from qrecipe.evaluate.samples import Sample
-from qrecipe.inputs.documents import Statistic, Verdict, interval_text
+from qrecipe.inputs.documents import Statistic, interval_text
 from qrecipe.qwen3 import SAMPLE_RATE
-from qrecipe.report.rewards import RewardRows, rewards_html
+from qrecipe.report.history import RunHistory, StageHistory
+from qrecipe.report.markup import document, table
+from qrecipe.report.plots import curves, interval
+from qrecipe.report.rewards import rewards_html
+from qrecipe.report.tables import duration, size
 
 PAGE = "report.html"
 """Name of the page in the folder that it is about."""
-STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 90rem; padding: 0 1rem; color: #1a1a1a; background: #fff }
-table { border-collapse: collapse; width: 100%; margin: 1rem 0 2rem }
-th, td { border-bottom: 1px solid #ddd; padding: .5rem .6rem; text-align: left; vertical-align: top }
-th { position: sticky; top: 0; background: #fff }
-audio { width: 15rem; height: 2rem; display: block; margin: .15rem 0 }
-del { color: #b00020 } ins { color: #b00020; background: #ffe3e6; text-decoration: none }
-.pass { color: #0a6b2d } .fail { color: #b00020 } .undecided, .skipped { color: #8a5a00 }
-.how, .number { color: #666; font-size: .85em } td.number { white-space: nowrap }
-@media (prefers-color-scheme: dark) { body, th { background: #16181b; color: #e6e6e6 } th, td { border-color: #33373d }
-  del, ins, .fail { color: #ff8a93 } ins { background: #4a1f25 } .pass { color: #6fd08c } .undecided, .skipped { color: #e0b060 }
-  .how, .number { color: #9aa0a8 } }
-"""
-
-
 REWARDED = "; rewarded by this ear, so look at another one"
+
+
+@dataclass(frozen=True)
+class PageSound:
+    """One sound of the page."""
+
+    line: int
+    text: str
+    how: str
+    """Layout, prompt, seed and seconds in words."""
+    source: str
+    """Its URL: the sound itself in a page that stands alone."""
+    words: str = ""
+    """HTML: the transcript with its errors marked."""
 
 
 @dataclass(frozen=True)
@@ -41,64 +44,131 @@ class Column:
     """Speech of one model, or the recordings."""
 
     name: str
-    samples: Sequence[Sample]
-    transcripts: bool
-    """Whether a recogniser transcribed them."""
+    speech: Sequence[PageSound]
+
+
+def column_of(name: str, samples: Sequence[Sample], transcripts: bool) -> Column:
+    """A column with its sounds in it; `transcripts`: a recogniser has transcribed them."""
+    return Column(name, [_speech(s, transcripts) for s in samples])
+
+
+def _speech(sample: Sample, transcript: bool) -> PageSound:
+    how = how_spoken(sample.layout, sample.prompt, sample.seed, len(sample.audio) / SAMPLE_RATE)
+    words = marked(*text_and_transcript(sample)) if transcript else ""
+    return PageSound(sample.row.line, sample.row.text, how, f"data:{sound(sample.audio)}", words)
+
+
+def how_spoken(layout: str, prompt: str, seed: int | None, seconds: float) -> str:
+    """Layout, prompt, seed and length of a sound in words; a recording has no seed.
+
+    >>> how_spoken("non_streaming", "x_vector", 3, 1.25)
+    'non-streaming, x-vector, seed 3, 1.2 s'
+    """
+    spoken = "" if seed is None else f"{layout}, {prompt}, seed {seed}, ".replace("_", "-")
+    return f"{spoken}{seconds:.1f} s"
 
 
 def write_page(
     title: str,
     columns: Sequence[Column],
     statistics: Mapping[str, Statistic] | None = None,
-    verdicts: Mapping[str, Sequence[Verdict]] | None = None,
-    seconds: Mapping[str, float] | None = None,
-    rewards: RewardRows | None = None,
+    history: RunHistory | None = None,
 ) -> str:
     """The page.
 
     Args:
         columns: side by side; rows are prompts, by line and text.
         statistics: metrics with their intervals, above.
-        verdicts: of gates, by the stage after which they were judged, above.
-        seconds: where the time of a run went, by phase, below.
-        rewards: what stages heard while they learned, below.
+        history: of the run that the page is about.
     """
-    parts = [
-        "<!doctype html>",
-        '<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{_text(title)}</title><style>{STYLE}</style></head><body>",
-        f"<h1>{_text(title)}</h1>",
-        _verdicts(verdicts) if verdicts else "",
-        _statistics(statistics) if statistics else "",
-        _samples(columns) if columns else "",
-        _seconds(seconds) if seconds else "",
-        rewards_html(rewards) if rewards else "",
-        "</body></html>",
-    ]
-    return "\n".join(p for p in parts if p) + "\n"
+    about = _run_sections(history) if history is not None else {}
+    sections = {**about, "metrics": _statistics(statistics) if statistics else "", "samples": _samples(columns) if columns else ""}
+    if history is not None:
+        sections |= {"time": _seconds(history.seconds) if history.seconds else "", "rewards": rewards_html(history.rewards)}
+    parts = [f'<section id="{name}"{"" if content else " hidden"}>{content}</section>' for name, content in sections.items()]
+    status = f'<p id="state" role="status">{_text(history.state)}</p>' if history is not None else ""
+    return document(title, f"{status}{chr(10).join(parts)}")
+
+
+def _run_sections(history: RunHistory) -> dict[str, str]:
+    """How a run went, by the ids of the page's sections."""
+    plots = []
+    for name, stage in history.stages.items():
+        plots.append(curves(f"{name}: losses", stage.losses))
+        plots.append(
+            curves(f"{name}: held out" + (f", best at step {stage.best:,}" if stage.best is not None else ""), {"held out": stage.held_out})
+        )
+    notes = "".join(f"<li>{_text(n)}</li>" for n in history.notes)
+    return {
+        "now": _now(history),
+        "stages": _stages(history) if history.stages else "",
+        "gates": _verdicts(history) if history.verdicts else "",
+        "curves": f"<h2>Curves</h2>{''.join(plots)}" if any(plots) else "",
+        "notes": f"<h2>Notes</h2><ul>{notes}</ul>" if notes else "",
+    }
+
+
+def _now(history: RunHistory) -> str:
+    """Position of a run, its speed, and the memory that it takes."""
+    parts = []
+    name = history.training
+    if name is not None and (stage := history.stages[name]).of:
+        label = f"{name}: step {stage.step:,} of {stage.of:,}"
+        parts.append(f'<p>{_text(label)}</p><progress aria-label="{_text(label)}" value="{stage.step}" max="{stage.of}"></progress>')
+        if history.step_seconds is not None:
+            rest = duration((stage.of - stage.step) * history.step_seconds)
+            parts.append(f"<p>{history.step_seconds:.2g} s a step; at most {rest} of training left in this stage.</p>")
+    if history.activity and history.ended is None:
+        parts.append(f"<p>{_text(history.activity)}</p>")
+    facts = [history.device, f"at most {size(history.memory)} of memory so far" if history.memory else ""]
+    facts += [f"plan {history.plan[:12]}"] if history.plan else []
+    return "".join(parts) + f'<p class="how">{_text("; ".join(f for f in facts if f))}</p>'
+
+
+def _stages(history: RunHistory) -> str:
+    """Every stage of the recipe, what became of it, and what changed since the last run."""
+    rows = [_stage(name, s) for name, s in history.stages.items()]
+    heads = ["stage", "state", "step", "loss", "since the last run of the recipe"]
+    return "<h2>Stages</h2>" + table("stages", heads, rows)
+
+
+def _stage(name: str, stage: StageHistory) -> str:
+    losses = ", ".join(f"{term} {points[-1][1]:.4g}" for term, points in stage.losses.items() if points)
+    step = f"{stage.step:,} of {stage.of:,}" if stage.of else "-"
+    cells = "".join(f"<td>{_text(c)}</td>" for c in (step, losses or "-", stage.compared or "new"))
+    return f'<tr><th scope="row">{_text(name)}</th><td class="{_text(stage.state)}">{_text(stage.state)}</td>{cells}</tr>'
 
 
 def _seconds(seconds: Mapping[str, float]) -> str:
     """Phases of a run with their share of the time, the longest first."""
     total = sum(seconds.values()) or 1.0
     rows = [f"<tr><td>{_text(name)}</td><td>{s:.1f}</td><td>{s / total:.0%}</td></tr>" for name, s in seconds.items()]
-    return "<h2>Time</h2>" + _table(["phase", "seconds", "share"], rows)
+    return "<h2>Time</h2>" + table("time", ["phase", "seconds", "share"], rows)
 
 
-def _verdicts(verdicts: Mapping[str, Sequence[Verdict]]) -> str:
+def _verdicts(history: RunHistory) -> str:
     rows = []
-    for stage, judged in verdicts.items():
-        for v in judged:
-            needed = f", {v.prompts_needed:,} prompts would decide" if v.prompts_needed else ""
-            why = f": {v.reason}" if v.reason else ""
-            counts = (" (does not count)" if v.severity == "warn" else "") + (REWARDED if v.rewarded else "")
-            numbers = "-" if v.value is None else f"{v.value:.4g} ({interval_text(v.low, v.high)})"
-            cells = [stage, v.gate, numbers, _number(v.baseline), _number(v.recordings), str(v.prompts)]
-            outcome = f'<td class="{v.outcome}">{_text(v.outcome + needed + why + counts)}</td>'
-            rows.append("<tr>" + "".join(f"<td>{_text(c)}</td>" for c in cells) + outcome + "</tr>")
-    heads = ["after", "gate", "value", "baseline", "recordings", "prompts", "outcome"]
-    honest = dict.fromkeys(line for judged in verdicts.values() for v in judged if (line := v.against_best()) is not None)
-    return "<h2>Gates</h2>" + _table(heads, rows) + "".join(f"<p>{_text(line)}</p>" for line in honest)
+    judged = [(stage, v) for stage, verdicts in history.verdicts.items() for v in verdicts]
+    for stage, v in judged:
+        needed = f", {v.prompts_needed:,} prompts would decide" if v.prompts_needed else ""
+        why = f": {v.reason}" if v.reason else ""
+        counts = (" (does not count)" if v.severity == "warn" else "") + (REWARDED if v.rewarded else "")
+        numbers = "-" if v.value is None else f"{v.value:.4g} ({interval_text(v.low, v.high)})"
+        before = history.before.get((stage, v.gate))
+        cells = [
+            stage,
+            v.gate,
+            numbers,
+            _number(v.baseline),
+            _number(v.recordings),
+            str(v.prompts),
+            _number(before.value if before else None),
+        ]
+        outcome = f'<td class="{v.outcome}">{_text(v.outcome + needed + why + counts)}</td><td>{interval(v)}</td>'
+        rows.append("<tr>" + "".join(f"<td>{_text(c)}</td>" for c in cells) + outcome + "</tr>")
+    heads = ["after", "gate", "value", "baseline", "recordings", "prompts", "last run", "outcome", "interval and threshold"]
+    honest = dict.fromkeys(line for _, v in judged if (line := v.against_best()) is not None)
+    return "<h2>Gates</h2>" + table("gates", heads, rows) + "".join(f"<p>{_text(line)}</p>" for line in honest)
 
 
 def _statistics(statistics: Mapping[str, Statistic]) -> str:
@@ -108,26 +178,29 @@ def _statistics(statistics: Mapping[str, Statistic]) -> str:
         cells = [name, f"{s.value:.4g}", interval_text(s.low, s.high), _number(s.recordings), f"{s.spread[0]:.4g} to {s.spread[1]:.4g}"]
         rows.append("<tr>" + "".join(f"<td>{_text(c)}</td>" for c in [*cells, str(s.prompts), slices]) + "</tr>")
     heads = ["metric", "value", "interval", "recordings", "95 % of prompts", "prompts", "slices"]
-    return "<h2>Metrics</h2>" + _table(heads, rows)
+    return "<h2>Metrics</h2>" + table("metrics", heads, rows)
 
 
 def _samples(columns: Sequence[Column]) -> str:
-    prompts = sorted({(s.row.line, s.row.text) for c in columns for s in c.samples})
+    spoken: dict[tuple[int, str], dict[str, list[PageSound]]] = {}
+    for column in columns:
+        for s in column.speech:
+            spoken.setdefault((s.line, s.text), {}).setdefault(column.name, []).append(s)
     rows = []
-    for line, text in prompts:
-        cells = [f"<td>{_text(text)}</td>"]
-        for column in columns:
-            spoken = [s for s in column.samples if (s.row.line, s.row.text) == (line, text)]
-            cells.append("<td>" + "".join(_sample(s, column.transcripts) for s in spoken) + "</td>")
+    for (line, text), by_column in sorted(spoken.items()):
+        cells = [f'<th scope="row">{_text(text)}</th>']
+        for n, column in enumerate(columns):
+            players = [_player(s, column.name, f"sound-{n}-{line}-{i}") for i, s in enumerate(by_column.get(column.name, ()))]
+            cells.append(f"<td>{''.join(players)}</td>")
         rows.append("<tr>" + "".join(cells) + "</tr>")
-    return "<h2>Samples</h2>" + _table(["text", *(c.name for c in columns)], rows)
+    return "<h2>Samples</h2>" + table("samples", ["text", *(c.name for c in columns)], rows)
 
 
-def _sample(sample: Sample, transcript: bool) -> str:
-    how = "" if sample.seed is None else f"{sample.layout}, {sample.prompt}, seed {sample.seed}, ".replace("_", "-")
-    about = f'<span class="how">{_text(how)}{len(sample.audio) / SAMPLE_RATE:.1f} s</span>'
-    words = f"<div>{marked(*text_and_transcript(sample))}</div>" if transcript else ""
-    return f'<audio controls preload="none" src="data:{sound(sample.audio)}"></audio>{about}{words}'
+def _player(speech: PageSound, column: str, name: str) -> str:
+    label = _text(f"{column}: {speech.text}")
+    words = f"<div>{speech.words}</div>" if speech.words else ""
+    source = f'id="{name}" aria-label="{label}" src="{_text(speech.source)}"'
+    return f'<audio controls preload="none" {source}></audio><span class="how">{_text(speech.how)}</span>{words}'
 
 
 def marked(text: str, transcript: str) -> str:
@@ -160,10 +233,6 @@ def sound(audio: Audio) -> str:
             continue
         return f"{name};base64,{base64.b64encode(content).decode()}"
     raise AssertionError("libsndfile writes WAV")
-
-
-def _table(heads: Sequence[str], rows: Sequence[str]) -> str:
-    return "<table><tr>" + "".join(f"<th>{_text(h)}</th>" for h in heads) + "</tr>" + "\n".join(rows) + "</table>"
 
 
 def _number(x: float | None) -> str:

@@ -10,7 +10,7 @@ from string import Template
 from typing import Any
 
 from qrecipe.files import digest
-from qrecipe.report.page import STYLE
+from qrecipe.report.markup import STYLE
 
 
 def write_review(title: str, clips: Sequence[Mapping[str, Any]]) -> str:

@@ -15,6 +15,7 @@ from qrecipe.model.weights import Delta
 from qrecipe.phases import phase
 from qrecipe.plan.complete import RunPlan
 from qrecipe.recipe.checks import gates_with_nodes
+from qrecipe.report.history import EventReader
 from qrecipe.run import disk
 from qrecipe.run.events import EVENTS, Events, Listener
 from qrecipe.run.judging import Baselines, Judge
@@ -92,7 +93,8 @@ def _carry_out(plan: RunPlan, options: RunOptions, store: RunStore, events: Even
     lock_file = _write_lock(lock, lock_path(plan.loaded.file), options.locked, events) if world.first else None
     base = open_session(plan.base, plan.hashes, events, world)
     texts = {stage: str(standing) or standing.state for stage, standing in stages.items()}
-    events.emit("run_started", recipe=plan.plan.recipe, plan=plan.plan.hash, device=base.device, lock=lock_file, stages=texts)
+    names = {"recipe": plan.plan.recipe, "version": plan.loaded.recipe.version, "plan": plan.plan.hash, "start": plan.start}
+    events.emit("run_started", **names, device=base.device, lock=lock_file, stages=texts)
     session = start_run(base, plan, store)
     # what must hold before hours are spent: aligned losses, gates that can fail, speech of the base that can be used
     judge = Judge(session)
@@ -118,7 +120,7 @@ def _carry_out(plan: RunPlan, options: RunOptions, store: RunStore, events: Even
     outcome = Outcome(progress.ended or ("accepted" if accepted else "rejected"), bundle, progress.outcomes, accept)
     runner.save(progress, status=outcome.status, accept=accept)
     if world.first:
-        _write_page(judge, session, outcome, clock)
+        _write_page(judge, session, replace(outcome, seconds=clock.table()))
     outcome = replace(outcome, seconds=clock.table())
     events.emit("run_finished", **outcome.as_json())
     session.opened.close()
@@ -172,9 +174,9 @@ def _bundle(session: RunSession, progress: RunProgress, lock: Lock, accept: list
 
 
 @phase("page")
-def _write_page(judge: Judge, session: RunSession, outcome: Outcome, clock: phases.Clock) -> None:
-    """Speech of the base and of every stage, side by side."""
+def _write_page(judge: Judge, session: RunSession, outcome: Outcome) -> None:
+    """How the run went, with speech of the base and of every stage side by side."""
     trained = [(o.id, o.fingerprint) for o in outcome.stages if o.fingerprint is not None]
-    verdicts = {o.id: o.verdicts for o in outcome.stages if o.verdicts} | ({"accept": outcome.accept} if outcome.accept else {})
-    title = f"{session.recipe.name} {session.recipe.version}"
-    judge.page(title, [("base", session.plan.start), *trained], verdicts, clock.table())
+    history = EventReader(session.store.folder / EVENTS).read()
+    history.feed({"event": "run_finished", **outcome.as_json()})  # which is on record once the page is written
+    judge.page(history.title, [("base", session.plan.start), *trained], history)

@@ -13,6 +13,10 @@ from qrecipe.files import NOT_UTF8, writing
 from qrecipe.redaction import redact
 
 EVENTS = "events.jsonl"
+PROGRESS = "progress.json"
+"""The last progress that was told and not recorded; there is none while nothing runs."""
+PROGRESS_SECONDS = 1.0
+"""Between two writes of it."""
 Event = dict[str, Any]
 Listener = Callable[[Event], None]
 """Gets every event of a run: `event` is its kind."""
@@ -29,6 +33,8 @@ class Events:
                 _end_line(path)
                 self._file = open(path, "a", encoding="utf-8", errors=NOT_UTF8)  # noqa: SIM115  # closed by close()
         self._listener = listener
+        self._progress = None if path is None else path.with_name(PROGRESS)
+        self._written = 0.0
 
     def emit(self, event: str, **fields: Any) -> None:
         """Records an event."""
@@ -41,7 +47,13 @@ class Events:
             self._listener(entry)
 
     def tell(self, event: str, **fields: Any) -> None:
-        """Passes progress on without recording it."""
+        """Passes progress on without recording it, and leaves the last of it for those who watch the run's folder."""
+        if self._progress is not None and time.monotonic() - self._written >= PROGRESS_SECONDS:
+            self._written = time.monotonic()
+            with suppress(OSError):  # it is worth no run
+                beside = self._progress.with_name(f".{PROGRESS}.tmp")
+                beside.write_text(redact(json.dumps({"event": event, "time": time.time(), **fields}, default=str)), "utf-8", NOT_UTF8)
+                beside.replace(self._progress)
         if self._listener is not None:
             self._listener({"event": event, **fields})
 
@@ -51,6 +63,9 @@ class Events:
             with suppress(OSError):  # what is left to write found no room before
                 self._file.close()
             self._file = None
+        if self._progress is not None:
+            with suppress(OSError):
+                self._progress.unlink()
 
 
 def _end_line(path: Path) -> None:

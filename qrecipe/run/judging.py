@@ -24,11 +24,11 @@ from qrecipe.qwen3 import Layout
 from qrecipe.recipe.gate import Gate
 from qrecipe.recipe.metrics import MetricSpec, spec_of
 from qrecipe.recipe.recipe import Evaluation
-from qrecipe.report.page import PAGE, Column, write_page
-from qrecipe.report.rewards import read_rewards
+from qrecipe.report.history import RunHistory
+from qrecipe.report.page import PAGE, Column, column_of, write_page
 from qrecipe.run.bench import Bench
 from qrecipe.run.best_language import UNTOLD, BestLanguage, split
-from qrecipe.run.events import EVENTS, tell_progress
+from qrecipe.run.events import tell_progress
 
 Key = tuple[str, str | None, str]
 """(dataset, language whose token is given in place of its own, metric)."""
@@ -170,22 +170,21 @@ class Judge:
         identity = [NUMERICS, state, self.session.content(dataset)]
         return Task(self.session.data.speech[dataset], settings, self.session.evaluators, speak_as, folder, identity)
 
-    def page(self, title: str, states: Sequence[tuple[str, str]], verdicts: dict[str, list[Verdict]], seconds: dict[str, float]) -> None:
-        """Writes report.html: recordings and what every state said, side by side, as far as it was kept."""
+    def page(self, title: str, states: Sequence[tuple[str, str]], history: RunHistory) -> None:
+        """Writes report.html: how the run went, recordings, and what every state said, side by side, as far as it was kept."""
         settings, evaluators = self.session.evaluation, self.session.evaluators
         first = settings.model_copy(update={"seeds": settings.seeds[:1]})
         columns: list[Column] = []
         for dataset, data in self.session.data.speech.items():
             made = []
-            for name, state in states:
-                samples = list(generated(None, self._task(dataset, state, first)))
+            for name, fingerprint in states:
+                samples = list(generated(None, self._task(dataset, fingerprint, first)))
                 if samples:
-                    made.append(Column(f"{dataset}: {name}", samples, self._hears(data, samples)))
+                    made.append(column_of(f"{dataset}: {name}", samples, self._hears(data, samples)))
             if made:
                 samples = recorded(data, settings, evaluators)
-                columns += [Column(f"{dataset}: recording", samples, self._hears(data, samples)), *made]
-        rewards = read_rewards(self.session.store.folder / EVENTS)
-        write_text(self.session.store.folder / PAGE, write_page(title, columns, verdicts=verdicts, seconds=seconds, rewards=rewards))
+                columns += [column_of(f"{dataset}: recording", samples, self._hears(data, samples)), *made]
+        write_text(self.session.store.folder / PAGE, write_page(title, columns, history=history))
 
     def _hears(self, data: SpeechData, samples: Sequence[Sample]) -> bool:
         """Whether all samples were transcribed: the page asks no recogniser."""

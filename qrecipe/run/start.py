@@ -10,7 +10,7 @@ from qrecipe.phases import phase
 from qrecipe.plan.complete import RunPlan
 from qrecipe.run.datasets import needed, prepare_all
 from qrecipe.run.session import RunSession, Session, recipe_evaluators
-from qrecipe.run.store import RunStore
+from qrecipe.run.store import HEARD, RunStore
 from qrecipe.run.synthetic import prepare_synthetic, spoken_judges
 from qrecipe.train import selfcheck
 
@@ -23,7 +23,7 @@ def start_run(session: Session, plan: RunPlan, store: RunStore) -> RunSession:
     session.events.emit("languages", rows={k: plan.rows[k] for k in plan.loaded.recipe.languages})
     data = prepare_all(plan, session, needed(plan))
     data.speech |= prepare_synthetic(plan, session, spoken_judges(plan))
-    evaluators = recipe_evaluators(session, plan, store.folder / "heard.jsonl")
+    evaluators = recipe_evaluators(session, plan, store.folder / HEARD)
     return RunSession(**vars(session), plan=plan, store=store, working=working, start=start, data=data, evaluators=evaluators)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import os
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ from qrecipe.world import World
 
 RESULT = "result.json"
 DELTA = "delta.safetensors"
+HEARD = "heard.jsonl"
+"""Answers of evaluators by what they heard."""
 HELD = ".held"
 """Locked while a run works in the folder."""
 
@@ -62,6 +65,17 @@ class RunStore:
             lock.write(f"process {os.getpid()}\n".encode())
             lock.flush()
             yield True
+
+    def is_held(self) -> bool:
+        """Whether a process holds the folder. Takes the lock for an instant if none does, so not to be called all the time."""
+        try:
+            with open(self.folder / HELD, "rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:  # nobody ever held it, or files cannot be locked here
+            return False
+        return False
 
     def put_aside(self) -> Path | None:
         """Renames the folder, so that a run starts over and loses nothing; returns the new name, `NAME.1` or the next free one."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, replace
@@ -198,6 +200,7 @@ class StageEvents(Observer):
             losses=_rounded(report.losses),
             gradient_norm=round(report.gradient_norm, 5),
             rate=round(report.lr_scale, 5),
+            memory=peak_memory(),
         )
 
     def selected(self, step: int, value: float, best: bool) -> None:
@@ -211,6 +214,13 @@ class StageEvents(Observer):
     def progress(self, kind: str, **fields: object) -> None:
         """Shown alone."""
         self._events.tell(kind, stage=self._stage, **fields)
+
+
+def peak_memory() -> int:
+    """Most bytes that this process has held so far: of its GPU where it uses one, else of the machine's memory."""
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _rounded(losses: dict[str, float]) -> dict[str, float]:

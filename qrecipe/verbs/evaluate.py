@@ -29,7 +29,7 @@ from qrecipe.recipe.evaluator import Evaluators
 from qrecipe.recipe.gate import Gate
 from qrecipe.recipe.metrics import LIKELIHOOD
 from qrecipe.recipe.recipe import Evaluation
-from qrecipe.report.page import PAGE, Column, write_page
+from qrecipe.report.page import PAGE, Column, column_of, write_page
 from qrecipe.run.events import Events, Listener, tell_progress
 from qrecipe.run.locking import versions
 from qrecipe.run.models import language_of, open_argument, replacements_of_model
@@ -163,7 +163,7 @@ def _measure(model: str, request: EvaluationRequest, listener: Listener | None, 
         gates=probed,
     )
     columns = (
-        [Column("recording", recorded(data, request.settings, evaluators), transcribed), Column(model, samples, transcribed)]
+        [column_of("recording", recorded(data, request.settings, evaluators), transcribed), column_of(model, samples, transcribed)]
         if spoken
         else []
     )

@@ -14,7 +14,7 @@ import torch
 
 from qrecipe.data.speech import SpeechRow
 from qrecipe.evaluate.samples import Sample
-from qrecipe.report.page import Column, marked, sound, write_page
+from qrecipe.report.page import column_of, marked, sound, write_page
 
 
 class FakeEvaluators:
@@ -52,7 +52,7 @@ def test_sound_is_in_the_page() -> None:
 def test_a_page_stands_alone_and_escapes_texts() -> None:
     row = SpeechRow(1, 'Saya <script>alert("x")</script>', [], [], torch.zeros((9, 1)), 1.0, 0.0, "", Path("r"), None, False)
     item = Sample(row, np.zeros(2400, np.float32), torch.zeros((9, 1)), 30, "malay", cast(Any, FakeEvaluators()), seed=3)
-    page = write_page("a & b", [Column("base", [item], True)])
+    page = write_page("a & b", [column_of("base", [item], True)])
     assert "<script" not in page
     assert "<b>suka" not in page
     assert "a &amp; b" in page

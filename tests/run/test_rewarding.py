@@ -13,7 +13,8 @@ from qrecipe.plan import make_plan
 from qrecipe.recipe import load
 from qrecipe.recipe.metrics import BUILTIN
 from qrecipe.recipe.rewards import TRANSFORMS, reward_of
-from qrecipe.report.rewards import read_rewards, rewards_html
+from qrecipe.report.history import EventReader
+from qrecipe.report.rewards import rewards_html
 from tests.support import recipes
 from tests.support.running import run_recipe
 
@@ -111,15 +112,15 @@ def test_the_table_is_that_of_the_last_training(tmp_path: Path) -> None:
         return {"event": "reward", "time": 0.0, "stage": "ear", "step": step, **numbers}
 
     started = {"event": "stage_started", "stage": "ear"}
-    step = {"event": "step", "stage": "ear", "step": 2, "losses": {"policy": 0.0, "divergence": 0.25}}
+    step = {"event": "step", "time": 0.0, "stage": "ear", "step": 2, "of": 3, "losses": {"policy": 0.0, "divergence": 0.25}}
     lines = [{**started, "fingerprint": "a"}, reward(1, 0.2), {**started, "fingerprint": "b"}, reward(1, 0.3), reward(2, 0.4), step]
     lines += [{**started, "fingerprint": "b"}, reward(2, 0.5), step, reward(3, 0.6)]
     file = tmp_path / "events.jsonl"
     file.write_text("\n".join(json.dumps(line) for line in lines) + '\n{"event": "rew')
-    rows = read_rewards(file)
+    rows = EventReader(file).read().rewards
     assert {s: r["reward"] for s, r in rows["ear"].items()} == {1: 0.3, 2: 0.5, 3: 0.6}
     assert rows["ear"][2]["divergence"] == 0.25
     table = rewards_html(rows)
     assert "<td>0.25</td>" in table
     assert "<td>1 of 3</td>" in table
-    assert "<th>cer</th>" in table
+    assert ">cer</th>" in table

@@ -31,3 +31,17 @@ def browser() -> Iterator[Any]:
         running = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--autoplay-policy=no-user-gesture-required"])
         yield running
         running.close()
+
+
+def serious_findings(page: Any) -> list[str]:
+    """What axe-core finds in a page that keeps people from using it, by day and in the dark."""
+    from axe_playwright_python.base import AXE_SCRIPT
+
+    findings = []
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        page.evaluate(AXE_SCRIPT)
+        for violation in page.evaluate("axe.run()")["violations"]:
+            if violation["impact"] in ("serious", "critical"):
+                findings += [f"{scheme}: {violation['id']}: {node['html'][:200]}" for node in violation["nodes"]]
+    return findings
