@@ -6,7 +6,9 @@ nothing from elsewhere and tells nobody that it is used.
 
 from __future__ import annotations
 
+import base64
 import html
+import io
 import os
 import tempfile
 import warnings
@@ -45,6 +47,8 @@ MAX_SECONDS = 30.0
 """Of a voice."""
 MAX_TEXT = 1000
 """Characters of a text."""
+READABLE = ":root { --neutral-400: #5c6066 } .dark { --neutral-400: #bbbbc2 }"
+"""Small texts of Gradio's player are too pale by day."""
 SPECTRUM_DB = 80.0
 """Range of the spectrogram."""
 
@@ -187,17 +191,38 @@ def served(trial: LoadedModels, host: str, port: int) -> Iterator[str]:
                 server_name=host,
                 server_port=port or None,
                 share=False,
+                theme=_theme(),
+                css=READABLE,
+                footer_links=[],
                 quiet=True,
                 prevent_thread_lock=True,
                 max_file_size=64 * gradio.FileSize.MB,
-                theme=gradio.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
             )
         except OSError as e:
             raise address_taken(host, port, e) from None
         try:
             yield str(address)
         finally:
-            page.close()
+            page.close(verbose=False)
+
+
+def _theme() -> Any:
+    """Gradio's with fonts of this machine, and with small texts and the button dark enough to be read by everybody."""
+    import gradio
+
+    theme = gradio.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"])
+    return theme.set(body_text_color_subdued="*neutral_600", button_primary_background_fill="*primary_700")
+
+
+def _picture(spectrogram: NDArray[np.uint8], model: str) -> str:
+    """HTML of a spectrogram."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(spectrogram).save(file, "PNG")
+    about = html.escape(f"Spectrogram of what {model} said: low sounds at the bottom")
+    content = base64.b64encode(file.getvalue()).decode()
+    return f'<img alt="{about}" style="width: 100%; height: 10rem" src="data:image/png;base64,{content}">'
 
 
 def build_page(trial: LoadedModels) -> Any:
@@ -218,12 +243,12 @@ def build_page(trial: LoadedModels) -> Any:
             own_text = gradio.Textbox(label="What your own voice says (optional)", max_length=MAX_TEXT)
         button = gradio.Button("Speak", variant="primary")
         outputs: list[Any] = []
-        with gradio.Row():
+        with gradio.Row(visible=False) as readings:
             for model in models:
                 with gradio.Column(min_width=240):
                     gradio.HTML(f"<h2>{html.escape(model)}</h2>")
-                    audio = gradio.Audio(label="Speech", type="numpy", interactive=False)
-                    outputs += [audio, gradio.Image(label="Spectrogram", interactive=False, image_mode="L"), gradio.HTML()]
+                    audio = gradio.Audio(label=f"Speech of {model}", type="numpy", interactive=False, buttons=["download"])
+                    outputs += [audio, gradio.HTML()]
 
         def speak(*values: Any) -> list[Any]:
             words, tongue, how, number, named, upload, upload_text = values
@@ -232,15 +257,15 @@ def build_page(trial: LoadedModels) -> Any:
                 voice = VoiceChoice("own", Path(upload), upload_text or None)
             if voice is None:
                 raise gradio.Error("give a voice: upload a recording, or record one")
-            shown: list[Any] = []
+            shown: list[Any] = [gradio.Row(visible=True)]
             try:
                 for model in models:
                     reading = trial.speak(model, words or "", tongue, voice, how, int(number or 0))
-                    shown += [(SAMPLE_RATE, reading.audio), reading.spectrogram, reading.note]
+                    shown += [(SAMPLE_RATE, reading.audio), _picture(reading.spectrogram, model) + reading.note]
             except UserError as e:
                 raise gradio.Error(e.problems[0].message, print_exception=False) from None
             return shown
 
         inputs = [text, language, layout, seed, chosen, own, own_text]
-        gradio.on([button.click, text.submit], speak, inputs, outputs, api_name="speak")
+        gradio.on([button.click, text.submit], speak, inputs, [readings, *outputs], api_name="speak")
     return page

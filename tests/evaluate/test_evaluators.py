@@ -24,7 +24,7 @@ from qrecipe.evaluate.evaluators import EvaluatorChoice, EvaluatorSet, resampled
 from qrecipe.evaluate.samples import Sample, _rounded
 from qrecipe.recipe import metrics as registry
 from qrecipe.recipe.evaluator import Evaluators
-from qrecipe.report.page import Column, write_page
+from qrecipe.report.page import column_of, write_page
 
 MALAY = Path(__file__).parents[2] / "recipes" / "data" / "malay"
 
@@ -50,7 +50,7 @@ def test_a_transcript_is_known_by_its_sound_before_and_after_the_file(tmp_path: 
     about = spoken.evaluators._describe("asr", "malay")
     spoken.evaluators.journal.get_or_make(["heard", about, before.key], lambda: "selamat pagi")
     assert spoken.evaluators.known_transcript(after) == "selamat pagi"
-    assert "selamat" in write_page("page", [Column("model", [after], True)])
+    assert "selamat" in write_page("page", [column_of("model", [after], True)])
 
 
 def test_samples_are_transcribed_beside_one_another_and_each_sound_once(monkeypatch: pytest.MonkeyPatch) -> None:

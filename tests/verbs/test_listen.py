@@ -20,7 +20,7 @@ from qrecipe.inputs.ballots import read_ballots
 from qrecipe.report.listening import HeardPair, Sound, listening_page, pair_of, set_id
 from qrecipe.report.serve import Response, served
 from qrecipe.verbs.listen import ListenRequest, listening_site, pairs_of
-from tests.support.browser import browser  # noqa: F401  # a fixture
+from tests.support.browser import browser, serious_findings  # noqa: F401  # a fixture
 from tests.support.commands import here
 
 STATES = {"base": "a" * 64, "language": "b" * 64, "talker": "c" * 64}
@@ -222,6 +222,7 @@ def test_a_vote_in_a_browser_with_the_keyboard_and_a_reload(browser: Any, votes:
     assert page.locator("#where").inner_text() == "Sentence 1 of 3"
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "nothing is cut off on a phone"
     page.wait_for_function("document.getElementById('soundA').duration > 0.05")
+    findings = serious_findings(page)
     _vote(page, 2)
     first = page.locator("#text").inner_text()
     page.reload()
@@ -235,6 +236,7 @@ def test_a_vote_in_a_browser_with_the_keyboard_and_a_reload(browser: Any, votes:
     (ballot,), problems = read_ballots(votes[1].parent, "votes/*.json", votes[1].parent)
     assert problems == []
     assert {frozenset((a.first, a.second)) for a in ballot.answers} == {frozenset(s.sha256 for s in p.sounds) for p in pairs()}
+    assert findings == []
     assert errors == []
     page.close()
 

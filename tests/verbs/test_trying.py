@@ -18,7 +18,7 @@ from qrecipe.run.events import Events
 from qrecipe.run.session import Session
 from qrecipe.verbs.trying import LoadedModels, VoiceChoice, open_trial, served, spectrogram
 from tests.support import audio, recipes
-from tests.support.browser import browser  # noqa: F401  # a fixture
+from tests.support.browser import browser, serious_findings  # noqa: F401  # a fixture
 from tests.support.commands import here
 
 
@@ -118,5 +118,6 @@ def test_a_sentence_in_a_browser(trial: LoadedModels, voice: VoiceChoice, browse
         page.get_by_role("button", name="Speak").click()
         page.locator("img").first.wait_for(timeout=60_000)
         assert page.get_by_text("builtin:mini").first.is_visible()
+        assert serious_findings(page) == []
         page.close()
     assert elsewhere == []
