@@ -63,7 +63,7 @@ def recordings(base: str, work: Path, hours: float) -> dict[str, Any]:
     folder = work / "recordings"
     shutil.rmtree(folder, ignore_errors=True)
     seconds = whole.dataset(folder / "clips", hours * 3600, 0)
-    model, hashes = opened(base), FileHashes(folder / "hashes.json")
+    model, hashes = opened(base), FileHashes(folder / "hashes.sqlite")
     encoder = Encoder(model, resolve(Base(model=base), Path.cwd(), Place("benchmark"), hashes), hashes, folder / "cache")
     model.encode([np.zeros(SAMPLE_RATE, dtype=np.float32)] * 2)
     settings = SpeechDataset.model_validate({"kind": "speech", "language": "english", "path": "clips.jsonl"})

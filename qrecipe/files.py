@@ -10,14 +10,17 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 from qrecipe.errors import Place, Problem, QRecipeError, UserError
+from qrecipe.hash_table import UNMEASURED, HashTable, Known
 
 T = TypeVar("T")
 
@@ -26,6 +29,10 @@ NOT_UTF8 = "backslashreplace"
 """Treatment of bytes in the name of a file that are not UTF-8: Python's stand-ins for them become escapes of JSON."""
 MAX_DOCUMENT = 64 << 20
 """Bytes of a JSON file that are read at most."""
+READERS = 8
+"""Threads that hash files."""
+MAX_UNSAVED = 50_000
+"""Hashes of files that are held in memory before they are stored."""
 
 
 class WriteError(OSError):
@@ -235,45 +242,43 @@ class FileHashes:
     """SHA-256 of files, remembered by path, size and times, so that a plan does not read gigabytes twice."""
 
     def __init__(self, store: Path | None = None) -> None:
-        self._store = store or cache_dir() / "hashes.json"
-        self._known = _entries(self._store)
-        self._changed = False
+        self._table = HashTable(store or cache_dir() / "hashes.sqlite")
+        self._known: dict[str, Known] = {}
+        """Entries that were asked for one by one, and those that are not stored yet."""
+        self._new: set[str] = set()
+        """Names of those that are not stored yet."""
         self._read: dict[Hashable, Any] = {}
-        self._real: dict[str, str] = {}
 
     def known(self, path: Path | str) -> str | None:
         """The hash if the file was hashed before and has not changed since."""
-        stat = os.stat(path)
-        entry = self._known.get(self._name(path))
-        if isinstance(entry, list) and entry[:2] == [stat.st_size, _state(stat)]:
-            return str(entry[2])
-        return None
+        name, state = _located(path)
+        known = self._lookup(name)
+        return known.sha256 if known is not None and known.state == state else None
 
     def sha256(self, path: Path | str) -> str:
         """The file's hash, computed if it is not known."""
-        checksum = self.known(path)
-        if checksum is None:
-            stat = os.stat(path)
-            checksum = sha256(Path(path))
-            self._known[self._name(path)] = [stat.st_size, _state(stat), checksum]
-            self._changed = True
-        return checksum
+        return self._entry(path)[1].sha256
 
     def seconds(self, path: Path | str, measure: Callable[[Path], float | None]) -> float | None:
         """How long a recording is, measured once and remembered beside the hash."""
-        self.sha256(path)
-        entry = self._known[self._name(path)]
-        if len(entry) < 4:
-            entry.append(measure(Path(path)))
-            self._changed = True
-        return None if entry[3] is None else float(entry[3])
+        name, known = self._entry(path)
+        if known.seconds == UNMEASURED:
+            known = self._learn(name, known._replace(seconds=measure(Path(path))))
+        return known.seconds
 
-    def _name(self, path: Path | str) -> str:
-        """The path with links followed: a plan asks for every recording several times."""
-        text = str(path)
-        if text not in self._real:
-            self._real[text] = real_path(path)
-        return self._real[text]
+    def sha256_of_all(self, paths: Sequence[str]) -> list[str]:
+        """The hashes of many files; those that are not known are read by several threads."""
+        return [known.sha256 for _, known in self._entries(paths)]
+
+    def seconds_of_all(self, paths: Sequence[str], measure: Callable[[Path], float | None]) -> list[float | None]:
+        """How long recordings are, as `seconds` gives it for one."""
+        lengths: list[float | None] = []
+        for path, (name, known) in zip(paths, self._entries(paths)):
+            if known.seconds == UNMEASURED:
+                known = self._learn(name, known._replace(seconds=measure(Path(path))))
+            lengths.append(known.seconds)
+        self._make_room()
+        return lengths
 
     def once(self, path: Path, about: Hashable, read: Callable[[], T]) -> T:
         """The result of `read` for a file, read once as long as the file stays the same; `about` is what else it depends on.
@@ -281,36 +286,70 @@ class FileHashes:
         Not kept on disk: for a command that reads one file for several recipes.
         """
         try:
-            stat = path.stat()
+            name, state = _located(path)
         except OSError:
             return read()
-        key = (real_path(path), stat.st_size, *_state(stat), about)
+        key = (name, state, about)
         if key not in self._read:
             self._read[key] = read()
         value: T = self._read[key]
         return value
 
     def save(self) -> None:
-        """Adds what was learned to what other processes have written by now; a cache that cannot be written is no error."""
-        if not self._changed:
-            return
-        with suppress(OSError):
-            write_text(self._store, json.dumps({**_entries(self._store), **self._known}, sort_keys=True))
-        self._changed = False
+        """Stores what was learned; a cache that cannot be written is no error."""
+        if self._new and self._table.put({name: self._known[name] for name in self._new}):
+            self._new.clear()
+
+    def _lookup(self, name: str) -> Known | None:
+        if name not in self._known:
+            self._known.update(self._table.get([name]))
+        return self._known.get(name)
+
+    def _entry(self, path: Path | str) -> tuple[str, Known]:
+        """The name of a file and its entry, after it was read if need be."""
+        name, state = _located(path)
+        known = self._lookup(name)
+        if known is None or known.state != state:
+            known = self._learn(name, Known(state, sha256(Path(path))))
+        return name, known
+
+    def _entries(self, paths: Sequence[str]) -> list[tuple[str, Known]]:
+        located = [_located(path) for path in paths]
+        stored = self._table.get([name for name, _ in located if name not in self._known])
+        known = [self._known.get(name) or stored.get(name) for name, _ in located]
+        unread = [i for i, (k, (_, state)) in enumerate(zip(known, located)) if k is None or k.state != state]
+        if unread:
+            with ThreadPoolExecutor(min(READERS, len(unread))) as pool:
+                for i, checksum in zip(unread, pool.map(sha256, [Path(paths[i]) for i in unread])):
+                    known[i] = self._learn(located[i][0], Known(located[i][1], checksum))
+            self._make_room()
+        return [(name, k) for (name, _), k in zip(located, known) if k is not None]
+
+    def _learn(self, name: str, known: Known) -> Known:
+        self._known[name] = known
+        self._new.add(name)
+        return known
+
+    def _make_room(self) -> None:
+        """Stores what was learned where it is so much that it would fill the memory."""
+        if len(self._new) > MAX_UNSAVED:
+            self.save()
+            if not self._new:
+                self._known.clear()
 
 
-def _state(stat: os.stat_result) -> list[int]:
-    """Times of a file in ns, and its number. Whoever replaces it can set the first time and neither of the others."""
-    return [stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+def _located(path: Path | str) -> tuple[str, str]:
+    """The name of a file with links followed, and what tells whether it was replaced. Raises `OSError`.
 
-
-def _entries(store: Path) -> dict[str, list[Any]]:
-    """A cache that cannot be read is an empty cache."""
-    try:
-        loaded = read_json(store, 1 << 30)
-    except (OSError, ValueError):
-        return {}
-    return loaded if isinstance(loaded, dict) else {}
+    Whoever replaces a file can set its size and its first time, and neither of the others.
+    """
+    name, status = os.path.abspath(path), os.lstat(path)
+    if stat.S_ISLNK(status.st_mode):
+        name, status = os.path.realpath(path), os.stat(path)
+    else:
+        folder, _, last = name.rpartition(os.sep)
+        name = f"{_real_folder(folder or os.sep)}{os.sep}{last}"
+    return name, f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
 
 
 def copy_file(source: Path, target: Path) -> None:

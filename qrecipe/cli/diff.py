@@ -33,7 +33,7 @@ def command(old: Path, new: Path | None, against: str | None, format_: str) -> i
     with ExitStack() as stack:
         if against is not None:
             before = stack.enter_context(at_revision(old, against))
-            difference = compare(make_plan(load(before), FileHashes(before.parent / ".hashes.json")), make_plan(load(old), hashes))
+            difference = compare(make_plan(load(before), FileHashes(before.parent / ".hashes.sqlite")), make_plan(load(old), hashes))
             title = f"{old} since {against}"
         else:
             assert new is not None

@@ -15,7 +15,9 @@ from qrecipe.data.codes import Encoded, Encoder, Voice
 from qrecipe.data.likeness import Fingerprint, is_one_sound
 from qrecipe.data.reading import Recording
 from qrecipe.errors import DataError, Place, Problem
-from qrecipe.inputs.manifest import Codes, Manifest, Row
+from qrecipe.inputs.codes import Codes
+from qrecipe.inputs.manifest import Manifest
+from qrecipe.inputs.row_table import Row
 from qrecipe.inputs.texts import near_key
 from qrecipe.inputs.tokenizer import TextTokenizer
 from qrecipe.model.prompt import Example
@@ -150,12 +152,14 @@ def prepare(
     data = SpeechData(name, dataset.language, [])
     data.skipped = problems = list(manifest.problems)
     data.unshown = manifest.bad_rows - len(problems)
-    recordings = [Recording(r.audio, True, dataset.max_seconds) for r in manifest.rows if r.codes is None and r.audio is not None]
+    rows = manifest.rows
+    paths = (rows.path(audio) for i, audio in enumerate(rows.column("audio")) if not rows.codes.has(i))
+    recordings = [Recording(path, True, dataset.max_seconds) for path in paths if path is not None]
     tell = (lambda done: progress(name, done, len(recordings))) if progress is not None else None
     results = iter(encoder.codes(recordings, tell))
 
     # a row keeps its own reference for now; which clips can stand in is known when all rows are
-    for row in manifest.rows:
+    for row in rows:
         result = next(results) if row.codes is None else _from_codes(row.codes, encoder)
         place = Place(dataset.path, row.line, 1)
         ready = _speech_row(row, result, encoder.opened.tokenizer, place, requirements.streaming_only)

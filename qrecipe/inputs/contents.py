@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from msgspec import json
+
 from qrecipe.files import NOT_UTF8, FileHashes, canonical_json, is_file
 from qrecipe.inputs.manifest import Manifest
+from qrecipe.inputs.row_table import Rows
 from qrecipe.recipe import LoadedRecipe
 from qrecipe.recipe.dataset import Dataset, SpeechDataset
 
 SILENT = 0
 """Sound of a row of text."""
-_string = json.JSONEncoder(ensure_ascii=False).encode
+AT_ONCE = 4096
+"""Rows that are text at a time."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +36,10 @@ class Content:
 def content_of(loaded: LoadedRecipe, dataset: Dataset, manifest: Manifest, hashes: FileHashes) -> Content:
     """The content of a dataset. Its rows are hashed one by one: a million of them are never text all at once."""
     whole, sounds, separator = hashlib.sha256(), array("q"), b""
-    whole.update(f"[{_string(dataset.kind)},{_string(dataset.language)},[".encode())
-    for row, sound in _rows(manifest, hashes):
-        whole.update(separator + row)
-        sounds.append(SILENT if sound is None else hash(sound))
+    whole.update(f"[{canonical_json(dataset.kind)},{canonical_json(dataset.language)},[".encode())
+    for rows in _rows(manifest.rows, hashes):
+        whole.update(separator + json.encode(rows)[1:-1])
+        sounds.extend(SILENT if row[1] is None and row[5] is None else hash(row[5] or row[1]) for row in rows)
         separator = b","
 
     own: list[Any] = []
@@ -54,23 +57,19 @@ def content_of(loaded: LoadedRecipe, dataset: Dataset, manifest: Manifest, hashe
 
 def row_hashes(manifest: Manifest, hashes: FileHashes) -> list[str]:
     """SHA-256 of every row with the content of its recordings in place of their paths, in hex."""
-    return [hashlib.sha256(row).hexdigest() for row, _ in _rows(manifest, hashes)]
+    return [hashlib.sha256(json.encode(row)).hexdigest() for rows in _rows(manifest.rows, hashes) for row in rows]
 
 
-def _rows(manifest: Manifest, hashes: FileHashes) -> Iterator[tuple[bytes, str | None]]:
-    """Every row as canonical JSON, the hashes of its recordings in the place of their paths; and what names its sound."""
-    rows, folder = manifest.rows, str(manifest.rows.folder)
-    columns = (rows.column(field) for field in ("text", "audio", "reference", "reference_text", "speaker", "codes", "cut"))
-    for text, audio, reference, reference_text, speaker, codes, cut in zip(*columns):
-        recording = None if audio is None else f'"{hashes.sha256(os.path.join(folder, audio))}"'
-        frames = None if codes is None else codes.json()
-        values = (
-            _string(text),
-            recording or "null",
-            "null" if reference is None else f'"{hashes.sha256(os.path.join(folder, reference))}"',
-            "null" if reference_text is None else _string(reference_text),
-            "null" if speaker is None else _string(speaker),
-            frames or "null",
-            "true" if cut else "false",
+def _rows(rows: Rows, hashes: FileHashes) -> Iterator[list[tuple[Any, ...]]]:
+    """Rows, some thousands at a time: text, recording, reference, its text, speaker, codes, cut, with hashes for recordings and codes."""
+    folder = str(rows.folder)
+    for start in range(0, len(rows), AT_ONCE):
+        part = slice(start, start + AT_ONCE)
+        text, audio, reference, reference_text, speaker, cut = (
+            rows.column(field)[part] for field in ("text", "audio", "reference", "reference_text", "speaker", "cut")
         )
-        yield f"[{','.join(values)}]".encode(errors=NOT_UTF8), recording or frames
+        recordings = list(dict.fromkeys(name for name in (*audio, *reference) if name is not None))
+        checksums: dict[str | None, str] = dict(zip(recordings, hashes.sha256_of_all([os.path.join(folder, r) for r in recordings])))
+        codes = rows.codes.digests(start, start + AT_ONCE)
+        columns = (text, map(checksums.get, audio), map(checksums.get, reference), reference_text, speaker, codes, cut)
+        yield list(zip(*columns))

@@ -7,9 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from qrecipe.files import FileHashes
-from qrecipe.inputs.manifest import Row, Rows
+from qrecipe.inputs.row_table import Row, Rows
 from qrecipe.inputs.wav import read_wav
 from qrecipe.qwen3 import FRAMES_PER_SECOND
+
+AT_ONCE = 4096
+"""Rows whose recordings are looked up together."""
 
 
 def seconds(row: Row, hashes: FileHashes) -> float | None:
@@ -20,13 +23,16 @@ def seconds(row: Row, hashes: FileHashes) -> float | None:
 
 
 def lengths(rows: Rows, hashes: FileHashes) -> Iterator[float | None]:
-    """Seconds of every row's recording, as `seconds` gives them, read as far as they are asked for."""
-    folder = str(rows.folder)
-    for audio, codes in zip(rows.column("audio"), rows.column("codes")):
-        if codes is not None:
-            yield len(codes) / FRAMES_PER_SECOND
-        else:
-            yield hashes.seconds(os.path.join(folder, audio), by_header) if audio is not None else None
+    """Seconds of every row's recording, as `seconds` gives them, read as far as they are asked for, and once for a manifest."""
+    yield from rows.seconds[:]
+    folder, audio = str(rows.folder), rows.column("audio")
+    for start in range(len(rows.seconds), len(rows), AT_ONCE):
+        part, frames = audio[start : start + AT_ONCE], rows.codes.frames(start, start + AT_ONCE)
+        # a recording of a row with codes is not looked at
+        recordings = list(dict.fromkeys(name for name, count in zip(part, frames) if name is not None and count is None))
+        measured = dict(zip(recordings, hashes.seconds_of_all([os.path.join(folder, r) for r in recordings], by_header)))
+        rows.seconds += [measured.get(name) if count is None else count / FRAMES_PER_SECOND for name, count in zip(part, frames)]
+        yield from rows.seconds[start:]
 
 
 def by_header(audio: Path) -> float | None:

@@ -5,154 +5,34 @@ Rows are kept by column, so that a million of them fit. Knows nothing of audio b
 
 from __future__ import annotations
 
-import json
-import os
-import stat
-import sys
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
-from functools import cached_property
-from itertools import chain, cycle, starmap
-from operator import getitem
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, overload
-
-from pydantic_core import from_json
+from typing import Literal
 
 from qrecipe.errors import DataError, Place, Problem, Problems
-from qrecipe.inputs.columns import NAMES, Columns, recognise
+from qrecipe.inputs.blocks import BOM, Block, block_of, read_blocks
+from qrecipe.inputs.codes import CodesColumn
 from qrecipe.inputs.replacements import Replacements
-from qrecipe.inputs.rows import SpeechLine, fields, parse
-from qrecipe.inputs.tables import Format, Record, format_of, open_bytes
-from qrecipe.inputs.texts import near_key, unsayable
+from qrecipe.inputs.row_reader import MANIFEST_HELP, ReadingSpec, RowReader
+from qrecipe.inputs.row_table import Rows
+from qrecipe.inputs.tables import Format, format_of
 from qrecipe.inputs.tokenizer import TextTokenizer
 from qrecipe.inputs.unpacked import SHARDS, unpacked
 from qrecipe.inputs.unpacked import folder as unpacked_folder
-from qrecipe.qwen3 import CODEBOOK_SIZE
-from qrecipe.source import bounds, paths
-from qrecipe.source.reader import NO_CHARACTER
+from qrecipe.source import bounds
 
-MAX_LINE = 1 << 20
-"""Bytes of a row."""
 MAX_BAD_ROWS = 1000
 """Problems that are kept with their lines; further ones are counted."""
 SHOWN_ALIKE = 3
 """Rows of which the same is wrong that are shown with their lines."""
 HEAD = 1 << 14
 """Bytes by which a file that is no manifest is known."""
-BOM = b"\xef\xbb\xbf"
 UTF_16 = ((b"\xff\xfe\x00\x00", "UTF-32"), (b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16"), (b"{\x00", "UTF-16"), (b"\x00{", "UTF-16"))
 SOUND = (b"RIFF", b"RF64", b"OggS", b"fLaC", b"ID3", b"FORM", b"\xff\xfb", b"\xff\xf3")
 SEPARATORS = ((b"\t", "tabs"), (b"|", "`|`"), (b";", "`;`"), (b",", "commas"))
-MANIFEST_HELP = 'a manifest is JSONL, one JSON object a line: {"audio": "clips/1.wav", "text": "..."}'
-MAX_MAPPINGS = 1000
-"""Sets of fields of one file that are remembered."""
-NEAR = 0.8
-"""Likeness from which an unknown field is a misspelled one, and no column of another tool."""
-
-
-_INSIDE = tuple(f"{code}," for code in range(CODEBOOK_SIZE))
-_LAST = tuple(f"{code}],[" for code in range(CODEBOOK_SIZE))
-"""Codes as JSON writes them, inside a frame and at its end."""
-
-
-class Codes:
-    """Ready codes of a row, frames x codebooks, in two bytes each."""
-
-    __slots__ = ("_codes", "width")
-
-    def __init__(self, frames: Sequence[Sequence[int]]) -> None:
-        """Raises `ValueError` for frames of different widths."""
-        self.width = len(frames[0])
-        if len(set(map(len, frames))) > 1:
-            raise ValueError("`audio_codes` has frames of different widths")
-        self._codes = array("H", chain.from_iterable(frames))
-
-    def __len__(self) -> int:
-        """Frames."""
-        return len(self._codes) // self.width
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Codes) and (self.width, self._codes) == (other.width, other._codes)
-
-    def __hash__(self) -> int:
-        return hash((self.width, self._codes.tobytes()))
-
-    def tolist(self) -> list[list[int]]:
-        """A list of frames."""
-        codes = self._codes.tolist()
-        return [codes[i : i + self.width] for i in range(0, len(codes), self.width)]
-
-    def json(self) -> str:
-        """The list of frames as canonical JSON."""
-        written = "".join(map(getitem, cycle([_INSIDE] * (self.width - 1) + [_LAST]), self._codes))
-        return "[[" + written.removesuffix("],[") + "]]"
-
-
-class Row(NamedTuple):
-    """One row of a manifest that can be used as far as its text goes."""
-
-    line: int
-    """Line of the manifest, from 1; of a table without lines, its number."""
-    text: str
-    """NFC, stripped."""
-    audio: Path | None = None
-    reference: Path | None = None
-    reference_text: str | None = None
-    speaker: str | None = None
-    codes: Codes | None = None
-    """Ready codes."""
-    cut: bool = False
-    language: str | None = None
-    """The language that the row itself states, which counts for nothing."""
-
-
-class Rows(Sequence[Row]):
-    """Rows by column: each is put together when it is asked for."""
-
-    def __init__(self, folder: Path, columns: Mapping[str, list[Any]] | None = None) -> None:
-        self.folder = folder
-        self._columns = columns or {field: [] for field in Row._fields}
-        self._lists = tuple(self._columns.values())
-
-    def __len__(self) -> int:
-        return len(self._lists[0])
-
-    def append(self, *values: Any) -> None:
-        """Adds a row by its fields in their order; recordings are text, below the folder or whole."""
-        for column, value in zip(self._lists, values):
-            column.append(value)
-
-    def column(self, field: str) -> Sequence[Any]:
-        """One field of every row; recordings as text, below the folder or whole."""
-        return self._columns[field]
-
-    def spoken_by(self, reference: Path, text: str | None) -> Rows:
-        """The same rows with one reference for all."""
-        references: dict[str, list[Any]] = {"reference": [str(reference.absolute())] * len(self), "reference_text": [text] * len(self)}
-        return Rows(self.folder, {**self._columns, **references})
-
-    def path(self, recording: str | None) -> Path | None:
-        """A recording as rows have it."""
-        return None if recording is None else self.folder / recording
-
-    def _row(self, line: int, text: str, audio: str | None, reference: str | None, *others: Any) -> Row:
-        return Row(line, text, self.path(audio), self.path(reference), *others)
-
-    def __iter__(self) -> Iterator[Row]:
-        return starmap(self._row, zip(*self._lists))
-
-    @overload
-    def __getitem__(self, i: int) -> Row: ...
-    @overload
-    def __getitem__(self, i: slice) -> list[Row]: ...
-    def __getitem__(self, i: int | slice) -> Row | list[Row]:
-        if isinstance(i, slice):
-            return list(starmap(self._row, zip(*(column[i] for column in self._lists))))
-        return self._row(*(column[i] for column in self._lists))
 
 
 @dataclass(frozen=True)
@@ -171,18 +51,12 @@ class Manifest:
     """Recordings that are not there."""
     notes: Problems = field(default_factory=Problems)
     """Remarks on the file as a whole: columns that are read under other names, or not at all."""
-    tokenizer: TextTokenizer | None = None
-    """Of the base that reads the texts; None while that is not known."""
-
-    @cached_property
-    def near_keys(self) -> array[int]:
-        """64 bits of the hash of every row's near key, in this process: texts of equal ones are near-duplicates."""
-        return array("q", (hash(near_key(text)) for text in self.rows.column("text")))
-
-    @cached_property
-    def tokens(self) -> int | None:
-        """Tokens of all texts; None while the tokenizer is not known."""
-        return None if self.tokenizer is None else sum(map(self.tokenizer.length, self.rows.column("text")))
+    near_hashes: array[int] = field(default_factory=lambda: array("q"))
+    """64 bits of every row's near key: texts of equal ones are near-duplicates."""
+    token_counts: array[int] | None = None
+    """Tokens of every row's text; None while the tokenizer is not known."""
+    seen_tokens: frozenset[int] = frozenset()
+    """All ids in the texts."""
 
     def summed(self) -> Problems:
         """Its problems; missing recordings, of which there may be thousands, as one."""
@@ -221,31 +95,55 @@ def read_manifest(
     """
     whole = Place(shown or str(path))
     format_ = table.format or format_of(path) or "jsonl"
-    kinds = _Kinds(whole)
     folder = path if path.is_dir() else path.parent
-    rows = Rows(folder)
+    rows = Rows(folder, CodesColumn.of(path))
     try:
         other = other_format(path) if format_ == "jsonl" and not path.is_dir() else None
         if other is not None:
             help_ = "say how it is read: `format: csv`" if "table" in other else MANIFEST_HELP
             return Manifest(path, rows, Problems([Problem("QR041", f"not a manifest: {other}", whole, help_)]), whole.file)
-        # every row is read by itself, so that one bad row costs no other
-        records = _lines_of(path, whole.file) if format_ == "jsonl" else unpacked(path, format_, whole.file)
         roots = [folder, *([root] if root is not None else []), *([unpacked_folder()] if format_ in SHARDS else [])]
-        reader = _Reader(kind, rows, tokenizer, bounds.followed(*roots), dict(table.columns), table.replacements)
-        for record in reader.required(records, whole) if format_ in ("csv", "parquet") else records:
-            wrong = Problems([record]) if isinstance(record, Problem) else reader.read(record.values, record.place)
-            if wrong:
-                kinds.add(wrong)
+        reading = ReadingSpec(kind, folder, tokenizer, bounds.followed(*roots), table.columns, table.replacements)
+        reader = RowReader(reading, rows)
+        parts = read_blocks(path, reading, whole.file) if format_ == "jsonl" else [_table(reader, path, format_, whole)]
+        return _joined(parts, reader, path, whole)
     except OSError as e:
         unreadable = Problem("QR040", f"cannot read the manifest: {e.strerror or e}", whole)
-        return Manifest(path, Rows(folder), Problems([unreadable]), whole.file)
+        return Manifest(path, Rows(folder, CodesColumn(path)), Problems([unreadable]), whole.file)
     except DataError as e:
-        return Manifest(path, Rows(folder), e.problems, whole.file)
+        return Manifest(path, Rows(folder, CodesColumn(path)), e.problems, whole.file)
+
+
+def _table(reader: RowReader, path: Path, format: Format, whole: Place) -> Block:
+    """A table of another tool as one block, read row by row so that one bad row costs no other."""
+    records, problems = unpacked(path, format, whole.file), []
+    for record in reader.required(records, whole) if format in ("csv", "parquet") else records:
+        wrong = Problems([record]) if isinstance(record, Problem) else reader.read(record.values, record.place)
+        problems += [wrong] if wrong else []
+    return block_of(reader, 0, problems)
+
+
+def _joined(parts: Iterable[Block], reader: RowReader, path: Path, whole: Place) -> Manifest:
+    """The manifest that its blocks make."""
+    rows, kinds, lines = reader.rows, _Kinds(whole), 0
+    near, counts, seen = array("q"), array("i"), set[int]()
+    for block in parts:
+        for problems in block.problems:
+            kinds.add(Problems(replace(p, place=replace(p.place, line=p.place.line + lines)) for p in problems))
+        if block.rows is not rows:
+            rows.extend(block.rows, lines)
+        for names in block.names:
+            reader.fields(names)
+        near += block.near
+        if block.tokens is not None:
+            counts += block.tokens[0]
+            seen |= block.tokens[1]
+        lines += block.lines
     problems = kinds.summed()
     if not rows and not problems:
         problems.append(Problem("QR041", "the manifest has no rows", whole))
-    return Manifest(path, rows, problems, whole.file, kinds.rows, kinds.missing, reader.notes(whole), tokenizer)
+    tokens = counts if reader.tokenizer is not None else None
+    return Manifest(path, rows, problems, whole.file, kinds.rows, kinds.missing, reader.notes(whole), near, tokens, frozenset(seen))
 
 
 @dataclass
@@ -311,253 +209,3 @@ def other_format(path: Path) -> str | None:
         if not first.startswith((b"{", b"[")) and separator in first:
             return f"the file looks like a table with columns between {name}"
     return None
-
-
-def _lines_of(path: Path, shown: str) -> Iterator[Record | Problem]:
-    """Lines of JSON. Of one that is too long, only so much is read: a file of any size takes little memory."""
-    with open_bytes(path) as f:
-        number = 0
-        while line := f.readline(MAX_LINE + 2):
-            number += 1
-            if not line.endswith(b"\n"):
-                while (rest := f.readline(MAX_LINE)) and not rest.endswith(b"\n"):
-                    pass
-            raw = line.removesuffix(b"\n").removeprefix(BOM)  # editors begin a file with one, `cat` puts it in the middle
-            if raw.strip():
-                yield _record(raw, Place(shown, number, 1))
-
-
-def _record(raw: bytes, place: Place) -> Record | Problem:
-    """A line as a record, or why it is none."""
-    if len(raw) > MAX_LINE:
-        return Problem("QR041", f"the line has more than {MAX_LINE:,} bytes", place)
-    try:
-        value = from_json(raw)
-    except ValueError:
-        value = None
-    if isinstance(value, dict):
-        return Record(place, value)
-    try:  # a second time, for what there is to say
-        value = json.loads(raw.decode("utf-8"))
-    except UnicodeDecodeError as e:
-        return Problem("QR041", f"not UTF-8 (byte {e.start} of the line)", place)
-    except (ValueError, RecursionError) as e:
-        message = f"not JSON: {getattr(e, 'msg', e)}"
-        help_ = "JSON wants a backslash twice; folders are separated by `/` here" if "escape" in message else None
-        return Problem("QR041", message, replace(place, column=getattr(e, "colno", 1)), help_)
-    if not isinstance(value, dict):
-        return Problem("QR041", f"{str(value)[:100]} is not of type 'object'", place)
-    return Record(place, value)
-
-
-@dataclass(frozen=True)
-class _Fields:
-    """Columns of a row, judged once for all rows that have the same."""
-
-    columns: Columns
-    plain: bool
-    """Whether every column is called as the field that it holds."""
-    misspelled: tuple[str, str] | None
-    """A column that is not read and should be, and the field that it means."""
-    parts: tuple[str, ...]
-    """Columns that say where a recording begins."""
-
-
-class _Reader:
-    """Reads the rows of one manifest."""
-
-    def __init__(
-        self,
-        kind: Literal["text", "speech"],
-        rows: Rows,
-        tokenizer: TextTokenizer | None,
-        roots: tuple[str, ...],
-        columns: Mapping[str, str],
-        replacements: Replacements,
-    ) -> None:
-        """`rows` takes those that can be used; `roots` are folders that recordings may be in, links followed."""
-        self.kind = kind
-        self.rows = rows
-        self.folder = rows.folder
-        self._tokenizer = tokenizer
-        self._roots = roots
-        self._stated = columns
-        self._replacements = replacements
-        self._known = fields(kind)
-        self._mappings: dict[tuple[str, ...], _Fields] = {}
-        """By the columns of a row: most files have one kind."""
-        self._listings: paths.Listings = {}
-        """Files of folders that lack a recording."""
-        self._readable: dict[str, bool] = {}
-        """Whether recordings may be in a folder."""
-
-    def notes(self, place: Place) -> Problems:
-        """A sentence for columns that are read under other names or not at all."""
-        columns = [f.columns for f in self._mappings.values()]
-        misspelled = {f.misspelled[0] for f in self._mappings.values() if f.misspelled}
-        renamed = {there: here for c in columns for here, there in c.names.items() if here != there}
-        stated = set(self._stated.values())
-        renamed = {there: here for there, here in renamed.items() if there not in stated}
-        ignored = list(dict.fromkeys(n for c in columns for n in c.ignored if n not in misspelled))
-        parts = [f"`{here}` is read from `{there}`" for there, here in renamed.items()]
-        if ignored:
-            more = f" and {len(ignored) - 12} more" if len(ignored) > 12 else ""
-            parts.append("not needed: " + ", ".join(f"`{n}`" for n in ignored[:12]) + more)
-        return Problems([Problem("QR087", "; ".join(parts), place)] if parts else [])
-
-    def _fields(self, names: tuple[str, ...]) -> _Fields:
-        """Which field holds what; a file's rows mostly have the same."""
-        fields = self._mappings.get(names)
-        if fields is None:
-            known = self._known - set(self._stated)
-            own = {n: n for n in names if n in known}
-            others = recognise([n for n in names if n not in known], self._stated)
-            mapped = {h: t for h, t in others.names.items() if h in self._known and h not in own}
-            if "ref_audio" in own:
-                mapped.pop("reference", None)
-            mapping = {**own, **mapped}
-            ignored = tuple(n for n in names if n not in mapping.values())
-            near = ((n, get_close_matches(n, self._known - mapping.keys(), n=1, cutoff=NEAR)) for n in ignored)
-            misspelled = next(((n, close[0]) for n, close in near if close), None)
-            parts = tuple(n for n in ignored if self.kind == "speech" and n in NAMES["start"])
-            plain = not ignored and all(here == there for here, there in mapping.items())
-            fields = _Fields(Columns(mapping, ignored), plain, misspelled, parts)
-            if len(self._mappings) < MAX_MAPPINGS:
-                self._mappings[names] = fields
-        return fields
-
-    def required(self, records: Iterator[Record | Problem], whole: Place) -> Iterator[Record | Problem]:
-        """The records of a table, all of the same columns. Raises `DataError` where none of them holds what every row needs."""
-        early: list[Record | Problem] = []
-        for first in records:
-            early.append(first)
-            if isinstance(first, Record):
-                self._require(first, whole)
-                break
-        yield from chain(early, records)
-
-    def _require(self, first: Record, whole: Place) -> None:
-        names = self._fields(tuple(first.values)).columns.names.keys()
-        lacking = "text" if "text" not in names else "audio" if self.kind == "speech" and not names & {"audio", "audio_codes"} else None
-        if lacking is not None:
-            listed = ", ".join(f"`{' '.join(name.split())[:40]}`" for name in list(first.values)[:6])
-            message = f"no column of the table is known as `{lacking}`; its first row has {listed}"
-            help_ = f"name it, such as `columns: {{{lacking}: NAME}}`; `qrecipe import` reads tables without names. Else " + MANIFEST_HELP
-            raise DataError(Problem("QR041", message, whole, help_))
-
-    def read(self, values: dict[str, Any], place: Place) -> Problems:
-        """Adds a record to the rows; else the problems that keep it out."""
-        fields = self._fields(tuple(values))
-        row = values if fields.plain else {here: values[there] for here, there in fields.columns.names.items()}
-        if (fields.misspelled or fields.parts) and (wrong := self._misread(values, fields, place)):
-            return wrong
-        line = parse(self.kind, row)
-        if line is None and self.kind == "speech":
-            row = _coerced(row)
-            line = parse(self.kind, row)
-        if line is None:
-            from qrecipe.inputs.documents import check  # only for rows that are wrong: jsonschema takes long to import
-
-            problems = check(f"{self.kind}-row", row, place, "QR041")
-            if problems:
-                return problems
-        strings = "".join([v for v in row.values() if isinstance(v, str)])
-        if ("\0" in strings or not strings.isascii()) and NO_CHARACTER.search(strings):
-            return _bad(place, "an escape that is no character (NUL, or half of a surrogate pair)")
-        line = line or parse(self.kind, row, strict=False)
-        assert line is not None, "the schema takes it"
-        text = self._replacements.apply(line.text)
-        if isinstance(line, SpeechLine):
-            return self._speech(line, text, place)
-        why = self._text_problem(text)
-        if why:
-            return Problems([Problem("QR042", why, place)])
-        self.rows.append(place.line, text, None, None, None, None, None, False, line.language)
-        return Problems()
-
-    def _misread(self, values: Mapping[str, Any], fields: _Fields, place: Place) -> Problems:
-        """Fields that are not read and should be: misspelled ones, and a part of a recording."""
-        if fields.misspelled:
-            name, near = fields.misspelled
-            return Problems([Problem("QR041", f"unknown field `{name}`", place, f"rename `{name}` to `{near}`")])
-        for name in fields.parts:
-            if values[name] not in (None, "", 0, "0", "0.0"):
-                help_ = "`qrecipe import` cuts the parts out"
-                return Problems([Problem("QR041", f"the row is a part of a recording: `{name}` is {values[name]}", place, help_)])
-        return Problems()
-
-    def _speech(self, line: SpeechLine, text: str, place: Place) -> Problems:
-        """Adds a row with a recording or codes, and perhaps with a reference."""
-        problems = Problems()
-        reference_text = self._replacements.apply(line.reference_text) if line.reference_text else None
-        for name, t in (("the text", text), ("the reference's text", reference_text)):
-            why = self._text_problem(t) if t is not None else None
-            if why:
-                problems.append(Problem("QR042", why.replace("the text", name, 1), place))
-        codes = None
-        if line.audio_codes is not None:
-            try:
-                codes = Codes(line.audio_codes)
-            except ValueError as e:
-                problems += _bad(place, str(e))
-        elif line.audio is None:
-            problems += _bad(place, "a speech row has `audio` or `audio_codes`")
-        reference = line.reference or line.ref_audio
-        audio, ref = (self._file(t, place, problems) if t else None for t in (line.audio, reference))
-        if not problems:
-            speaker = sys.intern(line.speaker) if line.speaker else None
-            self.rows.append(place.line, text, audio, ref, reference_text, speaker, codes, line.cut, line.language)
-        return problems
-
-    def _file(self, text: str, place: Place, problems: Problems) -> str:
-        """The recording that a row names, below the folder or whole, with a problem if it leads out or is not there."""
-        if self._is_here(text):
-            return text
-        folder = self.folder
-        file, exists = paths.find(folder, text)
-        if not bounds.within(file, self._roots):
-            problems.append(bounds.row_problem(file, _relative(file, folder), place, folder))
-        elif not exists:
-            help_ = paths.hint(text, folder, self._listings)
-            problems.append(Problem("QR043", f"there is no file {_relative(file, folder)}", place, help_, "warning"))
-        return _relative(file, folder)
-
-    def _is_here(self, text: str) -> bool:
-        """Whether a row names a file, and no link, of a folder that it may read: in one look, as nearly every row does."""
-        path = text if text.startswith("/") else f"{self.folder}/{text}"
-        folder = path[: path.rindex("/")]
-        try:
-            regular = stat.S_ISREG(os.lstat(path).st_mode)
-        except (OSError, ValueError):
-            return False
-        if folder not in self._readable:
-            self._readable[folder] = bounds.within(f"{folder}/file", self._roots)
-        return regular and self._readable[folder]
-
-    def _text_problem(self, text: str) -> str | None:
-        return self._tokenizer.text_problem(text) if self._tokenizer else unsayable(text)
-
-
-def _coerced(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values of tables as a row has them: numbers of speakers, empty cells, words for true."""
-    row = dict(values)
-    for name in ("speaker", "language"):
-        if isinstance(row.get(name), int):
-            row[name] = str(row[name])
-    for name in ("audio", "speaker", "language", "reference", "reference_text", "cut"):
-        if name in row and row[name] in (None, ""):
-            del row[name]
-    if isinstance(row.get("cut"), str) and row["cut"].lower() in ("true", "false", "1", "0"):
-        row["cut"] = row["cut"].lower() in ("true", "1")
-    return row
-
-
-def _bad(place: Place, message: str) -> Problems:
-    return Problems([Problem("QR041", message, place)])
-
-
-def _relative(file: Path, folder: Path) -> str:
-    try:
-        return str(file.relative_to(folder))
-    except ValueError:
-        return str(file)

@@ -9,13 +9,16 @@ from pydantic import ConfigDict, Field, ValidationError
 from qrecipe.qwen3 import CODEBOOK_SIZE
 from qrecipe.recipe.model import Settings
 
+MAX_TEXT = 10_000
+"""Characters of a text."""
+
 
 class TextLine(Settings):
     """One line of a text manifest."""
 
     model_config = ConfigDict(title="TextRow")
 
-    text: Annotated[str, Field(min_length=1, max_length=10_000)]
+    text: Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
     """The sentence."""
     language: str | None = None
     """The language by name or tag. A row's language is its dataset's: rows that say another are counted in a warning."""
@@ -28,7 +31,7 @@ class SpeechLine(Settings):
 
     audio: Annotated[str, Field(min_length=1)] | None = None
     """The recording, relative to the manifest; any format, rate and channel count that libsndfile reads."""
-    text: Annotated[str, Field(min_length=1, max_length=10_000)]
+    text: Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
     """Its transcript."""
     reference: Annotated[str, Field(min_length=1)] | None = None
     """A recording of the same voice, relative to the manifest."""

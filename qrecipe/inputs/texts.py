@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from array import array
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from hashlib import blake2b
+
+from qrecipe.files import NOT_UTF8
 
 SHOWN = 3
 """Examples of a warning."""
@@ -46,6 +50,24 @@ def near_key(text: str) -> str:
     """
     plain = text.lower() if text.isascii() else _NFKC(_NFKC(text).casefold())
     return " ".join(plain.translate(_SPOKEN).split())
+
+
+def near_hashes(texts: Sequence[str]) -> array[int]:
+    """64 bits that tell texts' near keys apart, the same in every process."""
+    digests = (blake2b(key.encode(errors=NOT_UTF8), digest_size=8).digest() for key in _near_keys(texts))
+    return array("q", b"".join(digests))
+
+
+def _near_keys(texts: Sequence[str]) -> Sequence[str]:
+    """`near_key` of every text: what is silent is replaced in all at once, which few characters are."""
+    joined = "\n".join(texts)
+    plain = joined.lower() if joined.isascii() else _NFKC(_NFKC(joined).casefold())
+    if plain.count("\n") != len(texts) - 1:
+        return [near_key(text) for text in texts]
+    for c in set(plain) - {"\n", " "}:
+        if (spoken := _SPOKEN[ord(c)]) != c:
+            plain = plain.replace(c, spoken)
+    return [" ".join(line.split()) for line in plain.split("\n")]
 
 
 class _Spoken(dict[int, str]):

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,19 @@ class _Words(dict[str, tuple[int, ...]]):
         return ids
 
 
+class _Lengths(dict[str, int]):
+    """Tokens of words."""
+
+    def __init__(self, words: _Words) -> None:
+        self._words = words
+
+    def __missing__(self, word: str) -> int:
+        length = len(self._words[word])
+        if len(self) < MAX_WORDS:
+            self[word] = length
+        return length
+
+
 @dataclass(frozen=True)
 class TextTokenizer:
     """Turns texts into the token ids that the talker reads.
@@ -80,6 +94,10 @@ class TextTokenizer:
     def of_folder(cls, folder: Path) -> TextTokenizer:
         """The tokenizer of a base folder."""
         return cls(folder / "vocab.json", folder / "merges.txt", folder / "tokenizer_config.json")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process reads the files itself."""
+        return TextTokenizer, (self.vocab_file, self.merges_file, self.config_file)
 
     @cached_property
     def _config(self) -> dict[str, Any]:
@@ -155,21 +173,18 @@ class TextTokenizer:
             raise ValueError("the text runs into the template around it")
         return role, body
 
-    def length(self, text: str) -> int:
-        """Tokens of the body of a clean text."""
-        words = self._spaced(text)
-        return len(self.assistant(text)[1]) if words is None else sum(map(len, map(self._words.__getitem__, words)))
-
-    def seen(self, texts: Iterable[str]) -> set[int]:
-        """Token ids in the bodies of clean texts."""
-        words, ids = set[str](), set[int]()
-        for text in texts:
-            spaced = self._spaced(text)
-            if spaced is not None:
-                words.update(spaced)
-            else:
-                ids.update(self.assistant(text)[1])
-        return ids.union(*map(self._words.__getitem__, words))
+    def measure(self, texts: Sequence[str]) -> tuple[array[int], set[int]]:
+        """Tokens of the body of each clean text, and all ids in them."""
+        joined = " ".join(texts)
+        # nearly always no text has anything but words with single spaces between them: then one look at all of them is enough
+        if self._whole and "\0" not in joined and " ".join(joined.split()) == joined and not self._any_special.search(joined):
+            words = "\0".join(texts).replace(" ", "\0 ").split("\0")
+            sums = [0, *accumulate(map(self._lengths.__getitem__, words))]
+            ends = list(accumulate(text.count(" ") + 1 for text in texts))
+            lengths = array("i", (sums[end] - sums[start] for start, end in zip([0, *ends], ends)))
+            return lengths, set().union(*map(self._words.__getitem__, set(words))) if texts else set()
+        bodies = [self.assistant(text)[1] for text in texts]
+        return array("i", map(len, bodies)), set(chain.from_iterable(bodies))
 
     def _spaced(self, text: str) -> list[str] | None:
         """The words of a text as `_Words` has them; None where they cannot be tokenised alone."""
@@ -181,6 +196,10 @@ class TextTokenizer:
         """Whether the template's tokens come out whole around a word."""
         around = [*self._role, *self.ids("a"), *self._close]
         return len(self._role) == ROLE_TOKENS and len(self._close) == CLOSE_TOKENS and self.ids(assistant_text("a")) == around
+
+    @cached_property
+    def _lengths(self) -> _Lengths:
+        return _Lengths(self._words)
 
     @cached_property
     def _words(self) -> _Words:
@@ -196,6 +215,10 @@ class TextTokenizer:
         if ids[:ROLE_TOKENS] != self._role or ids[-REF_CLOSE_TOKENS:] != self._close[:REF_CLOSE_TOKENS]:
             raise ValueError("the reference's text runs into the template around it")
         return ids[ROLE_TOKENS:-REF_CLOSE_TOKENS]
+
+    def any_special(self, texts: Sequence[str]) -> bool:
+        """Whether one of the texts holds a special token."""
+        return self._any_special.search("\n".join(texts)) is not None
 
     def text_problem(self, text: str) -> str | None:
         """Why a clean text cannot be used, or None."""

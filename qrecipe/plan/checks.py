@@ -16,8 +16,7 @@ from qrecipe.inputs.bases import BaseInfo
 from qrecipe.inputs.contents import SILENT, Content
 from qrecipe.inputs.durations import lengths
 from qrecipe.inputs.evaluators import packages_problem
-from qrecipe.inputs.manifest import Manifest, Rows
-from qrecipe.inputs.tokenizer import TextTokenizer
+from qrecipe.inputs.manifest import Manifest
 from qrecipe.plan.trainable import Group, Trainable
 from qrecipe.qwen3 import (
     CODEC_EMBEDDING,
@@ -290,18 +289,16 @@ def _seconds(manifest: Manifest, hashes: FileHashes, enough: float) -> float | N
 
 def _outruns(context: Context) -> Iterator[Problem]:
     """Streaming reads one token a frame: a text with more tokens than frames is not over when its speech is."""
-    tokenizer, outrunning = context.base.tokenizer, dict[str, list[int]]()
-    if tokenizer is None:
-        return
+    outrunning = dict[str, list[int]]()
     for stage, node, _ in context.stages():
         if not isinstance(stage, SpokenStage) or stage.layout != "streaming":
             continue
         for j, use in enumerate(stage.uses):
             manifest = context.manifests.get(use.dataset)
-            if manifest is None:
+            if manifest is None or manifest.token_counts is None:
                 continue
             if use.dataset not in outrunning:
-                outrunning[use.dataset] = _late(manifest.rows, tokenizer, context.hashes)
+                outrunning[use.dataset] = _late(manifest, context.hashes)
             late = outrunning[use.dataset]
             if late:
                 first = f"(the first in line {late[0]})"
@@ -310,13 +307,14 @@ def _outruns(context: Context) -> Iterator[Problem]:
                 yield node.at("data", j).problem("QR044", message, help_, "warning")
 
 
-def _late(rows: Rows, tokenizer: TextTokenizer, hashes: FileHashes) -> list[int]:
+def _late(manifest: Manifest, hashes: FileHashes) -> list[int]:
     """Lines of the texts that have more tokens than their recording has frames."""
-    late = []
-    for line, text, seconds in zip(rows.column("line"), rows.column("text"), lengths(rows, hashes)):
-        if seconds is not None and tokenizer.length(text) > seconds * FRAMES_PER_SECOND:
-            late.append(line)
-    return late
+    lines, tokens = manifest.rows.column("line"), manifest.token_counts or ()
+    return [
+        line
+        for line, count, seconds in zip(lines, tokens, lengths(manifest.rows, hashes))
+        if seconds is not None and count > seconds * FRAMES_PER_SECOND
+    ]
 
 
 def _overlap(context: Context) -> Iterator[Problem]:
@@ -327,12 +325,12 @@ def _overlap(context: Context) -> Iterator[Problem]:
     for judge in sorted((judging - trained) & context.manifests.keys()):
         judged, sounds = context.manifests[judge], context.contents[judge].sounds
         lines = judged.rows.column("line")
-        texts, heard = dict(zip(judged.near_keys, lines)), {s: line for s, line in zip(sounds, lines) if s != SILENT}
+        texts, heard = dict(zip(judged.near_hashes, lines)), {s: line for s, line in zip(sounds, lines) if s != SILENT}
         for name in sorted(trained & context.manifests.keys()):
             manifest, sounds = context.manifests[name], context.contents[name].sounds
             if manifest.path == judged.path:
                 continue  # reported by the recipe's own checks
-            same_text = [(i, texts[key]) for i, key in enumerate(manifest.near_keys) if key in texts]
+            same_text = [(i, texts[key]) for i, key in enumerate(manifest.near_hashes) if key in texts]
             same_sound = [(i, heard[sound]) for i, sound in enumerate(sounds) if sound in heard]
             only_sound = sorted(set(same_sound) - set(same_text))
             for kind, pairs in (("sentence", same_text), ("recording", only_sound)):
@@ -380,7 +378,7 @@ def _repeated(context: Context) -> Iterator[Problem]:
     used = recipe.trained_datasets() | recipe.judging_datasets()
     for name in sorted(used & context.manifests.keys()):
         shown, lines = context.shown(name), context.manifests[name].rows.column("line")
-        again, several = _copies(context.manifests[name].near_keys, context.contents[name].sounds)
+        again, several = _copies(context.manifests[name].near_hashes, context.contents[name].sounds)
         if several:
             line, first = (lines[i] for i in several[0])
             message = (

@@ -48,9 +48,9 @@ def _volume(stage: Stage, resolved: PlannedStage, planned: Planned, hashes: File
 
 def _read(manifest: Manifest, hashes: FileHashes, text: bool, synthetic: float | None) -> Volume | None:
     """`synthetic` are the frames that the base is expected to make of the texts."""
-    tokens = manifest.tokens
-    if tokens is None:
+    if manifest.token_counts is None:
         return None
+    tokens = sum(manifest.token_counts)
     if text or synthetic is not None:
         return Volume(len(manifest.rows), tokens if synthetic is None else synthetic, tokens)
     seconds = list(lengths(manifest.rows, hashes))

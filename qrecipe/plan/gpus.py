@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from qrecipe.files import FileHashes
-from qrecipe.inputs.durations import seconds
+from qrecipe.inputs.durations import lengths, seconds
 from qrecipe.plan.compute import Compute
 from qrecipe.plan.plan import Planned
 from qrecipe.plan.trainable import Trainable
@@ -120,7 +120,9 @@ def _encoding(planned: Planned, hashes: FileHashes, gpu: Gpu, gpus: int) -> floa
             continue
         if name not in planned.manifests:
             return None
-        audio += sum(seconds(r, hashes) or 0.0 for r in planned.manifests[name].rows if r.codes is None)
+        rows = planned.manifests[name].rows
+        frames = rows.codes.frames(0, len(rows))
+        audio += sum(length for length, count in zip(lengths(rows, hashes), frames) if length is not None and count is None)
     return audio / (ENCODING * gpu.flops / GPUS["h100"].flops) / gpus
 
 

@@ -168,8 +168,6 @@ class _Planner:
         """Of the same."""
         self.replacements: dict[str, Replacements] = {}
         """Of the recipe's languages."""
-        self.seen: dict[str, set[int]] = {}
-        """Tokens of a dataset's texts."""
         self.ballots: dict[str, list[Ballot]] = {}
         self.selects: dict[str, Select] = {}
 
@@ -304,9 +302,7 @@ class _Planner:
             manifest = self.manifests.get(use.dataset)
             if manifest is None:
                 return None
-            if use.dataset not in self.seen:
-                self.seen[use.dataset] = tokenizer.seen(manifest.rows.column("text"))
-            seen |= self.seen[use.dataset]
+            seen |= manifest.seen_tokens
         return sorted(seen - set(tokenizer.special.values()))
 
     def evaluators(self) -> tuple[dict[str, PlannedEvaluator], dict[str, Problems]]:

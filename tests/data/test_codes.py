@@ -53,7 +53,7 @@ def counting(opened: LoadedBase) -> Counting:
 
 @pytest.fixture
 def encoder(counting: Counting, mini: LocalBase, tmp_path: Path) -> Encoder:
-    return Encoder(counting, mini, FileHashes(tmp_path / "hashes.json"), tmp_path / "cache")  # type: ignore[arg-type]
+    return Encoder(counting, mini, FileHashes(tmp_path / "hashes.sqlite"), tmp_path / "cache")  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_what_does_not_fit_into_memory_is_encoded_in_parts(
 ) -> None:
     requests = [Recording(p, True) for p in clips]
     whole = codes_of(encoder.codes(requests))
-    narrow = Encoder(encoder.opened, mini, FileHashes(tmp_path / "hashes.json"), tmp_path / "another cache")
+    narrow = Encoder(encoder.opened, mini, FileHashes(tmp_path / "hashes.sqlite"), tmp_path / "another cache")
     encode, tried = counting.encode, []
 
     def one_at_most(audios: list[audio.Audio]) -> list[torch.Tensor]:
@@ -130,7 +130,7 @@ def test_what_stands_beside_a_recording_changes_no_code(
     """Whole frames or a part of one at the end, which stock encodes by what follows. On a GPU that one is filled up with silence. Ties aside."""
     clips.append(audio.write(clips[0].with_name("whole.wav"), audio.speech(8, 10 * 0.08)))
     clips.append(audio.write(clips[0].with_name("longer.wav"), audio.speech(9, 14 * 0.08)))
-    encoder = Encoder(replace(opened, device=torch.device(device)), mini, FileHashes(tmp_path / "hashes.json"), tmp_path / "cache")
+    encoder = Encoder(replace(opened, device=torch.device(device)), mini, FileHashes(tmp_path / "hashes.sqlite"), tmp_path / "cache")
     together = codes_of(encoder.codes([Recording(p, False) for p in clips]))
     for path, codes in zip(clips, together, strict=True):
         if device == "cpu":

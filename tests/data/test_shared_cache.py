@@ -67,7 +67,7 @@ def test_processes_share_the_cache(mini: LocalBase, clips: list[Path], tmp_path:
     requests = [Recording(c, False) for c in clips]
 
     def encode(place: str) -> str:
-        encoder: Any = Encoder(Slow(mini.folder), mini, FileHashes(tmp_path / place / "hashes.json"), tmp_path / place)  # type: ignore[arg-type]
+        encoder: Any = Encoder(Slow(mini.folder), mini, FileHashes(tmp_path / place / "hashes.sqlite"), tmp_path / place)  # type: ignore[arg-type]
         encoder.opened.folder = mini.folder
         codes = [f.codes.tolist() for request in requests for f in encoder.codes([request]) if isinstance(f, Encoded)]
         encoder.hashes.save()
@@ -83,8 +83,8 @@ def test_processes_share_the_cache(mini: LocalBase, clips: list[Path], tmp_path:
     entries = ShardStore(folder, "codes", "seconds", *HEARD)
     entries.refresh()
     assert all(entries.get(sha256(c)) is not None for c in clips)
-    known = json.loads((tmp_path / "shared" / "hashes.json").read_text())
-    assert all(known[str(c)][2] == sha256(c) for c in clips), "what one process learned the others did not take away"
+    hashes = FileHashes(tmp_path / "shared" / "hashes.sqlite")
+    assert all(hashes.known(c) == sha256(c) for c in clips), "what one process learned the others did not take away"
 
 
 def test_processes_share_pieces_out(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from tests.support.bases import base_folder
 
 
 def describe(folder: Path) -> BaseInfo:
-    return describe_folder(folder, Base(model="./base"), Place("recipe.yaml"), FileHashes(folder.parent / "hashes.json"))
+    return describe_folder(folder, Base(model="./base"), Place("recipe.yaml"), FileHashes(folder.parent / "hashes.sqlite"))
 
 
 def config(folder: Path, file: str = "config.json", **changes: Any) -> None:

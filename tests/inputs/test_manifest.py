@@ -11,7 +11,8 @@ from typing import Any, Literal
 import pytest
 
 from qrecipe.files import FileHashes
-from qrecipe.inputs.manifest import MAX_BAD_ROWS, MAX_LINE, Manifest, Table, read_manifest
+from qrecipe.inputs.manifest import MAX_BAD_ROWS, Manifest, Table, read_manifest
+from qrecipe.inputs.row_reader import MAX_LINE
 from qrecipe.inputs.tokenizer import TextTokenizer
 from qrecipe.plan import make_plan
 from qrecipe.recipe import load

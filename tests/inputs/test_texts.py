@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qrecipe.inputs.texts import oddities, unsayable
+from qrecipe.inputs.texts import near_hashes, near_key, oddities, unsayable
 
 
 @pytest.mark.parametrize("text", ["", "\u200b" * 9, "." * 11, "\U0001f642" * 9, "- - -", "\u200f" * 9, "…", "\u00ad", "?!"])
@@ -41,3 +41,24 @@ def test_invisible_characters_are_named_and_joiners_are_not() -> None:
     (sentence,) = oddities(["se\u00adkolah", "ke\u200bdai", "می\u200cروم"])
     assert sentence.startswith("2 of 3 texts hold invisible characters")
     assert "U+00AD" in sentence
+
+
+def test_many_near_keys_at_once_are_those_of_one_by_one() -> None:
+    texts = [
+        "Ada  buku, «itu»!",
+        "ÉCOLE ﬁn",
+        "e\u0301cole fin",
+        "שָׁלוֹם עולם",
+        "ـسلامـ",
+        "",
+        "a_b-c",
+        "½ x²",
+        "नमस्ते",
+        "ß Straße\u2028x",
+        "a\nb",
+    ]
+    for chosen in (texts, texts[:-2], ["Ada buku."] * 2):
+        assert list(near_hashes(chosen)) == [near_hashes([text])[0] for text in chosen]
+    keys = [near_key(text) for text in texts]
+    hashes = near_hashes(texts)
+    assert all((hashes[i] == hashes[j]) == (keys[i] == keys[j]) for i in range(len(texts)) for j in range(i))

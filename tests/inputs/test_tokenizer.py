@@ -127,3 +127,11 @@ def test_a_config_that_numbers_its_special_tokens_differently_is_refused(tmp_pat
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     with pytest.raises(BaseModelError, match=r"special token <\|endoftext\|> should have the id 639, and by its place it has 634"):
         TextTokenizer.of_folder(tmp_path).ids("a")
+
+
+def test_many_texts_are_measured_as_one_by_one(ours: TextTokenizer) -> None:
+    texts = [clean_text(text) for text in TEXTS]
+    for chosen in (texts, ["Ada buku."], ["Ada buku di sini.", "Itu", "I'm sure they'll go"], []):
+        bodies = [ours.assistant(text)[1] for text in chosen]
+        lengths, ids = ours.measure(chosen)
+        assert (list(lengths), ids) == ([len(body) for body in bodies], {i for body in bodies for i in body})

@@ -34,7 +34,7 @@ def changed(tmp_path: Path) -> Changed:
             assert before in text
             text = text.replace(before, after)
         (tmp_path / "new.yaml").write_text(text, encoding="utf-8")
-        hashes = FileHashes(tmp_path / "hashes.json")
+        hashes = FileHashes(tmp_path / "hashes.sqlite")
         return compare(make_plan(load(tmp_path / "old.yaml"), hashes), make_plan(load(tmp_path / "new.yaml"), hashes))
 
     return make
@@ -56,7 +56,7 @@ def test_formatting_and_composition_change_nothing(changed: Changed, tmp_path: P
     )
     assert (said(found), again(found)) == ([], {"text": None, "language": None})
     (tmp_path / "new.yaml").write_text("qrecipe: 1\nextends: old.yaml\n")
-    hashes = FileHashes(tmp_path / "hashes.json")
+    hashes = FileHashes(tmp_path / "hashes.sqlite")
     found = compare(make_plan(load(tmp_path / "old.yaml"), hashes), make_plan(load(tmp_path / "new.yaml"), hashes))
     assert said(found) == []
     assert "nothing changed in meaning" in as_text(found, "x")
@@ -139,7 +139,7 @@ def test_against_a_revision(tmp_path: Path) -> None:
     git(tmp_path, "add", "-A")
     git(tmp_path, "commit", "-qm", "first")
     (tmp_path / "templates" / "t.yaml").write_text((tmp_path / "templates" / "t.yaml").read_text().replace("5.0e-5", "9.0e-5"))
-    hashes = FileHashes(tmp_path / "hashes.json")
+    hashes = FileHashes(tmp_path / "hashes.sqlite")
     with at_revision(recipe, "HEAD") as before:
         found = compare(make_plan(load(before), hashes), make_plan(load(recipe), hashes))
     assert said(found) == [("stage language", "talker.text_projection learns at 9e-05 instead of 5e-05")]

@@ -289,7 +289,7 @@ def configs(folder: Path, mini: Path) -> Target:
 
     def read(file: Path, before: bytes) -> str:
         try:
-            info = resolve(Base(model="./base"), folder, Place("fuzz"), FileHashes(folder / "hashes.json"))
+            info = resolve(Base(model="./base"), folder, Place("fuzz"), FileHashes(folder / "hashes.sqlite"))
             if file.name == "config.json":
                 require_fit(info)
             elif file.name != "generation_config.json":

@@ -1,0 +1,99 @@
+"""Entries about files, in a SQLite file of the cache. A cache that cannot be read is empty, and one that cannot be written is no error."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+from threading import Lock
+from typing import Any, NamedTuple
+
+AT_ONCE = 500
+"""Names of one query; SQLite takes 999 everywhere."""
+PATIENCE = 5.0
+"""Seconds to wait for another process that writes."""
+UNMEASURED = -1.0
+_CREATE = "CREATE TABLE IF NOT EXISTS files (name BLOB PRIMARY KEY, state TEXT NOT NULL, sha256 TEXT NOT NULL, seconds REAL) WITHOUT ROWID"
+
+
+class Known(NamedTuple):
+    """Entry of a file."""
+
+    state: str
+    """Size, times and number of the file when it was read."""
+    sha256: str
+    """In hex."""
+    seconds: float | None = UNMEASURED
+    """Duration of a recording; None for what is none, `UNMEASURED` before anybody asked."""
+
+
+class HashTable:
+    """Files by their names, for all processes that share a cache. Can be used by several threads."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = Lock()
+        self._connection: sqlite3.Connection | None = None
+
+    def get(self, names: Sequence[str]) -> dict[str, Known]:
+        """Entries of files, by name."""
+        known: dict[str, Known] = {}
+        with self._lock:
+            for start in range(0, len(names), AT_ONCE):
+                keys = [os.fsencode(n) for n in names[start : start + AT_ONCE]]
+                marks = ",".join("?" * len(keys))
+                for name, *values in self._rows(f"SELECT name, state, sha256, seconds FROM files WHERE name IN ({marks})", keys):
+                    known[os.fsdecode(name)] = Known(*values)
+        return known
+
+    def put(self, entries: Mapping[str, Known]) -> bool:
+        """Adds what was learned to what other processes have written; whether that was possible."""
+        rows = [(os.fsencode(name), *known) for name, known in entries.items()]
+        with self._lock:
+            self._close()
+            with suppress(OSError):
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+            if self._written(rows):
+                return True
+            if not self._damaged():
+                return False
+            with suppress(OSError):
+                self.path.unlink(missing_ok=True)
+            return self._written(rows)
+
+    def _rows(self, query: str, keys: Iterable[bytes]) -> list[tuple[Any, ...]]:
+        try:
+            if self._connection is None:
+                if not self.path.is_file():
+                    return []
+                self._connection = sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=ro", PATIENCE, uri=True, check_same_thread=False)
+            return self._connection.execute(query, tuple(keys)).fetchall()
+        except (sqlite3.Error, OSError):
+            return []
+
+    def _written(self, rows: Iterable[tuple[Any, ...]]) -> bool:
+        try:
+            with closing(sqlite3.connect(self.path, PATIENCE)) as connection, connection:
+                connection.execute(_CREATE)
+                connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", rows)
+        except (sqlite3.Error, OSError):
+            return False
+        return True
+
+    def _damaged(self) -> bool:
+        """Whether the file is no SQLite file, or one without what is written here."""
+        try:
+            with closing(sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=ro", PATIENCE, uri=True)) as connection:
+                connection.execute("SELECT name, state, sha256, seconds FROM files LIMIT 1").fetchall()
+        except sqlite3.OperationalError as e:
+            return "no such" in str(e)
+        except sqlite3.DatabaseError:
+            return True
+        return False
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None

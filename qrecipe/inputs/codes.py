@@ -1,0 +1,240 @@
+"""Ready codes of rows. Those of a large manifest stay in its file and are read when they are asked for: a million rows of them fit.
+
+Written codes are checked as text, all of a block at once, without making numbers of them.
+"""
+
+from __future__ import annotations
+
+import os
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from hashlib import sha256
+from itertools import chain
+from pathlib import Path
+from typing import overload
+
+from msgspec import json
+
+from qrecipe.errors import DataError, Place, Problem
+from qrecipe.qwen3 import CODEBOOK_SIZE
+
+NONE, IN_MEMORY = -1, -2
+"""Offsets of rows without codes, and of those whose codes are not in a file."""
+DIGEST = 32
+"""Bytes of a SHA-256."""
+MAX_DIGITS = len(str(CODEBOOK_SIZE - 1))
+
+
+class Codes:
+    """Ready codes of a row, frames x codebooks, in two bytes each."""
+
+    __slots__ = ("_codes", "width")
+
+    def __init__(self, frames: Sequence[Sequence[int]]) -> None:
+        """Raises `ValueError` for frames of different widths."""
+        self.width = len(frames[0])
+        if len(set(map(len, frames))) > 1:
+            raise ValueError("`audio_codes` has frames of different widths")
+        self._codes = array("H", chain.from_iterable(frames))
+
+    def __len__(self) -> int:
+        """Frames."""
+        return len(self._codes) // self.width
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Codes) and (self.width, self._codes) == (other.width, other._codes)
+
+    def __hash__(self) -> int:
+        return hash((self.width, self._codes.tobytes()))
+
+    def tolist(self) -> list[list[int]]:
+        """A list of frames."""
+        codes = self._codes.tolist()
+        return [codes[i : i + self.width] for i in range(0, len(codes), self.width)]
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of the list of frames as canonical JSON."""
+        return sha256(json.encode(self.tolist())).digest()
+
+
+@dataclass(frozen=True)
+class WrittenCodes:
+    """Ready codes of many rows, as JSON in a manifest."""
+
+    offsets: array[int]
+    """Of the rows' codes in the file."""
+    sizes: array[int]
+    """Bytes."""
+    frames: array[int]
+    digests: bytes
+    """SHA-256 of each as canonical JSON."""
+
+
+@dataclass
+class CodesColumn(Sequence[Codes | None]):
+    """Codes of every row of a manifest, None for a row without."""
+
+    path: Path
+    """The manifest."""
+    stamp: tuple[int, int] = (0, 0)
+    """Size and time of the manifest when it was read."""
+    _count: int = 0
+    _offsets: array[int] = field(default_factory=lambda: array("q"))
+    """Shorter than the column where no later row has codes."""
+    _sizes: array[int] = field(default_factory=lambda: array("i"))
+    _frames: array[int] = field(default_factory=lambda: array("i"))
+    _digests: bytearray = field(default_factory=bytearray)
+    _memory: dict[int, Codes] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, path: Path) -> CodesColumn:
+        """An empty column for a manifest."""
+        try:
+            status = os.stat(path)
+        except OSError:
+            return cls(path)
+        return cls(path, (status.st_size, status.st_mtime_ns))
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, i: int) -> Codes | None: ...
+    @overload
+    def __getitem__(self, i: slice) -> list[Codes | None]: ...
+    def __getitem__(self, i: int | slice) -> Codes | list[Codes | None] | None:
+        if isinstance(i, slice):
+            return [self[j] for j in range(*i.indices(self._count))]
+        i += self._count if i < 0 else 0
+        if i >= self._count:
+            raise IndexError(i)
+        if i >= len(self._offsets) or self._offsets[i] == NONE:
+            return None
+        return self._memory[i] if self._offsets[i] == IN_MEMORY else self._read(i)
+
+    def __iter__(self) -> Iterator[Codes | None]:
+        return map(self.__getitem__, range(self._count))
+
+    def has(self, i: int) -> bool:
+        """Whether a row has codes."""
+        return i < len(self._offsets) and self._offsets[i] != NONE
+
+    def frames(self, start: int, stop: int) -> list[int | None]:
+        """Frames of some rows' codes; None for a row without."""
+        count = min(stop, self._count) - start
+        written = zip(self._offsets[start:stop], self._frames[start:stop])
+        frames: list[int | None] = [None if offset == NONE else frames for offset, frames in written]
+        return frames + [None] * (count - len(frames))
+
+    def digests(self, start: int, stop: int) -> list[str | None]:
+        """SHA-256 of some rows' codes as canonical JSON, in hex; None for a row without."""
+        count = min(stop, self._count) - start
+        if start >= len(self._offsets):
+            return [None] * count
+        written = self._digests[DIGEST * start : DIGEST * stop].hex()
+        digests = [written[i : i + 2 * DIGEST] for i in range(0, len(written), 2 * DIGEST)]
+        offsets = self._offsets[start:stop]
+        return [None if offset == NONE else digest for offset, digest in zip(offsets, digests)] + [None] * (count - len(digests))
+
+    def append(self, codes: Codes | None) -> None:
+        """Adds a row."""
+        if codes is not None:
+            self._pad()
+            self._memory[self._count] = codes
+            self._add(array("q", [IN_MEMORY]), array("i", [0]), array("i", [len(codes)]), codes.digest)
+        self._count += 1
+
+    def extend(self, codes: WrittenCodes | None, count: int) -> None:
+        """Adds `count` rows, all with or all without codes in the file."""
+        if codes is not None:
+            self._pad()
+            self._add(codes.offsets, codes.sizes, codes.frames, codes.digests)
+        self._count += count
+
+    def join(self, other: CodesColumn) -> None:
+        """Adds the rows of another column of the same manifest."""
+        if other._offsets:
+            self._pad()
+            self._memory |= {self._count + i: codes for i, codes in other._memory.items()}
+            self._add(other._offsets, other._sizes, other._frames, other._digests)
+        self._count += other._count
+
+    def _pad(self) -> None:
+        lacking = self._count - len(self._offsets)
+        self._add(array("q", [NONE]) * lacking, array("i", [0]) * lacking, array("i", [0]) * lacking, bytes(DIGEST * lacking))
+
+    def _add(self, offsets: array[int], sizes: array[int], frames: array[int], digests: bytes | bytearray) -> None:
+        self._offsets += offsets
+        self._sizes += sizes
+        self._frames += frames
+        self._digests += digests
+
+    def _read(self, i: int) -> Codes:
+        with open(self.path, "rb") as f:
+            status = os.fstat(f.fileno())
+            f.seek(self._offsets[i])
+            written = f.read(self._sizes[i])
+        if (status.st_size, status.st_mtime_ns) != self.stamp:
+            message = "the manifest changed while its codes were used"
+            raise DataError(Problem("QR040", message, Place(str(self.path)), "run the command again, and leave the file alone meanwhile"))
+        frames: list[list[int]] = json.decode(written)
+        return Codes(frames)
+
+
+def without_spaces(written: Sequence[bytes]) -> list[bytes] | None:
+    """Codes of rows as canonical JSON; None where there are blanks that are not one space behind a comma."""
+    import numpy as np
+
+    text = b"\n".join(written)
+    if text.count(b"\n") != len(written) - 1:
+        return None
+    characters = np.frombuffer(text, np.uint8)
+    if np.count_nonzero((characters[1:] == ord(" ")) & (characters[:-1] != ord(","))):
+        return None
+    return text.translate(None, b" ").split(b"\n")
+
+
+def check_written(written: Sequence[bytes]) -> array[int] | None:
+    """Frames of rows' codes by their canonical text; None if one of them is not codes of one width."""
+    frames = array("i")
+    for row in written:
+        # without its digits, a row is the brackets and commas of frames of one width
+        signs = row.translate(None, b"0123456789")
+        count, width = signs.count(b"]") - 1, signs.find(b"]") - 1
+        if count < 1 or signs != _signs(count, width) or row[:2] != b"[[" or row[-2:] != b"]]":
+            return None
+        frames.append(count)
+    return frames if _numbers_are_codes(b"".join(written), len(written), sum(frames)) else None
+
+
+@lru_cache(maxsize=4096)
+def _signs(frames: int, width: int) -> bytes:
+    """Brackets and commas of a row's codes."""
+    return b"[" + b",".join([b"[" + b"," * (width - 1) + b"]"] * frames) + b"]"
+
+
+def _numbers_are_codes(text: bytes, rows: int, frames: int) -> bool:
+    """Whether every number of joined rows is a code as JSON writes it, and digits stand where numbers do and nowhere else."""
+    import numpy as np
+
+    characters = np.frombuffer(text, np.uint8)
+    digits = characters - np.uint8(ord("0"))  # signs are far above 9 or below 0, which wraps
+    is_digit = digits < 10
+    # nothing stands between frames, and nowhere else do two signs follow each other
+    closed = (characters[:-2] == ord("]")) & (characters[1:-1] == ord(",")) & (characters[2:] == ord("["))
+    if np.count_nonzero(closed) != frames - rows or np.count_nonzero(~(is_digit[1:] | is_digit[:-1])) != 2 * frames + rows - 1:
+        return False
+    if np.count_nonzero((digits[1:-1] == 0) & ~is_digit[:-2] & is_digit[2:]):
+        return False
+    longest = is_digit[:-MAX_DIGITS]
+    for i in range(1, MAX_DIGITS):
+        longest = longest & is_digit[i : i - MAX_DIGITS]
+    if np.count_nonzero(longest & is_digit[MAX_DIGITS:]):
+        return False
+    # few numbers begin like the largest code or above it
+    starts = np.flatnonzero(longest & (digits[:-MAX_DIGITS] >= int(str(CODEBOOK_SIZE)[0])))
+    values = sum(digits[starts + i].astype(np.int32) * 10 ** (MAX_DIGITS - 1 - i) for i in range(MAX_DIGITS))
+    return not np.count_nonzero(np.asarray(values) >= CODEBOOK_SIZE)
