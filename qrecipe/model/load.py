@@ -20,6 +20,7 @@ from qrecipe.files import cache_dir
 from qrecipe.inputs.bases import LocalBase
 from qrecipe.inputs.tokenizer import TextTokenizer
 from qrecipe.model.fits import require_fit
+from qrecipe.model.kernels import codec
 from qrecipe.model.stock import silence, stock
 from qrecipe.qwen3 import SAMPLE_RATE
 from qrecipe.recipe.language import TAGS
@@ -105,7 +106,11 @@ class LoadedBase:
     @cached_property
     def _speaker_encoder(self) -> torch.nn.Module:
         encoder: torch.nn.Module = self.net.speaker_encoder
-        return encoder if self.device.type == "cpu" else copy.deepcopy(encoder).float()
+        if self.device.type == "cpu":
+            return encoder
+        encoder = copy.deepcopy(encoder).float()
+        codec.convolutions_as_products(encoder)
+        return encoder
 
     @torch.inference_mode()
     def x_vector(self, audio: NDArray[np.float32]) -> torch.Tensor:
@@ -188,6 +193,8 @@ def open_model(info: LocalBase, device: torch.device | None = None, world: World
     wrapper.model.eval()
     wrapper.model.requires_grad_(False)
     wrapper.model.speech_tokenizer.model.float()  # codes must not depend on the number format of the talker
+    if device.type == "cuda":
+        codec.fuse_activations(wrapper.model.speech_tokenizer.model, device)
     _use_qwen_pattern(wrapper, info.folder)
     return LoadedBase(info.folder, wrapper, info.tokenizer, device, DTYPES[info.dtype], world or World(), info.tags)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import soundfile
@@ -49,7 +50,8 @@ class Column:
 
 def column_of(name: str, samples: Sequence[Sample], transcripts: bool) -> Column:
     """A column with its sounds in it; `transcripts`: a recogniser has transcribed them."""
-    return Column(name, [_speech(s, transcripts) for s in samples])
+    with ThreadPoolExecutor() as pool:  # writing MP3 is most of a page's time, and outside the interpreter's lock
+        return Column(name, list(pool.map(lambda s: _speech(s, transcripts), samples)))
 
 
 def _speech(sample: Sample, transcript: bool) -> PageSound:
