@@ -38,7 +38,9 @@ demo: $(VENV)/.installed
 	$(BIN)/qrecipe bundle verify "$$bundle" && \
 	echo && \
 	echo "hear the base:    $(BIN)/qrecipe say builtin:mini \"$(TEXT)\" --reference $(VOICE) --out base.wav" && \
-	echo "hear the bundle:  $(BIN)/qrecipe say $$bundle \"$(TEXT)\" --language malay --reference $(VOICE) --out malay.wav"
+	echo "hear the bundle:  $(BIN)/qrecipe say $$bundle \"$(TEXT)\" --language malay --reference $(VOICE) --out malay.wav" && \
+	echo "say a sentence of your own: $(BIN)/qrecipe try builtin:mini $$bundle --recipe recipes/malay.yaml" && \
+	echo "see how it went:  $(RUNS)/malay/report.html"
 
 # Whole files, each in one of JOBS processes of one thread; JOBS=0 is one after the other.
 test: lint

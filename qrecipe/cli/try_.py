@@ -22,7 +22,9 @@ def command(models: tuple[str, ...], recipe: Path | None, asr: str | None, host:
     The page is served to this machine alone, unless --host names another address. Ctrl-C ends it.
     """
     from qrecipe.cli.serving import serve
+    from qrecipe.report.problems import tell
     from qrecipe.verbs.trying import open_trial, served
 
     trial = open_trial(models, recipe, asr)
+    tell(trial.warnings)
     return serve(served(trial, host, port), ", ".join(trial.sessions))

@@ -14,12 +14,12 @@ STYLE = (
 @media (prefers-color-scheme: dark) { :root { --back: #16181b; --text: #e6e6e6; --muted: #9aa0a8; --rule: #33373d; --good: #6fd08c;
   --bad: #ff8a93; --open: #e0b060; --mark: #4a1f25; --plot-0: #6bb3f0; --plot-1: #f0a060; --plot-2: #d09ae0; --plot-3: #6fd08c } }
 body { font: 15px/1.45 system-ui, sans-serif; margin: 0 auto; max-width: 90rem; padding: 1rem; color: var(--text); background: var(--back) }
-table { border-collapse: collapse; width: 100%; margin: 1rem 0 } .scroll { overflow-x: auto; margin-bottom: 2rem }
-th, td { border-bottom: 1px solid var(--rule); padding: .5rem .6rem; text-align: left; vertical-align: top }
+table { border-collapse: collapse; width: 100%; margin: .5rem 0 } .scroll { overflow-x: auto; margin-bottom: 1.2rem } h2 { margin: 1.2rem 0 .3rem }
+th, td { border-bottom: 1px solid var(--rule); padding: .35rem .6rem; text-align: left; vertical-align: top }
 audio { width: 15rem; height: 2rem; display: block; margin: .15rem 0 } progress { width: 100%; max-width: 44rem; display: block }
 del { color: var(--bad) } ins { color: var(--bad); background: var(--mark); text-decoration: none }
 .pass, .kept, .accepted { color: var(--good) } .fail, .failed, .reverted, .rejected { color: var(--bad) } .undecided, .skipped { color: var(--open) }
-.how, .number { color: var(--muted); font-size: .85em } td.number { white-space: nowrap } #state { font-size: 1.15em }
+.how, .number { color: var(--muted); font-size: .85em } td.number, td.value { white-space: nowrap } #state { font-size: 1.15em }
 :focus-visible { outline: 3px solid var(--plot-0); outline-offset: 2px } section[hidden] { display: none }
 """
     + PLOT_STYLE

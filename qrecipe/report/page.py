@@ -104,8 +104,8 @@ def _run_sections(history: RunHistory) -> dict[str, str]:
     return {
         "now": _now(history),
         "stages": _stages(history) if history.stages else "",
+        "curves": f'<h2>Curves</h2><div class="plots">{"".join(plots)}</div>' if any(plots) else "",
         "gates": _verdicts(history) if history.verdicts else "",
-        "curves": f"<h2>Curves</h2>{''.join(plots)}" if any(plots) else "",
         "notes": f"<h2>Notes</h2><ul>{notes}</ul>" if notes else "",
     }
 
@@ -149,26 +149,25 @@ def _seconds(seconds: Mapping[str, float]) -> str:
 
 
 def _verdicts(history: RunHistory) -> str:
-    rows = []
+    """Every gate that was judged; columns that no gate has a number for are left out."""
     judged = [(stage, v) for stage, verdicts in history.verdicts.items() for v in verdicts]
-    for stage, v in judged:
+    before = [history.before.get((stage, v.gate)) for stage, v in judged]
+    more = {
+        "baseline": [v.baseline for _, v in judged],
+        "recordings": [v.recordings for _, v in judged],
+        "last run": [v.value if v is not None else None for v in before],
+    }
+    more = {head: numbers for head, numbers in more.items() if any(n is not None for n in numbers)}
+    rows = []
+    for n, (stage, v) in enumerate(judged):
         needed = f", {v.prompts_needed:,} prompts would decide" if v.prompts_needed else ""
         why = f": {v.reason}" if v.reason else ""
         counts = (" (does not count)" if v.severity == "warn" else "") + (REWARDED if v.rewarded else "")
-        numbers = "-" if v.value is None else f"{v.value:.4g} ({interval_text(v.low, v.high)})"
-        before = history.before.get((stage, v.gate))
-        cells = [
-            stage,
-            v.gate,
-            numbers,
-            _number(v.baseline),
-            _number(v.recordings),
-            str(v.prompts),
-            _number(before.value if before else None),
-        ]
-        outcome = f'<td class="{v.outcome}">{_text(v.outcome + needed + why + counts)}</td><td>{interval(v)}</td>'
-        rows.append("<tr>" + "".join(f"<td>{_text(c)}</td>" for c in cells) + outcome + "</tr>")
-    heads = ["after", "gate", "value", "baseline", "recordings", "prompts", "last run", "outcome", "interval and threshold"]
+        numbers = "-" if v.value is None else f"{v.value:.4g}<br>({_text(interval_text(v.low, v.high))})"
+        outcome = f'<td class="{v.outcome}">{_text(v.outcome + needed + why + counts)}</td>'
+        cells = f"<td>{_text(stage)}</td><td>{_text(v.gate)}</td><td>{interval(v)}</td><td class='value'>{numbers}</td>{outcome}<td>{v.prompts}</td>"
+        rows.append(f"<tr>{cells}{''.join(f'<td>{_number(values[n])}</td>' for values in more.values())}</tr>")
+    heads = ["after", "gate", "interval and threshold", "value", "outcome", "prompts", *more]
     honest = dict.fromkeys(line for _, v in judged if (line := v.against_best()) is not None)
     return "<h2>Gates</h2>" + table("gates", heads, rows) + "".join(f"<p>{_text(line)}</p>" for line in honest)
 

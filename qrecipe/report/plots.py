@@ -14,7 +14,7 @@ POINTS = 240
 COLOURS = 4
 """Of lines; `.color-N` in the page's style."""
 PLOT_STYLE = """
-figure { margin: 0 0 1.5rem; max-width: 44rem } figcaption { font-size: .9em }
+.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 1rem } figure { margin: 0; max-width: 44rem } figcaption { font-size: .9em }
 .pygal-chart { width: 100%; height: auto; font: 13px system-ui, sans-serif }
 .pygal-chart text { fill: var(--text); stroke: none } .pygal-chart .background { fill: none } .pygal-chart .axis.y text { text-anchor: end }
 .pygal-chart .axis.x text, .pygal-chart .title { text-anchor: middle } .pygal-chart .line { fill: none; stroke: var(--muted) }
@@ -80,7 +80,7 @@ def interval(verdict: Verdict) -> str:
     if verdict.value is None:
         return ""
     low, high = (verdict.value if end is None else end for end in (verdict.low, verdict.high))
-    chart = _chart(320, 90, show_legend=False, show_y_labels=False, x_labels_major_count=3, show_minor_x_labels=False)
+    chart = _chart(320, 90, margin_right=28, show_legend=False, show_y_labels=False, x_labels_major_count=3, show_minor_x_labels=False)
     chart.add("interval", [(low, 0), (high, 0)], show_dots=False)
     chart.add("value", [(verdict.value, 0)], stroke=False, dots_size=8)
     chart.add("threshold", [(verdict.bound, -1), (verdict.bound, 1)], show_dots=False)

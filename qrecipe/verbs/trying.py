@@ -14,7 +14,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from scipy.signal import stft
 
 from qrecipe.data.audio import Audio, AudioProblem, load, resample
 from qrecipe.data.speech import SpeechRow
-from qrecipe.errors import BaseModelError, Place, Problem, RecipeError, UserError
+from qrecipe.errors import BaseModelError, Place, Problem, Problems, RecipeError, UserError
 from qrecipe.evaluate.evaluators import EvaluatorChoice, EvaluatorSet
 from qrecipe.evaluate.metrics import text_and_transcript
 from qrecipe.evaluate.samples import Sample
@@ -83,6 +83,8 @@ class LoadedModels:
     """By the MODEL argument."""
     voices: list[VoiceChoice]
     choice: EvaluatorChoice
+    warnings: Problems = field(default_factory=Problems)
+    """Why nothing listens, where the recipe's recogniser is not installed."""
     _evaluators: dict[str, EvaluatorSet] = field(default_factory=dict)
 
     @property
@@ -167,13 +169,17 @@ def open_trial(models: Sequence[str], recipe: Path | None, asr: str | None) -> L
         settings = Evaluators.model_validate({**settings.model_dump(by_alias=True), "asr": {"model": asr}})
     hashes = FileHashes()
     sessions = {model: open_argument(model, hashes, Events(None)) for model in dict.fromkeys(models)}
-    trial = LoadedModels(sessions, voices, EvaluatorChoice(settings, root, tags))
-    if settings.asr is not None:
-        first = next(iter(sessions.values()))
-        missing = EvaluatorSet(first.opened, first.base.identity, trial.choice, hashes).missing(spec_of("cer"))
-        if missing is not None:
-            raise RecipeError(missing)
-    return trial
+    choice = EvaluatorChoice(settings, root, tags)
+    if settings.asr is None:
+        return LoadedModels(sessions, voices, choice)
+    first = next(iter(sessions.values()))
+    missing = EvaluatorSet(first.opened, first.base.identity, choice, hashes).missing(spec_of("cer"))
+    if missing is not None and asr is not None:
+        raise RecipeError(missing)
+    if missing is None:
+        return LoadedModels(sessions, voices, choice)
+    deaf = replace(choice, settings=settings.model_copy(update={"asr": None}))
+    return LoadedModels(sessions, voices, deaf, Problems([replace(missing, severity="warning")]))
 
 
 @contextmanager
@@ -239,7 +245,8 @@ def build_page(trial: LoadedModels) -> Any:
             seed = gradio.Number(0, precision=0, minimum=0, maximum=2**31 - 1, label="Seed")
         with gradio.Row():
             chosen = gradio.Dropdown(names, value=names[0] if names else None, label="Voice of the recipe", visible=bool(names))
-            own = gradio.Audio(sources=["upload", "microphone"], type="filepath", label="Your own voice (used if there is one)")
+            label = "Your own voice (used if there is one)"
+            own = gradio.Audio(sources=["upload", "microphone"], type="filepath", label=label, buttons=[])
             own_text = gradio.Textbox(label="What your own voice says (optional)", max_length=MAX_TEXT)
         button = gradio.Button("Speak", variant="primary")
         outputs: list[Any] = []

@@ -75,6 +75,15 @@ def test_verbs_exist(page: Path) -> None:
     assert used <= VERBS.keys(), f"no such verb: {used - VERBS.keys()}"
 
 
+def test_pictures_of_the_readme_are_small_and_bring_nothing_from_elsewhere() -> None:
+    pictures = re.findall(r"!\[(.+?)\]\((.+?)\)", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert {"docs/page.png", "docs/verdict.svg", "docs/error.svg"} <= {path for _, path in pictures}
+    for _, path in pictures:
+        assert (ROOT / path).stat().st_size < 150_000
+        if path.endswith(".svg"):
+            assert set(re.findall(r"https?://[^\s\"<]+", (ROOT / path).read_text(encoding="utf-8"))) <= {"http://www.w3.org/2000/svg"}
+
+
 def test_the_recipe_of_the_readme_is_the_file_that_it_names_and_validates() -> None:
     blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
     first = ROOT / "recipes" / "first.yaml"

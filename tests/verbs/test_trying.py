@@ -88,6 +88,9 @@ def test_voices_and_the_recogniser_of_a_recipe(tmp_path: Path, mini: LocalBase) 
     with pytest.raises(UserError) as e:
         open_trial(["builtin:mini"], recipe, "./nothing")
     assert e.value.problems[0].code == "QR081"
+    silent = open_trial(["builtin:mini"], recipes.write(tmp_path / "2", recipes.recipe(evaluators={"asr": {"model": "./nothing"}})), None)
+    assert silent.choice.settings.asr is None, "a recipe's recogniser that is not here keeps nobody from listening oneself"
+    assert [(w.code, w.severity) for w in silent.warnings] == [("QR081", "warning")]
 
 
 def test_wrong_arguments(tmp_path: Path) -> None:
@@ -113,8 +116,7 @@ def test_a_sentence_in_a_browser(trial: LoadedModels, voice: VoiceChoice, browse
         page.goto(address)
         page.get_by_label("Text", exact=True).fill("The sky is very blue.")
         page.locator("input[type=file]").first.set_input_files(str(voice.file))
-        page.get_by_role("button", name="Speak").wait_for()
-        page.wait_for_timeout(1500)
+        page.locator("#duration").wait_for()  # the recording has arrived
         page.get_by_role("button", name="Speak").click()
         page.locator("img").first.wait_for(timeout=60_000)
         assert page.get_by_text("builtin:mini").first.is_visible()
