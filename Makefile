@@ -25,7 +25,7 @@ help:
 	@sed -n 's/^#   //p' $(firstword $(MAKEFILE_LIST))
 	@echo "make lint      ruff, mypy and the import contracts"
 	@echo "make crash     500 killed runs, each of which must end in the same bundle (half an hour)"
-	@echo "make fuzz      10,500 mutated files, none of which may end in anything but a code"
+	@echo "make fuzz      17,500 mutated files and requests, none of which may end in anything but a code"
 	@echo "make schemas   write schemas/ again from the models"
 	@echo "make docs      write docs/recipe.md again from the models"
 	@echo "make clean     remove .venv and caches; runs/ and bundles/ stay"

@@ -2,7 +2,7 @@
 
     python -m tests.fuzz --scale 1 --seed 1
 
-`make fuzz` calls this: recordings, manifests, safetensors headers, configs, bundle manifests, packs, ballots, locks and recipes.
+`make fuzz` calls this: recordings, manifests, safetensors headers, configs, bundle manifests, packs, ballots, locks, recipes, and requests of pages.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def main() -> int:
             "safetensors headers": (1500, fuzz.headers),
             "configs and tokenizers": (600, lambda f: fuzz.configs(f, weights)),
             "bundle manifests": (500, lambda f: fuzz.bundles(f, bundle)),
-            "packs": (1500, fuzz.packs),
-            "ballots": (1500, fuzz.ballots),
+            "packs": (4000, fuzz.packs),
+            "ballots": (3000, fuzz.ballots),
             "locks": (500, lambda f: fuzz.locks(f, recipe.with_suffix(".lock"))),
             "recipes": (500, fuzz.recipe_files),
         }
@@ -58,6 +58,11 @@ def main() -> int:
             tally = make(place).run(round(count * given.scale), given.seed)
             files += tally.ends.total()
             print(f"{kind}: {tally}; {time.monotonic() - began:.0f} s", flush=True)
+        (folder / "requests").mkdir()
+        with fuzz.requests(folder / "requests") as target:
+            tally = target.run(round(3000 * given.scale), given.seed)
+            files += tally.ends.total()
+            print(f"requests of pages: {tally}", flush=True)
         print(f"{files} files")
     return 0
 

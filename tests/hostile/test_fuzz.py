@@ -32,6 +32,12 @@ def test_mutated(kind: str, tmp_path: Path) -> None:
     assert len(tally.ends) > 1, "some are refused"
 
 
+def test_mutated_requests(tmp_path: Path) -> None:
+    with fuzz.requests(tmp_path) as target:
+        ends = target.run(200, seed=1).ends
+    assert {"200", "403"} <= ends.keys()
+
+
 def test_mutated_configs(mini: object, tmp_path: Path) -> None:
     folder = mini.folder  # type: ignore[attr-defined]
     tally = fuzz.configs(tmp_path, folder).run(60, seed=1)

@@ -12,9 +12,11 @@ import copy
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
+import socket
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -411,6 +413,47 @@ def ballots(folder: Path) -> Target:
         return "accepted"
 
     return Target([file], mutate, read)
+
+
+@contextlib.contextmanager
+def requests(folder: Path) -> Iterator[Target]:
+    """Requests to the pages of `listen`, as bytes on a connection. Each ends with a status or a closed connection, and writes no vote."""
+    from qrecipe.report.listening import HeardPair, Sound
+    from qrecipe.report.serve import served
+    from qrecipe.verbs.listen import listening_site
+
+    pair = HeardPair("Selamat pagi.", (Sound("a" * 64, b"fLaC" * 20), Sound("b" * 64, b"fLaC" * 20)))
+    site = listening_site("x", [pair], "ab", folder / "votes")
+    answer = {"text": pair.text, "first": "a" * 64, "second": "b" * 64, "answer": 2}
+    body = json.dumps({"ballot": 1, "listener": "anna", "scale": "ab", "answers": [answer]}).encode()
+    with served(site) as address:
+        host, _, port = address.removeprefix("http://").rstrip("/").rpartition(":")
+        head = f"Host: {host}:{port}\r\nX-Token: {site.token}\r\nConnection: close\r\n"
+        sent = {
+            "page": f"GET / HTTP/1.1\r\n{head}\r\n".encode(),
+            "sound": f"GET /sound/{'a' * 64} HTTP/1.1\r\n{head}Range: bytes=4-9\r\n\r\n".encode(),
+            "ballot": f"POST /ballot HTTP/1.1\r\n{head}Content-Length: {len(body)}\r\n\r\n".encode() + body,
+        }
+        files = [folder / name for name in sent]
+        for file in files:
+            file.write_bytes(sent[file.name])
+
+        def read(file: Path, before: bytes) -> str:
+            shutil.rmtree(folder / "votes", ignore_errors=True)
+            reply = b""
+            with socket.create_connection((host, int(port)), timeout=SECONDS) as connection, contextlib.suppress(ConnectionError):
+                connection.sendall(file.read_bytes())
+                connection.shutdown(socket.SHUT_WR)
+                while part := connection.recv(65536):
+                    reply += part
+            for vote in (folder / "votes").glob("**/*"):
+                assert json.loads(vote.read_bytes())["answers"][0]["first"] == "a" * 64, "only of the sounds that are served"
+                assert vote.parent == folder / "votes"
+            status = re.match(rb"HTTP/1\.[01] (\d{3}) ", reply)
+            assert status is not None or reply[:1] in (b"", b"<", b"f", b"{"), reply[:80]  # HTTP 0.9 has no status
+            return "closed" if status is None else status[1].decode()
+
+        yield Target(files, mutate_bytes, read)
 
 
 def locks(folder: Path, lock: Path) -> Target:
