@@ -216,6 +216,15 @@ def sha256(path: Path) -> str:
     return h.hexdigest()
 
 
+def sha256_while_synced(path: Path) -> str:
+    """SHA-256 of a file that was just written, read from memory while the disk takes it. Afterwards it is durable."""
+    with open(path, "rb+") as f, ThreadPoolExecutor(1) as pool:
+        synced = pool.submit(os.fsync, f.fileno())
+        digest = sha256(path)
+        synced.result()
+    return digest
+
+
 def is_file(path: Path) -> bool:
     """Whether a file is there; False for names that no file can have, where `Path.is_file` raises."""
     try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from qrecipe.bundle.pack import DOCUMENTS as PACK_DOCUMENTS
 from qrecipe.bundle.pack import Pack
 from qrecipe.bundle.verify import CARD, LOCK, MANIFEST, VERDICTS, read_manifest, verify
 from qrecipe.errors import BundleError, Place, Problem
-from qrecipe.files import NOT_UTF8, digest, json_text, new_folder, sha256, write_json, write_text
+from qrecipe.files import NOT_UTF8, digest, json_text, new_folder, sha256_while_synced, write_json, write_text
 from qrecipe.inputs.bases import LocalBase
 from qrecipe.inputs.documents import BundleLanguage, BundleManifest, BundleStage, Lock, Verdict
 from qrecipe.inputs.replacements import Replacements
@@ -84,8 +85,9 @@ def build(content: BundleContent, bundles: Path) -> Path:
             write_model(content.base, folder, content.delta, rows)
             for name, text in documents.items():
                 write_text(folder / name, text)
-            _seal(folder, target, _manifest(content, rows, _hashes(folder)))
-        verify(target).errors.raise_any(BundleError)
+            hashes = _hashes(folder)
+            _seal(folder, target, _manifest(content, rows, hashes))
+        verify(target, hashes).errors.raise_any(BundleError)
     return target
 
 
@@ -131,7 +133,10 @@ def _verdicts_text(verdicts: dict[str, list[Verdict]], survival: dict[str, float
 
 
 def _hashes(folder: Path) -> dict[str, str]:
-    return {str(f.relative_to(folder)): sha256(f) for f in sorted(folder.rglob("*")) if f.is_file()}
+    """Hashes of files that were just written, by their names in the folder; afterwards they are durable."""
+    files = [f for f in sorted(folder.rglob("*")) if f.is_file()]
+    with ThreadPoolExecutor() as pool:
+        return dict(zip([str(f.relative_to(folder)) for f in files], pool.map(sha256_while_synced, files), strict=True))
 
 
 def _seal(folder: Path, target: Path, manifest: BundleManifest) -> None:
@@ -199,6 +204,7 @@ def build_packs(composition: Composition, verdicts: dict[str, list[Verdict]], bu
             files={},
         )
         write_text(folder / CARD, packs_card(manifest, composition.rule, verdicts))
-        _seal(folder, target, manifest.model_copy(update={"files": _hashes(folder)}))
-    verify(target).errors.raise_any(BundleError)
+        hashes = _hashes(folder)
+        _seal(folder, target, manifest.model_copy(update={"files": hashes}))
+    verify(target, hashes).errors.raise_any(BundleError)
     return target

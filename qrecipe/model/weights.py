@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from qrecipe.errors import EngineError
-from qrecipe.files import replacing
+from qrecipe.files import replacing, sha256_while_synced
 from qrecipe.model.forward import RowSubset, Tables
 from qrecipe.model.lora import LowRank
 from qrecipe.phases import phase
@@ -55,14 +55,15 @@ class Delta:
                 rows[name] = (ids, values)
         return Delta(whole, rows)
 
-    def save(self, path: Path) -> None:
-        """Writes one safetensors file: `NAME` for whole tensors, `NAME#rows` and `NAME#values` for rows."""
+    def save(self, path: Path) -> str:
+        """Writes one safetensors file: `NAME` for whole tensors, `NAME#rows` and `NAME#values` for rows. Returns its SHA-256."""
         tensors = {k: v.contiguous() for k, v in self.whole.items()}
         for name, (ids, values) in self.rows.items():
             tensors[f"{name}#rows"] = ids.contiguous()
             tensors[f"{name}#values"] = values.contiguous()
         with replacing(path) as temporary:
             save_file(tensors, str(temporary), metadata={"format": "qrecipe delta 1"})
+            return sha256_while_synced(temporary)
 
     @classmethod
     def load(cls, path: Path) -> Delta:

@@ -122,8 +122,8 @@ class RunStore:
         if not self._world.first:
             return
         folder = self.stage_folder(fingerprint)
-        delta.save(folder / DELTA)
-        write_json(folder / RESULT, sealed({"fingerprint": fingerprint, "delta_sha256": sha256(folder / DELTA), **result}))
+        written = delta.save(folder / DELTA)
+        write_json(folder / RESULT, sealed({"fingerprint": fingerprint, "delta_sha256": written, **result}))
 
     def load_values(self, inputs: Any) -> list[Value] | None:
         """Measured values by what they were measured on, or None."""

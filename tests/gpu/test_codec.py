@@ -22,7 +22,7 @@ def test_activations_are_one_kernel_and_stock_s(mini: BaseInfo) -> None:
     activations = [m for m in decoder.modules() if type(m).__name__ == "SnakeBeta"]
     assert activations
     assert all("forward" in vars(m) for m in activations)
-    codes = [torch.randint(0, 1000, (n, on_gpu.groups), generator=torch.Generator().manual_seed(n)) for n in (3, 40, 61)]
+    codes = [torch.randint(0, on_gpu.codebook_size, (n, on_gpu.groups), generator=torch.Generator().manual_seed(n)) for n in (3, 40, 61)]
     fused = sound(on_gpu, codes)
     for module in activations:
         del module.forward
