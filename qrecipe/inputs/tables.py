@@ -9,6 +9,7 @@ import csv
 import gzip
 import io
 import json
+import re
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ HEAD = 1 << 18
 ROWS = 50
 """Rows by which the separator is known."""
 SEPARATORS = "\t,;|"
+STATED = re.compile(r'"?sep=([\t,;|]|\\t)"?\s*', re.IGNORECASE)
 MAX_FIELD = 1 << 20
 """Bytes of a field."""
 SUFFIXES: dict[str, Format] = {
@@ -162,6 +164,8 @@ class Dialect:
     separator: str
     quoted: bool
     """Whether `"` around a field belongs to the format and not to the text."""
+    stated: bool = False
+    """Whether the first line states the separator, as Excel writes and reads it: `sep=;`."""
 
     @property
     def options(self) -> dict[str, Any]:
@@ -182,12 +186,13 @@ def dialect_of(path: Path) -> Dialect | None:
     if encoding is None:
         return None
     lines = head.decode(encoding, errors="ignore").splitlines()
-    text = "\n".join(lines[: -1 if len(head) == HEAD else None][:ROWS])
+    stated = STATED.fullmatch(lines[0]) if lines else None
+    text = "\n".join(lines[1 if stated else 0 : -1 if len(head) == HEAD else None][:ROWS])
     best: tuple[float, int, Dialect] | None = None
-    for separator in SEPARATORS:
+    for separator in stated[1].replace("\\t", "\t") if stated else SEPARATORS:
         # tabs and bars do not occur in sentences, so tools that write them quote nothing and leave quotes of the text alone
         for quoted in (True, False) if separator in ",;" else (False, True):
-            dialect = Dialect(encoding, separator, quoted)
+            dialect = Dialect(encoding, separator, quoted, stated is not None)
             widths = [len(row) for row in csv.reader(io.StringIO(text), **dialect.options) if row]
             if not widths or max(widths) < 2:
                 continue
@@ -222,9 +227,10 @@ def _csv(path: Path, shown: str, header: bool) -> Iterator[Record | Problem]:
         raise DataError(Problem("QR041", "not a table: no tab, comma, semicolon or bar separates columns", Place(shown)))
     csv.field_size_limit(MAX_FIELD)
     with open_bytes(path) as raw, io.TextIOWrapper(raw, dialect.encoding, errors="replace", newline="") as f:
+        skipped = 1 if dialect.stated and f.readline() else 0
         reader = csv.reader(f, **dialect.options)
         columns: list[str] | None = None
-        line = 1
+        line = 1 + skipped
         while True:
             start = line
             try:
@@ -233,9 +239,9 @@ def _csv(path: Path, shown: str, header: bool) -> Iterator[Record | Problem]:
                 return
             except csv.Error as e:
                 yield Problem("QR041", f"the row cannot be read: {e}", Place(shown, start))
-                line = reader.line_num + 1
+                line = reader.line_num + 1 + skipped
                 continue
-            line = reader.line_num + 1
+            line = reader.line_num + 1 + skipped
             if not any(cell.strip() for cell in row):
                 continue
             if columns is None:
