@@ -36,22 +36,8 @@ SUFFIXES: dict[str, Format] = {
     ".tar": "tar",
 }
 SOUNDS = (
-    ".wav",
-    ".flac",
-    ".ogg",
-    ".oga",
-    ".opus",
-    ".mp3",
-    ".m4a",
-    ".mp4",
-    ".aac",
-    ".webm",
-    ".mkv",
-    ".aif",
-    ".aiff",
-    ".wma",
-    ".amr",
-    ".3gp",
+    *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".mp4", ".aac", ".webm", ".mkv", ".mka", ".aif", ".aiff", ".wma"),
+    *(".amr", ".3gp", ".3g2", ".m4b", ".mov", ".avi", ".caf", ".au", ".w64", ".wv", ".ape", ".ac3", ".gsm", ".g722"),
 )
 """Ends of the names of recordings."""
 

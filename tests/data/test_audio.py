@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from qrecipe.data.audio import AudioProblem, load, rate_problem, read
+from qrecipe.data.audio import AudioProblem, load, rate_problem, read, read_original
 from qrecipe.inputs.durations import by_header
 from qrecipe.qwen3 import SAMPLE_RATE
 from tests.support import audio
@@ -223,3 +223,42 @@ def test_reading_audio_prints_nothing(tmp_path: Path) -> None:
             print(e)"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True)
     assert done.stdout.startswith("incomplete: 1.0")
+
+
+CONTAINERS = {
+    "mov": ("mov", "aac", 24_000),
+    "mka": ("matroska", "aac", 24_000),
+    "avi": ("avi", "mp3", 24_000),
+    "wv": ("wv", "wavpack", 24_000),
+    "ac3": ("ac3", "ac3", 48_000),
+    "g722": ("g722", "g722", 16_000),
+}
+"""Ends of names -> container, codec and rate, all as ffmpeg calls them."""
+
+
+@pytest.mark.parametrize("ending", CONTAINERS)
+def test_containers_that_libsndfile_does_not_read(ending: str, tmp_path: Path) -> None:
+    av = pytest.importorskip("av")
+    format_, codec, rate = CONTAINERS[ending]
+    path, sound = tmp_path / f"a.{ending}", np.sin(np.arange(rate) * 440 * 2 * np.pi / rate).astype(np.float32) / 2
+    try:
+        with av.open(str(path), "w", format=format_) as out:
+            stream = out.add_stream(codec, rate=rate, layout="mono")
+            frame = av.AudioFrame.from_ndarray(sound.reshape(1, -1), format="fltp", layout="mono")
+            frame.sample_rate = rate
+            for packet in (*stream.encode(frame), *stream.encode(None)):
+                out.mux(packet)
+    except (av.FFmpegError, ValueError) as e:
+        pytest.skip(f"this build of PyAV does not write it: {e}")
+    samples, found = read_original(path)
+    assert found == rate
+    assert abs(len(samples) / rate - 1) < 0.1
+    assert 0.3 < float(np.sqrt(2 * np.mean(samples[rate // 4 : rate // 2] ** 2))) < 0.7
+
+
+def test_a_playlist_is_no_recording(tmp_path: Path) -> None:
+    """ffmpeg would read whatever it names."""
+    path = tmp_path / "a.mp4"
+    path.write_text("#EXTM3U\n#EXTINF:10,\nfile:///etc/hostname\n")
+    with pytest.raises(AudioProblem, match="cannot be read as audio"):
+        read_original(path)

@@ -1,4 +1,4 @@
-"""The same twelve recordings as twelve kinds of tools would write them, small and without a network."""
+"""The same twelve recordings as many kinds of tools would write them, small and without a network."""
 
 from __future__ import annotations
 
@@ -252,6 +252,34 @@ def voice_notes(folder: Path) -> Path:
     return folder
 
 
+def librispeech(folder: Path) -> Path:
+    """A folder a speaker and one a chapter, with the texts of a chapter in one file."""
+    for k, speaker in enumerate(("84", "174")):
+        chapter = folder / speaker / f"{k}21"
+        own = [(i, f"{speaker}-{k}21-{i:04d}") for i in range(k, len(TEXTS), 2)]
+        for i, name in own:
+            write(chapter / f"{name}.flac", i)
+        lines(chapter / f"{speaker}-{k}21.trans.txt", [f"{name} {TEXTS[i]}" for i, name in own])
+    return folder
+
+
+def festival(folder: Path) -> Path:
+    quoted = [text.replace('"', '\\"') for text in TEXTS]
+    for i in range(len(TEXTS)):
+        write(folder / "wav" / f"ms_{i:03d}.wav", i)
+    lines(folder / "etc" / "txt.done.data", [f'( ms_{i:03d} "{text}" )' for i, text in enumerate(quoted)])
+    return folder
+
+
+def prompts(folder: Path) -> Path:
+    """As Asterisk's packages have them."""
+    names = [f"{'digits/' if i % 3 == 0 else ''}prompt-{i}" for i in range(len(TEXTS))]
+    for i, name in enumerate(names):
+        write(folder / f"{name}.wav", i)
+    lines(folder / "core-sounds-ms.txt", ["\ufeff; Sounds in Malay", "", *(f"{n}: {t}" for n, t in zip(names, TEXTS))], newline="\r\n")
+    return folder
+
+
 @dataclass(frozen=True)
 class Kind:
     """A source of one kind."""
@@ -280,5 +308,8 @@ KINDS = {
     "srt": Kind(srt, "SRT subtitles of long recordings: talk.ms.srt with talk.mp3, 12 parts"),
     "vtt": Kind(vtt, "WebVTT subtitles of long recordings: talk.vtt with talk.flac"),
     "audacity": Kind(audacity, "Audacity labels of long recordings: labels.txt with session.wav"),
+    "librispeech": Kind(librispeech, "174/121/174-121.trans.txt and 1 more: a recording's name and its text", 2),
+    "festival": Kind(festival, "etc/txt.done.data: a recording's name and its text in each line"),
+    "prompts": Kind(prompts, "core-sounds-ms.txt: a recording's name and its text in each line"),
     "voice notes": Kind(voice_notes, "table notes.csv, commas between the columns"),
 }

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from qrecipe.errors import DataError, Place, Problem, suggest
 from qrecipe.inputs.columns import recognise
-from qrecipe.inputs.sources import folders, hub, labels, tables
+from qrecipe.inputs.sources import folders, hub, labels, lists, tables
 from qrecipe.inputs.sources.source import Options, Recordings, Source, SourceRow, sounds_below
 from qrecipe.inputs.tables import SOUNDS, Record, dialect_of, format_of, records
 
@@ -153,6 +153,12 @@ def _shards(path: Path, options: Options) -> Opener | None:
     return (lambda: tables.tables(files, folder, "tar", options, f"WebDataset, {len(files)} shards", "webdataset")) if files else None
 
 
+def _list(path: Path, options: Options) -> Opener | None:
+    files = lists.lists_of(path)
+    root = path if path.is_dir() else lists.root_of(path)
+    return (lambda: lists.read(files, root, options)) if files else None
+
+
 def _texts(path: Path, options: Options) -> Opener | None:
     if not path.is_dir() or all(folders.text_beside(p) is None for p in sounds_below(path)):
         return None
@@ -180,6 +186,7 @@ FORMATS: dict[str, SourceFormat] = {
     "table": SourceFormat("a CSV or TSV table, LJSpeech's metadata.csv, a file list, or JSON lines such as NeMo's", _table),
     "parquet": SourceFormat("Parquet", _parquet),
     "webdataset": SourceFormat("WebDataset tars", _shards),
+    "list": SourceFormat("lines with a recording's name and its text, as LibriSpeech and festival have them", _list),
     "folder": SourceFormat("a folder of recordings with .txt beside them", _texts),
     "recordings": SourceFormat("recordings alone, with `--asr`", _unlabelled),
 }
