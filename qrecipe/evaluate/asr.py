@@ -6,7 +6,7 @@ import ctypes
 import logging
 import math
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -34,6 +34,24 @@ class Recogniser(Protocol):
 
     def transcribe_scored(self, audio: Audio, language: str) -> tuple[str, float]:
         """The transcript, and the mean probability of its tokens, from 0 to 1."""
+        ...
+
+
+@runtime_checkable
+class Aligner(Protocol):
+    """A recogniser that can force a text onto a recording."""
+
+    @property
+    def aligns(self) -> bool:
+        """Whether the model that it has loaded can."""
+        ...
+
+    def letter_logs(self, audio: Audio, language: str) -> torch.Tensor:
+        """[samples] float32 at 16 kHz -> log-probabilities of letters, [frames, letters]."""
+        ...
+
+    def fit(self, logs: torch.Tensor, text: str) -> float:
+        """How well a text fits a recording by its `letter_logs`, from 0 to 1."""
         ...
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ class TransformersRecogniser:
             from transformers import AutoConfig, AutoModelForCTC, AutoModelForSpeechSeq2Seq, AutoProcessor
 
             here: dict[str, Any] = {"local_files_only": True}
-            self._ctc = AutoConfig.from_pretrained(str(folder), **here).model_type != "whisper"
+            self._ctc: bool = AutoConfig.from_pretrained(str(folder), **here).model_type != "whisper"
             self._processor = AutoProcessor.from_pretrained(str(folder), **here)
             classes = AutoModelForCTC if self._ctc else AutoModelForSpeechSeq2Seq
             self._model = classes.from_pretrained(str(folder), dtype=torch.float32, **here).to(device).eval()
@@ -57,6 +58,39 @@ class TransformersRecogniser:
             scores = logs[torch.isfinite(logs) & (logs < 0)]
             text = str(self._processor.batch_decode(out.sequences, skip_special_tokens=True)[0]).strip()
             return text, float(scores.mean().exp()) if scores.numel() else 0.0
+
+    @property
+    def aligns(self) -> bool:
+        """Whether it can say how well a text fits a recording letter by letter: a CTC model can."""
+        return self._ctc
+
+    @torch.inference_mode()
+    def letter_logs(self, audio: NDArray[np.float32], language: str) -> torch.Tensor:
+        """[samples] float32 at 16 kHz -> log-probabilities of letters, [frames, letters] float32 on the CPU; of a CTC model."""
+        self._use_adapter(language)
+        with silence():
+            inputs = self._processor(audio, sampling_rate=LISTENING_RATE, return_tensors="pt").to(self._device)
+            logs: torch.Tensor = self._model(**inputs).logits[0].float().log_softmax(-1).cpu()
+        return logs
+
+    def fit(self, logs: torch.Tensor, text: str) -> float:
+        """How well a text fits a recording, from 0 to 1: the mean probability of the frames of `letter_logs`, onto which its letters
+        are forced, blanks included: what the text lacks counts as much as what it has too much.
+
+        Letters that the model does not know are left out; a text that is too long for the recording fits not at all.
+        """
+        import torchaudio.functional
+
+        tokenizer = self._processor.tokenizer
+        spellings = [tokenizer(cased).input_ids for cased in (text.lower(), text.upper())]
+        known = [[i for i in ids if i not in (tokenizer.unk_token_id, tokenizer.pad_token_id)] for ids in spellings]
+        letters = max(known, key=len)
+        needed = len(letters) + sum(a == b for a, b in pairwise(letters))  # a blank parts doubled letters
+        if not letters or needed > len(logs):
+            return 0.0
+        targets = torch.tensor([letters], dtype=torch.int32)
+        _, scores = torchaudio.functional.forced_align(logs[None], targets, blank=tokenizer.pad_token_id)
+        return float(scores.exp().mean())
 
     def _letters(self, tokens: torch.Tensor) -> str:
         """Text of CTC's best tokens, [1, frames]. Special ones go afterwards: with `skip_special_tokens` the blanks that part

@@ -55,6 +55,16 @@ def test_ctc_is_read_greedily(tmp_path: Path) -> None:
     assert recogniser.transcribe(SOUND, "ms") == expected
     assert recogniser._letters(torch.tensor([[5, 5, 0, 5, 6, 4, 3, 7]])) == "aab c", "a blank parts doubled letters"
 
+    # a text is forced onto what was heard: its own fits, in whatever case, another one hardly, and one without room not at all
+    logs = torch.full((9, len(LETTERS)), -6.0)
+    logs[range(9), [5, 5, 0, 5, 6, 4, 0, 7, 7]] = 0.0
+    logs = logs.log_softmax(-1)
+    assert recogniser.aligns
+    assert recogniser.fit(logs, "aab c") == recogniser.fit(logs, "AAB?! C") > 0.95
+    assert 0.8 > recogniser.fit(logs, "cab c") > recogniser.fit(logs, "aab") > recogniser.fit(logs, "c")
+    assert recogniser.fit(logs, "abc" * 4) == recogniser.fit(logs, "xyz") == 0.0
+    assert recogniser.letter_logs(SOUND, "ms").exp().sum(-1).allclose(torch.ones(len(best)), atol=1e-4)
+
 
 def test_mms_takes_the_adapter_of_the_language(tmp_path: Path) -> None:
     from safetensors.torch import save_file

@@ -130,6 +130,38 @@ def test_words_between_clips_belong_to_the_nearer_one() -> None:
     assert [p for p, _ in matched("今天天气很好我们去公园", ["今天天汽很好", "我们去公元"])] == ["今天天气很好", "我们去公园"]
 
 
+def test_words_at_borders_go_where_they_fit() -> None:
+    """`tiga` was not heard, and stands as near to either clip."""
+    heard = ["satu dua", "empat lima"]
+    assert [p for p, _ in matched("satu dua tiga empat lima", heard)] in (["satu dua tiga", "empat lima"], ["satu dua", "tiga empat lima"])
+    for said in (["satu dua tiga", "empat lima"], ["satu dua", "tiga empat lima"], ["satu", "dua tiga empat lima"]):
+        parts = matched("satu dua tiga empat lima", heard, lambda clip, text, said=said: 0.9 if text == said[clip] else 0.1)  # type: ignore[misc]
+        assert parts == [(text, 0.9) for text in said]
+
+
+class Aligns(Understands):
+    """A CTC model: it can say how well a text fits a clip, and hears each sentence without its last word."""
+
+    aligns = True
+
+    def transcribe_scored(self, audio: Any, language: str) -> tuple[str, float]:
+        return super().transcribe_scored(audio, language)[0].rpartition(" ")[0], 0.5
+
+    def letter_logs(self, audio: Any, language: str) -> Any:
+        return len(self.clips) - 1
+
+    def fit(self, logs: Any, text: str) -> float:
+        return 0.8 if text == TEXTS[logs] else 0.2
+
+
+def test_a_transcript_is_forced_onto_the_clips_by_a_ctc_model(talk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_recogniser", lambda asr: Aligns())
+    (tmp_path / "talk.txt").write_text("\n".join(TEXTS), encoding="utf-8")
+    imported(talk, tmp_path, asr=Asr(model="facebook/mms-1b-all"), transcript=tmp_path / "talk.txt")
+    made = {r["audio"]: r for r in rows(tmp_path)}
+    assert [(made[a]["text"], made[a]["confidence"]) for a in sorted(made)] == [(text, 0.8) for text in TEXTS]
+
+
 def test_recordings_alone_need_a_recogniser(talk: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="1 recording without texts") as e:
         imported(talk, tmp_path)

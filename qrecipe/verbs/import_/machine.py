@@ -8,11 +8,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from qrecipe.data.audio import AudioProblem
 from qrecipe.errors import DataError, Place, Problem, RecipeError
-from qrecipe.evaluate.asr import Recogniser, open_recogniser
+from qrecipe.evaluate.asr import Aligner, Recogniser, open_recogniser
 from qrecipe.evaluate.voice import listenable, speech_parts
 from qrecipe.evaluate.wheels import materialise
 from qrecipe.files import FileHashes
@@ -26,6 +28,10 @@ from qrecipe.recipe.evaluator import Asr, Evaluators
 
 UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
 """Letters of scripts that part no words: Thai, Lao, Burmese, Khmer, Japanese, Chinese."""
+REACH = 3
+"""Words, or characters of such a script, that a border between clips is moved by at most."""
+Fit = Callable[[int, str], float]
+"""(clip, text) -> how well they fit, from 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,7 @@ def listen(path: Path, listening: Transcription, counted: Callable[[str, int], N
         raise DataError(Problem("QR070", "a transcript belongs to one recording, and there are several", Place("--transcript")))
     recogniser = _recogniser(listening.asr)
     text = _transcript(listening.transcript) if listening.transcript is not None else None
+    aligner = recogniser if text is not None and isinstance(recogniser, Aligner) and recogniser.aligns else None
 
     def utterances() -> Iterator[SourceRow | Problem]:
         number = 0
@@ -59,13 +66,17 @@ def listen(path: Path, listening: Transcription, counted: Callable[[str, int], N
                 yield Problem("QR043", f"the recording {e}", place)
                 continue
             parts = speech_parts(audio)
-            heard = []
+            heard, logs = [], []
             for start, end in parts:
                 number += 1
                 counted("clips that were listened to", number)
                 part = audio[int(start * LISTENING_RATE) : int(end * LISTENING_RATE)]
                 heard.append(recogniser.transcribe_scored(part, listening.code))
-            texts = heard if text is None else matched(text, [t for t, _ in heard])
+                if aligner is not None:
+                    logs.append(aligner.letter_logs(part, listening.code))
+            texts = heard
+            if text is not None:
+                texts = matched(text, [t for t, _ in heard], partial(_forced, aligner, logs) if aligner is not None else None)
             for (start, end), (sentence, confidence) in zip(parts, texts, strict=True):
                 where = Place(f"{place.file}@{start:.1f}s")
                 yield SourceRow(where, sentence, sound, sound.name, start=start, end=end, confidence=round(confidence, 3))
@@ -73,6 +84,10 @@ def listen(path: Path, listening: Transcription, counted: Callable[[str, int], N
     how = "matched with the transcript" if text is not None else "transcribed"
     what = f"{len(sounds)} recording{'s' if len(sounds) > 1 else ''} without labels: cut in silences, {how} by {listening.asr.model}"
     return Source("machine", what, utterances())
+
+
+def _forced(aligner: Aligner, logs: Sequence[Any], clip: int, text: str) -> float:
+    return aligner.fit(logs[clip], text)
 
 
 def _recogniser(asr: Asr) -> Recogniser:
@@ -94,11 +109,16 @@ def _transcript(path: Path) -> str:
     return text
 
 
-def matched(transcript: str, heard: Sequence[str]) -> list[tuple[str, float]]:
+def matched(transcript: str, heard: Sequence[str], fit: Fit | None = None) -> list[tuple[str, float]]:
     """The part of a transcript that belongs to each clip, with how well it fits what was heard there, from 0 to 1.
 
     Words of both are aligned by the fewest changes; a script without spaces is aligned by its characters. Words between
-    two clips belong to the one whose words they stand nearer to.
+    two clips belong to the one whose words they stand nearer to; then words at the borders go where they fit better.
+
+    Args:
+        transcript: what is said in all clips.
+        heard: what a recogniser understood of each.
+        fit: how well words fit a clip; default: how much they are like what was heard there.
     """
     from rapidfuzz import fuzz
     from rapidfuzz.distance import Levenshtein
@@ -116,8 +136,25 @@ def matched(transcript: str, heard: Sequence[str]) -> list[tuple[str, float]]:
                 share = (i - op.src_start) * (op.dest_end - op.dest_start) // (op.src_end - op.src_start)
                 aligned[i] = owners[op.dest_start + share]
     _fill(aligned)
-    parts = [join.join(w for w, owner in zip(words, aligned) if owner == i) for i in range(len(heard))]
-    return [(part, fuzz.ratio(near_key(part), near_key(h)) / 100 if part else 0.0) for part, h in zip(parts, heard)]
+
+    def alike(clip: int, part: str) -> float:
+        return fuzz.ratio(near_key(part), near_key(heard[clip])) / 100
+
+    parts = [[w for w, owner in zip(words, aligned) if owner == i] for i in range(len(heard))]
+    _move_borders(parts, lambda clip, own: (fit or alike)(clip, join.join(own)) if own else 0.0)
+    return [(text := join.join(own), (fit or alike)(i, text) if own else 0.0) for i, own in enumerate(parts)]
+
+
+def _move_borders(parts: list[list[str]], fit: Callable[[int, list[str]], float]) -> None:
+    """Gives the last words of a clip to the next one, or its first words to the one before, where both together fit better then."""
+    for i in range(len(parts) - 1):
+        before, after = parts[i], parts[i + 1]
+        both, border = before + after, len(before)
+        borders = range(max(0, border - REACH), min(len(both), border + REACH) + 1)
+        # by length, so that a word alone does not count as much as a sentence; of equals the border where it is
+        scores = {b: b * fit(i, both[:b]) + (len(both) - b) * fit(i + 1, both[b:]) for b in borders}
+        best = max(borders, key=lambda b: (scores[b], -abs(b - border)))
+        parts[i], parts[i + 1] = both[:best], both[best:]
 
 
 def _fill(owners: list[int | None]) -> None:
