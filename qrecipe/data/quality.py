@@ -168,25 +168,48 @@ def _centred(quality: Quality) -> NDArray[np.float64]:
 
 ORDER = 3
 """Characters that a letter of a text is expected from, itself included."""
+ROUNDS = 2
+"""Times that the usual half of texts is chosen."""
 UNUSUAL = 4.0
 """Robust deviations from the dataset's median from which a text is in another language."""
 
 
 def foreign(texts: Sequence[str]) -> list[float]:
-    """How unlike all others each text is spelled: deviations of nats a letter from the median, by trigrams of the others."""
+    """How unlike the usual ones each text is spelled: deviations of nats a letter from the median, by trigrams of others.
+
+    The more usual half of the texts is the measure, so that texts of another language do not vouch for one another.
+    """
     keys = [f"  {near_key(t)} " for t in texts]
     grams = [Counter(k[i : i + ORDER] for i in range(len(k) - ORDER + 1)) for k in keys]
-    heads = [Counter(k[i : i + ORDER - 1] for i in range(len(k) - ORDER + 1)) for k in keys]
-    all_grams, all_heads = sum(grams, Counter()), sum(heads, Counter())
     letters = len({c for k in keys for c in k})
-    rates = []
-    for gram, head in zip(grams, heads):
-        nats = 0.0
-        for g, n in gram.items():  # the text itself does not count among the others
-            likely = (all_grams[g] - n + 0.1) / (all_heads[g[:-1]] - head[g[:-1]] + 0.1 * letters)
-            nats -= n * math.log(likely)
-        rates.append(nats / max(1, sum(gram.values())))
+    rates = _nats(grams, set(range(len(texts))), letters)
+    for _ in range(ROUNDS):
+        usual = sorted(range(len(texts)), key=rates.__getitem__)[: (len(texts) + 1) // 2]
+        rates = _nats(grams, set(usual), letters)
     return deviations(rates)
+
+
+def _nats(grams: Sequence[Counter[str]], usual: set[int], letters: int) -> list[float]:
+    """Nats a letter of every text by the trigrams of the usual ones, without its own."""
+    all_grams: Counter[str] = Counter()
+    for i in usual:
+        all_grams.update(grams[i])
+    all_heads: Counter[str] = Counter()
+    for gram, n in all_grams.items():
+        all_heads[gram[:-1]] += n
+    rates = []
+    for i, own in enumerate(grams):
+        own_heads: Counter[str] = Counter()
+        if i in usual:  # a text does not count among the others
+            for gram, n in own.items():
+                own_heads[gram[:-1]] += n
+        nats = 0.0
+        for gram, n in own.items():
+            others = all_grams[gram] - (n if i in usual else 0)
+            heads = all_heads[gram[:-1]] - own_heads[gram[:-1]]
+            nats -= n * math.log((others + 0.1) / (heads + 0.1 * letters))
+        rates.append(nats / max(1, sum(own.values())))
+    return rates
 
 
 def deviations(values: Sequence[float]) -> list[float]:

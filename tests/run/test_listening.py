@@ -14,7 +14,7 @@ import torch
 
 from qrecipe.data import audio
 from qrecipe.data.audio import Clip, read_original
-from qrecipe.data.quality import doubled, measure, two_voices
+from qrecipe.data.quality import UNUSUAL, doubled, foreign, measure, two_voices
 from qrecipe.data.speech import SpeechData, SpeechRow
 from qrecipe.evaluate.evaluators import EvaluatorSet
 from qrecipe.files import FileHashes
@@ -160,6 +160,15 @@ def test_planted_faults_are_found_and_good_rows_let_alone(
     assert "<script" not in page
     lines = heard_lines("speech", json.loads(json.dumps(listened.as_json(dataset.filter))))
     assert any(line.startswith("speech: 10 rows: the same sound as another line (lines 251, 252") for line in lines)
+
+
+@pytest.mark.parametrize("others", [3, 20, 60])
+def test_texts_of_another_language_do_not_vouch_for_one_another(others: int) -> None:
+    """However many there are, as long as they are fewer than the rest."""
+    english = [json.loads(line)["text"] for line in (MALAY.parent / "english" / "train.jsonl").read_text("utf-8").splitlines()]
+    unusual = foreign([*(r["text"] for r in shipped()[:GOOD]), *english[:others]])
+    assert min(unusual[GOOD:]) > UNUSUAL
+    assert sum(value > UNUSUAL for value in unusual[:GOOD]) <= 0.02 * GOOD
 
 
 def test_a_filter_leaves_rows_out_and_says_so(
