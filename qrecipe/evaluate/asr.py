@@ -8,7 +8,9 @@ import math
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from qrecipe.data.audio import Audio
 from qrecipe.errors import Place, Problem, RecipeError, in_a_line
@@ -66,10 +68,18 @@ class FasterWhisper:
         logging.getLogger("faster_whisper").setLevel(logging.ERROR)
         with silence():
             from faster_whisper import WhisperModel
+
+        class Windowed(WhisperModel):  # type: ignore[misc, unused-ignore]
+            """Leaves out padding that a short recording does not need: the package itself always fills up to 30 s."""
+
+            def encode(self, features: NDArray[np.float32]) -> Any:
+                window = asr.window * self.frames_per_second
+                return super().encode(features if features[..., window - self.frames_per_second :].any() else features[..., :window])
+
         device = "cuda" if _runs_on_a_gpu() else "cpu"
         threads = {"cpu_threads": 1, "num_workers": at_once(asr)}
         settings: dict[str, Any] = {"compute_type": asr.compute_type, **threads, "local_files_only": True}
-        self._model = WhisperModel(str(folder), device=device, device_index=pick_device().index or 0, **settings)
+        self._model = Windowed(str(folder), device=device, device_index=pick_device().index or 0, **settings)
         self._beam_size = asr.beam_size
 
     def transcribe(self, audio: Audio, language: str) -> str:

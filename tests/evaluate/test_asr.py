@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 
@@ -48,10 +50,14 @@ def samples() -> list[Sample]:
 
 
 @pytest.mark.slow
-def test_error_rates_are_jiwer_s(samples: list[Sample]) -> None:
+def test_error_rates_are_jiwer_s(samples: list[Sample], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of what faster-whisper itself hears where it fills up to fifteen seconds."""
+    import faster_whisper.transcribe
     import jiwer
     import librosa
     from faster_whisper import WhisperModel
+
+    monkeypatch.setattr(faster_whisper.transcribe, "pad_or_trim", partial(faster_whisper.transcribe.pad_or_trim, length=1500))
 
     folder = materialise(find("asr", Evaluators(asr=whisper.ASR), Path.cwd(), Place("test"), FileHashes())[0], Place("test"))
     model = WhisperModel(str(folder), device="cpu", compute_type="int8", cpu_threads=1)
@@ -59,7 +65,7 @@ def test_error_rates_are_jiwer_s(samples: list[Sample]) -> None:
     for sample in samples:
         audio = librosa.resample(y=sample.audio, orig_sr=24_000, target_sr=16_000)
         segments, _ = model.transcribe(audio, language="ms", beam_size=1, temperature=0, condition_on_previous_text=False)
-        heard.append(" ".join(s.text for s in segments))
+        heard.append(" ".join(s.text.strip() for s in segments))
     plain = jiwer.Compose([jiwer.ToLowerCase(), jiwer.SubstituteRegexes({"-": " "}), jiwer.RemovePunctuation(), jiwer.Strip()])
     texts = [plain(s.row.text) for s in samples]
     for name, theirs, sizes in (("cer", jiwer.cer, [len(t) for t in texts]), ("wer", jiwer.wer, [len(t.split()) for t in texts])):
@@ -69,6 +75,19 @@ def test_error_rates_are_jiwer_s(samples: list[Sample]) -> None:
         values = measure_samples(samples, [spec], samples[0].evaluators, [s.row for s in samples])[name]
         pooled = sum(rate * size for rate, size in zip(rates, sizes, strict=True)) / sum(sizes)
         assert mean_of(per_prompt(values)) == pytest.approx(pooled, abs=1e-12)
+
+
+def test_a_window_is_left_for_what_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever lasts longer than the window, less a second for its end, is heard in Whisper's own thirty seconds."""
+    from faster_whisper import WhisperModel
+
+    widths: list[int] = []
+    monkeypatch.setattr(WhisperModel, "__init__", lambda self, *_, **__: setattr(self, "frames_per_second", 100))
+    monkeypatch.setattr(WhisperModel, "encode", lambda self, features: widths.append(features.shape[-1]))
+    for window, seconds in ((10, 3), (10, 9), (10, 10), (10, 25), (30, 3), (30, 30)):
+        features = np.pad(np.ones((80, seconds * 100), dtype=np.float32), ((0, 0), (0, 3000 - seconds * 100)))
+        asr.FasterWhisper(Asr(model="any", window=window), Path("any"))._model.encode(features)
+    assert widths == [1000, 1000, 3000, 3000, 3000, 3000]
 
 
 @pytest.mark.slow

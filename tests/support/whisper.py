@@ -12,7 +12,7 @@ from qrecipe.files import FileHashes
 from qrecipe.inputs.evaluators import find, installed
 from qrecipe.recipe.evaluator import Asr, Evaluators
 
-ASR = Asr(model="wheel:whisper-base", beam_size=1)
+ASR = Asr(model="wheel:whisper-base", beam_size=1, window=15)
 
 
 def require() -> None:
