@@ -22,6 +22,7 @@ from qrecipe.inputs.tokenizer import TextTokenizer
 from qrecipe.model.fits import require_fit
 from qrecipe.model.kernels import codec
 from qrecipe.model.stock import silence, stock
+from qrecipe.model.threads import each_on_one
 from qrecipe.qwen3 import SAMPLE_RATE
 from qrecipe.recipe.language import TAGS
 from qrecipe.world import World
@@ -141,15 +142,15 @@ class LoadedBase:
     def encode(self, audios: list[NDArray[np.float32]]) -> list[torch.Tensor]:
         """Codes of recordings, each [frames, codebooks] int64 on the CPU, by the base's own speech tokenizer.
 
-        `audios` are mono at 24 kHz, [samples] each. On a CPU each is encoded alone: what stands beside a recording changes
-        the last digits of its encoding, and with them one code in ten thousand, and padding costs time. On a GPU they are
+        `audios` are mono at 24 kHz, [samples] each. On a CPU each is encoded alone and on one thread: what stands beside
+        a recording changes the last digits of its encoding, and with them one code in ten thousand, and padding costs time. On a GPU they are
         encoded at once, each filled up with silence to whole frames, and all padded to the longest: the encoder is causal, so
         that padding reaches no frame before it. Stock makes the frame that a recording ends in from less than a frame of
         samples, so there this last frame may have other codes than stock's.
         """
         tokenizer = self.net.speech_tokenizer
         if self.device.type == "cpu":
-            encoded = [tokenizer.encode([audio], sr=SAMPLE_RATE).audio_codes[0] for audio in audios]
+            encoded = each_on_one(lambda audio: tokenizer.encode([audio], sr=SAMPLE_RATE).audio_codes[0], audios)
             return [c.to("cpu", torch.int64).contiguous().clone() for c in encoded]
 
         # stock's own way spends longer on padding lists of numbers and on asking the GPU for lengths than the GPU on encoding

@@ -44,6 +44,8 @@ def reason_for_a_difference(value: Any) -> str | None:
         return "fields that only a file may have, taken away before the models see a recipe"
     if isinstance(value, dict) and (value.get("evaluators") or {}).get("speaker", {}).get("backend", "base") != "base":
         return "which recogniser of speakers needs a model is said by its own check"
+    if isinstance(value, dict) and ((value.get("evaluators") or {}).get("asr") or {}).get("backend") == "transformers":
+        return "that only faster-whisper has a window is said by its own check"
     return None
 
 

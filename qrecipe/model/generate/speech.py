@@ -14,6 +14,7 @@ from qrecipe.errors import DataError, Place, Problem, Problems, suggest
 from qrecipe.model.generate import Prompt, Sampling, numbered, stream
 from qrecipe.model.load import LoadedBase
 from qrecipe.model.speak import Utterance
+from qrecipe.model.threads import each_on_one
 from qrecipe.qwen3 import Layout
 
 
@@ -101,16 +102,18 @@ def _prompt(opened: LoadedBase, request: Request, sampling: Sampling) -> Prompt 
 def sound(opened: LoadedBase, codes: Sequence[torch.Tensor], utterances: Sequence[Utterance]) -> list[tuple[NDArray[np.float32], int]]:
     """([samples], Hz) of every utterance's codes, as stock `generate_voice_clone` decodes them: behind a reference's frames.
 
-    On a CPU one after the other, so that a sound does not depend on what is decoded beside it.
+    On a CPU each alone and on one thread, so that a sound does not depend on what is decoded beside it.
     """
     heads = [u.reference_codes if u.in_context else None for u in utterances]
     whole = [c if h is None else torch.cat([h.to(c.device), c]) for h, c in zip(heads, codes, strict=True)]
-    parts = [whole] if opened.device.type == "cuda" else [[c] for c in whole]
-    decoder = opened.net.speech_tokenizer
-    audios = []
-    for part in parts:
-        decoded, rate = decoder.decode([{"audio_codes": c.to(opened.device)} for c in part])
-        audios += [(audio, int(rate)) for audio in decoded]
+
+    def decoded(part: Sequence[torch.Tensor]) -> list[tuple[NDArray[np.float32], int]]:
+        audios, rate = opened.net.speech_tokenizer.decode([{"audio_codes": c.to(opened.device)} for c in part])
+        return [(audio, int(rate)) for audio in audios]
+
+    alone = [[c] for c in whole]
+    parts = each_on_one(decoded, alone) if opened.device.type == "cpu" else [decoded(whole)]
+    audios = [audio for part in parts for audio in part]
     sounds = []
     for (audio, rate), head, c in zip(audios, heads, whole, strict=True):
         start = 0 if head is None else int(len(head) / max(len(c), 1) * len(audio))
