@@ -48,6 +48,7 @@ def loads_torch(name: str) -> bool:
     return any(m in sys.modules for m in ("torch", "librosa", "numba")) or qrecipe.data.reading.__name__ != name
 
 
+@pytest.mark.slow
 def test_results_are_in_order_and_made_elsewhere() -> None:
     assert list(workers.in_order(uneven, range(40), 2)) == [n * n for n in range(40)]
     pids = set(workers.in_order(pid_after, [0.01] * 30, 2))
@@ -97,6 +98,7 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "group"), [(signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGKILL, False)])
 def test_workers_end_with_their_program_and_say_nothing(number: signal.Signals, group: bool) -> None:
     root = str(Path(__file__).parents[1])

@@ -89,6 +89,7 @@ def packs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_shards_are_what_the_trainer_reads(packs: Path, tmp_path: Path) -> None:
     pytest.importorskip("torch")
     sys.path.insert(0, str(TOOLS))
@@ -110,6 +111,7 @@ def test_shards_are_what_the_trainer_reads(packs: Path, tmp_path: Path) -> None:
         assert bins.argmax() * RATE / (8 * FRAME) == pytest.approx({people.FIRST: 110, people.FIRST + 1: 220}[voice], abs=12)
 
 
+@pytest.mark.slow
 def test_a_pack_that_ends_early_is_told(packs: Path, tmp_path: Path) -> None:
     index = json.loads((packs / "people.json").read_text())
     index["packs"] = index["packs"][:1]

@@ -50,6 +50,7 @@ def test_the_embedded_base_is_studied_in_at_most_120_runs() -> None:
     assert len([p for p in malay.points if len(p) > 1 and "then" not in p and "sentences" not in p]) >= 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", STUDIES, ids=lambda p: p.stem)
 def test_every_run_is_a_recipe_without_mistakes(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QRECIPE_ALLOW", str(ROOT))
@@ -149,6 +150,7 @@ def rows(folder: Path) -> list[tuple[str, str]]:
     return [(r["run"], r["seed"]) for r in report.read(folder / "results.csv")]
 
 
+@pytest.mark.slow
 def test_what_is_stopped_goes_on_and_no_row_is_made_twice(tiny_runs: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert tiny_runs("--dry-run") == 0
     assert asked(tmp_path) == []
@@ -289,6 +291,7 @@ def test_what_a_person_recorded_is_split_by_its_text(tmp_path: Path) -> None:
     assert [r.text for r in trained] == ["O vaca"]
 
 
+@pytest.mark.slow
 def test_sentences_are_distinct_short_and_held_out_ones_are_not_among_them() -> None:
     for language in sentences.GRAMMARS:
         found = sentences.sentences(language, 1500)
@@ -305,6 +308,7 @@ def test_romanian_is_respelled_for_spanish() -> None:
     assert table.spell("Un câine roșu se joacă cu o minge, în țară.") == "Un ciine rochu se yoaca cu o minye, in tsara."
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", sorted(sentences.GRAMMARS))
 def test_every_sentence_can_be_respelled(language: str) -> None:
     table = read(ROOT / "recipes" / "respellings" / f"{language}-spanish.yaml")

@@ -47,6 +47,7 @@ time.sleep(60)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("program", "said", "left"),
     [

@@ -68,6 +68,7 @@ def test_channels_are_averaged(tmp_path: Path) -> None:
         load(opposite, 30.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [16_000, 24_000, 44_100])
 def test_a_reference_is_heard_as_stock_hears_it(rate: int, tmp_path: Path) -> None:
     """Untrimmed: librosa reads, averages and resamples, as in stock `create_voice_clone_prompt`."""
@@ -158,6 +159,7 @@ def test_a_stream_s_wav_is_read_to_its_end(size: int, tmp_path: Path) -> None:
     assert by_header(streamed) == pytest.approx(1.2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["wav", "mp3", "ogg", "opus", "aiff", "flac"])
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
 def test_a_file_that_broke_off_is_refused_and_a_whole_one_is_not(kind: str, share: float, tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ def test_sentences_of_one_voice_are_told_apart(known: list[Fingerprint]) -> None
     assert float(cosines.max()) < ALIKE - 0.15
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_clip_is_known_in_another_format_and_at_another_loudness(
     name: str, clips: list[Path], known: list[Fingerprint], tmp_path: Path

@@ -35,6 +35,7 @@ def test_workers_read_what_one_process_reads(tmp_path: Path) -> None:
         assert (a.seconds, a.trimmed, a.heard[1]) == (b.seconds, b.trimmed, b.heard[1])
 
 
+@pytest.mark.slow
 def test_silence_ends_where_librosa_says() -> None:
     import librosa
 

@@ -13,6 +13,7 @@ from qrecipe.evaluate.intervals import Floats, bootstrap, none_of, of_median, wi
 SAMPLE = list(np.random.default_rng(0).gamma(2.0, 1.0, 60))
 
 
+@pytest.mark.slow
 def test_the_bootstrap_of_many_is_the_normal_interval() -> None:
     data = np.random.default_rng(3).normal(5.0, 2.0, 2000)
     low, high = bootstrap(data, 0.95, "x")

@@ -63,6 +63,7 @@ def test_listeners_who_prefer_the_base_fail_it() -> None:
     assert judge_preference(GATE, against, PAIRS).outcome == "fail"
 
 
+@pytest.mark.slow
 def test_the_interval_covers_what_it_says() -> None:
     """Listeners and sentences each shift the votes; an interval that took votes for independent would cover far less."""
     rng = np.random.default_rng(0)

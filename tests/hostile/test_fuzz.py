@@ -23,6 +23,7 @@ QUICK: dict[str, tuple[Callable[[Path], fuzz.Target], int]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", QUICK)
 def test_mutated(kind: str, tmp_path: Path) -> None:

@@ -77,6 +77,7 @@ def test_rows_with_and_without_codes(tmp_path: Path) -> None:
     assert read.rows.codes.frames(0, 9) == [None, 4] * 3
 
 
+@pytest.mark.slow
 def test_blocks_and_processes_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A row is read the same in a block of good ones, among bad ones, and by another process."""
     (tmp_path / "a.wav").write_bytes(b"")

@@ -290,6 +290,7 @@ def test_half_of_a_packed_manifest_is_no_end_of_input(name: str, tmp_path: Path)
         assert "breaks off or is damaged" in problem.message
 
 
+@pytest.mark.slow
 def test_shards_are_read_where_they_are_and_unpacked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tars and Parquet hold recordings: a recipe reads them, and their content is what counts."""
     monkeypatch.setenv("QRECIPE_CACHE", str(tmp_path / "cache"))
@@ -309,6 +310,7 @@ def test_shards_are_read_where_they_are_and_unpacked_once(tmp_path: Path, monkey
     assert texts == [sorted(sources.TEXTS)] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("many", [10, 1000, 1001, 3000])
 def test_how_many_recordings_are_missing_changes_no_verdict(many: int, tmp_path: Path) -> None:
     manifest = read(tmp_path, "speech", *({"audio": f"none{i}.wav", "text": "Ada buku."} for i in range(many)))

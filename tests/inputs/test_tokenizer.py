@@ -49,12 +49,14 @@ def test_the_same_ids_as_stock(ours: TextTokenizer, stock: Any, text: str) -> No
         assert ours.ids(whole) == stock(whole).input_ids
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=60))
 def test_the_same_ids_as_stock_for_any_text(ours: TextTokenizer, stock: Any, text: str) -> None:
     assert ours.ids(assistant_text(text)) == stock(assistant_text(text)).input_ids
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from("a9.,'\u0301 \u00a0"), max_size=6), max_size=6))
 def test_words_alone_have_the_ids_that_they_have_in_their_text(ours: TextTokenizer, words: list[str]) -> None:

@@ -40,6 +40,7 @@ def start(cache: Path) -> Iterator[Callable[..., tuple[subprocess.Popen[str], Pa
             child.communicate("\n")
 
 
+@pytest.mark.slow
 def test_processes_at_once_compile_apart(start: Callable[..., tuple[subprocess.Popen[str], Path]], cache: Path) -> None:
     first, mine = start()
     _, other = start()

@@ -142,6 +142,7 @@ def test_gradients_of_a_subset_are_those_of_the_whole_table(opened: LoadedBase, 
     assert torch.allclose(subset.values.grad, expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_subset_s_gradient_is_summed_in_one_order_by_several_threads() -> None:
     """A language's row is looked up in every row of a batch: threads that each add what they have come first by turns."""
     torch.manual_seed(0)

@@ -138,6 +138,7 @@ def test_seen_rows_of_a_base_without_its_tokenizer_are_unknown_up_to_all(plan: M
     assert found.fingerprint is None
 
 
+@pytest.mark.slow
 def test_one_unknown_entry_makes_the_sum_unknown_with_its_upper_bound(plan: Make) -> None:
     found = only(plan(stage("a", train("talker.model.text_embedding", rows="seen"), LANGUAGE_ROW), base=LARGE))
     assert (found.parameters, found.parameters_max) == (None, 311_164_928 + 2_048)

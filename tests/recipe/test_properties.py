@@ -76,6 +76,7 @@ def only_recipe_errors() -> Iterator[None]:
             assert problem.place.file == "r.yaml"
 
 
+@pytest.mark.slow
 @quick
 @given(st.text())
 def test_any_text(text: str) -> None:
@@ -83,6 +84,7 @@ def test_any_text(text: str) -> None:
         read_text(text, "r.yaml")
 
 
+@pytest.mark.slow
 @quick
 @given(yaml_ish)
 def test_text_that_looks_like_yaml(text: str) -> None:
@@ -126,6 +128,7 @@ def inspected(folder: Path, text: str, sets: tuple[str, ...] = ()) -> None:
         json.dumps(problem.as_json(), ensure_ascii=False).encode()
 
 
+@pytest.mark.slow
 @quick
 @given(yaml_ish)
 def test_inspect_takes_any_text(tmp_path: Path, text: str) -> None:

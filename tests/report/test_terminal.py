@@ -125,6 +125,7 @@ def test_a_full_disk_under_the_log_ends_nothing() -> None:
 # streams
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shell", "code"),
     [

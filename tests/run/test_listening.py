@@ -193,6 +193,7 @@ def test_what_was_heard_is_remembered_by_content(listening: Listening, tmp_path:
     assert type(listening)(listening._planned, listening._session)._listener.quality(copy) == quality
 
 
+@pytest.mark.slow
 def test_other_sentences_of_one_voice_are_no_doubles() -> None:
     qualities = {i: measure(MALAY / r["audio"]) for i, r in enumerate(shipped()[:60])}
     assert doubled(qualities) == {}

@@ -238,6 +238,7 @@ def test_room_is_computed_from_what_trains(recipe: Path, monkeypatch: pytest.Mon
     assert not run.exists()
 
 
+@pytest.mark.slow
 def test_without_torch() -> None:
     """Reasons, drift, disk and garbage are asked by verbs that answer at once."""
     code = (

@@ -153,6 +153,7 @@ def test_a_long_line_is_not_kept(tmp_path: Path) -> None:
     assert list(read_manifest(path, "text", None).rows) == []
 
 
+@pytest.mark.slow
 def test_a_million_bad_rows_are_counted(tmp_path: Path) -> None:
     (tmp_path / "m.jsonl").write_text("{\n" * 5000)
     manifest = read_manifest(tmp_path / "m.jsonl", "text", None)

@@ -256,6 +256,7 @@ def test_a_caller_may_go_on_with_what_could_be_read() -> None:
     assert node.plain() == {"a": 1, "b": 3}
 
 
+@pytest.mark.slow
 def test_lists_that_belong_into_a_manifest() -> None:
     text = "a: [" + "1, " * MAX_VALUES + "1]"
     assert only(text)[3] == f"the file holds more than {MAX_VALUES:,} values"
@@ -314,6 +315,7 @@ def test_an_empty_file(text: str) -> None:
     assert only(text) == ("QR002", 0, 0, "the file is empty")
 
 
+@pytest.mark.slow
 def test_deep_nesting() -> None:
     deepest = "[" * MAX_DEPTH + "]" * MAX_DEPTH
     assert read_text(deepest, "r.yaml").elements()

@@ -39,6 +39,7 @@ def rows(folder: Path, name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "data" / "malay" / f"{name}.jsonl").read_text("utf-8").splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", sources.KINDS)
 def test_a_source_becomes_a_recipe_that_plans(kind: str, tmp_path: Path) -> None:
     about = sources.KINDS[kind]
@@ -75,6 +76,7 @@ def test_an_import_trains(kind: str, mini: Any, tmp_path: Path, monkeypatch: pyt
     assert [e["dataset"] for e in events if e["event"] == "row_skipped"] == []
 
 
+@pytest.mark.slow
 def test_the_same_source_gives_the_same_files(tmp_path: Path) -> None:
     source = sources.common_voice(tmp_path / "source")
     for name in ("a", "b"):
@@ -89,6 +91,7 @@ def test_recordings_of_the_repository_stay_where_they_are(tmp_path: Path) -> Non
     assert not (tmp_path / "data" / "malay" / "clips").exists()
 
 
+@pytest.mark.slow
 def test_recordings_elsewhere_are_copied_unless_the_person_says_no(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = sources.ljspeech(tmp_path / "source")
     assert any(n.startswith("copied 12 recordings") for n in imported(source, tmp_path / "a").notes)
@@ -135,6 +138,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.slow
 def test_what_cannot_be_used_is_left_out_and_said_once_a_kind(tmp_path: Path) -> None:
     """Faulty rows of every kind among good ones; what was left out is kept with its reason."""
     folder = sources.ljspeech(tmp_path / "source")
@@ -183,6 +187,7 @@ def refused(source: Path, folder: Path, columns: str | None = None, **options: A
     return e.value
 
 
+@pytest.mark.slow
 def test_what_is_no_source_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
     empty = tmp_path / "empty"

@@ -75,6 +75,7 @@ def recogniser(monkeypatch: pytest.MonkeyPatch) -> Understands:
     return understands
 
 
+@pytest.mark.slow
 def test_a_long_recording_is_cut_where_nobody_speaks(talk: Path) -> None:
     audio = listenable(talk)
     parts = speech_parts(audio)
@@ -87,6 +88,7 @@ def test_a_long_recording_is_cut_where_nobody_speaks(talk: Path) -> None:
         at += length + PAUSE
 
 
+@pytest.mark.slow
 def test_what_a_machine_made_is_reviewed_and_imported_again(talk: Path, recogniser: Understands, tmp_path: Path) -> None:
     result = imported(talk, tmp_path, asr=Asr(model="wheel:whisper-base"))
     assert result.what == "1 recording without labels: cut in silences, transcribed by wheel:whisper-base"
@@ -115,6 +117,7 @@ def test_what_a_machine_made_is_reviewed_and_imported_again(talk: Path, recognis
     assert make_plan(load(tmp_path / "malay.yaml"), FileHashes()).errors == []
 
 
+@pytest.mark.slow
 def test_a_transcript_is_matched_with_what_was_heard(talk: Path, recogniser: Understands, tmp_path: Path) -> None:
     (tmp_path / "talk.txt").write_text("\n".join(TEXTS), encoding="utf-8")
     imported(talk, tmp_path, asr=Asr(model="wheel:whisper-base"), transcript=tmp_path / "talk.txt")

@@ -39,6 +39,7 @@ def write(folder: Path, **changes: Any) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_every_shipped_variant_is_a_recipe_that_changes_what_it_says(tmp_path: Path) -> None:
     layers = {"match": "talker.model.layers", "lr": 3.0e-4}
     stages = [recipes.stage(), recipes.stage(id="talker", train=[layers])]
