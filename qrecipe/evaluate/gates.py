@@ -99,7 +99,7 @@ def _judge(
 
 
 def undecidable(gate: Gate, reason: str, outcome: Judgement) -> Verdict:
-    """The verdict of a gate without values: an optional one that is skipped on this machine, or one that has nothing to judge."""
+    """The verdict of a gate without values: an optional one that is skipped on this machine or with this data, or one that has nothing to judge."""
     return Verdict(
         gate=gate.label(),
         metric=gate.metric,

@@ -111,9 +111,12 @@ def probe(
     progress: OnProgress | None = None,
 ) -> list[Probe]:
     """Tries gates on their datasets' recordings; equal gates once."""
-    tried = {(g.data, s.name): 1 + len(corruptions_for(g, s)) for g in gates if (s := _listens(g, evaluators)) is not None}
+    tried: dict[tuple[str, str], set[str]] = {}
+    for gate in gates:
+        if (spec := _listens(gate, evaluators)) is not None:
+            tried.setdefault((gate.data, spec.name), set()).update(corruptions_for(gate, spec))
     rows = {name: len([r for r in spoken_rows(d, settings) if r.audio is not None]) for name, d in data.items()}
-    values = _Values(data, settings, evaluators, progress, sum(n * rows[d] for (d, _), n in tried.items()))
+    values = _Values(data, settings, evaluators, progress, sum((1 + len(ways)) * rows[name] for (name, _), ways in tried.items()))
     probes: dict[str, Probe] = {}
     for gate in gates:
         if gate.label() not in probes:
@@ -190,7 +193,7 @@ class _Values:
                 values += measure_samples([sample], [spec], self._evaluators, rows)[spec.name]
                 self._done += 1
                 if self._progress is not None:
-                    self._progress("trying gates on recordings", self._done, max(self._done, self._total))
+                    self._progress("trying gates on recordings", self._done, self._total)
             self._values[key] = values
         return self._values[key]
 

@@ -59,7 +59,7 @@ class Gate(Settings):
     severity: Literal["error", "warn"] = "error"
     """`warn` is shown and never counts: for what should be looked at, or whose threshold is not known yet."""
     optional: bool = False
-    """Where the packages or the evaluator's model that the metric needs are not installed: skip the gate, and say so in the verdict and on the model card. Otherwise that is an error."""
+    """Where the packages or the evaluator's model that the metric needs are not installed, or the gate cannot tell these recordings from spoilt copies of them: skip the gate, and say so in the verdict and on the model card. Otherwise that is an error."""
 
     @property
     def thresholds(self) -> list[str]:

@@ -258,7 +258,8 @@ class RunConsole:
 
     def _on_gate_tried(self, e: Fields) -> None:
         if e["tried"]:
-            self.say(f"tried {e['gate']}: {'tells' if e['sound'] else 'cannot tell'} good recordings from spoilt ones")
+            skipped = f", so it is skipped: {e['reason']}" if e["reason"] else ""
+            self.say(f"tried {e['gate']}: {'tells' if e['sound'] else 'cannot tell'} good recordings from spoilt ones{skipped}")
 
     def _on_verdict(self, e: Fields) -> None:
         if e["where"] != self._where:

@@ -65,6 +65,8 @@ class Judge:
     """Judges gates on whatever the modules of a session hold; a `state` is the fingerprint of that."""
 
     session: Bench
+    unsound: dict[str, str] = field(default_factory=dict)
+    """Optional gates that cannot tell good recordings from spoilt ones, by their labels -> why: they are skipped."""
 
     def baseline(self, gates: Sequence[Gate], baseline: str, state: str) -> Measured:
         """Values that gates with this baseline compare with, measured while the modules hold it."""
@@ -114,6 +116,8 @@ class Judge:
             elif missing is not None:
                 assert gate.optional, "reported before the run"
                 verdict = undecidable(gate, missing.message, "skipped")
+            elif gate.label() in self.unsound:
+                verdict = undecidable(gate, self.unsound[gate.label()], "skipped")
             else:
                 measured = values[gate.data, gate.token, gate.metric]
                 evaluator = self.session.evaluators.describe(spec, self.session.data.speech[gate.data].language)
@@ -129,17 +133,19 @@ class Judge:
 
     @phase("trying gates")
     def require_sound(self, gates: Sequence[tuple[Gate, Place]]) -> None:
-        """Tries the gates that count on recordings. Raises `RecipeError` for those that cannot tell good from spoilt."""
+        """Tries the gates that count on recordings. Raises `RecipeError` for those that cannot tell good from spoilt; of these,
+        optional ones are skipped."""
         places = {g.label(): place for g, place in reversed(gates) if g.severity == "error"}
         counting = [g for g, _ in gates if g.severity == "error"]
         problems = Problems()
         session = self.session
         for probed in probe(counting, session.data.speech, session.evaluation, session.evaluators, self._progress):
-            label, needed = probed.gate.label(), probed.prompts_needed
-            session.events.emit(
-                "gate_tried", gate=label, sound=probed.is_valid, tried=probed.clean_verdict is not None, reason=probed.reason
-            )
-            if not probed.is_valid:
+            label, needed, tried = probed.gate.label(), probed.prompts_needed, probed.clean_verdict is not None
+            reason = probed.reason
+            if not probed.is_valid and probed.gate.optional:
+                reason = self.unsound[label] = f"on recordings {probed.why()}"
+            session.events.emit("gate_tried", gate=label, sound=probed.is_valid, tried=tried, reason=reason)
+            if not probed.is_valid and not probed.gate.optional:
                 help_ = f"about {needed:,} prompts would do" if needed else "move the threshold, or see docs/method.md on gates"
                 problems.append(Problem("QR083", f"{label} was tried on recordings: {probed.why()}", places[label], help_))
         problems.raise_any(RecipeError)

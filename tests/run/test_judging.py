@@ -29,6 +29,17 @@ def test_an_optional_gate_without_its_packages_is_skipped_loudly(
     assert "**not judged**" in (outcome.bundle / "README.md").read_text()
 
 
+def test_an_optional_gate_that_cannot_tell_these_recordings_from_spoilt_ones_is_skipped(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    """A template's gate ends no run."""
+    blind = {"metric": "duration_ratio", "data": "dev", "min": 0.01, "optional": True}
+    accept = [blind, {"metric": "talker_nll", "data": "dev", "max": 100.0}]
+    settings = {"seeds": [0], "prompts": 2, "frame_cap": 1.0, "probe_gates": True}
+    outcome = run_recipe(tiny(accept=accept, evaluation=settings, stages=[recipes.stage(steps=1)]), tmp_path)
+    assert [v.outcome for v in outcome.accept] == ["skipped", "pass"]
+    assert outcome.bundle is not None
+    assert "on recordings it" in (outcome.bundle / "README.md").read_text()
+
+
 def test_slices_floors_and_another_language_s_token_in_a_run(tiny: Callable[..., Path], tmp_path: Path) -> None:
     warn = {"data": "dev", "severity": "warn"}
     accept = [
