@@ -82,6 +82,12 @@ def _own_environment(served: Served) -> Iterator[Finding]:
     yield Finding("yes", "it has the import name of `qwen-tts`", "install it into an environment of its own")
 
 
+def _compat(served: Served) -> Iterator[Finding]:
+    yield from _own_environment(served)
+    reason = "its code predictor says other codes at every call, greedy or not, with any Base (transformers 5.6 and 5.16)"
+    yield Finding("with care", reason, "serve with qwen-tts-hf")
+
+
 def _vllm(served: Served) -> Iterator[Finding]:
     for key in served.languages:
         if not survives_title_case(key):
@@ -131,7 +137,7 @@ SERVERS: dict[str, Server] = {
     for s in (
         Server("qwen-tts", "0.1.1", _FOLDER, _as_stock),
         Server("qwen-tts-hf", "0.1.1.post1, transformers 5.15.1", _FOLDER, _own_environment),
-        Server("qwen-tts-compat", "0.1.1.post1, transformers 5.6", _FOLDER, _own_environment),
+        Server("qwen-tts-compat", "0.1.1.post1, transformers 5.6", _FOLDER, _compat),
         Server("vllm-omni", "0.30", _FOLDER, _vllm),
         Server("sglang-omni", "0.1.9", _FOLDER, _sglang),
         Server("faster-qwen3-tts", "0.5.4", _FOLDER, _faster),

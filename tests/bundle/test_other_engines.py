@@ -1,11 +1,12 @@
 """A bundle in engines that no one here wrote: the same greedy speech as in stock qwen_tts.
 
-One shares no code with this package or with torch; the other is qwen_tts under the next transformers.
+One shares no code with this package or with torch; the others are the builds of qwen_tts on PyPI, two of them for the next transformers.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -36,7 +37,14 @@ TEXTS = [
     "Günaydın! Nasılsın? 😀",
     "a\u0301 á ﬁ",
 ]
-TRANSFORMERS_5 = ("qwen-tts-hf==0.1.1.post1", "transformers==5.16.1", "huggingface-hub==1.33.0", "tokenizers==0.23.3")
+TRANSFORMERS_5 = ("transformers==5.16.1", "huggingface-hub==1.33.0", "tokenizers==0.23.3")
+BUILDS = {
+    "qwen-tts-hf": ("qwen-tts-hf==0.1.1.post1", *TRANSFORMERS_5),
+    "qwen-tts-pvt": ("qwen-tts-pvt==0.1.1", "transformers4576==4.57.6.4"),
+}
+"""Other packages on PyPI whose import name is `qwen_tts`, with what each needs in place of this environment's."""
+COMPAT = ("qwen-tts-compat==0.1.1.post1", *TRANSFORMERS_5)
+"""One whose code predictor says other codes at every call, greedy or not."""
 LOUDEST_DIFFERENCE = 1e-4
 """Of samples within ±1. Two orders of summation give 7e-6; another code gives 1e-2 and more."""
 
@@ -122,9 +130,29 @@ def test_an_engine_without_torch_says_the_same(stock: Stock, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_qwen_tts_under_transformers_5_says_the_same(stock: Stock) -> None:
+@pytest.mark.parametrize("build", BUILDS)
+def test_other_builds_of_qwen_tts_say_the_same(build: str, stock: Stock) -> None:
     """Codes of greedy speech, and token ids also of scripts that the reference languages do not use."""
-    environment = packages(*TRANSFORMERS_5)
+    answer = said_by(BUILDS[build], stock)
+    assert answer["transformers"].startswith("5.") == (build == "qwen-tts-hf")
+    assert answer["ids"] == stock.ids
+    clear = [i for i, s in enumerate(stock.said) if not s.is_tie]
+    assert [answer["codes"][i] for i in clear] == [stock.said[i].codes for i in clear]
+    assert len(clear) >= 2, "nearly every sentence met a tie, which is no chance"
+
+
+@pytest.mark.slow
+def test_a_build_that_is_not_greedy_reads_the_same(stock: Stock) -> None:
+    """qwen-tts-compat takes the bundle and its language; `bundle check` says what it does not do."""
+    answer = said_by(COMPAT, stock)
+    assert answer["ids"] == stock.ids
+    first = [(said.codes[0][0], codes[0][0]) for said, codes in zip(stock.said, answer["codes"]) if said.reference_text is None]
+    assert [one for one, _ in first] == [other for _, other in first], "the talker's first codes, before the predictor has any part"
+
+
+def said_by(requirements: tuple[str, ...], stock: Stock) -> dict[str, Any]:
+    """Codes of stock's sentences and token ids of `TEXTS` by another build."""
+    environment = packages(*requirements)
     order = {
         "model": stock.bundle,
         "voice": stock.voice,
@@ -135,12 +163,10 @@ def test_qwen_tts_under_transformers_5_says_the_same(stock: Stock) -> None:
         [sys.executable, greedy.__file__], input=json.dumps(order), env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    answer = json.loads(done.stdout.splitlines()[-1])
-    assert answer["transformers"].startswith("5.")
-    assert answer["ids"] == stock.ids
-    clear = [i for i, s in enumerate(stock.said) if not s.is_tie]
-    assert [answer["codes"][i] for i in clear] == [stock.said[i].codes for i in clear]
-    assert len(clear) >= 2, "nearly every sentence met a tie, which is no chance"
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    folder = environment["PYTHONPATH"].partition(os.pathsep)[0]
+    assert Path(answer["file"]).is_relative_to(folder), "no other build than this one"
+    return answer
 
 
 def _call(main: Any, arguments: list[str]) -> None:

@@ -34,7 +34,6 @@ def test_a_plain_key_in_a_plain_folder() -> None:
     assert [name for name, answer in got.items() if answer == "yes"] == [
         "qwen-tts",
         "qwen-tts-hf",
-        "qwen-tts-compat",
         "qwentts.cpp",
         "audio.cpp",
     ]

@@ -62,11 +62,13 @@ def main() -> None:
     """Carries out one order: `model`, `voice`, `speak` as [text, reference_text] pairs, `tokenise` as texts."""
     order = json.load(sys.stdin)
     with contextlib.redirect_stdout(sys.stderr):
+        import qwen_tts
         import transformers
 
         model = open_model(order["model"])
         codes = [speak(model, text, order["voice"], reference_text)[1] for text, reference_text in order["speak"]]
-        answer = {"transformers": transformers.__version__, "codes": codes, "ids": [token_ids(model, t) for t in order["tokenise"]]}
+        versions = {"transformers": transformers.__version__, "file": qwen_tts.__file__}
+        answer = {**versions, "codes": codes, "ids": [token_ids(model, t) for t in order["tokenise"]]}
     print("\n" + json.dumps(answer))
 
 
