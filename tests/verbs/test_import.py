@@ -287,3 +287,18 @@ def test_speakers_judge_where_there_are_several() -> None:
 
 def test_every_format_names_itself() -> None:
     assert all(f.title for f in FORMATS.values())
+
+
+def test_a_recording_that_cannot_be_a_voice_is_not_chosen_as_one(tmp_path: Path) -> None:
+    """All but two are clipped: that leaves out a row, but ends a run at a reference."""
+    folder = sources.KINDS["ljspeech"].make(tmp_path / "source")
+    files = sorted(folder.rglob("*.wav"))
+    for file in files[:-2]:
+        sound, rate = soundfile.read(file)
+        soundfile.write(file, (20 * sound).clip(-1, 1), rate)
+    result = imported(folder, tmp_path / "recipes", template="ladder")
+    assert result.recipe is not None
+    references = {row["reference"] for row in rows(tmp_path / "recipes", "dev")}
+    assert references
+    voices = {name for name in result.recipe.read_text("utf-8").replace(",", " ").replace("]", " ").split() if name.endswith(".wav")}
+    assert {Path(name).stem for name in references | voices} <= {f.stem for f in files[-2:]}

@@ -10,14 +10,14 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from string import Template
 from typing import Any
 
-from qrecipe.data.audio import MIN_SECONDS, AudioProblem, rate_problem
+from qrecipe.data.audio import MAX_REFERENCE, MIN_SECONDS, AudioProblem, load, rate_problem
 from qrecipe.data.clips import Clips
 from qrecipe.errors import DataError, Place, Problem, Problems, RecipeError
 from qrecipe.files import sha256, write_text
@@ -412,25 +412,39 @@ def _of_rate(text: str, seconds: float) -> str | None:
 
 def _references(judging: Sequence[UsableRow], learned: Sequence[UsableRow]) -> dict[int, UsableRow]:
     """A learned recording of the same speaker for every row that judges, where its speaker is learned."""
-    best: dict[str | None, UsableRow] = {}
-    for row in learned:
-        if row.speaker not in best or _fitness(row) < _fitness(best[row.speaker]):
-            best[row.speaker] = row
+    best = _best_of_speakers(learned, {r.speaker for r in judging})
     return {i: best[row.speaker] for i, row in enumerate(judging) if row.speaker in best}
+
+
+def _voices(rows: Sequence[UsableRow]) -> list[UsableRow]:
+    """Recordings of different speakers, of a fitting length."""
+    speakers = dict.fromkeys(r.speaker for r in sorted(rows, key=_fitness))
+    return list(_best_of_speakers(rows, list(speakers)[:VOICES]).values())
+
+
+def _best_of_speakers(rows: Sequence[UsableRow], speakers: Iterable[str | None]) -> dict[str | None, UsableRow]:
+    """The recording of each speaker that is of the best length for a reference, of those that can be one: a run ends at a bad one."""
+    remaining = dict.fromkeys(speakers)
+    best: dict[str | None, UsableRow] = {}
+    for row in sorted((r for r in rows if r.speaker in remaining), key=_fitness):
+        if row.speaker not in best and _can_be_heard(row.audio):
+            best[row.speaker] = row
+    return best
+
+
+def _can_be_heard(audio: Path) -> bool:
+    """Whether a recording passes the checks of references."""
+    try:
+        load(audio, MAX_REFERENCE)
+    except (AudioProblem, OSError):
+        return False
+    return True
 
 
 def _fitness(row: UsableRow) -> float:
     """Seconds that a recording is off the length of a good reference."""
     low, high = VOICE_SECONDS
     return max(low - row.seconds, row.seconds - high, 0.0)
-
-
-def _voices(rows: Sequence[UsableRow]) -> list[UsableRow]:
-    """Recordings of different speakers, of a fitting length."""
-    by_speaker: dict[str | None, UsableRow] = {}
-    for row in sorted(rows, key=_fitness):
-        by_speaker.setdefault(row.speaker, row)
-    return list(by_speaker.values())[:VOICES]
 
 
 def _about(rows: Sequence[UsableRow]) -> dict[str, Any]:
