@@ -15,6 +15,7 @@ from typing import Any
 from qrecipe import __version__
 from qrecipe.bundle.card import model_card, packs_card
 from qrecipe.bundle.export import holds_weights, write_model
+from qrecipe.bundle.merge import MERGING
 from qrecipe.bundle.pack import DOCUMENTS as PACK_DOCUMENTS
 from qrecipe.bundle.pack import Pack
 from qrecipe.bundle.verify import CARD, LOCK, MANIFEST, VERDICTS, read_manifest, verify
@@ -165,7 +166,7 @@ class Composition:
     def hash(self) -> str:
         """Everything that the weights depend on, as one hash."""
         packs = [p.id.model_dump(mode="json") for p in self.packs]
-        return digest([self.base.identity, packs, self.rows, self.rule])
+        return digest([self.base.identity, packs, self.rows, self.rule, MERGING])
 
     def target(self, bundles: Path) -> Path:
         """Where its bundle goes. Raises `BundleError` if another bundle stands there."""

@@ -3,6 +3,9 @@
 rows    The first pack keeps its languages' rows. A later one keeps them where they are free, else it gets the lowest
         free row from 2072 up, as `token_id: auto` does.
 shared  `sum`: the base's value and every pack's change of it, added up in float32. `refuse`: an error that names them.
+reading Text rows and text projection give every token one input of the talker. Where packs meet in the projection, `sum` adds no
+        weights up there: the projection has the mean change, and rows are solved for so that each token's input is the mean of
+        those of the packs that trained its row. So a pack does not change the tokens that are another's alone.
 """
 
 from __future__ import annotations
@@ -17,9 +20,16 @@ from qrecipe.bundle.pack import Pack, require_base
 from qrecipe.errors import BundleError, Place, Problem
 from qrecipe.inputs.bases import LocalBase
 from qrecipe.model.weights import Delta
-from qrecipe.qwen3 import CODEC_TABLE, FIRST_FREE_ROW, LAST_ROW
+from qrecipe.qwen3 import CODEC_TABLE, FIRST_FREE_ROW, LAST_ROW, TEXT_TABLE
 from qrecipe.recipe import metrics
 
+MERGING = 2
+"""Version of the rules: other rules make other weights of the same packs."""
+PROJECTION = tuple(f"talker.text_projection.{n}" for n in ("linear_fc1.weight", "linear_fc1.bias", "linear_fc2.weight", "linear_fc2.bias"))
+RIDGE = 0.03
+"""Keeps a row near the mean of the packs' rows: from 0.1 to 0.001 the residual goes from .17 to .13 of the change, and rows grow."""
+SOLVING = 600
+"""Steps of the solver at most."""
 MergeRule = Literal["sum", "refuse"]
 Read = Callable[[str], torch.Tensor]
 """A tensor of the base by its name."""
@@ -166,7 +176,53 @@ def merge(names: Sequence[str], deltas: Sequence[Delta], read: Read) -> tuple[De
         values, meeting = _added(table[ids].float(), stacked, present)
         merged.rows[name] = (ids, values)
         shared.append(Shared(name, tuple(p for p, _, _ in parts), meeting, table.numel()))
-    return merged, [s for s in shared if s.elements]
+    shared = [s for s in shared if s.elements]
+    if any(s.tensor in PROJECTION for s in shared):
+        reading = merge_reading(deltas, read)
+        merged.whole.update(reading.whole)
+        merged.rows.update(reading.rows)
+    return merged, shared
+
+
+def merge_reading(deltas: Sequence[Delta], read: Read) -> Delta:
+    """Text rows and text projection of several packs as one."""
+    base = [read(name).float() for name in PROJECTION]
+    own = [[d.whole[n].float() if n in d.whole else b for n, b in zip(PROJECTION, base, strict=True)] for d in deltas]
+    projection = [b + torch.stack([p[k] - b for p in own]).mean(0) for k, b in enumerate(base)]
+    merged = Delta(dict(zip(PROJECTION, projection, strict=True)))
+    tables = [(d.rows[TEXT_TABLE], weights) for d, weights in zip(deltas, own, strict=True) if TEXT_TABLE in d.rows]
+    if not tables:
+        return merged
+
+    # every token's input of the talker, and its row to begin with, as the mean of the packs that trained the row
+    ids = torch.tensor(sorted({i for (mine, _), _ in tables for i in mine.tolist()}), dtype=torch.int64)
+    inputs, start, packs = torch.zeros(len(ids), base[2].shape[0]), torch.zeros(len(ids), base[0].shape[1]), torch.zeros(len(ids), 1)
+    for (mine, rows), weights in tables:
+        at = torch.searchsorted(ids, mine)
+        inputs[at] += _projected(rows.float(), weights)
+        start[at] += rows.float()
+        packs[at] += 1
+    inputs, start = inputs / packs, start / packs
+
+    # the rows that the merged projection makes these inputs of
+    solved = start.clone().requires_grad_()
+    optimizer = torch.optim.LBFGS([solved], max_iter=SOLVING, history_size=20, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        value = (_projected(solved, projection) - inputs).pow(2).sum() + RIDGE * (solved - start).pow(2).sum()
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    optimizer.step(loss)  # type: ignore[no-untyped-call]
+    merged.rows[TEXT_TABLE] = (ids, solved.detach())
+    return merged
+
+
+def _projected(rows: torch.Tensor, weights: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Inputs of the talker: [tokens, width] -> [tokens, hidden]."""
+    up, up_bias, down, down_bias = weights
+    return torch.nn.functional.silu(rows @ up.T + up_bias) @ down.T + down_bias
 
 
 def _added(base: torch.Tensor, values: torch.Tensor, present: torch.Tensor) -> tuple[torch.Tensor, int]:
