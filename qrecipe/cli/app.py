@@ -110,8 +110,8 @@ def _main(arguments: list[str] | None) -> NoReturn:
     settle_streams()
     settle_user()
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # which it looks for in every installed package, for 30 ms
-    # a thread that waits for another one sleeps: on a core that another process uses too, it would spin away most of the time
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # a thread that waits for another one soon sleeps: on a core that another process uses too, it would spin away most of the time
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     args = sys.argv[1:] if arguments is None else arguments
     if arguments is None and not QUICK.isdisjoint(args[:1]):
         gc.disable()  # an eighth of such a verb's time would go into looking for garbage among modules that stay,
