@@ -71,8 +71,15 @@ class Verbs(click.Group):
             raise click.UsageError(f"no verb is called `{args[0]}`; {suggest(args[0], VERBS)}")
         return super().resolve_command(ctx, args)
 
+    def make_context(self, *arguments: Any, **settings: Any) -> click.Context:
+        """Reads the arguments. click would print a line at a signal, which fails where the terminal is gone, and end with 1."""
+        try:
+            return super().make_context(*arguments, **settings)
+        except KeyboardInterrupt:
+            raise Interrupted("interrupted") from None
+
     def invoke(self, ctx: click.Context) -> Any:
-        """Runs the verb; what ends one rank of several ends all. click would print a line at a signal, which fails where the terminal is gone, and end with 1."""
+        """Runs the verb; what ends one rank of several ends all. A signal as above."""
         try:
             with world.reported():
                 return super().invoke(ctx)

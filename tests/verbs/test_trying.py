@@ -118,7 +118,7 @@ def test_a_sentence_in_a_browser(trial: LoadedModels, voice: VoiceChoice, browse
         page.locator("input[type=file]").first.set_input_files(str(voice.file))
         page.locator("#duration").wait_for()  # the recording has arrived
         page.get_by_role("button", name="Speak").click()
-        page.locator("img").first.wait_for(timeout=60_000)
+        page.locator("img").first.wait_for(timeout=240_000)  # beside other tests, and if the voice does not end by itself
         assert page.get_by_text("builtin:mini").first.is_visible()
         assert serious_findings(page) == []
         page.close()
