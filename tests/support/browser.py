@@ -40,6 +40,7 @@ def serious_findings(page: Any) -> list[str]:
     findings = []
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)
+        page.wait_for_timeout(600)  # colours fade into one another
         page.evaluate(AXE_SCRIPT)
         for violation in page.evaluate("axe.run()")["violations"]:
             if violation["impact"] in ("serious", "critical"):

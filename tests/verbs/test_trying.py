@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,8 @@ def test_wrong_arguments(tmp_path: Path) -> None:
 
 def test_a_sentence_in_a_browser(trial: LoadedModels, voice: VoiceChoice, browser: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     """Typed, with an uploaded voice, and nothing asked of any other machine."""
+    from playwright.sync_api import TimeoutError
+
     elsewhere: list[str] = []
     with served(trial, "127.0.0.1", 0) as address:
         assert address.startswith("http://127.0.0.1:")
@@ -115,10 +118,15 @@ def test_a_sentence_in_a_browser(trial: LoadedModels, voice: VoiceChoice, browse
         page.route("**/*", route)
         page.goto(address)
         page.get_by_label("Text", exact=True).fill("The sky is very blue.")
-        page.locator("input[type=file]").first.set_input_files(str(voice.file))
-        page.locator("#duration").wait_for()  # the recording has arrived
-        page.get_by_role("button", name="Speak").click()
-        page.locator("img").first.wait_for(timeout=240_000)  # beside other tests, and if the voice does not end by itself
+        with page.expect_response(lambda response: "/upload" in response.url):
+            page.locator("input[type=file]").first.set_input_files(str(voice.file))
+        page.locator("#duration").wait_for()
+        for _ in range(5):  # the page may take a moment longer to know the recording that has arrived
+            page.wait_for_timeout(1500)
+            page.get_by_role("button", name="Speak").click()
+            with contextlib.suppress(TimeoutError):
+                page.locator("img").first.wait_for(timeout=60_000)
+                break
         assert page.get_by_text("builtin:mini").first.is_visible()
         assert serious_findings(page) == []
         page.close()
