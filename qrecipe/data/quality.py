@@ -194,22 +194,25 @@ def _nats(grams: Sequence[Counter[str]], usual: set[int], letters: int) -> list[
     all_grams: Counter[str] = Counter()
     for i in usual:
         all_grams.update(grams[i])
-    all_heads: Counter[str] = Counter()
-    for gram, n in all_grams.items():
-        all_heads[gram[:-1]] += n
+    all_heads, none = _heads(all_grams), Counter[str]()
     rates = []
     for i, own in enumerate(grams):
-        own_heads: Counter[str] = Counter()
-        if i in usual:  # a text does not count among the others
-            for gram, n in own.items():
-                own_heads[gram[:-1]] += n
+        counted = own if i in usual else none  # a text does not count among the others
+        heads = _heads(counted)
         nats = 0.0
         for gram, n in own.items():
-            others = all_grams[gram] - (n if i in usual else 0)
-            heads = all_heads[gram[:-1]] - own_heads[gram[:-1]]
-            nats -= n * math.log((others + 0.1) / (heads + 0.1 * letters))
+            likely = (all_grams[gram] - counted[gram] + 0.1) / (all_heads[gram[:-1]] - heads[gram[:-1]] + 0.1 * letters)
+            nats -= n * math.log(likely)
         rates.append(nats / max(1, sum(own.values())))
     return rates
+
+
+def _heads(grams: Counter[str]) -> Counter[str]:
+    """How often letters follow what a trigram begins with."""
+    heads: Counter[str] = Counter()
+    for gram, n in grams.items():
+        heads[gram[:-1]] += n
+    return heads
 
 
 def deviations(values: Sequence[float]) -> list[float]:

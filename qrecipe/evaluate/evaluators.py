@@ -20,7 +20,7 @@ from qrecipe.data.audio import Audio, read
 from qrecipe.errors import Place, Problem, Problems, RecipeError, in_a_line
 from qrecipe.evaluate import asr as recognisers
 from qrecipe.evaluate import normalise
-from qrecipe.evaluate.samples import Sample
+from qrecipe.evaluate.samples import Sample, heard_inputs
 from qrecipe.evaluate.wheels import materialise
 from qrecipe.files import FileHashes
 from qrecipe.inputs.evaluators import EvaluatorModel, find, language_problem, packages_problem, version_of
@@ -140,7 +140,7 @@ class EvaluatorSet:
 
     def _heard(self, sample: Sample) -> list[Any]:
         """Inputs of a transcript."""
-        return ["heard", self._describe("asr", sample.language), sample.key]
+        return heard_inputs(self._describe("asr", sample.language), sample.key)
 
     def _transcribe(self, audio: Audio, language: str) -> str:
         try:

@@ -94,7 +94,17 @@ class Sample:
     @cached_property
     def key(self) -> str:
         """Content of the sound."""
-        return hashlib.sha256(np.ascontiguousarray(self.audio).tobytes()).hexdigest()
+        return sound_key(self.audio)
+
+
+def sound_key(audio: Audio) -> str:
+    """SHA-256 of [samples] float32, in hex: what names a sound in stores and journals."""
+    return hashlib.sha256(np.ascontiguousarray(audio).tobytes()).hexdigest()
+
+
+def heard_inputs(recogniser: dict[str, Any], sound: str) -> list[Any]:
+    """Inputs of a transcript: the recogniser as verdicts describe it, and a `sound_key`."""
+    return ["heard", recogniser, sound]
 
 
 def cap_of(row: SpeechRow, settings: Evaluation) -> int:

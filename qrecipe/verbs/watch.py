@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import secrets
 import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import soundfile
 
 from qrecipe.errors import Place, Problem, UserError, suggest
 from qrecipe.evaluate.normalise import normalise
-from qrecipe.evaluate.samples import BATCH, Where, stored_batch
+from qrecipe.evaluate.samples import BATCH, Where, heard_inputs, sound_key, stored_batch
 from qrecipe.files import read_json
 from qrecipe.report.history import EventReader, RunHistory
 from qrecipe.report.page import PAGE, Column, PageSound, how_spoken, marked, sound, write_page
@@ -38,6 +38,11 @@ class StoredSound:
     where: Where
     file: Path
     seconds: float
+
+    @cached_property
+    def key(self) -> str:
+        """Content of the sound, which takes reading all of it."""
+        return sound_key(soundfile.read(str(self.file), dtype="float32")[0])
 
 
 @dataclass
@@ -131,9 +136,7 @@ class RunFolder:
         self._sounds[source] = stored.file
         if embedded:
             source = f"data:{sound(soundfile.read(str(stored.file), dtype='float32')[0])}"
-        return PageSound(
-            line, text, how_spoken(layout, prompt, seed, stored.seconds), source, transcripts.marked(dataset, text, stored.file)
-        )
+        return PageSound(line, text, how_spoken(layout, prompt, seed, stored.seconds), source, transcripts.marked(dataset, text, stored))
 
 
 class Transcripts:
@@ -144,13 +147,12 @@ class Transcripts:
         self._evaluators = {v.data: v.evaluator for v in verdicts if v.evaluator is not None and "normalisation" in v.evaluator}
         self._journal = Journal(folder / HEARD, writes=False)
 
-    def marked(self, dataset: str, text: str, file: Path) -> str:
+    def marked(self, dataset: str, text: str, stored: StoredSound) -> str:
         """HTML of the transcript with its errors marked; nothing where there is none yet."""
         evaluator = self._evaluators.get(dataset)
         if evaluator is None:
             return ""
-        samples, _ = soundfile.read(str(file), dtype="float32")
-        transcript = self._journal.get(["heard", evaluator, hashlib.sha256(samples.tobytes()).hexdigest()])
+        transcript = self._journal.get(heard_inputs(evaluator, stored.key))
         tag = evaluator["normalisation"]["tag"]
         return "" if transcript is None else marked(normalise(text, tag), normalise(transcript, tag))
 

@@ -14,6 +14,7 @@ from qrecipe.errors import DataError, Place, Problem, Problems, suggest
 from qrecipe.model.generate import Prompt, Sampling, numbered, stream
 from qrecipe.model.load import LoadedBase
 from qrecipe.model.speak import Utterance
+from qrecipe.model.speak import sound as decoded
 from qrecipe.model.threads import each_on_one
 from qrecipe.qwen3 import Layout
 
@@ -106,14 +107,10 @@ def sound(opened: LoadedBase, codes: Sequence[torch.Tensor], utterances: Sequenc
     """
     heads = [u.reference_codes if u.in_context else None for u in utterances]
     whole = [c if h is None else torch.cat([h.to(c.device), c]) for h, c in zip(heads, codes, strict=True)]
-
-    def decoded(part: Sequence[torch.Tensor]) -> list[tuple[NDArray[np.float32], int]]:
-        audios, rate = opened.net.speech_tokenizer.decode([{"audio_codes": c.to(opened.device)} for c in part])
-        return [(audio, int(rate)) for audio in audios]
-
-    alone = [[c] for c in whole]
-    parts = each_on_one(decoded, alone) if opened.device.type == "cpu" else [decoded(whole)]
-    audios = [audio for part in parts for audio in part]
+    if opened.device.type == "cpu":
+        audios = [audio for (audio,) in each_on_one(lambda c: decoded(opened, [c]), whole)]
+    else:
+        audios = decoded(opened, whole)
     sounds = []
     for (audio, rate), head, c in zip(audios, heads, whole, strict=True):
         start = 0 if head is None else int(len(head) / max(len(c), 1) * len(audio))
