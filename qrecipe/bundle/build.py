@@ -86,9 +86,8 @@ def build(content: BundleContent, bundles: Path) -> Path:
             write_model(content.base, folder, content.delta, rows)
             for name, text in documents.items():
                 write_text(folder / name, text)
-            hashes = _hashes(folder)
-            _seal(folder, target, _manifest(content, rows, hashes))
-        verify(target, hashes).errors.raise_any(BundleError)
+            _seal(folder, target, _manifest(content, rows, _hashes(folder)))
+        verify(target).errors.raise_any(BundleError)
     return target
 
 
@@ -205,7 +204,6 @@ def build_packs(composition: Composition, verdicts: dict[str, list[Verdict]], bu
             files={},
         )
         write_text(folder / CARD, packs_card(manifest, composition.rule, verdicts))
-        hashes = _hashes(folder)
-        _seal(folder, target, manifest.model_copy(update={"files": hashes}))
-    verify(target, hashes).errors.raise_any(BundleError)
+        _seal(folder, target, manifest.model_copy(update={"files": _hashes(folder)}))
+    verify(target).errors.raise_any(BundleError)
     return target

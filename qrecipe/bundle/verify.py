@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 
 from qrecipe.errors import BundleError, Place, Problem, Problems, Severity
@@ -35,10 +34,8 @@ def read_manifest(folder: Path) -> BundleManifest:
     return BundleManifest.model_validate(value)
 
 
-def verify(folder: Path, hashes: Mapping[str, str] | None = None) -> Problems:
+def verify(folder: Path) -> Problems:
     """Every changed, missing or extra file of a bundle. Raises `BundleError` if it has no readable manifest.
-
-    `hashes` are those of files that have just been read; the others are read.
 
     The hub's own files may stand beside the bundle's. A model card that somebody edited, to add a licence for
     example, is a warning; everything else is an error.
@@ -57,7 +54,7 @@ def verify(folder: Path, hashes: Mapping[str, str] | None = None) -> Problems:
             wrong(f"{name} is a link or lies behind one; a bundle holds its files", file)
         elif not is_file(file):
             wrong(f"{name} is missing", file)
-        elif ((hashes or {}).get(name) or sha256(file)) == expected:
+        elif sha256(file) == expected:
             continue
         elif name == CARD:
             wrong("the model card was changed; the model is as it was written", file, "warning")
