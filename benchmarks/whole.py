@@ -80,9 +80,9 @@ def run(base: str, work: Path, hours: float, prompts: int) -> dict[str, Any]:
     recipe = _project(folder, base, hours, prompts)
     os.environ |= {"QRECIPE_CACHE": str(folder / "cache"), "QRECIPE_ALLOW": str(work)}
 
-    def listen(self: Any, audio: Any, language: str) -> str:
-        time.sleep(LISTENING_SECONDS)
-        return "ba da ga"
+    def listen(self: Any, audios: list[Any], language: str) -> list[str]:
+        time.sleep(LISTENING_SECONDS * len(audios))
+        return ["ba da ga"] * len(audios)
 
     # a run of minutes writes one checkpoint a stage at most, and the disk check counts on more
     with mock.patch.object(EvaluatorSet, "_transcribe", listen), mock.patch("qrecipe.run.disk.require"):

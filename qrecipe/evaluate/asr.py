@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import logging
 import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -30,12 +32,12 @@ GPU_WORKERS = 4
 class Recogniser(Protocol):
     """A backend that turns sound into text."""
 
-    def transcribe(self, audio: Audio, language: str) -> str:
-        """The transcript of `audio` ([samples] float32, mono at 16 kHz) in the language with this code."""
+    def transcribe(self, audios: Sequence[Audio], language: str) -> list[str]:
+        """The transcripts of recordings ([samples] float32 each, mono at 16 kHz) in the language with this code."""
         ...
 
     def transcribe_scored(self, audio: Audio, language: str) -> tuple[str, float]:
-        """The transcript, and the mean probability of its tokens, from 0 to 1."""
+        """The transcript of one recording, and the mean probability of its tokens, from 0 to 1."""
         ...
 
 
@@ -77,14 +79,16 @@ class FasterWhisper:
                 return super().encode(features if features[..., window - self.frames_per_second :].any() else features[..., :window])
 
         device = "cuda" if _runs_on_a_gpu() else "cpu"
-        threads = {"cpu_threads": 1, "num_workers": at_once(asr)}
+        self._at_once = GPU_WORKERS if device == "cuda" else torch.get_num_threads()
+        threads = {"cpu_threads": 1, "num_workers": self._at_once}
         settings: dict[str, Any] = {"compute_type": asr.compute_type, **threads, "local_files_only": True}
         self._model = Windowed(str(folder), device=device, device_index=pick_device().index or 0, **settings)
         self._beam_size = asr.beam_size
 
-    def transcribe(self, audio: Audio, language: str) -> str:
-        """See `Recogniser`."""
-        return self.transcribe_scored(audio, language)[0]
+    def transcribe(self, audios: Sequence[Audio], language: str) -> list[str]:
+        """See `Recogniser`. Each recording gets what it would get alone."""
+        with ThreadPoolExecutor(self._at_once) as pool:
+            return list(pool.map(lambda audio: self.transcribe_scored(audio, language)[0], audios))
 
     def transcribe_scored(self, audio: Audio, language: str) -> tuple[str, float]:
         """See `Recogniser`."""
@@ -95,13 +99,6 @@ class FasterWhisper:
         tokens = sum(len(s.tokens) for s in segments)
         logs = sum(s.avg_logprob * len(s.tokens) for s in segments)
         return " ".join(s.text.strip() for s in segments).strip(), math.exp(logs / tokens) if tokens else 0.0
-
-
-def at_once(asr: Asr) -> int:
-    """How many threads may transcribe with a recogniser at the same time; each gets what it would get alone."""
-    if asr.backend == "transformers":
-        return 1
-    return GPU_WORKERS if _runs_on_a_gpu() else torch.get_num_threads()
 
 
 def _runs_on_a_gpu() -> bool:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import random
 import sys
-import threading
 import types
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -83,7 +81,6 @@ class EvaluatorSet:
         self._hashes = hashes or FileHashes()
         self.journal = journal or Journal()
         self._recogniser: recognisers.Recogniser | None = None
-        self._opening = threading.Lock()
         self._encoder: Callable[[Audio], torch.Tensor] | None = None
         self._references: dict[Path, torch.Tensor] = {}
         self._models: dict[Need, tuple[EvaluatorModel, Problems]] = {}
@@ -120,16 +117,15 @@ class EvaluatorSet:
 
     def transcribe(self, sample: Sample) -> str:
         """Transcript of a sample by the recogniser, computed once for each sound."""
-        transcript: str = self.journal.get_or_make(self._heard(sample), lambda: self._transcribe(sample.audio, sample.language))
+        transcript: str = self.journal.get_or_make(self._heard(sample), lambda: self._transcribe([sample.audio], sample.language)[0])
         return transcript
 
     def transcribe_all(self, samples: Sequence[Sample]) -> None:
         """Transcribes those that were not before, as many beside one another as the recogniser takes; `transcribe` then knows them."""
-        assert self._settings.asr is not None, "checked before anything is measured"
         unknown = {key_of(inputs): s for s in samples if self.journal.get(inputs := self._heard(s)) is None}
-        with ThreadPoolExecutor(recognisers.at_once(self._settings.asr)) as pool:
-            transcripts = pool.map(lambda s: self._transcribe(s.audio, s.language), unknown.values())
-            self.journal.add(dict(zip(unknown, transcripts, strict=True)))
+        for language in dict.fromkeys(s.language for s in unknown.values()):
+            of_language = {key: s.audio for key, s in unknown.items() if s.language == language}
+            self.journal.add(dict(zip(of_language, self._transcribe(list(of_language.values()), language), strict=True)))
 
     def known_transcript(self, sample: Sample) -> str | None:
         """The transcript if it was computed before, else None."""
@@ -142,18 +138,17 @@ class EvaluatorSet:
         """Inputs of a transcript."""
         return heard_inputs(self._describe("asr", sample.language), sample.key)
 
-    def _transcribe(self, audio: Audio, language: str) -> str:
+    def _transcribe(self, audios: Sequence[Audio], language: str) -> list[str]:
         try:
-            return self._recognises().transcribe(resampled(audio), self.language_code(language))
+            return self._recognises().transcribe([resampled(a) for a in audios], self.language_code(language))
         except (ValueError, OSError) as e:
             raise RecipeError(Problem("QR081", f"the recogniser cannot hear `{language}`: {in_a_line(e)}", self._place("asr"))) from None
 
     def _recognises(self) -> recognisers.Recogniser:
         asr, place = self._settings.asr, self._place("asr")
         assert asr is not None, "checked before anything is measured"
-        with self._opening:
-            if self._recogniser is None:
-                self._recogniser = recognisers.open_recogniser(asr, materialise(self._find("asr")[0], place), place)
+        if self._recogniser is None:
+            self._recogniser = recognisers.open_recogniser(asr, materialise(self._find("asr")[0], place), place)
         return self._recogniser
 
     def similarity(self, sample: Sample) -> float | None:

@@ -20,7 +20,8 @@ from qrecipe.evaluate.values import Value
 from qrecipe.model import forward, prompt
 from qrecipe.model.batcher import CPU_CHUNK_FRAMES, AdaptiveBatcher, recording_too_large
 from qrecipe.model.forward import Tables
-from qrecipe.model.load import LoadedBase
+from qrecipe.model.listening import MOST_AT_ONCE
+from qrecipe.model.load import LoadedBase, pick_device
 from qrecipe.phases import phase
 from qrecipe.qwen3 import Layout, PromptKind
 from qrecipe.recipe.metrics import LIKELIHOOD, MetricSpec, find
@@ -33,8 +34,8 @@ READ = {"talker_nll": ("talker_nll",), "predictor_nll": ("predictor_nll",), "tex
 """Likelihoods that the built-in metrics read; a package's own metric may read both."""
 LISTENED = 8
 """Samples that each rank listens to before the ranks tell one another what they measured."""
-TRANSCRIBED = 16
-"""Samples that are transcribed before the first of them is measured."""
+TRANSCRIBED = {"cpu": 16, "cuda": MOST_AT_ONCE}
+"""Samples that are transcribed before the first of them is measured, by the device that listens."""
 MEASURING = 1
 """Raised whenever a metric would give another number for the same sample."""
 
@@ -193,7 +194,7 @@ def transcribed(samples: Iterable[Sample], specs: Sequence[MetricSpec], evaluato
         yield from samples
         return
     remaining = iter(samples)
-    while block := list(islice(remaining, TRANSCRIBED)):
+    while block := list(islice(remaining, TRANSCRIBED[pick_device().type])):
         with phase("listening"):
             evaluators.transcribe_all(block)
         yield from block

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,10 @@ LISTENING_RATE = 16_000
 """Hz; what all of them read."""
 MAX_TOKENS = 440
 """Tokens of a transcript at most; Whisper's decoder has 448 places, some of them taken by control tokens."""
+MOST_AT_ONCE = 64
+"""Recordings that Whisper hears in one batch at most."""
+SHARE_OF_MEMORY = 1 / 8
+"""Of a GPU, that the largest part of a batch may take: the keys and values of the encoder's states."""
 
 
 class TransformersRecogniser:
@@ -32,32 +38,51 @@ class TransformersRecogniser:
             classes = AutoModelForCTC if self._ctc else AutoModelForSpeechSeq2Seq
             self._model = classes.from_pretrained(str(folder), dtype=torch.float32, **here).to(device).eval()
         self._beam_size, self._device = beam_size, device
+        self._batch = 1 if self._ctc or device.type == "cpu" else _at_once(self._model.config, beam_size, device)
         self._adapter: str | None = None
 
-    def transcribe(self, audio: NDArray[np.float32], language: str) -> str:
-        """`audio` is [samples] float32 at 16 kHz; `language` is Whisper's code, or the name of an MMS adapter."""
-        return self.transcribe_scored(audio, language)[0]
+    def transcribe(self, audios: Sequence[NDArray[np.float32]], language: str) -> list[str]:
+        """Transcripts of recordings, [samples] float32 each at 16 kHz; `language` is Whisper's code, or the name of an MMS adapter.
+
+        On a GPU Whisper hears several at once. Batches always have one size, filled up with silence, so that a transcript does
+        not depend on what else is in its batch.
+        """
+        if self._batch == 1:
+            return [self.transcribe_scored(audio, language)[0] for audio in audios]
+        texts: list[str] = []
+        for start in range(0, len(audios), self._batch):
+            part = list(audios[start : start + self._batch])
+            filled = [*part, *[np.zeros(LISTENING_RATE, np.float32)] * (self._batch - len(part))]
+            texts += self._written(self._heard(filled, language))[: len(part)]
+        return texts
 
     @torch.inference_mode()
     def transcribe_scored(self, audio: NDArray[np.float32], language: str) -> tuple[str, float]:
-        """The transcript, and the mean probability of its letters or tokens."""
-        if self._ctc:
-            self._use_adapter(language)
-        with silence():
-            inputs = self._processor(audio, sampling_rate=LISTENING_RATE, return_tensors="pt").to(self._device)
-            if self._ctc:
-                likely, tokens = self._model(**inputs).logits.float().softmax(-1).max(-1)
-                scores = likely[tokens != self._processor.tokenizer.pad_token_id]
-                return self._letters(tokens), float(scores.mean()) if scores.numel() else 0.0
-            settings: dict[str, Any] = {"do_sample": False, "num_beams": self._beam_size, "max_new_tokens": MAX_TOKENS}
-            settings |= {"output_scores": True, "return_dict_in_generate": True}
-            out = self._model.generate(inputs.input_features, language=language, task="transcribe", **settings)
+        """The transcript of one recording, and the mean probability of its letters or tokens."""
+        if not self._ctc:
+            out = self._heard([audio], language, output_scores=True, return_dict_in_generate=True)
             logs = self._model.compute_transition_scores(
                 out.sequences, out.scores, getattr(out, "beam_indices", None), normalize_logits=True
             )
             scores = logs[torch.isfinite(logs) & (logs < 0)]
-            text = str(self._processor.batch_decode(out.sequences, skip_special_tokens=True)[0]).strip()
-            return text, float(scores.mean().exp()) if scores.numel() else 0.0
+            return self._written(out.sequences)[0], float(scores.mean().exp()) if scores.numel() else 0.0
+        self._use_adapter(language)
+        with silence():
+            inputs = self._processor(audio, sampling_rate=LISTENING_RATE, return_tensors="pt").to(self._device)
+            likely, tokens = self._model(**inputs).logits.float().softmax(-1).max(-1)
+        scores = likely[tokens != self._processor.tokenizer.pad_token_id]
+        return self._letters(tokens), float(scores.mean()) if scores.numel() else 0.0
+
+    @torch.inference_mode()
+    def _heard(self, audios: list[NDArray[np.float32]], language: str, **settings: Any) -> Any:
+        """Whisper's tokens of recordings that are heard together."""
+        settings |= {"do_sample": False, "num_beams": self._beam_size, "max_new_tokens": MAX_TOKENS}
+        with silence():
+            features = self._processor(audios, sampling_rate=LISTENING_RATE, return_tensors="pt").input_features
+            return self._model.generate(features.to(self._device), language=language, task="transcribe", **settings)
+
+    def _written(self, tokens: torch.Tensor) -> list[str]:
+        return [str(t).strip() for t in self._processor.batch_decode(tokens, skip_special_tokens=True)]
 
     @property
     def aligns(self) -> bool:
@@ -109,6 +134,13 @@ class TransformersRecogniser:
             self._processor.tokenizer.set_target_lang(language)
             self._model.load_adapter(language, local_files_only=True)
         self._adapter = language
+
+
+def _at_once(config: Any, beam_size: int, device: torch.device) -> int:
+    """How many recordings of 30 s a Whisper hears at once on a GPU: a power of two that depends on the model and the card alone."""
+    one = 2 * 4 * config.decoder_layers * config.max_source_positions * config.d_model * beam_size
+    fit = SHARE_OF_MEMORY * torch.cuda.get_device_properties(device).total_memory / one
+    return min(MOST_AT_ONCE, 1 << int(math.log2(max(1.0, fit))))
 
 
 class WavLmSpeaker:

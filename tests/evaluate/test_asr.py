@@ -93,7 +93,7 @@ def test_a_window_is_left_for_what_does_not_fit(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.slow
 def test_recordings_beside_one_another_are_heard_as_alone(samples: list[Sample], monkeypatch: pytest.MonkeyPatch) -> None:
     alone = [s.transcript for s in samples]
-    monkeypatch.setattr(asr, "at_once", lambda settings: 2)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     choice = EvaluatorChoice(Evaluators(asr=whisper.ASR), Path.cwd(), {"malay": "ms"})
     others = EvaluatorSet(cast(Any, SimpleNamespace(world=World(), tags={})), None, choice)
     together = [replace(s, evaluators=others) for s in samples]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,6 @@ import torch
 
 from qrecipe.data.audio import Audio, load, read
 from qrecipe.data.speech import SpeechRow
-from qrecipe.evaluate import asr as recognisers
 from qrecipe.evaluate import metrics
 from qrecipe.evaluate.evaluators import EvaluatorChoice, EvaluatorSet, resampled
 from qrecipe.evaluate.samples import Sample, _rounded
@@ -53,16 +51,14 @@ def test_a_transcript_is_known_by_its_sound_before_and_after_the_file(tmp_path: 
     assert "selamat" in write_page("page", [column_of("model", [after], True)])
 
 
-def test_samples_are_transcribed_beside_one_another_and_each_sound_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    together, heard = threading.Barrier(2, timeout=10), []
+def test_samples_are_transcribed_together_and_each_sound_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[int] = []
 
-    def transcribe(self: EvaluatorSet, audio: Audio, language: str) -> str:
-        together.wait()  # one alone would wait in vain
-        heard.append(len(audio))
-        return f"{len(audio)} {language}"
+    def transcribe(self: EvaluatorSet, audios: list[Audio], language: str) -> list[str]:
+        heard.extend(map(len, audios))
+        return [f"{len(audio)} {language}" for audio in audios]
 
     monkeypatch.setattr(EvaluatorSet, "_transcribe", transcribe)
-    monkeypatch.setattr(recognisers, "at_once", lambda settings: 2)
     spoken = sample(asr={"backend": "faster_whisper", "model": "wheel:whisper-base"})
     samples = [replace(spoken, audio=np.zeros(n, np.float32)) for n in (5, 2, 9, 2, 7)]
     spoken.evaluators.transcribe_all(samples)

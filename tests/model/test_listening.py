@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from qrecipe.model.listening import TransformersRecogniser, WavLmSpeaker
+from qrecipe.model.listening import MOST_AT_ONCE, TransformersRecogniser, WavLmSpeaker, _at_once
 from tests.support import audio
 
 pytestmark = pytest.mark.slow
@@ -52,7 +53,7 @@ def test_ctc_is_read_greedily(tmp_path: Path) -> None:
     collapsed = [letters[t] for i, t in enumerate(best) if i == 0 or t != best[i - 1]]
     expected = "".join(c for c in collapsed if len(c) == 1).replace("|", " ").strip()
     recogniser = TransformersRecogniser(tmp_path, 5, CPU)
-    assert recogniser.transcribe(SOUND, "ms") == expected
+    assert recogniser.transcribe([SOUND, SOUND], "ms") == [expected] * 2
     assert recogniser._letters(torch.tensor([[5, 5, 0, 5, 6, 4, 3, 7]])) == "aab c", "a blank parts doubled letters"
 
     # a text is forced onto what was heard: its own fits, in whatever case, another one hardly, and one without room not at all
@@ -82,9 +83,9 @@ def test_mms_takes_the_adapter_of_the_language(tmp_path: Path) -> None:
     adapter["lm_head.weight"], adapter["lm_head.bias"] = torch.randn(9, 16), torch.zeros(9)
     save_file(adapter, tmp_path / "adapter.zlm.safetensors")
     recogniser = TransformersRecogniser(tmp_path, 5, CPU)
-    first = recogniser.transcribe(SOUND, "zlm")
+    first = recogniser.transcribe([SOUND], "zlm")
     assert recogniser._model.lm_head.out_features == 9
-    assert recogniser.transcribe(SOUND, "zlm") == first
+    assert recogniser.transcribe([SOUND], "zlm") == first
 
 
 def test_wavlm_s_vectors(tmp_path: Path) -> None:
@@ -100,3 +101,26 @@ def test_wavlm_s_vectors(tmp_path: Path) -> None:
         expected = model(**given).embeddings[0]
     found = WavLmSpeaker(tmp_path, CPU).vector(np.asarray(SOUND, dtype=np.float32))
     assert torch.allclose(found, expected, atol=1e-6)
+
+
+def test_batches_have_one_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a recording is heard with must not change its transcript, and a GPU rounds by the size of a batch."""
+    heard: list[list[int]] = []
+    recogniser = TransformersRecogniser.__new__(TransformersRecogniser)
+    monkeypatch.setattr(recogniser, "_batch", 4, raising=False)
+    monkeypatch.setattr(recogniser, "_heard", lambda sounds, language: heard.append(list(map(len, sounds))) or sounds, raising=False)
+    monkeypatch.setattr(recogniser, "_written", lambda sounds: [str(len(s)) for s in sounds], raising=False)
+    sounds = [np.zeros(n, np.float32) for n in (5, 6, 7, 8, 9, 10)]
+    assert recogniser.transcribe(sounds, "ms") == ["5", "6", "7", "8", "9", "10"]
+    assert heard == [[5, 6, 7, 8], [9, 10, 16_000, 16_000]]
+
+
+def test_a_batch_is_of_a_size_that_the_card_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    gigabyte = 2**30
+    large = SimpleNamespace(decoder_layers=32, max_source_positions=1500, d_model=1280)
+    sizes = []
+    for memory in (1, 24, 80, 10_000):
+        card = SimpleNamespace(total_memory=memory * gigabyte)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _, card=card: card)
+        sizes.append(_at_once(large, 1, CPU))
+    assert sizes == [1, 4, 16, MOST_AT_ONCE]
