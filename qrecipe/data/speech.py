@@ -135,6 +135,8 @@ class Requirements:
     """Rows with more text tokens than frames cannot be used."""
     need_reference: bool = True
     """Rows without any reference recording cannot be used; otherwise they have no speaker."""
+    in_context: bool = True
+    """References whose text is known are encoded, for in-context prompts."""
 
 
 def prepare(
@@ -176,7 +178,9 @@ def prepare(
         message = "no reference recording: no other clip of this speaker, and the dataset has no `reference`"
         problems += [Problem("QR045", message, Place(dataset.path, r.line, 1)) for r in data.rows if r.reference is None]
         data.rows = [r for r in data.rows if r.reference is not None]
-    _read_references(data, voices, encoder, dataset)
+    _read_voices(data, voices, dataset)
+    if requirements.in_context:
+        _encode_references(data, encoder, dataset.max_seconds, progress)
     if problems and (dataset.on_bad_row == "stop" or not data.rows):
         raise DataError(problems)
     if not data.rows:
@@ -317,8 +321,8 @@ def distinct(data: SpeechData) -> SpeechData:
     return replace(data, rows=rows)
 
 
-def _read_references(data: SpeechData, voices: _Voices, encoder: Encoder, dataset: SpeechDataset) -> None:
-    """Adds x-vectors and codes of the references; rows without a usable one are skipped."""
+def _read_voices(data: SpeechData, voices: _Voices, dataset: SpeechDataset) -> None:
+    """Adds x-vectors of the references; rows without a usable one are skipped."""
     by_reference: dict[tuple[Path | None, str | None], list[SpeechRow]] = {}
     for row in data.rows:
         by_reference.setdefault((row.reference, row.reference_text), []).append(row)
@@ -336,9 +340,14 @@ def _read_references(data: SpeechData, voices: _Voices, encoder: Encoder, datase
         elif isinstance(voice, Voice):
             data.x_vectors[path] = voice.x_vector
     data.rows = [r for r in data.rows if r.line not in bad]
+
+
+def _encode_references(data: SpeechData, encoder: Encoder, max_seconds: float, progress: OnProgress | None) -> None:
+    """Adds codes of the references whose text is known: as long as the recordings themselves take."""
     spoken = sorted({r.reference for r in data.rows if r.reference is not None and r.reference_text is not None})
-    recordings = [Recording(p, False, dataset.max_seconds) for p in spoken]
-    for path, encoded in zip(spoken, encoder.codes(recordings), strict=True):
+    recordings = [Recording(p, False, max_seconds) for p in spoken]
+    tell = (lambda done: progress(f"references of {data.name}", done, len(spoken))) if progress is not None else None
+    for path, encoded in zip(spoken, encoder.codes(recordings, tell), strict=True):
         assert isinstance(encoded, Encoded), "checked as a voice"
         data.reference_codes[path] = encoded.codes
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -22,11 +22,11 @@ from qrecipe.model.batcher import CPU_CHUNK_FRAMES, AdaptiveBatcher, recording_t
 from qrecipe.model.forward import Tables
 from qrecipe.model.listening import MOST_AT_ONCE
 from qrecipe.model.load import LoadedBase, pick_device
+from qrecipe.model.threads import each_on_one
 from qrecipe.phases import phase
 from qrecipe.qwen3 import Layout, PromptKind
 from qrecipe.recipe.metrics import LIKELIHOOD, MetricSpec, find
 from qrecipe.recipe.recipe import Evaluation
-from qrecipe.world import World
 
 GPU_CHUNK_FRAMES = 4000
 """Frames of teacher-forced rows in one batch on a GPU."""
@@ -98,28 +98,31 @@ def teacher_forced(
         limit, lambda batch: sum(r.frames for r in batch), lambda r: recording_too_large(f"{data.name}:{r.line}")
     )
     by_length = sorted(data.rows, key=lambda r: (r.frames, r.line))
-    results = _shared(opened.world, batcher, by_length, compute)
+    results = _shared(opened, batcher, by_length, compute)
     # once more under other texts, which only the talker's loss reads
     if "other_text_nll" in read:
         ask["with_predictor"] = False
         exchanged = [r for r in map(_OtherTexts(data.rows).under, by_length) if r is not None]
-        for line, item in _shared(opened.world, batcher, exchanged, compute).items():
+        for line, item in _shared(opened, batcher, exchanged, compute).items():
             results[line] = replace(results[line], other_text_nll=item.talker_nll)
     return [(r, results[r.line]) for r in data.rows]
 
 
 def _shared(
-    world: World,
+    opened: LoadedBase,
     batcher: AdaptiveBatcher[SpeechRow],
     rows: Sequence[SpeechRow],
     compute: Callable[[Sequence[SpeechRow]], list[TeacherForced]],
 ) -> dict[int, TeacherForced]:
-    """Likelihoods by line. Ranks share out whole batches, so that their number changes no batch and no result."""
-    mine: list[tuple[int, float, float]] = []
-    for batch in world.share(batcher.split(rows)):
-        for part, outputs in batcher.run(batch, compute):
-            mine += [(r.line, item.talker_nll, item.predictor_nll) for r, item in zip(part, outputs, strict=True)]
-    computed = world.exchange(mine, "measuring held-out recordings")
+    """Likelihoods by line. Ranks share out whole batches, and so do the threads of a CPU: their number changes no batch and no result."""
+    batches = opened.world.share(batcher.split(rows))
+    results: Iterable[tuple[Sequence[SpeechRow], Sequence[TeacherForced]]]
+    if opened.device.type == "cpu":
+        results = zip(batches, each_on_one(compute, batches), strict=True)
+    else:
+        results = chain.from_iterable(batcher.run(batch, compute) for batch in batches)
+    mine = [(r.line, item.talker_nll, item.predictor_nll) for part, items in results for r, item in zip(part, items, strict=True)]
+    computed = opened.world.exchange(mine, "measuring held-out recordings")
     return {line: TeacherForced(talker, predictor) for theirs in computed for line, talker, predictor in theirs}
 
 

@@ -22,7 +22,7 @@ from qrecipe.inputs.tokenizer import TextTokenizer
 from qrecipe.model.fits import require_fit
 from qrecipe.model.kernels import codec
 from qrecipe.model.stock import silence, stock
-from qrecipe.model.threads import each_on_one
+from qrecipe.model.threads import each_on_one, one_thread
 from qrecipe.qwen3 import SAMPLE_RATE
 from qrecipe.recipe.language import TAGS
 from qrecipe.world import World
@@ -35,6 +35,8 @@ def pick_device() -> torch.device:
 
 ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 """Settings of torch's allocator, by the newer name and the older one; what a person sets stands."""
+SMALL = 512
+"""Hidden size up to which two threads take longer to share a vector's product than one takes to compute it."""
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
@@ -98,6 +100,11 @@ class LoadedBase:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
+    def small_products(self) -> contextlib.AbstractContextManager[object]:
+        """For work of small products one after the other: one thread on a CPU, where the model is small; elsewhere nothing."""
+        small = self.device.type == "cpu" and int(self.config.talker_config.hidden_size) <= SMALL
+        return one_thread() if small else contextlib.nullcontext()
+
     def language_row(self, language: str) -> int | None:
         """Row of a language; None for `auto`. Raises KeyError for one that the config does not list."""
         if language == "auto":
@@ -120,7 +127,7 @@ class LoadedBase:
         `audio` is mono at 24 kHz, [samples]. The mel settings are the stock ones (`extract_speaker_embedding`);
         one recording at a time, since padding a mel changes the pooled vector.
         """
-        with contextlib.redirect_stdout(io.StringIO()):  # stock prints when a sample lies outside [-1, 1]
+        with self.small_products(), contextlib.redirect_stdout(io.StringIO()):  # stock prints of samples outside [-1, 1]
             mel = (
                 stock()
                 .mel_spectrogram(
@@ -135,7 +142,7 @@ class LoadedBase:
                 )
                 .transpose(1, 2)
             )
-        vector: torch.Tensor = self._speaker_encoder(mel)[0]
+            vector: torch.Tensor = self._speaker_encoder(mel)[0]
         return vector.float().cpu().clone()
 
     @torch.inference_mode()

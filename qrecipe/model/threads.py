@@ -25,7 +25,7 @@ def each_on_one(work: Callable[[A], B], items: Sequence[A]) -> list[B]:
         with torch.inference_mode():
             return work(item)
 
-    with _one_thread() as threads:
+    with one_thread() as threads:
         if threads == 1 or len(items) < 2:
             return [without_gradients(item) for item in items]
         with ThreadPoolExecutor(threads) as pool:
@@ -33,7 +33,7 @@ def each_on_one(work: Callable[[A], B], items: Sequence[A]) -> list[B]:
 
 
 @contextmanager
-def _one_thread() -> Iterator[int]:
+def one_thread() -> Iterator[int]:
     """Threads that begin inside the block, and this one, compute alone; gives the number that torch had."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -117,7 +117,9 @@ def _with_sound(data: SpeechData) -> list[tuple[SpeechRow, Fingerprint]]:
 
 def _prepare_speech(planned: Planned, session: Session, name: str, dataset: SpeechDataset, prepared: Prepared) -> Sequence[Problem]:
     """Adds a dataset of recordings; returns the problems of the rows that are left out."""
-    streaming = [s for s in planned.loaded.recipe.stages if isinstance(s, SpokenStage) and s.layout == "streaming"]
+    recipe = planned.loaded.recipe
+    trained = [s for s in recipe.stages if isinstance(s, SpokenStage) and any(u.dataset == name for u in s.uses)]
+    judged = name in recipe.judging_datasets() and recipe.evaluation.prompt != "x_vector"
     data = prepare(
         name,
         dataset,
@@ -125,7 +127,8 @@ def _prepare_speech(planned: Planned, session: Session, name: str, dataset: Spee
         session.encoder,
         Requirements(
             reference=planned.loaded.path(dataset.reference) if dataset.reference else None,
-            streaming_only=any(u.dataset == name for s in streaming for u in s.uses),
+            streaming_only=any(s.layout == "streaming" for s in trained),
+            in_context=judged or any(s.prompt != "x_vector" for s in trained),
         ),
         progress=lambda what, done, of: session.events.tell("encoding", dataset=what, done=done, of=of),
     )

@@ -8,6 +8,7 @@ from qrecipe.model.weights import Delta
 from qrecipe.model.working import WorkingWeights
 from qrecipe.phases import phase
 from qrecipe.plan.complete import RunPlan
+from qrecipe.qwen3 import PromptKind
 from qrecipe.run.datasets import needed, prepare_all
 from qrecipe.run.session import RunSession, Session, recipe_evaluators
 from qrecipe.run.store import HEARD, RunStore
@@ -55,7 +56,8 @@ def check_alignment(session: RunSession) -> None:
     known = [n for n in usable if speech[n].language in session.base.languages] or usable
     data = speech[known[0]]
     row = opened.language_row(data.language)
-    examples = [data.example(r, row, "streaming", None, opened.tokenizer) for r in data.rows[: selfcheck.ROWS]]
+    kind: PromptKind | None = None if data.reference_codes else "x_vector"
+    examples = [data.example(r, row, "streaming", kind, opened.tokenizer) for r in data.rows[: selfcheck.ROWS]]
     losses = selfcheck.measure(opened, Tables(opened.talker), examples)
     verdict = next((v for v in ("failed", "skipped") if any(a.verdict == v for a in losses)), "passed")
     reason = "the base predicts these recordings too poorly to tell" if verdict == "skipped" else None

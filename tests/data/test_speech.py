@@ -27,7 +27,14 @@ Prepare = Callable[..., SpeechData]
 def prepared(opened: LoadedBase, mini: LocalBase, tmp_path: Path, cache: Path) -> Prepare:
     """Writes rows as a manifest and prepares them; `settings` are the dataset's."""
 
-    def make(rows: list[dict[str, Any]], *, streaming_only: bool = False, need_reference: bool = True, **settings: Any) -> SpeechData:
+    def make(
+        rows: list[dict[str, Any]],
+        *,
+        streaming_only: bool = False,
+        need_reference: bool = True,
+        in_context: bool = True,
+        **settings: Any,
+    ) -> SpeechData:
         path = recipes.write_rows(tmp_path / "m.jsonl", rows)
         dataset = SpeechDataset.model_validate({"kind": "speech", "language": "english", "path": "m.jsonl", **settings})
         return prepare(
@@ -35,7 +42,7 @@ def prepared(opened: LoadedBase, mini: LocalBase, tmp_path: Path, cache: Path) -
             dataset,
             read_manifest(path, "speech", opened.tokenizer, "m.jsonl"),
             Encoder(opened, mini, FileHashes(), cache),
-            Requirements(tmp_path / dataset.reference if dataset.reference else None, streaming_only, need_reference),
+            Requirements(tmp_path / dataset.reference if dataset.reference else None, streaming_only, need_reference, in_context),
         )
 
     return make
@@ -72,6 +79,14 @@ def test_else_another_clip_of_the_same_speaker(prepared: Prepare, clip: Any, tmp
     assert [r.reference.name for r in data.rows if r.reference] == ["2.wav", "3.wav", "0.wav", "1.wav"]
     assert [r.reference_text for r in data.rows] == [data.rows[j].text for j in (2, 3, 0, 1)]
     assert all(r.reference != r.audio for r in data.rows)
+
+
+def test_references_are_encoded_only_for_in_context_prompts(prepared: Prepare, clip: Any) -> None:
+    rows = [row(clip, i) for i in range(2)]
+    assert len(prepared(rows).reference_codes) == 2
+    data = prepared(rows, in_context=False)
+    assert (len(data.reference_codes), len(data.x_vectors)) == (0, 2)
+    assert all(r.reference_text for r in data.rows)
 
 
 def test_the_dataset_s_reference_is_no_reference_for_itself(prepared: Prepare, clip: Any) -> None:

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from qrecipe.model import load
 from qrecipe.model.generate import speech
+from qrecipe.model.generate.decoder import Decoder
 from qrecipe.model.load import LoadedBase
 from qrecipe.model.speak import Utterance
 from qrecipe.model.threads import each_on_one
@@ -46,6 +48,27 @@ def test_the_first_error_is_raised_and_the_rest_is_left() -> None:
         each_on_one(work, range(1000))
     assert len(begun) < 1000
     assert torch.get_num_threads() == 2
+
+
+def test_a_small_model_speaks_on_one_thread(opened: LoadedBase, monkeypatch: pytest.MonkeyPatch) -> None:
+    step, threads = Decoder.step, set[int]()
+
+    def counted(decoder: Decoder) -> None:
+        threads.add(torch.get_num_threads())
+        step(decoder)
+
+    monkeypatch.setattr(Decoder, "step", counted)
+    voice = opened.x_vector(audio.speech(0, 0.7))
+    request = speech.Request(Utterance("Hello.", "english", voice), "streaming", 0, max_frames=3)
+    assert dict(speech.speak(opened, speech.prepare(opened, [request])))
+    assert threads == {1}
+    assert torch.get_num_threads() == 2
+
+
+def test_a_large_one_keeps_its_threads(opened: LoadedBase, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load, "SMALL", 1)
+    with opened.small_products():
+        assert torch.get_num_threads() == 2
 
 
 def test_codes_and_sounds_do_not_depend_on_threads(opened: LoadedBase) -> None:

@@ -41,6 +41,25 @@ def warnings(recipe: Path) -> list[tuple[str, str, int]]:
     return [(e["code"], e["message"], e["line"]) for e in events if e["event"] == "data_warning"]
 
 
+@pytest.mark.parametrize(
+    ("stage", "evaluation", "encoded_for"),
+    [
+        ("x_vector", "in_context", {"dev"}),
+        ("x_vector", "x_vector", set()),
+        ("mixed", "x_vector", {"speech", "replay"}),
+        ("in_context", "both", {"speech", "replay", "dev"}),
+    ],
+)
+def test_references_are_encoded_where_a_prompt_holds_them(tiny: Any, mini: Any, stage: str, evaluation: str, encoded_for: set[str]) -> None:
+    """A second pass over all recordings: as long as the first."""
+    events: list[dict[str, Any]] = []
+    sets = [f"stages.language.prompt={stage}", f"evaluation.prompt={evaluation}", "datasets.dev.reference_text=Selamat pagi semua."]
+    recipe = tiny(accept=[GATE])
+    prepare(complete_plan(load(recipe, sets)), recipe.parent / "runs", events.append)
+    names = {e["dataset"] for e in events if e["event"] == "encoding" and e["dataset"].startswith("references of ")}
+    assert names == {f"references of {name}" for name in encoded_for}
+
+
 def test_nothing_is_said_of_sound_data(project: Path) -> None:
     assert warnings(project) == []
 

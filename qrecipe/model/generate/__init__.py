@@ -94,12 +94,13 @@ def _run(
     frames = GPU_FRAMES if opened.device.type == "cuda" else 1
     while waiting or row_of:
         idle = [row for row in range(shape.rows) if row not in row_of][: len(waiting)]
-        if idle:
-            entering, waiting = waiting[: len(idle)], waiting[len(idle) :]
-            decoder.admit(idle, [prompts[i] for i in entering])
-            row_of.update(zip(idle, entering, strict=True))
-        for _ in range(frames):
-            decoder.step()
+        with opened.small_products():
+            if idle:
+                entering, waiting = waiting[: len(idle)], waiting[len(idle) :]
+                decoder.admit(idle, [prompts[i] for i in entering])
+                row_of.update(zip(idle, entering, strict=True))
+            for _ in range(frames):
+                decoder.step()
         done = decoder.done[: shape.rows].tolist()
         ended = [row for row in row_of if done[row]]
         for row, codes in zip(ended, decoder.finished(ended) if ended else [], strict=True):
