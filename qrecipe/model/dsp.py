@@ -1,11 +1,13 @@
-"""The one place that imports librosa, and where numba keeps what it compiles for it.
+"""The one place that imports librosa, and where and when numba compiles for it.
 
 numba keeps compiled functions in files, and cannot share them between processes: it enters the name of a new file into a
 function's index, which it read earlier and without a lock, and writes the file afterwards. Two processes that compile
 one function for two types at once leave an index that names the code for the one type as that for the other, and every
 later process that runs it gets an error or a segmentation fault. So no two living processes work in the same folder.
-Compiling takes some twenty seconds, so a folder is taken over, with what is in it, when its process has ended. Never
-imports torch.
+A folder is taken over, with what is in it, when its process has ended.
+
+librosa has numba compile five functions while it is imported, which takes twenty seconds of a processor the first time;
+what is used here needs two of them at most. So each is compiled when it is first called. Never imports torch.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ import os
 import shutil
 import sys
 import tempfile
-from functools import cache
+from collections.abc import Callable
+from functools import cache, wraps
 from pathlib import Path
 from typing import IO, Any
 
@@ -41,10 +44,32 @@ def librosa() -> Any:
 @cache
 def compile_apart() -> None:
     """Gives numba a folder of the user's cache that no other process has. To be called before anything imports numba."""
+    if "numba" in sys.modules:
+        return
     pool, folder = cache_dir() / "numba", os.environ.get(FOLDER)
-    free = folder is None or Path(folder).parent == pool  # a parent process has that one
-    if free and "numba" not in sys.modules:
+    if folder is None or Path(folder).parent == pool:  # a parent process has that one
         os.environ[FOLDER] = str(claimed(pool))
+    import numba
+
+    numba.guvectorize = _when_called(numba.guvectorize)
+
+
+def _when_called(guvectorize: Callable[..., Any]) -> Callable[..., Any]:
+    """numba's decorator, whose functions are compiled at their first call instead of where they are written."""
+
+    def decorator(*signature: Any, **options: Any) -> Callable[..., Any]:
+        def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+            compiled = cache(lambda: guvectorize(*signature, **options)(function))
+
+            @wraps(function)
+            def call(*arguments: Any, **named: Any) -> Any:
+                return compiled()(*arguments, **named)
+
+            return call
+
+        return decorate
+
+    return decorator
 
 
 def claimed(pool: Path) -> Path:

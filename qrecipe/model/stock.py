@@ -12,7 +12,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
@@ -56,11 +56,15 @@ def stock() -> Any:
         from qwen_tts.core.models import Qwen3TTSConfig, Qwen3TTSForConditionalGeneration, modeling_qwen3_tts
         from qwen_tts.core.tokenizer_12hz.configuration_qwen3_tts_tokenizer_v2 import Qwen3TTSTokenizerV2Config
         from qwen_tts.core.tokenizer_12hz.modeling_qwen3_tts_tokenizer_v2 import Qwen3TTSTokenizerV2Model
+        from transformers import masking_utils
+        from transformers.modeling_utils import no_init_weights
 
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
     # stock computes these filters, which never change, for every recording: a fifth of what an x-vector takes
     modeling_qwen3_tts.librosa_mel_fn = cache(modeling_qwen3_tts.librosa_mel_fn)
+    # a mask by vmap takes longer than the codec's transformer takes for a sentence
+    masking_utils._vmap_for_bhqkv = _broadcast
     for name in ("transformers", "qwen_tts", "huggingface_hub", "numba"):
         logging.getLogger(name).setLevel(logging.ERROR)
     return SimpleNamespace(
@@ -72,4 +76,15 @@ def stock() -> Any:
         mel_spectrogram=modeling_qwen3_tts.mel_spectrogram,
         SpeechConfig=Qwen3TTSTokenizerV2Config,
         SpeechNet=Qwen3TTSTokenizerV2Model,
+        without_initial_weights=no_init_weights,
     )
+
+
+def _broadcast(pattern: Callable[..., Any]) -> Callable[..., Any]:
+    """A mask from its pattern, a function of the indices of batch, head, query and key: [batch, heads, queries, keys]."""
+
+    def mask(*indices: Any) -> Any:
+        grid = [i.view([-1 if d == axis else 1 for d in range(4)]) for axis, i in enumerate(indices)]
+        return pattern(*grid).expand([len(i) for i in indices])
+
+    return mask

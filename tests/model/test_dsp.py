@@ -1,4 +1,4 @@
-"""Folders that numba compiles into: no two living processes have the same."""
+"""Where and when numba compiles: no two living processes have the same folder, and nothing is compiled before it is called."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from qrecipe.model.dsp import FOLDER, claimed
+from qrecipe.model.dsp import FOLDER, _when_called, claimed
 
 CLAIMS = f"""
 import os, sys
@@ -69,3 +70,18 @@ def test_where_nothing_can_be_written_it_is_temporary(start: Callable[..., tuple
 
 def test_one_process_claims_two(tmp_path: Path) -> None:
     assert claimed(tmp_path) != claimed(tmp_path)
+
+
+def test_a_function_is_compiled_when_it_is_first_called() -> None:
+    compiled = []
+
+    def compiler(signature: str) -> Callable[..., Any]:
+        return lambda function: compiled.append((signature, function.__name__)) or function
+
+    @_when_called(compiler)("(n)->(n)")
+    def double(x: int) -> int:
+        return 2 * x
+
+    assert compiled == []
+    assert [double(2), double(3)] == [4, 6]
+    assert compiled == [("(n)->(n)", "double")]

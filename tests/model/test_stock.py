@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -16,18 +17,44 @@ import torch
 from qrecipe.inputs.bases import LocalBase
 from qrecipe.inputs.tokenizer import TextTokenizer, clean_text
 from qrecipe.model import forward, prompt, speak
+from qrecipe.model.dsp import FOLDER
 from qrecipe.model.load import LoadedBase, open_model
 from tests.support import recipes
 
 TEXTS = ("Selamat pagi, apa khabar?", "WhatsApp", "สวัสดีครับ", "नमस्ते दुनिया", "مَرْحَبًا", "I'm here at 12:30.", "naïve — “quotes”")
 
 
+IMPORTS = """
+import numpy
+from qrecipe.model.dsp import librosa
+from qrecipe.model.stock import stock
+
+stock().Model
+librosa().feature.rms(y=numpy.ones(4096))
+"""
+
+
 @pytest.mark.slow
-def test_importing_it_prints_nothing() -> None:
-    """Not even from the shell commands that it runs, which write to the file descriptors."""
-    code = "from qrecipe.model.stock import stock; stock().Model"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=300, check=True)
+def test_importing_it_prints_and_compiles_nothing(tmp_path: Path) -> None:
+    """Not even from the shell commands that it runs, which write to the file descriptors; in a new folder of numba's."""
+    environment = {**os.environ, FOLDER: str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", IMPORTS], env=environment, capture_output=True, timeout=300, check=True)
     assert (done.stdout, done.stderr) == (b"", b"")
+    assert not list(tmp_path.rglob("guf-*"))
+
+
+def test_masks_are_those_of_the_patterns(opened: LoadedBase) -> None:
+    """Computed at once for all pairs of places; a pattern is also asked for each pair alone."""
+    from transformers import masking_utils
+
+    padded = torch.tensor([[True, True, False, True], [True, True, True, False]])
+    pack = torch.tensor([[0, 0, 1, 1], [0, 1, 1, 1]])
+    window = masking_utils.sliding_window_causal_mask_function(2)
+    of_rows = masking_utils.and_masks(masking_utils.padding_mask_function(padded), masking_utils.packed_sequence_mask_function(pack))
+    for pattern in (masking_utils.causal_mask_function, window, masking_utils.and_masks(window, of_rows)):
+        mask = masking_utils.sdpa_mask(2, torch.arange(1, 4), 4, mask_function=pattern)
+        expected = [[[[bool(pattern(b, 0, torch.tensor(q), k)) for k in range(4)] for q in range(1, 4)]] for b in range(2)]
+        assert mask.tolist() == expected
 
 
 def test_an_opened_model_tokenizes_like_qwen(opened: LoadedBase) -> None:
