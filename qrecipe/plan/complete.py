@@ -9,7 +9,8 @@ from pathlib import Path
 from qrecipe.files import FileHashes, digest
 from qrecipe.inputs.bases import LocalBase, folder_identity
 from qrecipe.inputs.fetch import resolve
-from qrecipe.plan.plan import Planned, make_plan, require_complete, require_data
+from qrecipe.plan.plan import make_plan
+from qrecipe.plan.planned import Planned, require_complete, require_data
 from qrecipe.recipe import LoadedRecipe
 from qrecipe.recipe.synthetic import voices
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from qrecipe.files import is_file, sha256
 from qrecipe.plan.changes import changes, in_words
-from qrecipe.plan.plan import Planned
+from qrecipe.plan.planned import Planned
 from qrecipe.plan.values import PlannedStage, PlannedTrain
 from qrecipe.recipe.gate import Gate
 

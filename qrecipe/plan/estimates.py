@@ -7,7 +7,7 @@ from qrecipe.inputs.bases import weight_files
 from qrecipe.inputs.durations import lengths
 from qrecipe.inputs.manifest import Manifest
 from qrecipe.plan.compute import Compute, Volume, compute
-from qrecipe.plan.plan import Planned
+from qrecipe.plan.planned import Planned
 from qrecipe.plan.values import PlannedStage
 from qrecipe.qwen3 import FRAMES_PER_SECOND
 from qrecipe.recipe.stage import Stage

@@ -15,7 +15,7 @@ from typing import Literal
 from qrecipe.files import FileHashes
 from qrecipe.inputs.durations import lengths, seconds
 from qrecipe.plan.compute import Compute
-from qrecipe.plan.plan import Planned
+from qrecipe.plan.planned import Planned
 from qrecipe.plan.trainable import Trainable
 from qrecipe.qwen3 import FRAMES_PER_SECOND, TALKER_LAYERS, within
 from qrecipe.recipe.metrics import spec_of

@@ -14,7 +14,7 @@ from qrecipe.data.text import TextData
 from qrecipe.errors import DataError, Place, Problem, Problems
 from qrecipe.files import FileHashes
 from qrecipe.phases import phase
-from qrecipe.plan.plan import Planned
+from qrecipe.plan.planned import Planned
 from qrecipe.recipe.dataset import SpeechDataset, TextDataset
 from qrecipe.recipe.stage import SpokenStage
 from qrecipe.run.listening import Listening

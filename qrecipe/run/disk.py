@@ -15,7 +15,7 @@ from qrecipe.files import FileHashes, cache_dir
 from qrecipe.inputs.bases import BaseInfo, base_files
 from qrecipe.plan.compute import BF16
 from qrecipe.plan.estimates import SPEECH_TOKENIZER, estimates
-from qrecipe.plan.plan import Planned
+from qrecipe.plan.planned import Planned
 from qrecipe.plan.synthetic import bytes_of
 from qrecipe.plan.trainable import Trainable
 from qrecipe.run.record import read_record

@@ -20,7 +20,7 @@ from qrecipe.evaluate.measure import number_of, transcribed
 from qrecipe.evaluate.samples import Sample
 from qrecipe.files import cache_dir
 from qrecipe.inputs.texts import near_key
-from qrecipe.plan.plan import Planned
+from qrecipe.plan.planned import Planned
 from qrecipe.recipe import metrics
 from qrecipe.recipe.dataset import Filter, SpeechDataset
 from qrecipe.report.data_page import UNITS, WORST, DatasetPage, PageRow

@@ -13,7 +13,7 @@ from qrecipe.inputs.evaluators import version_of
 from qrecipe.plan.changes import changes
 from qrecipe.plan.complete import RunPlan, as_complete
 from qrecipe.plan.fingerprints import NUMERICS
-from qrecipe.plan.plan import Planned
+from qrecipe.plan.planned import Planned
 from qrecipe.plan.trainable import Trainable
 
 PACKAGES = ("peft", "qrecipe", "qwen-tts", "torch", "transformers")

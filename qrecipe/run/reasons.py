@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from qrecipe.files import FileHashes, digest, read_json, write_json
 from qrecipe.inputs.contents import row_hashes
 from qrecipe.plan.changes import Changed, changes
-from qrecipe.plan.plan import Planned
+from qrecipe.plan.planned import Planned
 
 INPUTS = "inputs.json"
 SHOWN = 6

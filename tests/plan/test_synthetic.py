@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from qrecipe.files import FileHashes
-from qrecipe.plan.plan import Planned, make_plan
+from qrecipe.plan import Planned, make_plan
 from qrecipe.plan.synthetic import Sentence, SyntheticDataset
 from qrecipe.recipe import load
 from tests.support import audio, recipes
