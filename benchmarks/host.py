@@ -33,7 +33,7 @@ from qrecipe.plan import trainable
 from qrecipe.plan.compute import Volume, compute
 from qrecipe.recipe.stage import SpeechStage
 from qrecipe.source.reader import Node
-from qrecipe.train import loop
+from qrecipe.train import accumulate
 from qrecipe.train.loop import Hooks, train_stage
 from qrecipe.train.objectives.speech import SpeechObjective
 
@@ -85,7 +85,12 @@ def run(name: str, steps: int) -> dict[str, Any]:
     objective = SpeechObjective(stage, opened, learner.tables, {"speech": data}, 0, found.terms)
     sampler = Sampler(objective.lengths(), {}, stage.batch, 0)
     kernel = mock.patch.object(layers, "_kernel", _as_on_a_gpu)
-    with tempfile.TemporaryDirectory() as cache, fused.compiled(case.compile), mock.patch.object(loop, "CPU_CHUNK_FRAMES", 10**9), kernel:
+    with (
+        tempfile.TemporaryDirectory() as cache,
+        fused.compiled(case.compile),
+        mock.patch.object(accumulate, "CPU_CHUNK_FRAMES", 10**9),
+        kernel,
+    ):
         if case.remember and found.cached is not None:
             states = States(Path(cache), opened, learner.tables, found.first_layer, "benchmark")
             objective.cache_states(states, [*islice(sampler.batches(), steps + WARM), *sampler.epoch(0), *sampler.epoch(1)])

@@ -11,29 +11,27 @@ A GPU is given a step before the numbers of the one before are read. It skips by
 
 from __future__ import annotations
 
-import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 from torch.nn.utils import clip_grad_norm_
 
 from qrecipe import interrupts
-from qrecipe.data.batches import Item, Micro, Sampler, part_of
-from qrecipe.errors import EngineError, UserError
-from qrecipe.model.batcher import CPU_CHUNK_FRAMES, AdaptiveBatcher, out_of_memory
-from qrecipe.model.kernels import fused
+from qrecipe.data.batches import Micro, Sampler
+from qrecipe.errors import EngineError
 from qrecipe.model.load import LoadedBase
 from qrecipe.model.weights import Delta, Learner, LearningGroup
 from qrecipe.peers import IN_STEP
 from qrecipe.recipe.stage import Stage
+from qrecipe.train.accumulate import Accumulator
 from qrecipe.train.checkpoints import StageCheckpoints
-from qrecipe.train.compact import CompactAdamW
 from qrecipe.train.gradients import GradientSum
 from qrecipe.train.numbers import PendingNumbers, StepLosses, StepNumbers
 from qrecipe.train.objectives.objective import Objective
 from qrecipe.train.observer import Observer, StepReport
+from qrecipe.train.optimizer import lr_scale, make_optimizer, set_learning_rates, step_unless_non_finite
 from qrecipe.train.progress import HeldOut, Progress
 
 MAX_BAD_STEPS = 5
@@ -41,8 +39,6 @@ MAX_BAD_STEPS = 5
 MAX_BAD_IN_ALL = 50
 """Such steps of a stage in all."""
 SHOWN_ROWS = 8
-BETAS, EPS = (0.9, 0.95), 1e-8
-"""Of AdamW."""
 
 
 @dataclass(frozen=True)
@@ -83,46 +79,6 @@ def train_stage(
     return _Loop(stage, base, learner, objective, sampler, hooks or Hooks()).run()
 
 
-def lr_scale(step: int, total: int, stage: Stage) -> float:
-    """Share of the peak learning rate at a step from 1 to `total`: warm-up, then the schedule."""
-    warmup = max(0, math.ceil(stage.warmup * total))
-    if step <= warmup:
-        return step / warmup
-    if stage.schedule == "constant":
-        return 1.0
-    remaining = (total - step) / max(1, total - warmup)
-    return remaining if stage.schedule == "linear" else 0.5 * (1 - math.cos(math.pi * remaining))
-
-
-def skips_on_device(device: torch.device) -> bool:
-    """Whether AdamW is one fused kernel, which itself skips a step that is not finite, so that the host need not wait."""
-    return device.type == "cuda"
-
-
-def make_optimizer(stage: Stage, learner: Learner, device: torch.device, seed: int) -> torch.optim.AdamW:
-    """AdamW over everything that learns, in the memory that the stage's `moments` and `masters` choose."""
-    groups = [{"params": g.parameters, "lr": g.lr, "weight_decay": g.weight_decay} for g in learner.groups]
-    if stage.moments == stage.masters == "float32":
-        return torch.optim.AdamW(groups, betas=BETAS, eps=EPS, fused=skips_on_device(device))
-    return CompactAdamW(groups, learner.linear, stage, seed, betas=BETAS, eps=EPS)
-
-
-def set_learning_rates(optimizer: torch.optim.Optimizer, groups: Sequence[LearningGroup], scale: float) -> None:
-    """Sets every group's rate to a share of its peak."""
-    for target, group in zip(optimizer.param_groups, groups, strict=True):
-        target["lr"] = group.lr * scale
-
-
-def step_unless_non_finite(optimizer: torch.optim.Optimizer, numbers: torch.Tensor) -> None:
-    """Moves the weights, unless one of the step's numbers, [n] on the device and the same on all ranks, is not finite."""
-    non_finite = (~numbers.isfinite()).any().float()
-    if optimizer.defaults["fused"]:
-        optimizer.found_inf = non_finite  # type: ignore[attr-defined]  # torch's gradient scaler passes it this way, too
-    elif non_finite:
-        return
-    optimizer.step()
-
-
 @dataclass(frozen=True)
 class _StepInFlight:
     """A step that the device was given and whose numbers have not been read."""
@@ -157,8 +113,7 @@ class _Loop:
         """Whether the ranks, by the numbers of a step, have agreed to stop or to store their state."""
         self.save_postponed = False
         """Until the weights have been measured: those of the best step are stored once, in the checkpoint of that step."""
-        limit = CPU_CHUNK_FRAMES if base.device.type == "cpu" else math.inf
-        self.splitter: AdaptiveBatcher[Item] = AdaptiveBatcher(limit, _length, self._row_too_large)
+        self.accumulator = Accumulator(base, objective, self.gradients, self.progress, hooks.observer)
 
     def run(self) -> StageResult:
         """Trains until the last step, or until `select` loses its patience."""
@@ -174,7 +129,7 @@ class _Loop:
                 step = (self.in_flight[-1].step if self.in_flight else self.progress.step) + 1
                 batch, upcoming = upcoming, next(batches)
                 if step < self.total:
-                    for piece in self._pieces(upcoming):
+                    for piece in self.accumulator.pieces(upcoming):
                         self.objective.prefetch(piece, step + 1)
                 with self.world.in_step():
                     self._train_step(step, batch)
@@ -195,7 +150,7 @@ class _Loop:
         set_learning_rates(self.optimizer, self.learner.groups, scale)
 
         # An objective that learns from what it says itself says it now, with the weights as they are.
-        self.objective.begin_step(self._pieces(batch), step)
+        self.objective.begin_step(self.accumulator.pieces(batch), step)
 
         # Counted over the GLOBAL batch: splitting it into micro-batches or over ranks changes only rounding.
         labels = self.objective.count_labels(batch)
@@ -206,7 +161,7 @@ class _Loop:
         self.gradients.begin_step()
         while losses is None:
             self.optimizer.zero_grad(set_to_none=True)
-            losses = self._accumulate(batch, step, labels)
+            losses = self.accumulator.accumulate(batch, step, labels)
 
         # Summed over the ranks, which from here on all compute the same.
         self._require_gradients_here()
@@ -223,40 +178,6 @@ class _Loop:
             self.in_flight.append(_StepInFlight(step, scale, batch, self.silent, pending))
         self._drain(keep=1 if self._may_overlap(step) else 0)
 
-    def _accumulate(self, batch: list[Micro], step: int, labels: dict[str, int]) -> StepLosses | None:
-        """Adds up the gradients of this rank's part of a global batch; None if they are incomplete and it must start again."""
-        anchor = self.objective.anchor()
-        losses = StepLosses([*labels, *(["anchor"] if anchor is not None else [])], [], [])
-        compiled = fused.compiling()
-        too_large: Micro | None = None
-        pieces = self._pieces(batch)
-        for i, piece in enumerate(pieces, start=1):
-            try:
-                # An anchor has a backward pass of its own after the last one.
-                with self.gradients.last_pass(i == len(pieces) and anchor is None):
-                    means = self._backward(piece, step, labels)
-            except (EngineError, UserError):
-                raise
-            except torch.OutOfMemoryError:
-                too_large = piece
-                break  # first out of this block: the traceback holds the failed piece's tensors
-            except Exception as e:
-                # A backward pass is compiled when it first runs, too late for calling the plain formula instead.
-                if not compiled:
-                    raise
-                fused.refuse(e)
-                return None
-            losses.parts.extend((piece, term) for term in means)
-            losses.values.extend(means.values())
-        if too_large is not None:
-            self._split_smaller(too_large, step)
-            return None
-        if anchor is not None and self.world.first:
-            self._add_anchor(anchor, losses)
-        if (reason := fused.refused()) is not None:
-            self.observer.event("compiling", trouble=reason)
-        return losses
-
     def _summed_means(self, losses: StepLosses, step: int) -> torch.Tensor:
         """Means of the losses over the global batch, on the device; with several ranks, what they ask of one another after them."""
         means = losses.means(self.base.device)
@@ -267,39 +188,6 @@ class _Loop:
         means = torch.cat([means, flags.to(self.base.device, non_blocking=True)])
         self.world.finish(self.world.sum_tensors([means]), f"{IN_STEP}, step {step}")
         return means
-
-    def _backward(self, piece: Micro, step: int, labels: dict[str, int]) -> dict[str, torch.Tensor]:
-        """Adds a piece's gradients; returns its share of each term's mean."""
-        with self.base.autocast():
-            sums = self.objective.loss_sums(piece, step)
-        if not sums:
-            return {}  # samples that are all worth the same
-        means = {term: value / max(1, labels[term]) for term, value in sums.items()}
-        terms = [self.objective.weights[term] * mean for term, mean in means.items() if mean.requires_grad]
-        if not terms:
-            raise EngineError("no loss term reaches what trains")
-        torch.stack(terms).sum().backward()  # type: ignore[no-untyped-call]  # torch's own annotation is missing
-        return {term: mean.detach() for term, mean in means.items()}
-
-    def _add_anchor(self, anchor: torch.Tensor, losses: StepLosses) -> None:
-        """Adds the gradients of the objective's anchor, once a step."""
-        if anchor.requires_grad:
-            anchor.backward()  # type: ignore[no-untyped-call]  # torch's own annotation is missing
-        losses.parts.append(([], "anchor"))
-        losses.values.append(anchor.detach())
-
-    def _pieces(self, batch: list[Micro]) -> list[Micro]:
-        """Parts of this rank's micro-batches that fit into memory."""
-        return [list(piece) for micro in part_of(batch, self.world) for piece in self.splitter.split(micro)]
-
-    def _split_smaller(self, piece: Micro, step: int) -> None:
-        self.splitter.halve(piece)
-        self.progress.fits = int(self.splitter.limit)
-        self.observer.event("memory_split", step=step, fits=self.progress.fits)
-
-    def _row_too_large(self, item: Item) -> UserError:
-        help_ = "train less at once, give the dataset a lower `max_seconds`, or take a larger GPU; finished steps are kept"
-        return out_of_memory(f"a row of length {item.length}", self.objective.name(item), help_)
 
     def _require_gradients_here(self) -> None:
         """Raises `EngineError` for a group that this rank's loss cannot reach; a rank without rows cannot tell."""
@@ -413,8 +301,7 @@ class _Loop:
         if self.checkpoints is None or not self.checkpoints.resume(self.progress, self.learner, self.optimizer, self.objective):
             return False
         self.silent = self.progress.silent
-        if self.progress.fits is not None:
-            self.splitter.limit = min(self.splitter.limit, self.progress.fits)
+        self.accumulator.keep_to_what_fits()
         return True
 
     def _checkpoint_if_due(self, step: int) -> None:
@@ -481,7 +368,3 @@ class _Loop:
 
 def _has_gradient(group: LearningGroup) -> bool:
     return any(p.grad is not None and bool((p.grad != 0).any()) for p in group.parameters)
-
-
-def _length(items: Sequence[Item]) -> int:
-    return sum(i.length for i in items)

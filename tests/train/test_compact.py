@@ -14,8 +14,9 @@ from qrecipe.plan.trainable import BLOCK
 from qrecipe.recipe.stage import SpeechStage
 from qrecipe.train import compact
 from qrecipe.train.compact import CompactAdamW, rounded
-from qrecipe.train.loop import BETAS, EPS, Hooks, make_optimizer, train_stage
+from qrecipe.train.loop import Hooks, train_stage
 from qrecipe.train.objectives.speech import SpeechObjective
+from qrecipe.train.optimizer import BETAS, EPS, make_optimizer
 from tests.support.training import LANGUAGE, PROJECTION, Recorder, learner_of, speech_stage
 
 ALL_NOISE = torch.arange(-(1 << 15), 1 << 15).to(torch.int16)

@@ -21,9 +21,10 @@ from qrecipe.model.load import LoadedBase
 from qrecipe.model.weights import Guard, Learner
 from qrecipe.qwen3 import CODEC_TABLE, TEXT_TABLE
 from qrecipe.recipe.stage import SpeechStage, TextLmStage
-from qrecipe.train.loop import Hooks, StageResult, lr_scale, train_stage
+from qrecipe.train.loop import Hooks, StageResult, train_stage
 from qrecipe.train.objectives.speech import SpeechObjective
 from qrecipe.train.objectives.text_lm import TextLmObjective
+from qrecipe.train.optimizer import lr_scale
 from qrecipe.train.progress import HeldOut
 from qrecipe.world import World
 from tests.support import recipes

@@ -24,7 +24,7 @@ from qrecipe.model.kernels import fused
 from qrecipe.model.load import LoadedBase
 from qrecipe.recipe.stage import TextLmStage
 from qrecipe.run.locking import lock_stage
-from qrecipe.train import loop
+from qrecipe.train import loop, optimizer
 from qrecipe.train.checkpoints import Every, StageCheckpoints, newest_first
 from qrecipe.train.loop import Hooks, StageResult, train_stage
 from qrecipe.train.objectives.speech import SpeechObjective
@@ -335,7 +335,7 @@ def test_stopped_among_skipped_steps(train: Train) -> None:
 @pytest.fixture
 def ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU: AdamW is one kernel, and a step is given before the numbers of the one before are read."""
-    monkeypatch.setattr(loop, "skips_on_device", lambda device: True)
+    monkeypatch.setattr(optimizer, "skips_on_device", lambda device: True)
 
 
 class Watched(Sick):
@@ -370,7 +370,7 @@ def test_a_step_is_given_before_the_last_one_is_read(train: Train, ahead: None, 
 def test_a_step_ahead_changes_nothing(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps that are left out, a selection, a schedule: the kernel rounds differently, and that is all."""
     expected, one = train(None, wrap=lambda o: Sick(o, {1, 4}), select=SELECT)
-    monkeypatch.setattr(loop, "skips_on_device", lambda device: True)
+    monkeypatch.setattr(optimizer, "skips_on_device", lambda device: True)
     found, other = train(None, wrap=lambda o: Sick(o, {1, 4}), select=SELECT)
     assert other.events == one.events
     assert [(s.step, s.lr_scale) for s in other.steps] == [(s.step, s.lr_scale) for s in one.steps]
