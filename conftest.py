@@ -146,8 +146,17 @@ def finished(mini: LocalBase, tmp_path_factory: pytest.TempPathFactory) -> Finis
 NEED_THE_BASE = {"mini", "opened", "finished", "tiny"}
 
 
-LONG = ("test_demo.py", "test_crash.py", "test_end_to_end.py")
-"""Files that take minutes: where processes share the files, they are begun first, so that all end at about the same time."""
+LONG = (
+    "test_demo.py",
+    "test_crash.py",
+    "test_ranks.py",
+    "test_other_engines.py",
+    "test_end_to_end.py",
+    "test_layers.py",
+    "test_resume.py",
+    "test_generate.py",
+)
+"""Files that take long, the longest first: where processes share the files, they are begun first, so that all end at about the same time."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -203,10 +203,10 @@ def test_rows_of_other_columns_are_not_mixed(tiny_runs: Any, tmp_path: Path, cap
 
 
 @pytest.mark.slow
-def test_two_runs_at_a_time_give_their_rows(mini: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_runs_give_their_rows(mini: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QRECIPE_ALLOW", str(tmp_path))
     file, runs = tiny_study(tmp_path), tmp_path / "runs"
-    arguments = [sys.executable, str(TOOLS / "run.py"), str(file), "--runs", str(runs), "--seeds", "1", "--jobs", "2"]
+    arguments = [sys.executable, str(TOOLS / "run.py"), str(file), "--runs", str(runs), "--seeds", "1"]
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=550, env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stdout + done.stderr
     found = {r["run"]: r for r in report.read(tmp_path / "results.csv")}

@@ -5,11 +5,13 @@ Every test here runs real commands in processes of their own. `make crash` does 
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,44 +38,43 @@ def leftovers(place: Path) -> list[str]:
     return [f.name for f in place.rglob(".*.tmp")]
 
 
-CHAINS = {
-    "before training": [
-        "event:run_started:1 kill",
-        "before:recipe.lock:1 kill",
-        "before:*.shard:1 kill",
-        "event:dataset:2 kill",
-    ],
-    "in training": [
-        "event:fitting:2 kill",
-        "sync:learned.safetensors:2 kill",
-        "before:step-00000002:1 kill",
-        "after:step-00000001:1 kill",
-        "event:select:2 kill",
-        "event:step:1 kill",
-    ],
-    "between stages": [
-        "before:delta.safetensors:2 kill",
-        "before:result.json:2 kill",
-        "after:result.json:1 kill",
-        "event:stage_finished:1 kill",
-    ],
-    "at the end": [
-        "event:speaking:1 kill",
-        "event:verdict:1 kill",
-        "sync:model.safetensors:1 kill",
-        "before:tiny-0.1.0:1 kill",
-        "after:tiny-0.1.0:1 kill",
-        "event:run_finished:1 kill",
-    ],
-}
+def events(place: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (place / "runs" / "tiny" / "events.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("chain", CHAINS)
-def test_killed_at_named_points(lasting: Lasting, place: Path, chain: str) -> None:
+KILLS = [
+    # before training
+    "event:run_started:1",
+    "before:recipe.lock:1",
+    "before:*.shard:1",
+    "event:dataset:2",
+    # in training
+    "event:fitting:2",
+    "sync:learned.safetensors:2",
+    "before:step-00000002:1",
+    "after:step-00000001:1",
+    "event:select:2",
+    "event:step:1",
+    # between stages
+    "before:delta.safetensors:2",
+    "before:result.json:2",
+    "after:result.json:1",
+    "event:stage_finished:1",
+    # at the end
+    "event:speaking:1",
+    "event:verdict:1",
+    "sync:model.safetensors:1",
+    "before:tiny-0.1.0:1",
+    "after:tiny-0.1.0:1",
+    "event:run_finished:1",
+]
+
+
+def test_killed_at_named_points(lasting: Lasting, place: Path) -> None:
     """One run after the other is killed in the same folder; each goes on from what the one before left."""
-    for fault in CHAINS[chain]:
-        ended = lasting.run(place, fault=fault)
-        assert ended.code == -9, (fault, ended.err)
+    for point in KILLS:
+        ended = lasting.run(place, fault=f"{point} kill")
+        assert ended.code == -9, (point, ended.err)
     lasting.finish(place)
 
 
@@ -86,24 +87,31 @@ def test_killed_at_random_times(lasting: Lasting, place: Path) -> None:
     lasting.finish(place)
 
 
-POINTS = {
-    "term": ["event:encoding:1", "event:step:2", "event:select:1", "event:speaking:1", "sync:model.safetensors:1"],
-    "int": ["event:step:2", "event:speaking:1"],
-    "hup": ["event:encoding:1", "event:select:1"],
-    "quit": ["event:step:2", "sync:model.safetensors:1"],
-}
-"""Every signal has the same handler, so one of them comes everywhere and the others at two points each."""
+SIGNALS = [
+    "event:encoding:1 term",
+    "event:encoding:1 hup",
+    "event:step:2 int",
+    "event:step:2 quit",
+    "event:select:1 hup",
+    "event:speaking:1 term",
+    "sync:model.safetensors:1 quit",
+    "sync:model.safetensors:1 term",
+]
+"""In encoding, in a step, in an evaluation, in bundling. Every signal has the same handler."""
 
 
-@pytest.mark.parametrize("action", POINTS)
-def test_a_signal_saves_and_ends_with_130(lasting: Lasting, place: Path, action: str) -> None:
-    """In encoding, in a step, in an evaluation, in bundling; and the temporary files are taken away."""
-    for point in POINTS[action]:
-        ended = lasting.run(place, fault=f"{point} {action}")
-        assert ended.code == 130, (point, ended.err)
+def test_a_signal_saves_and_ends_with_130(lasting: Lasting, place: Path) -> None:
+    """The temporary files are taken away, standard output stays empty, and what was finished is not done again."""
+    for fault in SIGNALS:
+        ended = lasting.run(place, fault=fault)
+        assert ended.code == 130, (fault, ended.err)
         assert "interrupted; what was done is kept" in ended.err
+        assert ended.out == ""
         assert leftovers(place) == []
+        assert events(place)[-1]["event"] == "run_failed"
     lasting.finish(place)
+    started = [e["stage"] for e in events(place) if e["event"] == "stage_started"]
+    assert started.count("text") < started.count("language"), "its stage was finished, and is not trained again"
 
 
 def test_a_signal_in_a_step_loses_no_step(lasting: Lasting, place: Path) -> None:
@@ -144,21 +152,32 @@ def test_a_full_disk_stops_with_everything_older_intact(lasting: Lasting, place:
     lasting.finish(place)
 
 
-@pytest.mark.parametrize("how", ["truncated", "flipped"])
-def test_the_newest_checkpoint_is_damaged(lasting: Lasting, place: Path, how: str) -> None:
+def test_the_newest_checkpoint_is_damaged(lasting: Lasting, place: Path) -> None:
+    """Cut off, and at the next kill with a bit turned over."""
     assert lasting.run(place, fault="event:step:7 kill").code == -9
-    found = [c for s in (place / "runs" / "tiny" / "stages").iterdir() for c in newest_first(s / "checkpoints")]
-    assert [c.name for c in found] == ["step-00000003", "step-00000002"]
-    file = found[0] / "optimizer.safetensors"
-    if how == "truncated":
-        os.truncate(file, file.stat().st_size // 2)
-    else:
-        content = bytearray(file.read_bytes())
-        content[len(content) // 3] ^= 8
-        file.write_bytes(content)
-    ended = lasting.finish(place)
-    assert "does not verify (optimizer.safetensors was changed); the one before it is used" in ended.err
+    file = damaged_file(place, ["step-00000003", "step-00000002"])
+    os.truncate(file, file.stat().st_size // 2)
+    ended = lasting.run(place, fault="event:step:3 kill")
+    assert ended.code == -9
+    assert DAMAGED in ended.err
     assert "goes on after step 2" in ended.err
+    file = damaged_file(place, ["step-00000004", "step-00000003"])
+    content = bytearray(file.read_bytes())
+    content[len(content) // 3] ^= 8
+    file.write_bytes(content)
+    ended = lasting.finish(place)
+    assert DAMAGED in ended.err
+    assert "goes on after step 3" in ended.err
+
+
+DAMAGED = "does not verify (optimizer.safetensors was changed); the one before it is used"
+
+
+def damaged_file(place: Path, expected: list[str]) -> Path:
+    """A file of the newest checkpoint, which shall be the first of those expected."""
+    checkpoints = [c for s in (place / "runs" / "tiny" / "stages").iterdir() for c in newest_first(s / "checkpoints")]
+    assert [c.name for c in checkpoints] == expected
+    return checkpoints[0] / "optimizer.safetensors"
 
 
 def test_a_finished_stage_that_was_damaged_is_trained_again(lasting: Lasting, place: Path) -> None:

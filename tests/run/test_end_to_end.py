@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -25,8 +24,8 @@ from qrecipe.plan.patterns import matches
 from qrecipe.run.store import RunStore
 from tests.support import audio, recipes
 from tests.support.bases import load_weights
+from tests.support.running import run_recipe
 from tests.support.shared import Finished
-from tests.support.threads import default_threads
 
 pytestmark = pytest.mark.slow
 
@@ -49,22 +48,12 @@ class Done:
         return found
 
 
-def process(*arguments: object, cwd: Path, **environment: str) -> subprocess.Popen[str]:
-    """`qrecipe` in a process of its own, with the threads that people's have."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "qrecipe", *map(str, arguments)],
-        cwd=cwd,
-        env={**default_threads(), **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 def in_a_process(*arguments: object, cwd: Path, **environment: str) -> Done:
-    started = process(*arguments, cwd=cwd, **environment)
-    out, err = started.communicate(timeout=400)
-    return Done(started.returncode, out, err)
+    """`qrecipe` in a process of its own, on one thread as this one is."""
+    command = [sys.executable, "-m", "qrecipe", *map(str, arguments)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=400, check=False)
+    return Done(done.returncode, done.stdout, done.stderr)
 
 
 @pytest.fixture
@@ -99,9 +88,18 @@ def two_stages(first: dict[str, Any], second: dict[str, Any]) -> list[dict[str, 
     return [recipes.stage(steps=1, **first), recipes.stage(**head, **second)]
 
 
+@dataclass(frozen=True)
+class Twice:
+    """The same recipe, every objective in it, run from scratch in two places with caches of their own, by two processes."""
+
+    here: Path
+    done: Done
+    """How the command ended that ran in `here`."""
+    there: Path
+
+
 @pytest.fixture(scope="module")
-def twice(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, Done]]:
-    """The same recipe, every objective in it, run from scratch in two places with caches of their own."""
+def twice(tmp_path_factory: pytest.TempPathFactory) -> Twice:
     text = {
         "id": "text",
         "objective": "text_lm",
@@ -113,16 +111,18 @@ def twice(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, Done]]:
     select = {"metric": "talker_nll", "data": "dev", "every": 1}
     spoken = {"metric": "duration_ratio", "data": "dev", "min": 0.0, "severity": "warn"}
     stages = [text, recipes.stage(prompt="mixed", select=select, gates=[PASSES, spoken])]
-    done = []
-    for name in ("here", "there"):
-        folder = tmp_path_factory.mktemp(name)
+    here, there = (tmp_path_factory.mktemp(name) for name in ("here", "there"))
+    for folder in (here, there):
         recipes.write(folder, recipes.recipe(stages=stages, accept=[PASSES]))
-        done.append((folder, in_a_process("run", "recipe.yaml", cwd=folder, QRECIPE_CACHE=str(folder / "cache"))))
-    return done
+    done = in_a_process("run", "recipe.yaml", cwd=here, QRECIPE_CACHE=str(here / "cache"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("QRECIPE_CACHE", str(there / "cache"))
+        run_recipe(there / "recipe.yaml", there)
+    return Twice(here, done, there)
 
 
-def test_a_run_says_what_happened(twice: list[tuple[Path, Done]]) -> None:
-    folder, done = twice[0]
+def test_a_run_says_what_happened(twice: Twice) -> None:
+    folder, done = twice.here, twice.done
     assert done.code == 0, done.err
     result = done.result
     assert result["status"] == "accepted"
@@ -135,8 +135,8 @@ def test_a_run_says_what_happened(twice: list[tuple[Path, Done]]) -> None:
     assert "hear it: qrecipe say" in done.err
 
 
-def test_events_tell_the_same(twice: list[tuple[Path, Done]]) -> None:
-    found = events(twice[0][0] / "runs")
+def test_events_tell_the_same(twice: Twice) -> None:
+    found = events(twice.here / "runs")
     kinds = [e["event"] for e in found]
     assert kinds[0] == "run_started"
     assert kinds[-1] == "run_finished"
@@ -149,17 +149,17 @@ def test_events_tell_the_same(twice: list[tuple[Path, Done]]) -> None:
     assert check["verdict"] in ("skipped", "passed")
 
 
-def test_the_same_recipe_gives_the_same_bytes(twice: list[tuple[Path, Done]]) -> None:
+def test_the_same_recipe_gives_the_same_bytes(twice: Twice) -> None:
     """Other folders, other caches, another time: the bundle's files and the lock are bit-identical."""
-    here, there = (folder / "bundles" / "tiny-0.1.0" for folder, _ in twice)
+    here, there = (folder / "bundles" / "tiny-0.1.0" for folder in (twice.here, twice.there))
     assert hashes(here) == hashes(there)
     assert len(hashes(here)) > 10
-    assert (twice[0][0] / "recipe.lock").read_bytes() == (twice[1][0] / "recipe.lock").read_bytes() == (here / "recipe.lock").read_bytes()
+    assert (twice.here / "recipe.lock").read_bytes() == (twice.there / "recipe.lock").read_bytes() == (here / "recipe.lock").read_bytes()
 
 
-def test_samples_are_kept_to_listen_to(twice: list[tuple[Path, Done]]) -> None:
+def test_samples_are_kept_to_listen_to(twice: Twice) -> None:
     """Two prompts, by the base and by the stage that is judged."""
-    spoken = list((twice[0][0] / "runs").rglob("samples/dev/*/*.flac"))
+    spoken = list((twice.here / "runs").rglob("samples/dev/*/*.flac"))
     assert sorted(f.name for f in spoken) == ["1.flac", "1.flac", "2.flac", "2.flac"]
     assert all(f.stat().st_size > 44 for f in spoken)
 
@@ -382,31 +382,6 @@ def test_prepare_describes_the_data(tiny: Callable[..., Path], cli: Callable[...
     assert found["speech"]["rows"] == len(recipes.MALAY)
     assert found["speech"]["minutes"] == pytest.approx(7.5 / 60, abs=0.01)
     assert any("6 sentences" in w for w in found["speech"]["warnings"])
-
-
-def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
-    """SIGTERM in the second stage: exit code 130, the first stage is kept, and the same command finishes."""
-    recipes.write(tmp_path, recipes.recipe(stages=two_stages({}, {})))
-    started = process("run", "recipe.yaml", "--set", "stages.head.steps=100000", cwd=tmp_path)
-    log = tmp_path / "runs" / "tiny" / "events.jsonl"
-    for _ in range(3000):
-        assert started.poll() is None, started.communicate()
-        if log.exists() and '"step", ' in (text := log.read_text()) and '"stage": "head", "step": 2' in text:
-            break
-        time.sleep(0.1)
-    started.send_signal(signal.SIGTERM)
-    out, err = started.communicate(timeout=60)
-    assert started.returncode == 130, err
-    assert "interrupted" in err
-    assert "Traceback" not in err
-    assert out == ""
-    assert events(tmp_path / "runs")[-1]["event"] == "run_failed"
-    assert not list(tmp_path.rglob(".*.tmp"))
-    done = in_a_process("run", "recipe.yaml", cwd=tmp_path)
-    assert done.code == 0, done.err
-    kinds = [(e["event"], e.get("stage")) for e in events(tmp_path / "runs")]
-    assert ("stage_reused", "language") in kinds
-    assert kinds.count(("stage_started", "language")) == 1
 
 
 def test_two_runs_do_not_meet(finished: Finished, cli: Callable[..., Done]) -> None:

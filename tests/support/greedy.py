@@ -11,7 +11,7 @@ import json
 import sys
 from typing import Any
 
-FRAMES = 20
+FRAMES = 12
 """`max_new_tokens`, of which the last one makes no frame."""
 
 

@@ -13,11 +13,13 @@ import soundfile
 
 from qrecipe import sentences
 from qrecipe.cli.import_ import _columns
+from qrecipe.data import audio
 from qrecipe.errors import DataError, QRecipeError, RecipeError
 from qrecipe.files import FileHashes
 from qrecipe.inputs.sources import FORMATS, Options
 from qrecipe.inputs.texts import near_key
 from qrecipe.plan import make_plan
+from qrecipe.qwen3 import SAMPLE_RATE
 from qrecipe.recipe import load
 from qrecipe.report.imported import as_text
 from qrecipe.verbs.import_ import Imported, ImportRequest, import_source
@@ -61,12 +63,24 @@ def test_a_source_becomes_a_recipe_that_plans(kind: str, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["ljspeech", "srt", "parquet"])
-def test_an_import_trains(kind: str, mini: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three steps on the embedded base; it speaks fewer sentences than ship, and no gate judges."""
+@pytest.mark.parametrize("kind", ["ljspeech", "parquet"])
+def test_what_is_imported_is_read_as_a_run_reads_it(kind: str, tmp_path: Path) -> None:
+    about = sources.KINDS[kind]
+    result = imported(about.make(tmp_path / "source"), tmp_path / "recipes", about.columns)
+    assert result.recipe is not None
+    speech = load(result.recipe).recipe.datasets["speech"]
+    files = [(tmp_path / "recipes" / speech.path).parent / r["audio"] for r in rows(tmp_path / "recipes", "train")]
+    clips = [audio.load(file, 30.0) for file in files]
+    assert clips
+    assert all(len(clip.samples) > SAMPLE_RATE // 4 for clip in clips)
+
+
+@pytest.mark.slow
+def test_an_import_trains(mini: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three steps on the embedded base, on clips of a long recording; it speaks fewer sentences than ship, and no gate judges."""
     monkeypatch.setattr(sentences, "replay", lambda language: ["The sky is blue.", "We walk to the river."])
     monkeypatch.setattr(sentences, "keep", lambda language: ["She reads a book."])
-    about = sources.KINDS[kind]
+    about = sources.KINDS["srt"]
     result = imported(about.make(tmp_path / "source"), tmp_path / "recipes", about.columns)
     quick = ["stages.language.epochs=3", "stages.language.gates=[]", "teacher.slowest=30", "accept=[]"]
     assert result.recipe is not None
