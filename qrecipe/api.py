@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal
 from qrecipe.run.events import Listener
 
 if TYPE_CHECKING:
-    from qrecipe.inputs.documents import EvaluationResult
+    from qrecipe.inputs.documents.results import EvaluationResult
     from qrecipe.plan import Planned
     from qrecipe.recipe import LoadedRecipe
     from qrecipe.run.record import Outcome

@@ -22,7 +22,9 @@ from qrecipe.bundle.verify import CARD, LOCK, MANIFEST, VERDICTS, read_manifest,
 from qrecipe.errors import BundleError, Place, Problem
 from qrecipe.files import NOT_UTF8, digest, json_text, new_folder, sha256_while_synced, write_json, write_text
 from qrecipe.inputs.bases import LocalBase
-from qrecipe.inputs.documents import BundleLanguage, BundleManifest, BundleStage, Lock, Verdict
+from qrecipe.inputs.documents.bundle import BundleLanguage, BundleManifest, BundleStage
+from qrecipe.inputs.documents.lock import Lock
+from qrecipe.inputs.documents.verdicts import Verdict
 from qrecipe.inputs.replacements import Replacements
 from qrecipe.model.weights import Delta
 from qrecipe.plan.values import Plan

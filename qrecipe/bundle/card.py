@@ -12,7 +12,8 @@ import yaml
 
 from qrecipe.bundle.servers import SERVERS, Served, check_servers
 from qrecipe.inputs.bases import BUILTIN
-from qrecipe.inputs.documents import BundleManifest, BundleStage, Verdict, interval_text
+from qrecipe.inputs.documents.bundle import BundleManifest, BundleStage
+from qrecipe.inputs.documents.verdicts import Verdict, interval_text
 from qrecipe.inputs.replacements import Replacements
 from qrecipe.plan.values import Plan
 

@@ -27,7 +27,8 @@ from qrecipe.bundle.verify import CARD, LOCK, MANIFEST, VERDICTS, read_manifest,
 from qrecipe.errors import BaseModelError, BundleError, Place, Problem
 from qrecipe.files import canonical_json, digest, loads_json, replacing, sha256
 from qrecipe.inputs.bases import LocalBase, read_header, weight_files
-from qrecipe.inputs.documents import BundlePack, PackJudging, PackManifest, check
+from qrecipe.inputs.documents.bundle import BundlePack, PackJudging, PackManifest
+from qrecipe.inputs.documents.check import check
 from qrecipe.model.weights import Delta
 from qrecipe.qwen3 import CODEC_TABLE, TEXT_TABLE
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from qrecipe.errors import BundleError, Place, Problem, Problems, Severity
 from qrecipe.files import is_file, read_json, sha256
-from qrecipe.inputs.documents import BundleManifest, check
+from qrecipe.inputs.documents.bundle import BundleManifest
+from qrecipe.inputs.documents.check import check
 
 MANIFEST = "bundle.json"
 LOCK = "recipe.lock"

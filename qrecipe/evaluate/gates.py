@@ -11,7 +11,7 @@ import numpy as np
 
 from qrecipe.evaluate.intervals import bootstrap, deviation, none_of, of_median, wilson
 from qrecipe.evaluate.values import Prompts, Value, arrays, mean_of, over, paired, per_prompt, slices, where
-from qrecipe.inputs.documents import Judgement, Verdict
+from qrecipe.inputs.documents.verdicts import Judgement, Verdict
 from qrecipe.recipe.gate import Dimension, Gate
 from qrecipe.recipe.metrics import MetricSpec
 

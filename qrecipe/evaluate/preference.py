@@ -16,7 +16,8 @@ import numpy as np
 from qrecipe.evaluate.gates import outcome_of, undecidable
 from qrecipe.evaluate.intervals import RESAMPLES, Floats, none_of
 from qrecipe.files import digest
-from qrecipe.inputs.documents import Ballot, Verdict
+from qrecipe.inputs.documents.ballots import Ballot
+from qrecipe.inputs.documents.verdicts import Verdict
 from qrecipe.recipe.gate import Gate
 
 

@@ -22,7 +22,7 @@ from qrecipe.evaluate.gates import judge
 from qrecipe.evaluate.measure import measure_samples, transcribed
 from qrecipe.evaluate.samples import Sample, recorded, spoken_rows
 from qrecipe.evaluate.values import Value
-from qrecipe.inputs.documents import Verdict
+from qrecipe.inputs.documents.verdicts import Verdict
 from qrecipe.recipe.gate import Gate
 from qrecipe.recipe.metrics import MetricSpec, spec_of
 from qrecipe.recipe.recipe import Evaluation

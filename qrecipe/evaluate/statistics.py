@@ -11,7 +11,7 @@ import numpy as np
 
 from qrecipe.evaluate.gates import by_slice, centre_of, finite, interval
 from qrecipe.evaluate.values import Value, paired, per_prompt
-from qrecipe.inputs.documents import Statistic
+from qrecipe.inputs.documents.results import Statistic
 from qrecipe.recipe.metrics import MetricSpec
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from qrecipe.errors import Place, Problem, Problems
 from qrecipe.files import digest, read_json
-from qrecipe.inputs.documents import Ballot, check
+from qrecipe.inputs.documents.ballots import Ballot
+from qrecipe.inputs.documents.check import check
 from qrecipe.source import bounds
 
 MAX_BALLOT = 16 << 20

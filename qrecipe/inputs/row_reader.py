@@ -153,7 +153,7 @@ class RowReader:
             row = _coerced(row)
             line = parse(self.kind, row)
         if line is None:
-            from qrecipe.inputs.documents import check  # only for rows that are wrong: jsonschema takes long to import
+            from qrecipe.inputs.documents.check import check  # only for rows that are wrong: jsonschema takes long to import
 
             problems = check(f"{self.kind}-row", row, place, "QR041")
             if problems:

@@ -14,7 +14,7 @@ from qrecipe.files import FileHashes, digest, is_file
 from qrecipe.inputs.ballots import read_ballots
 from qrecipe.inputs.bases import BUILTIN, BaseInfo, folder_of, locate, names_folder
 from qrecipe.inputs.contents import Content, content_of
-from qrecipe.inputs.documents import Ballot
+from qrecipe.inputs.documents.ballots import Ballot
 from qrecipe.inputs.manifest import Manifest, Table, read_manifest
 from qrecipe.inputs.replacements import Replacements
 from qrecipe.plan import checks, trainable

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from qrecipe.errors import CODES, Problems, RecipeError
 from qrecipe.inputs.bases import BaseInfo
-from qrecipe.inputs.documents import Ballot
+from qrecipe.inputs.documents.ballots import Ballot
 from qrecipe.inputs.manifest import Manifest
 from qrecipe.inputs.replacements import Replacements
 from qrecipe.plan.synthetic import SyntheticDataset

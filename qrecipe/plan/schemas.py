@@ -6,7 +6,7 @@ import copy
 from functools import cache
 from typing import Any
 
-from qrecipe.inputs.documents import DOCUMENTS
+from qrecipe.inputs.documents.check import DOCUMENTS
 from qrecipe.recipe.docs import describe_fields
 from qrecipe.recipe.recipe import Recipe
 

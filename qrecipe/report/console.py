@@ -16,7 +16,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from qrecipe import interrupts
-from qrecipe.inputs.documents import Verdict
+from qrecipe.inputs.documents.verdicts import Verdict
 from qrecipe.report.tables import Printer, duration, size, verdict_table
 from qrecipe.report.terminal import give_up, wrapped
 

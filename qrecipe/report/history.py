@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qrecipe.inputs.documents import Verdict
+from qrecipe.inputs.documents.verdicts import Verdict
 from qrecipe.report.console import BARS, LINES, STAGE_LINES, Fields
 from qrecipe.report.rewards import RewardRows
 

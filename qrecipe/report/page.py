@@ -13,7 +13,8 @@ import soundfile
 from qrecipe.data.audio import Audio, encoded
 from qrecipe.evaluate.metrics import text_and_transcript
 from qrecipe.evaluate.samples import Sample
-from qrecipe.inputs.documents import Statistic, interval_text
+from qrecipe.inputs.documents.results import Statistic
+from qrecipe.inputs.documents.verdicts import interval_text
 from qrecipe.qwen3 import SAMPLE_RATE
 from qrecipe.report.history import RunHistory, StageHistory
 from qrecipe.report.markup import document, table

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from xml.etree.ElementTree import Element
 
-from qrecipe.inputs.documents import Verdict
+from qrecipe.inputs.documents.verdicts import Verdict
 
 POINTS = 240
 """Points of a line, evenly spread."""

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from qrecipe.data.report import Report
     from qrecipe.plan.compute import Compute
     from qrecipe.plan.gpus import Durations
-from qrecipe.inputs.documents import Comparison, Statistic, interval_text
+from qrecipe.inputs.documents.results import Comparison, Statistic
+from qrecipe.inputs.documents.verdicts import interval_text
 from qrecipe.plan.values import Plan, PlannedStage, PlannedSynthetic, PlannedTrain
 from qrecipe.qwen3 import FRAMES_PER_SECOND
 

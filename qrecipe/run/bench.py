@@ -6,7 +6,7 @@ from typing import Protocol
 
 from qrecipe.evaluate.evaluators import EvaluatorSet
 from qrecipe.inputs.bases import LocalBase
-from qrecipe.inputs.documents import Ballot
+from qrecipe.inputs.documents.ballots import Ballot
 from qrecipe.model.load import LoadedBase
 from qrecipe.recipe.gate import Gate
 from qrecipe.recipe.recipe import Evaluation

@@ -10,7 +10,8 @@ from qrecipe import phases
 from qrecipe.bundle.build import BundleContent, build, refuse_other
 from qrecipe.errors import EngineError, UserError
 from qrecipe.files import cache_dir
-from qrecipe.inputs.documents import Lock, Verdict
+from qrecipe.inputs.documents.lock import Lock
+from qrecipe.inputs.documents.verdicts import Verdict
 from qrecipe.model.weights import Delta
 from qrecipe.phases import phase
 from qrecipe.plan.complete import RunPlan

@@ -17,7 +17,7 @@ from qrecipe.evaluate.samples import Sample, Task, generated, recorded
 from qrecipe.evaluate.statistics import shortfall
 from qrecipe.evaluate.values import Value, per_prompt
 from qrecipe.files import write_text
-from qrecipe.inputs.documents import Verdict
+from qrecipe.inputs.documents.verdicts import Verdict
 from qrecipe.phases import phase
 from qrecipe.plan.fingerprints import GENERATION, NUMERICS
 from qrecipe.qwen3 import Layout

@@ -8,7 +8,8 @@ from typing import Any
 
 from qrecipe.errors import Place, Problem, Problems, UserError
 from qrecipe.files import digest, read_json, write_json
-from qrecipe.inputs.documents import Lock, LockBase, LockStage, check
+from qrecipe.inputs.documents.check import check
+from qrecipe.inputs.documents.lock import Lock, LockBase, LockStage
 from qrecipe.inputs.evaluators import version_of
 from qrecipe.plan.changes import changes
 from qrecipe.plan.complete import RunPlan, as_complete

@@ -10,7 +10,8 @@ from pydantic import PlainSerializer
 
 from qrecipe.errors import Place, Problem, UserError
 from qrecipe.files import read_json, write_json
-from qrecipe.inputs.documents import BundleStage, Verdict
+from qrecipe.inputs.documents.bundle import BundleStage
+from qrecipe.inputs.documents.verdicts import Verdict
 from qrecipe.plan.complete import RunPlan
 from qrecipe.recipe.model import Settings
 

@@ -12,7 +12,7 @@ from qrecipe.data.codes import Encoder
 from qrecipe.evaluate.evaluators import EvaluatorChoice, EvaluatorSet
 from qrecipe.files import FileHashes
 from qrecipe.inputs.bases import LocalBase
-from qrecipe.inputs.documents import Ballot
+from qrecipe.inputs.documents.ballots import Ballot
 from qrecipe.model.load import LoadedBase, open_model
 from qrecipe.model.weights import Delta
 from qrecipe.model.working import WorkingWeights

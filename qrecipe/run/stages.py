@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from qrecipe.inputs.documents import Verdict
+from qrecipe.inputs.documents.verdicts import Verdict
 from qrecipe.model.weights import Delta
 from qrecipe.recipe.stage import Stage
 from qrecipe.run.judging import Baselines, Judge

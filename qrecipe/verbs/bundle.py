@@ -6,7 +6,7 @@ from pathlib import Path
 
 from qrecipe.bundle.build import BundleContent, build
 from qrecipe.errors import BundleError, Place, Problem, suggest
-from qrecipe.inputs.documents import BundleStage
+from qrecipe.inputs.documents.bundle import BundleStage
 from qrecipe.plan.complete import RunPlan
 from qrecipe.run.locking import make_lock
 from qrecipe.run.models import stages_delta

@@ -17,7 +17,7 @@ from qrecipe.evaluate.statistics import compare as compare_values
 from qrecipe.evaluate.statistics import statistic
 from qrecipe.evaluate.values import Value
 from qrecipe.files import FileHashes, cache_dir, digest, write_json, write_text
-from qrecipe.inputs.documents import Comparison, EvaluationResult, Heard, Statistic
+from qrecipe.inputs.documents.results import Comparison, EvaluationResult, Heard, Statistic
 from qrecipe.inputs.manifest import Manifest, Table, read_manifest
 from qrecipe.inputs.replacements import Replacements
 from qrecipe.plan.checks import other_languages

@@ -14,7 +14,7 @@ from qrecipe.errors import Place, Problem, Problems, UserError, suggest
 from qrecipe.evaluate.samples import Where, stored_samples
 from qrecipe.files import digest, write_json
 from qrecipe.inputs.ballots import parse_ballot
-from qrecipe.inputs.documents import Ballot
+from qrecipe.inputs.documents.ballots import Ballot
 from qrecipe.report.listening import KIND, HeardPair, Scale, Sound, listening_page, pair_of, set_id
 from qrecipe.report.serve import Response, Site, message
 from qrecipe.run.record import RunRecord, require_record

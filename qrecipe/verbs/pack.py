@@ -22,7 +22,9 @@ from qrecipe.errors import BundleError, DataError, Place, Problem, Problems, Rec
 from qrecipe.evaluate.evaluators import EvaluatorChoice, EvaluatorSet
 from qrecipe.files import FileHashes, digest
 from qrecipe.inputs.bases import LocalBase, weight_files
-from qrecipe.inputs.documents import Ballot, PackJudging, PackManifest, Verdict
+from qrecipe.inputs.documents.ballots import Ballot
+from qrecipe.inputs.documents.bundle import PackJudging, PackManifest
+from qrecipe.inputs.documents.verdicts import Verdict
 from qrecipe.inputs.fetch import resolve
 from qrecipe.inputs.manifest import read_manifest as read_rows
 from qrecipe.model.languages import initial_rows, require_free

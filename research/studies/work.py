@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from qrecipe.errors import QRecipeError
-from qrecipe.inputs.documents import Verdict
+from qrecipe.inputs.documents.verdicts import Verdict
 from qrecipe.plan import complete_plan
 from qrecipe.recipe import load as load_recipe
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from qrecipe.bundle.card import model_card
-from qrecipe.inputs.documents import BundleStage
+from qrecipe.inputs.documents.bundle import BundleStage
 from qrecipe.plan import make_plan
 from qrecipe.recipe import inspect, load
 from tests.support import recipes

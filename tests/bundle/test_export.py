@@ -21,7 +21,7 @@ from qrecipe.bundle.verify import read_manifest
 from qrecipe.errors import EngineError
 from qrecipe.files import FileHashes
 from qrecipe.inputs.bases import LocalBase, known_tags, weight_files
-from qrecipe.inputs.documents import BundleLanguage
+from qrecipe.inputs.documents.bundle import BundleLanguage
 from qrecipe.inputs.fetch import resolve
 from qrecipe.inputs.tokenizer import TextTokenizer
 from qrecipe.model.load import open_model

@@ -273,7 +273,7 @@ def test_a_median_ignores_outliers_and_needs_enough_prompts() -> None:
 
 def test_verdicts_follow_their_schema() -> None:
     from qrecipe.errors import Place
-    from qrecipe.inputs.documents import check
+    from qrecipe.inputs.documents.check import check
 
     found = [judge(gate(max=9.0), spec(), values(SAMPLE), None), undecidable(gate(max=1.0), "why", "skipped")]
     document = {"verdicts": {"a": [v.as_json() for v in found]}, "survives_rounding": {}}

@@ -7,7 +7,7 @@ import pytest
 
 from qrecipe.evaluate import preference
 from qrecipe.evaluate.preference import Pair, Vote, interval, judge_preference, votes_of
-from qrecipe.inputs.documents import Ballot
+from qrecipe.inputs.documents.ballots import Ballot
 from qrecipe.recipe.gate import Gate
 from tests.support.ballots import ballot, content
 

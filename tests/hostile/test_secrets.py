@@ -11,7 +11,7 @@ import yaml
 
 from qrecipe.bundle.card import escape, model_card
 from qrecipe.errors import EngineError, Place, Problem
-from qrecipe.inputs.documents import BundleStage
+from qrecipe.inputs.documents.bundle import BundleStage
 from qrecipe.plan import make_plan
 from qrecipe.recipe import inspect, load
 from qrecipe.redaction import looks_secret, redact

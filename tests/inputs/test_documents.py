@@ -7,7 +7,7 @@ from typing import Literal
 import pytest
 
 from qrecipe.errors import Place
-from qrecipe.inputs.documents import check
+from qrecipe.inputs.documents.check import check
 from qrecipe.inputs.rows import parse
 
 

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from qrecipe.bundle.card import _evaluation
 from qrecipe.evaluate.gates import undecidable
-from qrecipe.inputs.documents import Judgement
+from qrecipe.inputs.documents.verdicts import Judgement
 from qrecipe.recipe.gate import Gate
 from qrecipe.report.tables import verdict_table
 

@@ -13,7 +13,7 @@ import torch
 from qrecipe.data.speech import SpeechData, SpeechRow
 from qrecipe.evaluate.gates import centre_of
 from qrecipe.evaluate.values import Value, per_prompt
-from qrecipe.inputs.documents import Verdict
+from qrecipe.inputs.documents.verdicts import Verdict
 from qrecipe.recipe.metrics import spec_of
 from qrecipe.recipe.recipe import Evaluation
 from qrecipe.run.best_language import CHOOSING, MOST, split

@@ -13,7 +13,7 @@ import yaml
 from rich.console import Console
 
 from qrecipe.errors import Place, UserError
-from qrecipe.inputs.documents import check
+from qrecipe.inputs.documents.check import check
 from qrecipe.model.generate import speech
 from qrecipe.recipe import load
 from qrecipe.recipe.evaluator import Asr, Evaluators
