@@ -32,7 +32,7 @@ class EvaluatorPlanner:
         self.hashes = hashes
         self.problems = problems
         self.missing: dict[str, Problems] = {}
-        """What keeps each evaluator from being used; of those that `evaluators` has looked for."""
+        """Reasons why an evaluator cannot be used; of those that `evaluators` has looked for."""
 
     def evaluators(self) -> dict[str, PlannedEvaluator]:
         """The evaluators that the recipe needs."""

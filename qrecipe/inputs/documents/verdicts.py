@@ -1,4 +1,4 @@
-"""What gates decided."""
+"""Verdicts of gates."""
 
 from __future__ import annotations
 
