@@ -18,6 +18,7 @@ from qrecipe.plan.complete import RunPlan
 from qrecipe.recipe.checks import gates_with_nodes
 from qrecipe.report.history import EventReader
 from qrecipe.run import disk
+from qrecipe.run.compile_ahead import CompileAhead
 from qrecipe.run.events import EVENTS, Events, Listener
 from qrecipe.run.judging import Baselines, Judge
 from qrecipe.run.locking import differences, lock_path, make_lock, read_lock, require_lock, write_lock
@@ -96,20 +97,33 @@ def _carry_out(plan: RunPlan, options: RunOptions, store: RunStore, events: Even
     texts = {stage: str(standing) or standing.state for stage, standing in stages.items()}
     names = {"recipe": plan.plan.recipe, "version": plan.loaded.recipe.version, "plan": plan.plan.hash, "start": plan.start}
     events.emit("run_started", **names, device=base.device, lock=lock_file, stages=texts)
-    session = start_run(base, plan, store)
+    unfinished = world.from_first(lambda: [stage for stage, standing in stages.items() if standing.state != "done"], "starting")
+    with CompileAhead.start(plan, base.opened.device, unfinished if world.first else []) as ahead:
+        session = start_run(base, plan, store)
+        outcome = _train_and_judge(session, options, lock, unfinished, ahead)
+    if world.first:
+        _write_page(Judge(session), session, replace(outcome, seconds=clock.table()))
+    outcome = replace(outcome, seconds=clock.table())
+    events.emit("run_finished", **outcome.as_json())
+    session.opened.close()
+    return outcome
+
+
+def _train_and_judge(session: RunSession, options: RunOptions, lock: Lock, unfinished: list[str], ahead: CompileAhead) -> Outcome:
+    """From a session whose data is encoded to the bundle."""
+    plan, world = session.plan, session.world
     # what must hold before hours are spent: aligned losses, gates that can fail, speech of the base that can be used
     judge = Judge(session)
     check_alignment(session)
     if session.recipe.evaluation.probe_gates:
         judge.require_sound([(g, n.place) for g, n in gates_with_nodes(session.recipe, plan.loaded.node)])
     synthetic = SyntheticSpeech(session)
-    unfinished = [stage for stage, standing in stages.items() if standing.state != "done"]
-    synthetic.prepare(world.from_first(lambda: unfinished, "starting"), session.start)
+    synthetic.prepare(unfinished, session.start)
     # the base is measured and heard first, while the modules hold it
     gates = session.recipe.gates()
     baselines = Baselines(judge.baseline(gates, "base", plan.start), judge.best_languages(gates, plan.start))
     judge.demonstrate(gates, plan.start)
-    runner = StageRunner(session, judge, Trainer(session, synthetic, options.every))
+    runner = StageRunner(session, judge, Trainer(session, synthetic, options.every, ahead))
     progress = RunProgress(State(plan.start, Delta().then(session.start)))
     runner.run(progress, options.until, baselines)
     # accepted only with every gate of `accept` passed, on the weights that the bundle gets
@@ -120,11 +134,6 @@ def _carry_out(plan: RunPlan, options: RunOptions, store: RunStore, events: Even
     bundle = _bundle(session, progress, lock, accept, options.bundles) if accepted and world.first else None
     outcome = Outcome(progress.ended or ("accepted" if accepted else "rejected"), bundle, progress.outcomes, accept)
     runner.save(progress, status=outcome.status, accept=accept)
-    if world.first:
-        _write_page(judge, session, replace(outcome, seconds=clock.table()))
-    outcome = replace(outcome, seconds=clock.table())
-    events.emit("run_finished", **outcome.as_json())
-    session.opened.close()
     return outcome
 
 

@@ -24,6 +24,7 @@ from qrecipe.phases import phase
 from qrecipe.plan.compute import Compute, compute
 from qrecipe.plan.fingerprints import NUMERICS
 from qrecipe.recipe.stage import RewardStage, Stage
+from qrecipe.run.compile_ahead import CompileAhead
 from qrecipe.run.events import Events
 from qrecipe.run.locking import lock_stage
 from qrecipe.run.rewarding import RunRewarder, rewarded_texts
@@ -48,6 +49,8 @@ class Trainer:
     synthetic: SyntheticSpeech
     every: Every
     """How often the state of a stage is stored, beside every interruption."""
+    ahead: CompileAhead
+    """What compiles stages before their turn."""
 
     @phase("training")
     def train(self, stage: Stage, before: Delta, state: str, fingerprint: str) -> tuple[Delta, dict[str, Any]]:
@@ -118,6 +121,7 @@ class Trainer:
             return False
         why = fused.trouble(device)
         self.session.events.emit("compiling", stage=stage.id, trouble=why)
+        self.ahead.wait(stage.id)
         return why is None
 
     def _recomputes(self, stage: Stage, cost: Compute | None) -> bool:
