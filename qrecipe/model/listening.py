@@ -18,7 +18,10 @@ LISTENING_RATE = 16_000
 """Hz; what all of them read."""
 MAX_TOKENS = 440
 """Tokens of a transcript at most; Whisper's decoder has 448 places, some of them taken by control tokens."""
-MOST_AT_ONCE = 64
+TOKENS_PER_SECOND = 25
+"""Of a transcript at most, and 20 more: nobody speaks as fast in any script. A recogniser that says one word over and over would
+otherwise hold up its whole batch."""
+MOST_AT_ONCE = 256
 """Recordings that Whisper hears in one batch at most."""
 SHARE_OF_MEMORY = 1 / 8
 """Of a GPU, that the largest part of a batch may take: the keys and values of the encoder's states."""
@@ -60,12 +63,8 @@ class TransformersRecogniser:
     def transcribe_scored(self, audio: NDArray[np.float32], language: str) -> tuple[str, float]:
         """The transcript of one recording, and the mean probability of its letters or tokens."""
         if not self._ctc:
-            out = self._heard([audio], language, output_scores=True, return_dict_in_generate=True)
-            logs = self._model.compute_transition_scores(
-                out.sequences, out.scores, getattr(out, "beam_indices", None), normalize_logits=True
-            )
-            scores = logs[torch.isfinite(logs) & (logs < 0)]
-            return self._written(out.sequences)[0], float(scores.mean().exp()) if scores.numel() else 0.0
+            tokens = self._heard([audio], language)
+            return self._written(tokens)[0], self._likelihood(audio, tokens[0], language)
         self._use_adapter(language)
         with silence():
             inputs = self._processor(audio, sampling_rate=LISTENING_RATE, return_tensors="pt").to(self._device)
@@ -74,12 +73,32 @@ class TransformersRecogniser:
         return self._letters(tokens), float(scores.mean()) if scores.numel() else 0.0
 
     @torch.inference_mode()
-    def _heard(self, audios: list[NDArray[np.float32]], language: str, **settings: Any) -> Any:
-        """Whisper's tokens of recordings that are heard together."""
-        settings |= {"do_sample": False, "num_beams": self._beam_size, "max_new_tokens": MAX_TOKENS}
+    def _heard(self, audios: list[NDArray[np.float32]], language: str) -> torch.Tensor:
+        """Whisper's tokens of recordings that are heard together, [recordings, tokens] int64."""
+        settings: dict[str, Any] = {"do_sample": False, "num_beams": self._beam_size, "max_new_tokens": MAX_TOKENS}
+        settings["stopping_criteria"] = [_Longest(torch.tensor([len(a) for a in audios], device=self._device))]
         with silence():
-            features = self._processor(audios, sampling_rate=LISTENING_RATE, return_tensors="pt").input_features
-            return self._model.generate(features.to(self._device), language=language, task="transcribe", **settings)
+            tokens: torch.Tensor = self._model.generate(self._features(audios), language=language, task="transcribe", **settings)
+        return tokens
+
+    def _features(self, audios: list[NDArray[np.float32]]) -> torch.Tensor:
+        """[recordings, mels, 3000] float32 on the device."""
+        inputs = self._processor(audios, sampling_rate=LISTENING_RATE, return_tensors="pt", device=str(self._device))
+        features: torch.Tensor = inputs.input_features.to(self._device)
+        return features
+
+    def _likelihood(self, audio: NDArray[np.float32], tokens: torch.Tensor, language: str) -> float:
+        """Mean probability of a transcript's tokens when Whisper reads them again; 0 of an empty one."""
+        tokenizer = self._processor.tokenizer
+        words = tokens[tokens < tokenizer.eos_token_id]  # every control token comes after the words
+        if not len(words):
+            return 0.0
+        control = [i for _, i in tokenizer.get_decoder_prompt_ids(language=language, task="transcribe")]
+        prompt = torch.tensor([self._model.config.decoder_start_token_id, *control], device=self._device)
+        with silence():
+            logits = self._model(self._features([audio]), decoder_input_ids=torch.cat([prompt, words])[None]).logits[0]
+        logs = logits[len(prompt) - 1 : -1].float().log_softmax(-1).gather(1, words[:, None])
+        return float(logs.mean().exp())
 
     def _written(self, tokens: torch.Tensor) -> list[str]:
         return [str(t).strip() for t in self._processor.batch_decode(tokens, skip_special_tokens=True)]
@@ -134,6 +153,18 @@ class TransformersRecogniser:
             self._processor.tokenizer.set_target_lang(language)
             self._model.load_adapter(language, local_files_only=True)
         self._adapter = language
+
+
+class _Longest:
+    """Ends a transcript that is longer than its recording could make it, whatever the others of its batch do."""
+
+    def __init__(self, samples: torch.Tensor) -> None:
+        """`samples` is [recordings] int64, at 16 kHz."""
+        self._most = 20 + TOKENS_PER_SECOND * samples / LISTENING_RATE
+
+    def __call__(self, tokens: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        """[recordings x hypotheses, tokens] -> [recordings x hypotheses] bool."""
+        return (tokens.shape[1] >= self._most).repeat_interleave(len(tokens) // len(self._most))
 
 
 def _at_once(config: Any, beam_size: int, device: torch.device) -> int:
