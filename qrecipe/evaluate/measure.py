@@ -191,13 +191,18 @@ def _listened(samples: Iterable[Sample], specs: Sequence[MetricSpec], evaluators
         yield from block
 
 
+def transcribed_at_once() -> int:
+    """Samples that a recogniser is best given at once on this machine."""
+    return TRANSCRIBED[pick_device().type]
+
+
 def transcribed(samples: Iterable[Sample], specs: Sequence[MetricSpec], evaluators: EvaluatorSet) -> Iterator[Sample]:
     """Passes samples on, several at once transcribed before if a metric reads what was heard."""
     if not any(s.needs == "asr" for s in specs):
         yield from samples
         return
     remaining = iter(samples)
-    while block := list(islice(remaining, TRANSCRIBED[pick_device().type])):
+    while block := list(islice(remaining, transcribed_at_once())):
         with phase("listening"):
             evaluators.transcribe_all(block)
         yield from block

@@ -28,7 +28,10 @@ SHARE_OF_MEMORY = 1 / 8
 
 
 class TransformersRecogniser:
-    """Whisper, or wav2vec2 with a CTC head (MMS: with the adapter of the language). Raises OSError or ValueError if it cannot be loaded."""
+    """Whisper, or wav2vec2 with a CTC head (MMS: with the adapter of the language). Raises OSError or ValueError if it cannot be loaded.
+
+    On a GPU Whisper computes in float16, as its authors run it.
+    """
 
     def __init__(self, folder: Path, beam_size: int, device: torch.device) -> None:
         stock()  # silences what transformers says
@@ -39,7 +42,8 @@ class TransformersRecogniser:
             self._ctc: bool = AutoConfig.from_pretrained(str(folder), **here).model_type != "whisper"
             self._processor = AutoProcessor.from_pretrained(str(folder), **here)
             classes = AutoModelForCTC if self._ctc else AutoModelForSpeechSeq2Seq
-            self._model = classes.from_pretrained(str(folder), dtype=torch.float32, **here).to(device).eval()
+            self._dtype = torch.float32 if self._ctc or device.type == "cpu" else torch.float16
+            self._model = classes.from_pretrained(str(folder), dtype=self._dtype, **here).to(device).eval()
         self._beam_size, self._device = beam_size, device
         self._batch = 1 if self._ctc or device.type == "cpu" else _at_once(self._model.config, beam_size, device)
         self._adapter: str | None = None
@@ -82,9 +86,9 @@ class TransformersRecogniser:
         return tokens
 
     def _features(self, audios: list[NDArray[np.float32]]) -> torch.Tensor:
-        """[recordings, mels, 3000] float32 on the device."""
+        """[recordings, mels, 3000] on the device, in the model's number format."""
         inputs = self._processor(audios, sampling_rate=LISTENING_RATE, return_tensors="pt", device=str(self._device))
-        features: torch.Tensor = inputs.input_features.to(self._device)
+        features: torch.Tensor = inputs.input_features.to(self._device, self._dtype)
         return features
 
     def _likelihood(self, audio: NDArray[np.float32], tokens: torch.Tensor, language: str) -> float:
@@ -169,7 +173,7 @@ class _Longest:
 
 def _at_once(config: Any, beam_size: int, device: torch.device) -> int:
     """How many recordings of 30 s a Whisper hears at once on a GPU: a power of two that depends on the model and the card alone."""
-    one = 2 * 4 * config.decoder_layers * config.max_source_positions * config.d_model * beam_size
+    one = 2 * torch.float16.itemsize * config.decoder_layers * config.max_source_positions * config.d_model * beam_size
     fit = SHARE_OF_MEMORY * torch.cuda.get_device_properties(device).total_memory / one
     return min(MOST_AT_ONCE, 1 << int(math.log2(max(1.0, fit))))
 

@@ -13,7 +13,7 @@ from qrecipe.data.speech import SpeechData, SpeechRow
 from qrecipe.data.synthetic import folder_of, synthesize
 from qrecipe.errors import DataError
 from qrecipe.evaluate.evaluators import EvaluatorChoice, EvaluatorSet
-from qrecipe.evaluate.measure import MEASURING, number_of, transcribed
+from qrecipe.evaluate.measure import MEASURING, number_of, transcribed, transcribed_at_once
 from qrecipe.evaluate.samples import Sample
 from qrecipe.model.speak import sound
 from qrecipe.model.weights import Delta
@@ -28,9 +28,6 @@ from qrecipe.store import JsonStore, key_of
 
 FACTOR = 2.0
 """A sentence that is this many times slower or faster than the dataset's median did not come out right."""
-BATCH = 16
-"""Sentences that are decoded at once for the recogniser, and whose error rates are stored together."""
-
 Rejected = dict[str, list[int]]
 """Reason -> indices of the sentences that are not learned: `runaway`, `rate`, `outruns` or `misheard`."""
 
@@ -138,7 +135,8 @@ def _misheard(plan: RunPlan, session: Session, dataset: SyntheticDataset, rows: 
     opened = session.opened
     evaluators = EvaluatorSet(opened, identity, EvaluatorChoice(recipe.evaluators, loaded.root, recipe.tags(), places))
     order = list(rows)
-    batches = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
+    size = transcribed_at_once()
+    batches = [order[start : start + size] for start in range(0, len(order), size)]
 
     def key(batch: list[int]) -> str:
         content = [[rows[i].text, rows[i].codes.tolist()] for i in batch]

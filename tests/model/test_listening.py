@@ -123,4 +123,4 @@ def test_a_batch_is_of_a_size_that_the_card_holds(monkeypatch: pytest.MonkeyPatc
         card = SimpleNamespace(total_memory=memory * gigabyte)
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _, card=card: card)
         sizes.append(_at_once(large, 1, CPU))
-    assert sizes == [1, 4, 16, MOST_AT_ONCE]
+    assert sizes == [1, 8, 32, MOST_AT_ONCE]
