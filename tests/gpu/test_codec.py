@@ -27,7 +27,8 @@ def test_activations_are_one_kernel_and_stock_s(mini: BaseInfo) -> None:
     for module in activations:
         del module.forward
     for (ours, _), (stock, _) in zip(fused, sound(on_gpu, codes), strict=True):
-        np.testing.assert_allclose(ours, stock, atol=1e-4)
+        # cuDNN's convolutions round what they read to TF32's eleven bits, and carry a last digit of an activation as far
+        np.testing.assert_allclose(ours, stock, rtol=0, atol=1e-3 * float(np.abs(stock).max()))
     codec.fuse_activations(decoder, on_gpu.device)
     on_gpu.close()
 
