@@ -16,6 +16,7 @@ from qrecipe.files import FileHashes
 from qrecipe.inputs.durations import lengths, seconds
 from qrecipe.plan.compute import Compute
 from qrecipe.plan.planned import Planned
+from qrecipe.plan.synthetic import frames_of_text
 from qrecipe.plan.trainable import Trainable
 from qrecipe.qwen3 import FRAMES_PER_SECOND, TALKER_LAYERS, within
 from qrecipe.recipe.metrics import spec_of
@@ -136,7 +137,7 @@ def _speaking(planned: Planned, hashes: FileHashes, gpu: Gpu, gpus: int) -> floa
                 return None
             rows = planned.manifests[dataset].rows[: evaluation.prompts]
             ways = len(evaluation.seeds) * len(evaluation.layouts) * len(evaluation.kinds)
-            frames = ways * FRAMES_PER_SECOND * sum(seconds(r, hashes) or 0.0 for r in rows)
+            frames = ways * FRAMES_PER_SECOND * sum(seconds(r, hashes) or frames_of_text(r.text) / FRAMES_PER_SECOND for r in rows)
             at_once = max((n for n in SPEAKING if n <= max(1, len(rows) * ways / gpus)), default=1)
             total += frames / (SPEAKING[at_once] * gpu.bandwidth / GPUS["h200"].bandwidth) / gpus
     return total

@@ -38,6 +38,7 @@ from qrecipe.recipe import LoadedRecipe
 from qrecipe.recipe.dataset import SHARDS, Dataset
 from qrecipe.recipe.gate import Gate, Select
 from qrecipe.recipe.stage import Stage
+from qrecipe.recipe.synthetic import voices
 from qrecipe.source import bounds
 
 
@@ -175,13 +176,18 @@ class _Planner:
         return problems
 
     def synthetic(self, datasets: dict[str, PlannedDataset]) -> dict[str, SyntheticDataset]:
-        """Datasets that the base speaks. Of those that judge, what it says is the content, which is put into `datasets`."""
+        """Datasets that the base speaks. Of texts that judge, what it says, or in whose voices the model reads them, is part of the
+        content, which is put into `datasets`."""
         synthetic, mistakes = make_synthetic(self.loaded, self.base, self.manifests, self.hashes)
         self.problems += mistakes
         for name in self.recipe.spoken_judges():
             inputs = [datasets[name].sha256, synthetic[name].digest if name in synthetic else None]
             content = None if None in inputs else digest(inputs)
             datasets[name] = datasets[name].model_copy(update={"sha256": content})
+        recordings = [self.loaded.path(v) for v in voices(self.recipe)]
+        for name in self.recipe.read_judges() if all(map(is_file, recordings)) else []:
+            inputs = [datasets[name].sha256, *map(self.hashes.sha256, recordings)]
+            datasets[name] = datasets[name].model_copy(update={"sha256": None if None in inputs else digest(inputs)})
         return synthetic
 
     def trainables(self, languages: dict[str, int] | None) -> dict[str, trainable.Trainable]:

@@ -6,7 +6,7 @@ Needs no base and no data; what does need them (patterns, rows, texts) is checke
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 from os.path import normpath
 from pathlib import Path
@@ -142,7 +142,7 @@ def _select(recipe: Recipe, select: Select, n: Node) -> Iterator[Problem]:
     for i, bound in enumerate(select.bounds):
         if bound.min is None and bound.max is None:
             yield n.at("bounds", i).problem("QR027", f"the bound on `{bound.metric}` states neither `min` nor `max`")
-    yield from _judge_data(recipe, select.data, n.at("data"))
+    yield from _judge_data(recipe, select.data, n.at("data"), select.metrics)
 
 
 def _reward(recipe: Recipe, stage: RewardStage, n: Node) -> Iterator[Problem]:
@@ -235,7 +235,7 @@ def _gate(recipe: Recipe, gate: Gate, n: Node) -> Iterator[Problem]:
         yield n.at("metric").problem("QR020", f"no metric is called `{gate.metric}`", suggest(gate.metric, metrics.names()))
     else:
         yield from _preference(gate, n) if spec.source == "ballots" else _metric(recipe, gate, spec, n)
-    yield from _judge_data(recipe, gate.data, n.at("data"))
+    yield from _judge_data(recipe, gate.data, n.at("data"), [gate.metric])
 
 
 def _baseline(gate: Gate, n: Node) -> Iterator[Problem]:
@@ -283,7 +283,7 @@ def _metric(recipe: Recipe, gate: Gate, spec: metrics.MetricSpec, n: Node) -> It
     """Recordings have the metric where it is compared with theirs, speech is generated where it is of another language."""
     dataset = recipe.datasets.get(gate.data)
     if gate.against == "recordings" and dataset is not None and dataset.kind == "text":
-        message = f"`{gate.data}` is text that the base speaks, so there are no recordings to compare with"
+        message = f"`{gate.data}` is text, so there are no recordings to compare with"
         yield n.at("data").problem("QR026", message, "`max_increase: …, baseline: base`")
     elif gate.against == "recordings":
         floor = n.at("max_over_floor" if gate.kind == "max_over_floor" else "baseline")
@@ -322,15 +322,16 @@ def _recogniser(recipe: Recipe, metric: str, data: str, nodes: tuple[Node, Node]
         yield nodes[1].problem("QR026", message, help_)
 
 
-def _judge_data(recipe: Recipe, name: str, n: Node) -> Iterator[Problem]:
-    """Data that judges consists of recordings that nothing trains on."""
+def _judge_data(recipe: Recipe, name: str, n: Node, measured: Sequence[str]) -> Iterator[Problem]:
+    """Nothing trains on data that judges, and it has what the metrics read: those of speech alone can do without recordings."""
     dataset, trained = recipe.datasets.get(name), recipe.trained_datasets()
+    unread = next((m for m in measured if (s := metrics.find(m)) is not None and s.reads_recordings), None)
     if dataset is None:
-        fitting = [d for d, v in recipe.datasets.items() if d not in trained and (v.kind == "speech" or v.language not in recipe.languages)]
+        fitting = [d for d in recipe.datasets if d not in trained]
         yield n.problem("QR020", f"no dataset is called `{name}`", suggest(name, fitting or recipe.datasets))
-    elif dataset.kind != "speech" and dataset.language in recipe.languages:
-        help_ = "text judges in a language of the base, which then speaks it: is the old language forgotten?"
-        yield n.problem("QR026", f"metrics need recordings, and `{name}` is {dataset.kind}", help_)
+    elif dataset.kind == "text" and dataset.language in recipe.languages and unread is not None:
+        help_ = "judge sentences that nobody has recorded by what is heard: `cer`, `runaway_rate`, `speaker_similarity`, `mos`"
+        yield n.problem("QR026", f"`{unread}` reads recordings, and `{name}` is text", help_)
     elif name in trained:
         help_ = "keep a part of the data for judging in a dataset of its own"
         yield n.problem("QR025", f"`{name}` judges and is also trained on", help_)
@@ -384,11 +385,11 @@ def _unjudged(recipe: Recipe, node: Node) -> Iterator[Problem]:
 
 
 def _search(recipe: Recipe, node: Node) -> Iterator[Problem]:
-    """Sentences that choose are recordings that nothing else reads."""
+    """Nothing else reads the sentences that choose."""
     search, n = recipe.search, node.at("search")
     if search is None:
         return
-    spec, dataset = metrics.find(search.metric), recipe.datasets.get(search.data)
+    spec = metrics.find(search.metric)
     if spec is None:
         yield n.at("metric").problem("QR020", f"no metric is called `{search.metric}`", suggest(search.metric, metrics.names()))
     elif spec.needs == "asr":
@@ -396,10 +397,8 @@ def _search(recipe: Recipe, node: Node) -> Iterator[Problem]:
     if search.data in recipe.judging_datasets():
         message = f"`{search.data}` chooses among variants and also judges: what is best on it by chance would pass"
         yield n.at("data").problem("QR025", message, "keep a part of the data for choosing in a dataset of its own")
-    elif dataset is not None and dataset.kind != "speech":
-        yield n.at("data").problem("QR026", f"metrics need recordings, and `{search.data}` is {dataset.kind}")
     else:
-        yield from _judge_data(recipe, search.data, n.at("data"))
+        yield from _judge_data(recipe, search.data, n.at("data"), [search.metric])
 
 
 def may_hold_language_rows(patterns: list[str], rows: object) -> bool:

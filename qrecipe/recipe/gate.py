@@ -23,7 +23,7 @@ class Gate(Settings):
     metric: Annotated[str, Field(min_length=1)]
     """Name of the metric; `qrecipe schema metrics` lists them with their units."""
     data: Annotated[str, Field(min_length=1)]
-    """The dataset whose prompts are judged. It may not be trained on: what was learned by heart says nothing of other sentences."""
+    """The dataset whose prompts are judged. It may not be trained on: what was learned by heart says nothing of other sentences. Text in a new language will do for metrics that read no recordings, such as `cer`: the model reads it in the voices of `teacher.voices`."""
     speak_as: str | None = None
     """Speak the dataset's texts under this language's token instead of their own (the default): does the new language leak into an old one's text? `best`, with `baseline: base`, changes the base alone: it speaks the texts under the language of its own, or under none, that it speaks them best with by this metric. A third of the sentences choose that language, and the others judge."""
     layout: Layout | None = None
@@ -127,7 +127,7 @@ class Select(Settings):
     metric: Annotated[str, Field(min_length=1)]
     """Decides which step is best. `talker_nll` and `predictor_nll` are cheap; a metric of generated speech, such as `cer`, is measured on the model as it would be exported. Likelihood falls as a voice is learned, whether the language is read or not, so choose by ear where a recogniser knows the language."""
     data: Annotated[str, Field(min_length=1)]
-    """A speech dataset that is not trained on; the gates' own may serve, but then it has been looked at before they judge."""
+    """A dataset that is not trained on, of recordings or, for metrics that read none, of sentences; the gates' own may serve, but then it has been looked at before they judge."""
     every: Annotated[int, Field(ge=1)]
     """Optimiser steps between two evaluations: often enough to meet the best step, seldom enough not to cost more than training. A likelihood reads the whole dataset in every layout."""
     prompts: Annotated[int, Field(ge=1)] = 16

@@ -56,6 +56,11 @@ class MetricSpec:
     compares: bool = False
     """Whether a value compares with the row's own recording, which text does not have."""
 
+    @property
+    def reads_recordings(self) -> bool:
+        """Whether sentences that nobody has recorded have no value of it."""
+        return self.source == "teacher_forced" or self.compares or self.better == "match"
+
 
 _NOT_NEGATIVE = (0.0, None)
 _BOUNDS: dict[str, tuple[float | None, float | None]] = {

@@ -122,6 +122,11 @@ class Recipe(Settings):
         judging = self.judging_datasets()
         return [k for k, d in self.datasets.items() if k in judging and d.kind == "text" and d.language not in self.languages]
 
+    def read_judges(self) -> list[str]:
+        """Names of the texts in the recipe's own languages among them: the model reads their sentences, which nobody has recorded."""
+        judging = self.judging_datasets()
+        return [k for k, d in self.datasets.items() if k in judging and d.kind == "text" and d.language in self.languages]
+
     def texts_in(self, language: str) -> list[str]:
         """Names of the text datasets in a language."""
         return [name for name, d in self.datasets.items() if d.kind == "text" and d.language == language]

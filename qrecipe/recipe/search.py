@@ -13,7 +13,7 @@ class Search(Settings):
     """Variants that are tried by successive halving, and what they are judged by."""
 
     data: Annotated[str, Field(min_length=1)]
-    """A speech dataset whose sentences choose. No stage trains on it, and no gate or `select` reads it: what chooses among many has seen them all, and judges none."""
+    """A dataset whose sentences choose: recordings, or text, which the variants read in the voices of `teacher.voices`. No stage trains on it, and no gate or `select` reads it: what chooses among many has seen them all, and judges none."""
     metric: Annotated[str, Field(min_length=1)] = "cer"
     """Decides; any metric, best one that hears."""
     prompts: Annotated[int, Field(ge=2)] = 24

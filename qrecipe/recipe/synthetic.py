@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from qrecipe.errors import Problem, suggest
+from qrecipe.recipe import metrics
 from qrecipe.recipe.dataset import SpeechDataset
 from qrecipe.recipe.objectives import OBJECTIVES
 from qrecipe.recipe.recipe import Recipe
@@ -46,7 +47,7 @@ def check(recipe: Recipe, node: Node) -> Iterator[Problem]:
             n = node.at("stages", i, "data", j)
             yield from _self(recipe, stage, use, n) if use.is_self else _respelled(recipe, stage, use, n)
     spoken = recipe.spoken_judges() or any(is_spoken(stage, use, recipe) for stage in recipe.stages for use in stage.uses)
-    if not spoken and not rewarded_texts(recipe):
+    if not spoken and not rewarded_texts(recipe) and not _reads_aloud(recipe):
         return
     if not voices(recipe):
         n = node.get("teacher") or node.get("stages") or node
@@ -55,6 +56,14 @@ def check(recipe: Recipe, node: Node) -> Iterator[Problem]:
     if recipe.teacher.max_cer is not None and recipe.evaluators.asr is None:
         help_ = "such as `evaluators: {asr: {model: wheel:whisper-base}}`"
         yield node.at("teacher", "max_cer").problem("QR026", "`max_cer` needs a recogniser, and the recipe names none", help_)
+
+
+def _reads_aloud(recipe: Recipe) -> bool:
+    """Whether the model reads sentences that nobody has recorded, to be judged."""
+    measured = [(g.data, g.metric) for g in recipe.gates()]
+    measured += [(s.select.data, m) for s in recipe.stages if s.select is not None for m in s.select.metrics]
+    specs = [metrics.find(m) for data, m in measured if data in recipe.read_judges()]
+    return any(s is not None and not s.reads_recordings for s in specs)
 
 
 def _self(recipe: Recipe, stage: Stage, use: Use, n: Node) -> Iterator[Problem]:

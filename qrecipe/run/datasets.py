@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from qrecipe.data.codes import Encoder
 from qrecipe.data.likeness import EXACT, Fingerprint, alike
@@ -14,7 +14,9 @@ from qrecipe.data.text import TextData
 from qrecipe.errors import DataError, Place, Problem, Problems
 from qrecipe.files import FileHashes
 from qrecipe.phases import phase
+from qrecipe.plan.complete import RunPlan
 from qrecipe.plan.planned import Planned
+from qrecipe.plan.synthetic import frames_of_text
 from qrecipe.recipe.dataset import SpeechDataset, TextDataset
 from qrecipe.recipe.stage import SpokenStage
 from qrecipe.run.listening import Listening
@@ -70,6 +72,25 @@ def prepare_all(planned: Planned, session: Session, names: Iterable[str], filter
     for name in judging & prepared.speech.keys():
         prepared.speech[name] = distinct(prepared.speech[name])
     return prepared
+
+
+def unrecorded(plan: RunPlan, session: Session, name: str) -> SpeechData:
+    """Sentences that nobody has read: rows that have only a length and no voice, and every voice that they may be spoken in."""
+    opened, rows = session.opened, []
+    for r in plan.manifests[name].rows:
+        role, body = opened.tokenizer.assistant(r.text)
+        rows.append(SpeechRow.of_text(r.line, r.text, role, body, math.ceil(frames_of_text(r.text)), opened.groups))
+    x_vectors = {path: session.encoder.voice(path).x_vector for path in plan.voices}
+    return SpeechData(name, plan.loaded.recipe.datasets[name].language, rows, x_vectors=x_vectors)
+
+
+def read_judges(plan: RunPlan, session: Session) -> dict[str, SpeechData]:
+    """Sentences that judge and that nobody has read, each in one of the voices, by turns."""
+    judges = {}
+    for name in plan.loaded.recipe.read_judges():
+        data = unrecorded(plan, session, name)
+        judges[name] = replace(data, rows=[replace(r, reference=plan.voices[i % len(plan.voices)]) for i, r in enumerate(data.rows)])
+    return judges
 
 
 def shared_sounds(planned: Planned, prepared: Prepared, hashes: FileHashes) -> Iterator[Problem]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -18,11 +18,12 @@ from qrecipe.evaluate.measure import measure_recordings, number_of, transcribed
 from qrecipe.evaluate.samples import Sample, cap_of, sounds
 from qrecipe.model.speak import Utterance
 from qrecipe.model.weights import Delta, Learner
-from qrecipe.plan.synthetic import cap_of_text, frames_of_text
+from qrecipe.plan.synthetic import cap_of_text
 from qrecipe.qwen3 import PromptKind
 from qrecipe.recipe.metrics import MetricSpec, spec_of
 from qrecipe.recipe.rewards import TRANSFORMS, Spread, reward_of
 from qrecipe.recipe.stage import RewardStage
+from qrecipe.run.datasets import unrecorded
 from qrecipe.run.session import RunSession, recipe_evaluators
 from qrecipe.train.objectives.reward import Rollout, Score
 
@@ -128,17 +129,10 @@ def _utterance(rollout: Rollout) -> Utterance:
 
 
 def rewarded_texts(session: RunSession, stage: RewardStage) -> dict[str, SpeechData]:
-    """Sentences without recordings that a stage rewards, as rows that have only a length, and every voice."""
-    recipe, opened = session.recipe, session.opened
-    voices = {path: session.encoder.voice(path).x_vector for path in session.plan.voices}
-    rewarded = {}
+    """Sentences without recordings that a stage rewards."""
+    recipe, rewarded = session.recipe, {}
     for use in stage.uses:
         dataset = recipe.datasets[use.dataset]
-        if dataset.kind != "text" or dataset.language not in recipe.languages:
-            continue
-        rows = []
-        for r in session.plan.manifests[use.dataset].rows:
-            role, body = opened.tokenizer.assistant(r.text)
-            rows.append(SpeechRow.of_text(r.line, r.text, role, body, math.ceil(frames_of_text(r.text)), opened.groups))
-        rewarded[use.name] = SpeechData(use.name, dataset.language, rows, x_vectors=voices)
+        if dataset.kind == "text" and dataset.language in recipe.languages:
+            rewarded[use.name] = replace(unrecorded(session.plan, session, use.dataset), name=use.name)
     return rewarded

@@ -50,7 +50,7 @@ class Trainer:
     every: Every
     """How often the state of a stage is stored, beside every interruption."""
     ahead: CompileAhead
-    """What compiles stages before their turn."""
+    """The process that compiles stages before their turn."""
 
     @phase("training")
     def train(self, stage: Stage, before: Delta, state: str, fingerprint: str) -> tuple[Delta, dict[str, Any]]:

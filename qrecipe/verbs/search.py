@@ -100,7 +100,7 @@ def search(loaded: LoadedRecipe, runs: Path, minutes: float, tell: Callable[[str
     """Searches for so many minutes. Raises `UserError`."""
     settings = loaded.recipe.search
     if settings is None:
-        help_ = "`search: {data: NAME}`, a speech dataset that no stage trains on and no gate reads"
+        help_ = "`search: {data: NAME}`, a dataset that no stage trains on and no gate reads"
         raise RecipeError(loaded.node.key_problem("QR011", "`search` is missing: which sentences choose?", help_))
     folder = runs / f"{loaded.recipe.name}.search"
     tries = _Tries(loaded, settings, folder)

@@ -24,7 +24,7 @@ from tests.support.running import run_recipe
 TABLE = "{respelling: 1, from: ms, into: es, alphabet: abcdefghijlmnopqrstuvyz, rules: [k -> c], tests: {suka: suca}}"
 DATA = {"text": {"kind": "text", "language": "malay", "path": "data/text.jsonl"}}
 DATA |= {"english": {"kind": "text", "language": "english", "path": "data/old.jsonl"}}
-DATA |= {"dev": recipes.RECIPE["datasets"]["dev"]}
+DATA |= {"unread": {"kind": "text", "language": "malay", "path": "data/unread.jsonl"}}
 LANGUAGES = {"malay": {"bcp47": "ms", "init": {"copy": "spanish"}, "respelling": {"language": "spanish", "table": "data/table.yaml"}}}
 STAGES: list[dict[str, Any]] = [
     {
@@ -54,12 +54,18 @@ def events(folder: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 def test_a_language_learned_from_text_alone(mini: Any, tmp_path: Path) -> None:
-    """Interrupted while the base speaks, the run goes on with the sentence after; a second run says nothing again."""
+    """Interrupted while the base speaks, the run goes on with the sentence after; a second run says nothing again.
+
+    Sentences that nobody has read choose the step and judge: the model reads them in the teacher's voice.
+    """
     recipes.write_data(tmp_path)
+    recipes.write_rows(tmp_path / "data" / "unread.jsonl", [{"text": t} for t in recipes.MALAY_DEV])
     recipes.write_rows(tmp_path / "data" / "old.jsonl", [{"text": t} for t in recipes.ENGLISH])
     (tmp_path / "data" / "table.yaml").write_text(TABLE)
-    accept = [{"metric": "talker_nll", "data": "dev", "max": 100.0}]
-    fields = {"datasets": DATA, "languages": LANGUAGES, "stages": STAGES, "accept": accept, "teacher": {"batch": 3}}
+    accept = [{"metric": "speaker_similarity", "data": "unread", "max_decrease": 1.5, "baseline": "base"}]
+    stages = [STAGES[0], {**STAGES[1], "select": {"metric": "runaway_rate", "data": "unread", "every": 1}}]
+    teacher = {"batch": 3, "voices": ["data/ref.wav"]}
+    fields = {"datasets": DATA, "languages": LANGUAGES, "stages": stages, "accept": accept, "teacher": teacher}
     file = recipes.write(tmp_path, recipes.recipe(**fields))
 
     def interrupt(event: dict[str, Any]) -> None:
@@ -73,6 +79,9 @@ def test_a_language_learned_from_text_alone(mini: Any, tmp_path: Path) -> None:
     taught = {e["dataset"]: e for e in events(tmp_path) if e["event"] == "taught"}
     assert taught["text"]["spoken_as"] == "spanish"
     assert taught["text"]["kept"] + sum(taught["text"]["dropped"].values()) == taught["text"]["sentences"] == len(recipes.MALAY)
+    assert [v.prompts for v in outcome.accept] == [recipes.RECIPE["evaluation"]["prompts"]]
+    assert [e["step"] for e in events(tmp_path) if e["event"] == "select"] == [0, 1, 2]
+    assert "Kucing tidur di sofa." in (tmp_path / "runs" / "tiny" / "report.html").read_text("utf-8")
     steps = [e for e in events(tmp_path) if e["event"] == "step"]
     assert {"talker", "predictor", "kl"} <= steps[-1]["losses"].keys()
     assert outcome.bundle is not None
