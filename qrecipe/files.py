@@ -16,6 +16,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,6 +32,8 @@ MAX_DOCUMENT = 64 << 20
 """Bytes of a JSON file that are read at most."""
 READERS = 8
 """Threads that hash files."""
+SHARE = 64
+"""Files that a thread hashes before it is given others: handing one over takes as long as reading a small one."""
 MAX_UNSAVED = 50_000
 """Hashes of files that are held in memory before they are stored."""
 
@@ -207,10 +210,10 @@ def _sync(folder: Path) -> None:
     sync_folder(folder)
 
 
-def sha256(path: Path) -> str:
+def sha256(path: Path | str) -> str:
     """SHA-256 of a file's bytes, in hex."""
     h = hashlib.sha256()
-    with open(path, "rb") as f:
+    with open(path, "rb", buffering=0) as f:
         while chunk := f.read(_CHUNK):
             h.update(chunk)
     return h.hexdigest()
@@ -268,23 +271,23 @@ class FileHashes:
         """The file's hash, computed if it is not known."""
         return self._entry(path)[1].sha256
 
-    def seconds(self, path: Path | str, measure: Callable[[Path], float | None]) -> float | None:
+    def seconds(self, path: Path | str, measure: Callable[[Path | str], float | None]) -> float | None:
         """How long a recording is, measured once and remembered beside the hash."""
         name, known = self._entry(path)
         if known.seconds == UNMEASURED:
-            known = self._learn(name, known._replace(seconds=measure(Path(path))))
+            known = self._learn(name, known._replace(seconds=measure(path)))
         return known.seconds
 
     def sha256_of_all(self, paths: Sequence[str]) -> list[str]:
         """The hashes of many files; those that are not known are read by several threads."""
         return [known.sha256 for _, known in self._entries(paths)]
 
-    def seconds_of_all(self, paths: Sequence[str], measure: Callable[[Path], float | None]) -> list[float | None]:
+    def seconds_of_all(self, paths: Sequence[str], measure: Callable[[Path | str], float | None]) -> list[float | None]:
         """How long recordings are, as `seconds` gives it for one."""
         lengths: list[float | None] = []
         for path, (name, known) in zip(paths, self._entries(paths)):
             if known.seconds == UNMEASURED:
-                known = self._learn(name, known._replace(seconds=measure(Path(path))))
+                known = self._learn(name, known._replace(seconds=measure(path)))
             lengths.append(known.seconds)
         self._make_room()
         return lengths
@@ -319,7 +322,7 @@ class FileHashes:
         name, state = _located(path)
         known = self._lookup(name)
         if known is None or known.state != state:
-            known = self._learn(name, Known(state, sha256(Path(path))))
+            known = self._learn(name, Known(state, sha256(path)))
         return name, known
 
     def _entries(self, paths: Sequence[str]) -> list[tuple[str, Known]]:
@@ -328,8 +331,9 @@ class FileHashes:
         known = [self._known.get(name) or stored.get(name) for name, _ in located]
         unread = [i for i, (k, (_, state)) in enumerate(zip(known, located)) if k is None or k.state != state]
         if unread:
-            with ThreadPoolExecutor(min(READERS, len(unread))) as pool:
-                for i, checksum in zip(unread, pool.map(sha256, [Path(paths[i]) for i in unread])):
+            with ThreadPoolExecutor(READERS) as pool:
+                shares = [[paths[i] for i in unread[at : at + SHARE]] for at in range(0, len(unread), SHARE)]
+                for i, checksum in zip(unread, chain.from_iterable(pool.map(_hashed, shares))):
                     known[i] = self._learn(located[i][0], Known(located[i][1], checksum))
             self._make_room()
         return [(name, k) for (name, _), k in zip(located, known) if k is not None]
@@ -345,6 +349,10 @@ class FileHashes:
             self.save()
             if not self._new:
                 self._known.clear()
+
+
+def _hashed(paths: Sequence[str]) -> list[str]:
+    return [sha256(path) for path in paths]
 
 
 def _located(path: Path | str) -> tuple[str, str]:

@@ -35,7 +35,7 @@ def lengths(rows: Rows, hashes: FileHashes) -> Iterator[float | None]:
         yield from rows.seconds[start:]
 
 
-def by_header(audio: Path) -> float | None:
+def by_header(audio: Path | str) -> float | None:
     """Seconds of a recording by its header; None for what is no recording."""
     from tinytag import TinyTag, TinyTagException
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 
 STREAMED = (0, 0x7FFFFFFF, 0xFFFFFFFF)
 """Sizes that a program writes which does not know yet how long the sound will be, such as ffmpeg into a pipe."""
+HEADER = 512
+"""Bytes that are read at once: nearly every header is shorter."""
 SLACK = 0x1000
 """Such sizes may be less by the header's own bytes."""
 
@@ -42,10 +45,10 @@ class Wav:
         return 0.0 if self.streamed else max(0, self.promised - self.present) / self.byte_rate
 
 
-def read_wav(path: Path) -> Wav | None:
+def read_wav(path: Path | str) -> Wav | None:
     """The `data` chunk of a RIFF file; None for any other file or one without such a chunk. Raises `OSError`."""
-    size = path.stat().st_size
-    with open(path, "rb") as f:
+    with open(path, "rb", buffering=HEADER) as f:
+        size = os.fstat(f.fileno()).st_size
         head = f.read(12)
         if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
             return None

@@ -240,7 +240,7 @@ class RunConsole:
     def _on_dataset(self, e: Fields) -> None:
         minutes = f", {e['minutes']:.1f} minutes" if e["minutes"] is not None else ""
         skipped = f", {e['skipped']} skipped" if e["skipped"] else ""
-        self.say(f"data {e['dataset']}: {e['rows']} rows{minutes}{skipped}")
+        self.say(f"data {e['dataset']}: {e['rows']:,} row{'s' if e['rows'] != 1 else ''}{minutes}{skipped}")
 
     def _on_taught(self, e: Fields) -> None:
         lost = ", ".join(f"{n} {why}" for why, n in e["dropped"].items() if n)

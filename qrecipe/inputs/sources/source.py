@@ -67,7 +67,10 @@ class Recordings:
         self._by_name: dict[str, Path | None] | None = None
 
     def find(self, name: str) -> Path | None:
-        """The recording of a name: relative to the table or absolute, with or without its ending; None if none fits."""
+        """The recording of a name: relative to the table or absolute, with or without its ending; None if none fits.
+
+        Of a path that leads nowhere the end counts: a folder that was moved, or a table that names paths from elsewhere.
+        """
         name = name.strip().replace("\\", "/").removeprefix("file://")
         if not name:
             return None
@@ -76,7 +79,8 @@ class Recordings:
                 path = self._folder / folder / (name + suffix)
                 if (suffix or path.suffix.lower() in SOUNDS) and _is_file(path):
                     return path
-        return self._anywhere(name.rpartition("/")[2])
+        end = name.partition("/")[2]
+        return self.find(end) if end else self._anywhere(name)
 
     def _anywhere(self, name: str) -> Path | None:
         """The only recording of this name below the folder."""

@@ -204,7 +204,9 @@ class _Import:
         notes = []
         if self.usable.copied:
             size = sum(f.stat().st_size for f in self.clips.folder.rglob("*") if f.is_file())
-            notes.append(f"copied {self.usable.copied:,} recordings, {size / 1e6:,.1f} MB: a recipe reads its own repository alone")
+            recordings = f"{self.usable.copied:,} recording{'s' if self.usable.copied > 1 else ''}, {size / 1e6:,.1f} MB,"
+            what = f"copied {recordings} into {self.target / 'clips'}"
+            notes.append(f"{what}: a recipe reads nothing outside its repository")
         machine = sum(r.confidence is not None for r in self.rows)
         if machine and not _reviews(self.request, self.target):
             notes.append(f"a machine made {machine:,} of the clips: open {self.target / 'review.html'}, and import the file that it saves")
