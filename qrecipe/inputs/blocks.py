@@ -20,7 +20,7 @@ from typing import IO, Annotated, Any, NamedTuple
 import msgspec
 
 from qrecipe.errors import Place, Problem, Problems
-from qrecipe.inputs.codes import CodesColumn, WrittenCodes, check_written, without_spaces
+from qrecipe.inputs.codes import CodesColumn, WrittenCodes, check_written, with_spaces
 from qrecipe.inputs.row_reader import MAX_LINE, ReadingSpec, RowReader, record_of
 from qrecipe.inputs.row_table import Rows
 from qrecipe.inputs.rows import MAX_TEXT
@@ -30,7 +30,7 @@ from qrecipe.workers import in_order, spare
 
 BLOCK = 1 << 20
 """Bytes of a block, less than a line."""
-AT_ONCE = 32
+AT_ONCE = 64
 """Rows whose codes are checked together: a processor holds them near itself."""
 WORTH = 24
 """Blocks of a file from which it is worth starting other processes."""
@@ -227,12 +227,12 @@ class _Quick:
         """Codes of rows, by their places in the block and what is written there; None if a row's are none."""
         frames, digests = array("i"), list[bytes]()
         for start in range(0, len(written), AT_ONCE):
-            canonical = without_spaces([codes for _, codes in written[start : start + AT_ONCE]])
-            counts = check_written(canonical) if canonical is not None else None
-            if canonical is None or counts is None:
+            spaced = with_spaces([codes for _, codes in written[start : start + AT_ONCE]])
+            counts = check_written(spaced) if spaced is not None else None
+            if spaced is None or counts is None:
                 return None
             frames += counts
-            digests += map(_digest, canonical)
+            digests += map(_digest, spaced)
         offsets = array("q", [self.span.start + place for place, _ in written])
         return WrittenCodes(offsets, array("i", [len(codes) for _, codes in written]), frames, b"".join(digests))
 
@@ -246,8 +246,9 @@ def _without_codes(content: bytes) -> tuple[list[tuple[int, bytes]], bytes]:
     written: list[tuple[int, bytes]] = []
     parts, at = [], 0
     while (key := content.find(CODES, at)) >= 0:
-        start = content.find(b"[", key)
-        end = content.find(b"]]", start) + len(b"]]")
+        start, line = content.find(b"[", key), content.find(b"\n", key)
+        # mostly codes end a line, so their end is found from there; brackets of a text behind them are no codes, which the check sees
+        end = content.rfind(b"]]", start, line if line >= 0 else None) + len(b"]]")
         if start < 0 or end < start or content[key + len(CODES) : start].strip():
             break
         parts += [content[at:start], str(len(written)).encode()]

@@ -56,8 +56,8 @@ class Codes:
 
     @property
     def digest(self) -> bytes:
-        """SHA-256 of the list of frames as canonical JSON."""
-        return sha256(json.encode(self.tolist())).digest()
+        """SHA-256 of the list of frames as Python's `json` writes it."""
+        return sha256(json.encode(self.tolist()).replace(b",", b", ")).digest()
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class WrittenCodes:
     """Bytes."""
     frames: array[int]
     digests: bytes
-    """SHA-256 of each as canonical JSON."""
+    """`Codes.digest` of each."""
 
 
 @dataclass
@@ -130,7 +130,7 @@ class CodesColumn(Sequence[Codes | None]):
         return frames + [None] * (count - len(frames))
 
     def digests(self, start: int, stop: int) -> list[str | None]:
-        """SHA-256 of some rows' codes as canonical JSON, in hex; None for a row without."""
+        """`Codes.digest` of some rows, in hex; None for a row without."""
         count = min(stop, self._count) - start
         if start >= len(self._offsets):
             return [None] * count
@@ -184,50 +184,55 @@ class CodesColumn(Sequence[Codes | None]):
         return Codes(frames)
 
 
-def without_spaces(written: Sequence[bytes]) -> list[bytes] | None:
-    """Codes of rows as canonical JSON; None where there are blanks that are not one space behind a comma."""
+def with_spaces(written: Sequence[bytes]) -> list[bytes] | None:
+    """Codes of rows as Python's `json` writes them, a space behind every comma; None where blanks are otherwise.
+
+    Nearly every manifest has that form already: adding or removing a space takes longer than all else that is done with codes.
+    """
     import numpy as np
 
-    text = b"\n".join(written)
-    if text.count(b"\n") != len(written) - 1:
-        return None
-    characters = np.frombuffer(text, np.uint8)
-    if np.count_nonzero((characters[1:] == ord(" ")) & (characters[:-1] != ord(","))):
-        return None
-    return text.translate(None, b" ").split(b"\n")
+    characters = np.frombuffer(b"".join(written), np.uint8)
+    blank = characters == ord(" ")
+    blanks, commas = np.count_nonzero(blank), np.count_nonzero(characters == ord(","))
+    if blanks == 0:
+        return [row.replace(b",", b", ") for row in written]
+    behind = np.count_nonzero(blank[1:] & (characters[:-1] == ord(",")))
+    return list(written) if behind == blanks == commas else None
 
 
 def check_written(written: Sequence[bytes]) -> array[int] | None:
-    """Frames of rows' codes by their canonical text; None if one of them is not codes of one width."""
-    frames = array("i")
+    """Frames of rows' codes by their text `with_spaces`; None if one of them is not codes of one width."""
+    frames, numbers = array("i"), 0
     for row in written:
-        # without its digits, a row is the brackets and commas of frames of one width
+        # without its digits, a row is the brackets, commas and spaces of frames of one width
         signs = row.translate(None, b"0123456789")
-        count, width = signs.count(b"]") - 1, signs.find(b"]") - 1
+        count, width = signs.count(b"]") - 1, signs.find(b"]") // 2
         if count < 1 or signs != _signs(count, width) or row[:2] != b"[[" or row[-2:] != b"]]":
             return None
         frames.append(count)
-    return frames if _numbers_are_codes(b"".join(written), len(written), sum(frames)) else None
+        numbers += count * width
+    return frames if _numbers_are_codes(b"".join(written), numbers) else None
 
 
 @lru_cache(maxsize=4096)
 def _signs(frames: int, width: int) -> bytes:
-    """Brackets and commas of a row's codes."""
-    return b"[" + b",".join([b"[" + b"," * (width - 1) + b"]"] * frames) + b"]"
+    """Brackets, commas and spaces of a row's codes."""
+    return b"[" + b", ".join([b"[" + b", " * (width - 1) + b"]"] * frames) + b"]"
 
 
-def _numbers_are_codes(text: bytes, rows: int, frames: int) -> bool:
-    """Whether every number of joined rows is a code as JSON writes it, and digits stand where numbers do and nowhere else."""
+def _numbers_are_codes(text: bytes, numbers: int) -> bool:
+    """Whether joined rows have so many numbers, each a code as JSON writes it, and digits nowhere else."""
     import numpy as np
 
     characters = np.frombuffer(text, np.uint8)
     digits = characters - np.uint8(ord("0"))  # signs are far above 9 or below 0, which wraps
     is_digit = digits < 10
-    # nothing stands between frames, and nowhere else do two signs follow each other
-    closed = (characters[:-2] == ord("]")) & (characters[1:-1] == ord(",")) & (characters[2:] == ord("["))
-    if np.count_nonzero(closed) != frames - rows or np.count_nonzero(~(is_digit[1:] | is_digit[:-1])) != 2 * frames + rows - 1:
+    # a space is behind every comma, so digits elsewhere than in a place of a number are behind or before a bracket
+    misplaced = (is_digit[1:] & (characters[:-1] == ord("]"))) | (is_digit[:-1] & (characters[1:] == ord("[")))
+    begins = is_digit[1:] > is_digit[:-1]
+    if np.count_nonzero(misplaced) or np.count_nonzero(begins) != numbers:
         return False
-    if np.count_nonzero((digits[1:-1] == 0) & ~is_digit[:-2] & is_digit[2:]):
+    if np.count_nonzero(begins[:-1] & (digits[1:-1] == 0) & is_digit[2:]):  # a zero leads
         return False
     longest = is_digit[:-MAX_DIGITS]
     for i in range(1, MAX_DIGITS):

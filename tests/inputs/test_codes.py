@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from array import array
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from qrecipe.errors import DataError
 from qrecipe.inputs import blocks
-from qrecipe.inputs.codes import Codes, check_written, without_spaces
+from qrecipe.inputs.codes import Codes, check_written, with_spaces
 from qrecipe.inputs.manifest import Manifest, read_manifest
 
 DRAW = random.Random(0)
@@ -23,7 +24,7 @@ def drawn(frames: int, codebooks: int = 16) -> list[list[int]]:
 
 
 def written(value: Any) -> bytes:
-    return json.dumps(value, separators=(",", ":")).encode()
+    return json.dumps(value).encode()
 
 
 def manifest(folder: Path, rows: list[dict[str, Any]]) -> Manifest:
@@ -42,16 +43,27 @@ WRONG = """
 """
 
 
-@pytest.mark.parametrize("wrong", [*WRONG.split(), "", "[[1 2]]", "[[1,\n2]]"])
+@pytest.mark.parametrize("wrong", [*WRONG.split(), *(w.replace(",", ", ") for w in WRONG.split()), "", "[[1 2]]", "[[1,\n2]]", "[[1,2 3]]"])
 def test_what_is_no_list_of_codes(wrong: str) -> None:
-    assert check_written([written(drawn(2)), wrong.encode(), written(drawn(1, 4))]) is None
+    rows = [written(drawn(2)), wrong.encode(), written(drawn(1, 4))]
+    spaced = with_spaces(rows)
+    assert spaced is None or check_written(spaced) is None
+    # the same between rows without spaces
+    spaced = with_spaces([compact(drawn(2)), wrong.encode(), compact(drawn(1, 4))])
+    assert spaced is None or check_written(spaced) is None
 
 
-def test_spaces_as_json_writes_them_are_no_part_of_codes() -> None:
+def compact(value: Any) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def test_codes_are_the_same_with_and_without_spaces() -> None:
     rows = [drawn(3), drawn(2)]
-    assert without_spaces([json.dumps(row).encode() for row in rows]) == [written(row) for row in rows]
-    for wrong in (b"[[1 ,2]]", b"[[1, 2] ]", b"[[1 2]]", b"[[1,\t2]]"):
-        assert check_written(without_spaces([wrong]) or [wrong]) is None
+    expected = [written(row) for row in rows]
+    assert with_spaces(expected) == with_spaces([compact(row) for row in rows]) == expected
+    assert [sha256(row).digest() for row in expected] == [Codes(row).digest for row in rows]
+    for wrong in (b"[[1 ,2]]", b"[[1, 2] ]", b"[[1 2]]", b"[[1,\t2]]", b"[[1, 2,3]]"):
+        assert check_written(with_spaces([wrong]) or [wrong]) is None
 
 
 def test_codes_stay_in_the_file_until_they_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,3 +109,10 @@ def test_blocks_and_processes_change_nothing(tmp_path: Path, monkeypatch: pytest
         assert list(other.rows) == list(whole.rows)
         assert (other.problems, other.near_hashes, other.bad_rows) == (whole.problems, whole.near_hashes, whole.bad_rows)
     assert [p.place.line for p in whole.problems] == [98, 99, 202, 203, 304]
+
+
+def test_brackets_of_a_text_behind_codes_are_no_codes(tmp_path: Path) -> None:
+    rows = [{"audio_codes": drawn(2), "text": "Ada [[buku]] dan meja."}, {"audio_codes": drawn(3), "text": "Ada kerusi."}]
+    read = manifest(tmp_path, rows)
+    assert [row.codes.tolist() for row in read.rows if row.codes is not None] == [row["audio_codes"] for row in rows]
+    assert [row.text for row in read.rows] == [row["text"] for row in rows]
