@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import html
 import io
 import json
 import tarfile
@@ -280,6 +281,25 @@ def prompts(folder: Path) -> Path:
     return folder
 
 
+def sphinx(folder: Path) -> Path:
+    """As CMU Sphinx has them: the name behind the text, in a file without an ending."""
+    for i in range(len(TEXTS)):
+        write(folder / f"ms-{i:03d}.wav", i)
+    lines(folder / "fileids", [f"ms-{i:03d}" for i in range(len(TEXTS))])
+    lines(folder / "transcription", [f"<s> {text} </s> (ms-{i:03d})" for i, text in enumerate(TEXTS)])
+    return folder
+
+
+def klettres(folder: Path) -> Path:
+    """An index in XML that names paths from above its folder; names of recordings repeat in other folders."""
+    rows = []
+    for i, text in enumerate(TEXTS):
+        path = write(folder / "ms" / ("alpha", "syllab")[i % 2] / f"{i // 2}.wav", i)
+        rows.append(f'<sound name="{html.escape(text)}" file="{path.relative_to(folder)}" />')
+    lines(folder / "ms" / "sounds.xml", ["<klettres>", '  <language code="ms">', *rows, "  </language>", "</klettres>"])
+    return folder / "ms"
+
+
 @dataclass(frozen=True)
 class Kind:
     """A source of one kind."""
@@ -311,5 +331,7 @@ KINDS = {
     "librispeech": Kind(librispeech, "174/121/174-121.trans.txt and 1 more: a recording's name and its text", 2),
     "festival": Kind(festival, "etc/txt.done.data: a recording's name and its text in each line"),
     "prompts": Kind(prompts, "core-sounds-ms.txt: a recording's name and its text in each line"),
+    "sphinx": Kind(sphinx, "transcription: a recording's name and its text in each line"),
+    "xml": Kind(klettres, "sounds.xml: a recording's name and its text in each line, the folders are speakers", 2),
     "voice notes": Kind(voice_notes, "table notes.csv, commas between the columns"),
 }

@@ -11,7 +11,7 @@ from qrecipe.inputs.texts import near_key
 
 SHARE = 0.05
 """Of the rows that judge."""
-AT_LEAST, AT_MOST = 35, 200
+AT_LEAST, AT_MOST = 40, 200
 """Rows that judge, where there are enough of them: fewer decide no gate, more take time."""
 LARGEST = 0.2
 """Share of the rows that judge at most."""
