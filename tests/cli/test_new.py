@@ -18,6 +18,7 @@ from qrecipe.cli.validate import check
 from qrecipe.errors import RecipeError
 from qrecipe.files import FileHashes
 from qrecipe.recipe import load
+from qrecipe.recipe.metrics import spec_of
 from qrecipe.report.imported import as_text
 from qrecipe.shipped import templates
 from qrecipe.source.reader import read_file
@@ -42,6 +43,13 @@ def test_it_validates_but_for_the_missing_data(template: str, tmp_path: Path, mo
     assert (tmp_path / "respellings" / "hausa-english.yaml").is_file() == (template == "respell")
     schema = json.loads((tmp_path / "schemas" / "recipe.schema.json").read_text())
     jsonschema.Draft202012Validator(schema).validate(read_file(written.recipe).plain())
+
+
+def test_gates_on_sound_stop_no_run_whose_recordings_are_few(tmp_path: Path) -> None:
+    gates = load(new(tmp_path).recipe).recipe.accept
+    sound = [g for g in gates if spec_of(g.metric).source == "generated"]
+    assert {g.metric for g in sound} >= {"cer", "runaway_rate", "duration_ratio", "speaker_similarity"}
+    assert all(g.optional for g in sound)
 
 
 def test_a_language_that_whisper_does_not_know(tmp_path: Path) -> None:
