@@ -202,14 +202,14 @@ def encoded(samples: Audio, rate: int, format: str, subtype: str) -> bytes:  # s
     return buffer.getvalue()
 
 
-def resample(samples: Audio, rate: int) -> Audio:
-    """[samples] at `rate` -> [samples] at 24 kHz, as `librosa.resample` gives them: soxr's high quality, the length rounded up."""
-    if rate == SAMPLE_RATE:
+def resample(samples: Audio, rate: int, target: int = SAMPLE_RATE) -> Audio:
+    """[samples] at `rate` -> [samples] at `target` Hz, as `librosa.resample` gives them: soxr's high quality, the length rounded up."""
+    if rate == target:
         return samples
     import soxr
 
-    length = math.ceil(len(samples) * (SAMPLE_RATE / rate))
-    out: Audio = soxr.resample(samples, rate, SAMPLE_RATE, quality="soxr_hq")[:length]
+    length = math.ceil(len(samples) * (target / rate))
+    out: Audio = soxr.resample(samples, rate, target, quality="soxr_hq")[:length]
     return np.pad(out, (0, length - len(out))).astype(np.float32)
 
 

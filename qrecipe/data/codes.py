@@ -32,6 +32,8 @@ BATCH_SECONDS = 240.0
 """Audio that a GPU encodes at once, padding included."""
 WAITING_SECONDS = 960.0
 """Audio that is held until it is sorted by length and encoded."""
+Progress = Callable[[int, int], None]
+"""Called with (done, of)."""
 
 
 @dataclass(frozen=True)
@@ -145,16 +147,19 @@ class Encoder:
     def _encoded(self, audios: list[Audio]) -> list[torch.Tensor]:
         return self.opened.encode(audios)
 
-    def voices(self, paths: Sequence[Path], max_seconds: float = MAX_REFERENCE) -> dict[Path, Voice | AudioProblem]:
+    def voices(
+        self, paths: Sequence[Path], max_seconds: float = MAX_REFERENCE, progress: Progress | None = None
+    ) -> dict[Path, Voice | AudioProblem]:
         """References, as the talker knows them, or why they cannot be used. Ranks share them out, so all must come here.
 
+        `progress` is called with the number of those that are read, and with that of all that were not known.
         Raises `UserError` for one that does not fit into the GPU's memory.
         """
         distinct, world = list(dict.fromkeys(paths)), self.opened.world
         if not world.alone:
-            self._voices_here(world.share(distinct), max_seconds)
+            self._voices_here(world.share(distinct), max_seconds, progress)
             world.wait("reading voices")
-        return self._voices_here(distinct, max_seconds)
+        return self._voices_here(distinct, max_seconds, progress)
 
     def voice(self, path: Path, max_seconds: float = MAX_REFERENCE) -> Voice:
         """One reference, read by this rank. Raises `AudioProblem` for what a row's own recording would be refused for."""
@@ -163,7 +168,7 @@ class Encoder:
             raise voice
         return voice
 
-    def _voices_here(self, paths: Sequence[Path], max_seconds: float) -> dict[Path, Voice | AudioProblem]:
+    def _voices_here(self, paths: Sequence[Path], max_seconds: float, progress: Progress | None = None) -> dict[Path, Voice | AudioProblem]:
         self._x_vectors.refresh()
         voices: dict[Path, Voice | AudioProblem] = {}
         for path in paths:
@@ -174,8 +179,10 @@ class Encoder:
         recordings = [Recording(path, False, max_seconds) for path in missing]
         try:
             with closing(prepared_ahead(recordings, self._cores_are_free)) as clips:
-                for path, clip in zip(missing, each("reading recordings", clips), strict=True):
+                for done, (path, clip) in enumerate(zip(missing, each("reading recordings", clips), strict=True), start=1):
                     voices[path] = clip if isinstance(clip, AudioProblem) else self._made_voice(path, clip, max_seconds)
+                    if progress is not None:
+                        progress(done, len(missing))
         finally:
             with phase("storing codes"):
                 self._x_vectors.flush()

@@ -5,13 +5,14 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
 import torch
 
 from qrecipe.data.audio import AudioProblem, rate_problem
-from qrecipe.data.codes import Encoded, Encoder, Voice
+from qrecipe.data.codes import Encoded, Encoder, Progress, Voice
 from qrecipe.data.likeness import Fingerprint, is_one_sound
 from qrecipe.data.reading import Recording
 from qrecipe.errors import DataError, Place, Problem
@@ -169,7 +170,7 @@ def prepare(
             data.rows.append(ready)
         else:
             problems.append(ready)
-    voices = _Voices(encoder, dataset.max_seconds)
+    voices = _Voices(encoder, dataset.max_seconds, progress and partial(progress, f"voices of {name}"))
     voices.read([requirements.reference, *(r.reference for r in data.rows)])
     references = _References(data.rows, voices, requirements.reference, dataset.reference_text, requirements.need_reference)
     data.rows = [references.added(i) for i in range(len(data.rows))]
@@ -280,15 +281,16 @@ class _References:
 class _Voices:
     """The references of a dataset, each read once."""
 
-    def __init__(self, encoder: Encoder, max_seconds: float) -> None:
-        self._encoder = encoder
+    def __init__(self, encoder: Encoder, max_seconds: float, progress: Progress | None) -> None:
+        self._encoder, self._progress = encoder, progress
         self._max_seconds = max_seconds
         self._read: dict[Path, Voice | AudioProblem] = {}
         self._codes: dict[Path, list[torch.Tensor]] = {}
 
     def read(self, paths: Iterable[Path | None]) -> None:
         """Reads references ahead, many at once. Ranks share them out, so all must come here."""
-        self._read |= self._encoder.voices([p for p in paths if p is not None and p not in self._read], self._max_seconds)
+        missing = [p for p in paths if p is not None and p not in self._read]
+        self._read |= self._encoder.voices(missing, self._max_seconds, self._progress)
 
     def get(self, path: Path) -> Voice | AudioProblem:
         """A reference that was read, or why it cannot be used."""

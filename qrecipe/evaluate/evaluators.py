@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from qrecipe.data.audio import Audio, read
+from qrecipe.data.audio import Audio, read, resample
 from qrecipe.errors import Place, Problem, Problems, RecipeError, in_a_line
 from qrecipe.evaluate import asr as recognisers
 from qrecipe.evaluate import normalise
@@ -22,7 +22,7 @@ from qrecipe.evaluate.samples import Sample, heard_inputs
 from qrecipe.evaluate.wheels import materialise
 from qrecipe.files import FileHashes
 from qrecipe.inputs.evaluators import EvaluatorModel, find, language_problem, packages_problem, version_of
-from qrecipe.model.dsp import compile_apart, librosa
+from qrecipe.model.dsp import compile_apart
 from qrecipe.model.listening import LISTENING_RATE, WavLmSpeaker
 from qrecipe.model.load import LoadedBase, pick_device
 from qrecipe.model.stock import silence
@@ -230,9 +230,8 @@ class EvaluatorSet:
 
 
 def resampled(audio: Audio) -> Audio:
-    """[samples] at 24 kHz -> [samples] at 16 kHz (librosa, soxr_hq)."""
-    out: Audio = librosa().resample(y=audio, orig_sr=SAMPLE_RATE, target_sr=LISTENING_RATE).astype(np.float32)
-    return out
+    """[samples] at 24 kHz -> [samples] at 16 kHz."""
+    return resample(audio, SAMPLE_RATE, LISTENING_RATE)
 
 
 def open_resemblyzer() -> Callable[[Audio], torch.Tensor]:

@@ -116,12 +116,12 @@ def _shared(
 ) -> dict[int, TeacherForced]:
     """Likelihoods by line. Ranks share out whole batches, and so do the threads of a CPU: their number changes no batch and no result."""
     batches = opened.world.share(batcher.split(rows))
-    results: Iterable[tuple[Sequence[SpeechRow], Sequence[TeacherForced]]]
-    if opened.device.type == "cpu":
-        results = zip(batches, each_on_one(compute, batches), strict=True)
-    else:
-        results = chain.from_iterable(batcher.run(batch, compute) for batch in batches)
-    mine = [(r.line, item.talker_nll, item.predictor_nll) for part, items in results for r, item in zip(part, items, strict=True)]
+
+    def measured(batch: Sequence[SpeechRow]) -> list[tuple[int, float, float]]:
+        parts = batcher.run(batch, compute)
+        return [(r.line, item.talker_nll, item.predictor_nll) for part, items in parts for r, item in zip(part, items, strict=True)]
+
+    mine = list(chain.from_iterable(each_on_one(measured, batches) if opened.device.type == "cpu" else map(measured, batches)))
     computed = opened.world.exchange(mine, "measuring held-out recordings")
     return {line: TeacherForced(talker, predictor) for theirs in computed for line, talker, predictor in theirs}
 
