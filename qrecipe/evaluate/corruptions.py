@@ -95,7 +95,7 @@ def _noise(sample: Sample) -> Audio:
 
 @_of_the_sound("voice", "in another voice")
 def _voice(sample: Sample) -> Audio:
-    """Half an octave higher, at the same pace: stretched, then played faster. librosa compiles for this, half a minute long."""
+    """Half an octave higher, at the same pace: stretched, then played faster. As librosa, without compiling for seconds."""
     from torchaudio.functional import phase_vocoder
 
     audio, slower = torch.from_numpy(np.ascontiguousarray(sample.audio)), 2.0**-0.5

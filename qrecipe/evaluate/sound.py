@@ -33,7 +33,7 @@ Curve = NDArray[np.float64]
 
 
 def loudness(audio: Audio) -> Curve:
-    """Level of every frame in dB below the loudest, [frames]. As `librosa.feature.rms` has it, which compiles for half a minute."""
+    """Level of every frame in dB below the loudest, [frames]. As `librosa.feature.rms`, without compiling for seconds."""
     frames = np.lib.stride_tricks.sliding_window_view(np.pad(audio, WINDOW // 2), WINDOW)[::HOP].T
     energy = np.sqrt(np.mean(np.square(frames), axis=0)).astype(np.float64)
     peak = energy.max() if energy.size else 0.0
