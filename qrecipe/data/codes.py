@@ -32,7 +32,7 @@ BATCH_SECONDS = 240.0
 """Audio that a GPU encodes at once, padding included."""
 WAITING_SECONDS = 960.0
 """Audio that is held until it is sorted by length and encoded."""
-Progress = Callable[[int, int], None]
+VoicesProgress = Callable[[int, int], None]
 """Called with (done, of)."""
 
 
@@ -148,7 +148,7 @@ class Encoder:
         return self.opened.encode(audios)
 
     def voices(
-        self, paths: Sequence[Path], max_seconds: float = MAX_REFERENCE, progress: Progress | None = None
+        self, paths: Sequence[Path], max_seconds: float = MAX_REFERENCE, progress: VoicesProgress | None = None
     ) -> dict[Path, Voice | AudioProblem]:
         """References, as the talker knows them, or why they cannot be used. Ranks share them out, so all must come here.
 
@@ -168,7 +168,7 @@ class Encoder:
             raise voice
         return voice
 
-    def _voices_here(self, paths: Sequence[Path], max_seconds: float, progress: Progress | None = None) -> dict[Path, Voice | AudioProblem]:
+    def _voices_here(self, paths: Sequence[Path], max_seconds: float, progress: VoicesProgress | None = None) -> dict[Path, Voice | AudioProblem]:
         self._x_vectors.refresh()
         voices: dict[Path, Voice | AudioProblem] = {}
         for path in paths:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from qrecipe.data.audio import AudioProblem, rate_problem
-from qrecipe.data.codes import Encoded, Encoder, Progress, Voice
+from qrecipe.data.codes import Encoded, Encoder, Voice, VoicesProgress
 from qrecipe.data.likeness import Fingerprint, is_one_sound
 from qrecipe.data.reading import Recording
 from qrecipe.errors import DataError, Place, Problem
@@ -281,7 +281,7 @@ class _References:
 class _Voices:
     """The references of a dataset, each read once."""
 
-    def __init__(self, encoder: Encoder, max_seconds: float, progress: Progress | None) -> None:
+    def __init__(self, encoder: Encoder, max_seconds: float, progress: VoicesProgress | None) -> None:
         self._encoder, self._progress = encoder, progress
         self._max_seconds = max_seconds
         self._read: dict[Path, Voice | AudioProblem] = {}

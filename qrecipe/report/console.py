@@ -37,7 +37,6 @@ LINES: dict[str, Callable[[Fields], str]] = {
     "not_locked": lambda e: f"warning: files cannot be locked in {e['path']}: make sure that no other run works there",
     "put_aside": lambda e: f"the run before is kept in {e['path']}",
     "disk": lambda e: "disk: " + "; ".join(f"{n['what']} {size(n['bytes'])}" for n in e["needs"]),
-    "row_skipped": lambda e: f"  skipped {e['file']}:{e['line']}: {e['message']}",
     "data_warning": lambda e: f"warning[{e['code']}]: {e['message']} ({e['file']}:{e['line']})",
     "languages": lambda e: "language rows: " + ", ".join(f"{k} {row}" for k, row in e["rows"].items()),
     "stage_started": lambda e: f"stage {e['stage']} ({e['objective']}): {e['parameters']:,} parameters",
@@ -125,6 +124,8 @@ class RunConsole:
         self._last = 0.0
         self._verdicts: list[Fields] = []
         self._where = ""
+        self._skipped = 0
+        """Rows of the last dataset that were left out."""
 
     def __enter__(self) -> RunConsole:
         return self
@@ -237,7 +238,15 @@ class RunConsole:
         more = len(e["differences"]) - len(shown)
         self.say(f"{e['path']} changes: " + "; ".join(shown) + (f"; and {more} more" if more else ""))
 
+    def _on_row_skipped(self, e: Fields) -> None:
+        self._skipped += 1
+        if self._skipped <= SHOWN_ROWS:
+            self.say(f"  skipped {e['file']}:{e['line']}: {e['message']}")
+        elif self._skipped == SHOWN_ROWS + 1:
+            self.say("  the others are in events.jsonl of the run's folder")
+
     def _on_dataset(self, e: Fields) -> None:
+        self._skipped = 0
         minutes = f", {e['minutes']:.1f} minutes" if e["minutes"] is not None else ""
         skipped = f", {e['skipped']} skipped" if e["skipped"] else ""
         self.say(f"data {e['dataset']}: {e['rows']:,} row{'s' if e['rows'] != 1 else ''}{minutes}{skipped}")

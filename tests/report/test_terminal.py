@@ -148,3 +148,16 @@ def test_streams_of_every_kind(shell: str, code: int, tmp_path: Path) -> None:
     assert done.returncode == code, output
     assert "Traceback" not in output
     assert "did not expect" not in output
+
+
+def test_of_many_rows_that_are_skipped_the_first_are_shown() -> None:
+    file = io.StringIO()
+    with RunConsole(Printer(file=file, width=200)) as console:
+        for name in ("speech", "dev"):
+            console({"event": "dataset", "dataset": name, "rows": 4, "skipped": 400, "minutes": 1.0})
+            for line in range(400):
+                console({"event": "row_skipped", "dataset": name, "file": f"{name}.jsonl", "line": line, "message": "clipped"})
+    lines = file.getvalue().splitlines()
+    assert lines[1:3] == ["  skipped speech.jsonl:0: clipped", "  skipped speech.jsonl:1: clipped"]
+    assert lines.count("  the others are in events.jsonl of the run's folder") == 2
+    assert len(lines) == 2 * (1 + 8 + 1)
