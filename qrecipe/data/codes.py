@@ -168,7 +168,9 @@ class Encoder:
             raise voice
         return voice
 
-    def _voices_here(self, paths: Sequence[Path], max_seconds: float, progress: VoicesProgress | None = None) -> dict[Path, Voice | AudioProblem]:
+    def _voices_here(
+        self, paths: Sequence[Path], max_seconds: float, progress: VoicesProgress | None = None
+    ) -> dict[Path, Voice | AudioProblem]:
         self._x_vectors.refresh()
         voices: dict[Path, Voice | AudioProblem] = {}
         for path in paths:
