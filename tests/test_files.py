@@ -48,7 +48,7 @@ def test_many_files_are_read_once_and_measured_once(clips: list[str], tmp_path: 
     expected = [hashlib.sha256(b"%d" % i).hexdigest() for i in range(len(clips))]
     assert hashes.sha256_of_all(clips) == expected
     seconds = [None if i % 3 == 0 else float(i) for i in range(len(clips))]
-    assert hashes.seconds_of_all(clips, lambda p: measured.append(p) or seconds[int(p.stem)]) == seconds  # type: ignore[func-returns-value]
+    assert hashes.seconds_of_all(clips, lambda p: measured.append(p) or seconds[int(Path(p).stem)]) == seconds  # type: ignore[func-returns-value]
     hashes.save()
 
     monkeypatch.setattr(files, "sha256", None)
