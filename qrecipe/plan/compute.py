@@ -115,8 +115,12 @@ class Compute:
 
     @property
     def peak_recomputing(self) -> int:
-        """The same where layers are computed again in the backward pass, which goes on when most gradients are there."""
-        return self._standing + max(self._passing(self.recomputed, self.accumulates), self.gradients + self.layer)
+        """The same where layers are computed again in the backward pass, which goes on when most gradients are there.
+
+        Autocast's copies of float32 masters are gone by then; what they were made from lies in the machine's memory.
+        """
+        copies = self.linear * BF16 if self.masters == "float32" else 0
+        return self._standing + max(self._passing(self.recomputed, self.accumulates), self.gradients + self.layer - copies)
 
     @property
     def least(self) -> int:

@@ -154,16 +154,24 @@ def test_layers_computed_again_keep_their_input_alone() -> None:
     assert cost.least == cost.peak_recomputing - cost.recomputed + cost.longest_row + cost.gradients
 
 
-def test_the_peak_with_layers_computed_again_is_what_was_measured() -> None:
-    """Gigabytes that tensors held at most on one H200, 20 steps of 6,144 frames (`benchmarks.scale`, rows in 12 GB)."""
-    case = CASES["rows"]
-    fields = {"id": "s", "objective": "speech", "data": ["d"], "train": case.train, "steps": 20, "layout": "streaming"}
-    stage = SpeechStage.model_validate({**fields, "batch": {"frames": case.frames}, **case.settings})
+@pytest.mark.parametrize(
+    ("case", "settings", "measured"),
+    [
+        ("rows", {}, 5.47),
+        ("layers", {"moments": "8bit"}, 16.51),
+        ("layers", {"moments": "8bit", "masters": "bfloat16"}, 11.63),
+    ],
+)
+def test_the_peak_with_layers_computed_again_is_what_was_measured(case: str, settings: dict[str, str], measured: float) -> None:
+    """Gigabytes that tensors held at most on one H200, 20 steps (`benchmarks.scale`, rows of small cards)."""
+    row = CASES[case]
+    fields = {"id": "s", "objective": "speech", "data": ["d"], "train": row.train, "steps": 20, "layout": "streaming"}
+    stage = SpeechStage.model_validate({**fields, "batch": {"frames": row.frames}, **row.settings, **settings})
     found, problems = trainable.resolve(stage, Node({}, Place("r.yaml")), shapes(), {"malay": 2072}, list(range(3774)))
     assert not problems
     made = compute(stage, found, shapes(), Volume(rows=300, frames=25_112, tokens=6_167))
     assert made is not None
-    assert made.peak_recomputing / 1e9 == pytest.approx(5.47, rel=0.1)
+    assert made.peak_recomputing / 1e9 == pytest.approx(measured, rel=0.12)
 
 
 def test_time_counts_what_is_computed() -> None:
