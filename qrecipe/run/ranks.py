@@ -15,10 +15,6 @@ from qrecipe.world import World
 
 def require_same(world: World, plan: RunPlan, options: dict[str, object]) -> None:
     """Raises `UserError` on a rank that plans something else than the first. `options` are the command line's."""
-    for i, stage in enumerate(plan.loaded.recipe.stages):
-        if stage.objective == "reward" and not world.alone:
-            node = plan.loaded.node.at("stages", i, "objective")
-            raise UserError(node.problem("QR090", "`objective: reward` trains in one process", help_="run this recipe without a launcher"))
     recipe, base = plan.loaded.resolved(), plan.plan.base
     facts: dict[str, object] = {f"version of {name}": version for name, version in versions().items()}
     facts |= {"recipe": recipe, "base": base.identity}

@@ -63,6 +63,10 @@ class RunRewarder:
             return cap_of_text(row.text, self.session.recipe.teacher.slowest)
         return cap_of(row, self.session.evaluation)
 
+    def prepare(self) -> None:
+        """Measures the recordings that samples are compared with, which the ranks do together."""
+        self._spreads  # noqa: B018  # computed once, and kept
+
     def score(self, rollouts: Sequence[Rollout]) -> list[Score]:
         """Decodes samples, has them heard, and scores each."""
         opened = self.session.opened
@@ -90,7 +94,7 @@ class RunRewarder:
         for spec, _ in self._parts:
             assert spec.reward is not None, "checked with the recipe"
             number = number_of(spec, sample)
-            spread = self._spread(spec, sample.language) if TRANSFORMS[spec.reward].spread else (0.0, 0.0)
+            spread = self._spreads.get((spec.name, sample.language), (0.0, 0.0))
             values[spec.name] = reward_of(spec.reward, None if number is None else number[0], spread)
         total = sum(weight for _, weight in self._parts)
         return Score(sum(values[spec.name] * weight for spec, weight in self._parts) / total, values)
@@ -108,17 +112,17 @@ class RunRewarder:
 
     @cached_property
     def _spreads(self) -> dict[tuple[str, str], Spread]:
-        return {}
-
-    def _spread(self, spec: MetricSpec, language: str) -> Spread:
-        """Between which 95 % of the recordings of a language lie, whatever dataset they are of."""
-        if (spec.name, language) not in self._spreads:
-            settings = self.session.evaluation.model_copy(update={"prompts": None})
-            recorded = [d for d in self.session.data.speech.values() if d.language == language]
-            values = [v.value for d in recorded for v in measure_recordings(d, [spec.name], settings, self._evaluators)[spec.name]]
-            low, high = np.quantile(values, [0.025, 0.975]) if values else (-math.inf, math.inf)
-            self._spreads[spec.name, language] = (float(low), float(high))
-        return self._spreads[spec.name, language]
+        """Between which 95 % of the recordings of a language lie, whatever dataset they are of, by metric and language."""
+        settings = self.session.evaluation.model_copy(update={"prompts": None})
+        spreads = {}
+        for spec, _ in self._parts:
+            assert spec.reward is not None, "checked with the recipe"
+            for language in self.session.recipe.languages if TRANSFORMS[spec.reward].spread else ():
+                recorded = [d for d in self.session.data.speech.values() if d.language == language]
+                values = [v.value for d in recorded for v in measure_recordings(d, [spec.name], settings, self._evaluators)[spec.name]]
+                low, high = np.quantile(values, [0.025, 0.975]) if values else (-math.inf, math.inf)
+                spreads[spec.name, language] = (float(low), float(high))
+        return spreads
 
 
 def _utterance(rollout: Rollout) -> Utterance:

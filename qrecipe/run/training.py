@@ -158,7 +158,9 @@ class Trainer:
         learner.tables.recompute = self._recomputes(stage, cost)
         inputs = self._inputs(stage, learner, seed, cost.terms if cost is not None else ())
         if isinstance(stage, RewardStage):
-            inputs = replace(inputs, rewarder=RunRewarder(self.session, stage, learner, weights_before))
+            rewarder = RunRewarder(self.session, stage, learner, weights_before)
+            rewarder.prepare()
+            inputs = replace(inputs, rewarder=rewarder)
         objective = build_objective(stage, inputs)
         shares = {u.name: u.share for u in stage.uses if u.share is not None}
         sampler = Sampler(objective.lengths(), shares, stage.batch, seed, objective.updates)

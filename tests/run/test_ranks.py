@@ -125,6 +125,32 @@ def test_two_ranks_make_what_one_makes(nursery: Nursery, one: Path) -> None:
     assert spoken[0] == spoken[1]
 
 
+def test_two_ranks_hear_what_one_hears(nursery: Nursery, tmp_path: Path) -> None:
+    """Each speaks and hears its own sentences; a reward by where recordings lie is measured by both together."""
+    reward = [{"metric": "silence_share"}, {"metric": "speaking_rate"}]
+    train = [
+        {"match": "talker.model.codec_embedding", "rows": "languages", "lr": 1.0e-3},
+        {"match": "talker.text_projection", "lr": 1.0e-4},
+    ]
+    ear = {"id": "ear", "objective": "reward", "data": ["text"], "train": train, "reward": reward, "samples": 2, "steps": 3}
+    ear |= {"batch": {"frames": 60, "accumulate": 2}}
+    teacher = {"voices": ["data/ref.wav"], "slowest": 40.0}
+    recipes.write(tmp_path / "one", recipes.recipe(stages=[ear], accept=[PASSES], teacher=teacher))
+    there = place(tmp_path / "one", "two")
+    assert alone(nursery, tmp_path / "one").code == 0
+    first, second = two(nursery, there)
+    assert (first.code, second.code) == (0, 0), first.err + second.err
+    heard = [[{k: e[k] for k in e if k != "time"} for e in events(p, "reward")] for p in (tmp_path / "one", there)]
+    assert [e["step"] for e in heard[0]] == [1, 2, 3]
+    assert heard[0][0]["groups"] > 1
+    # later samples are drawn from weights whose last digits differ
+    parts = heard[0][0].pop("parts"), heard[1][0].pop("parts")
+    assert parts[1] == pytest.approx(parts[0], abs=2e-5)
+    assert heard[1][0] == pytest.approx(heard[0][0], abs=2e-5)
+    losses = [events(p, "step")[0]["losses"] for p in (tmp_path / "one", there)]
+    assert losses[1] == pytest.approx(losses[0], abs=1e-4)
+
+
 def entries(folder: Path) -> set[tuple[str, bytes, bytes]]:
     """Keys and hashes of what a cache holds, with the folder below `folder`."""
     held = set()

@@ -168,18 +168,20 @@ class RewardObjective(Objective):
         if self._spoke_at == first and all((i.dataset, i.index) in self._groups for i in items):
             return
         self._spoke_at, self._groups = first, {}
-        if not items:
-            return
-        rollouts = self._speak(items, first)
+        heard = self._hear(items, first) if items else []
+        self._compare_with_reference()
+        self._remember_drawn()
+        self._report(first, heard)
+
+    def _hear(self, items: list[Item], step: int) -> list[list[Score]]:
+        """Speaks sentences and has them scored, by sentence; their groups are remembered."""
+        rollouts, n = self._speak(items, step), self.stage.samples
         scores = self.rewarder.score([r for group in rollouts for r in group])
-        n = self.stage.samples
         grouped = [scores[i : i + n] for i in range(0, len(scores), n)]
         for item, samples, heard in zip(items, rollouts, grouped, strict=True):
             rewards = torch.tensor([s.reward for s in heard], dtype=torch.float64)
             self._groups[item.dataset, item.index] = _Group(samples, leave_one_out(rewards).float(), [], [])
-        self._compare_with_reference()
-        self._remember_drawn()
-        self._report(first, list(self._groups.values()), grouped)
+        return grouped
 
     def loss_sums(self, micro: Micro, step: int) -> dict[str, torch.Tensor]:
         """Sums of the policy's loss and of the divergence over all codes of the samples, and of what is replayed."""
@@ -220,8 +222,8 @@ class RewardObjective(Objective):
     def _speak(self, items: list[Item], step: int) -> list[list[Rollout]]:
         """Samples of every sentence by the weights as they are. Their random numbers are keyed by the step."""
         spoken = [self._rollout(i, step) for i in items]
-        seed = _draw(self.seed, step)[0]
-        prompts = [self._prompt(r, seed) for r in spoken for _ in range(self.stage.samples)]
+        seeds = [_draw(self.seed, step, "samples", i.dataset, r.row.line)[0] for i, r in zip(items, spoken, strict=True)]
+        prompts = [self._prompt(r, seed) for r, seed in zip(spoken, seeds, strict=True) for _ in range(self.stage.samples)]
         with self.rewarder.policy(), phases.phase("speaking"):
             codes = generate.generate(self.opened, generate.numbered(prompts), plain(self.stage.temperature))
         generate.release(self.opened)
@@ -253,21 +255,30 @@ class RewardObjective(Objective):
         parts = (e.role, e.body, e.language, e.layout, e.x_vector, e.reference_body, e.reference_codes)
         return generate.Prompt(*parts, seed=seed, max_frames=rollout.cap)
 
-    def _report(self, step: int, groups: list[_Group], heard: list[list[Score]]) -> None:
-        scores = [s for group in heard for s in group]
+    def _report(self, step: int, heard: list[list[Score]]) -> None:
+        """Records what the samples of a step, those of all ranks, were worth."""
+        groups, scores = list(self._groups.values()), [s for group in heard for s in group]
         rollouts = [r for g in groups for r in g.rollouts]
-        mean = sum(s.reward for s in scores) / len(scores)
-        spreads = [float(torch.tensor([s.reward for s in group], dtype=torch.float64).std()) for group in heard]
-        self.history.append((step, mean))
-        fields = {
-            "reward": mean,
-            "spread": sum(spreads) / len(spreads),
+        sums = {
+            "samples": len(scores),
             "groups": len(groups),
             "dropped": sum(not g.learns for g in groups),
-            "frames": sum(len(r.codes) for r in rollouts) / len(rollouts),
-            "cut": sum(r.cut for r in rollouts) / len(rollouts),
-            "parts": {name: sum(s.values[name] for s in scores) / len(scores) for name in scores[0].values},
+            "reward": sum(s.reward for s in scores),
+            "spread": sum(float(torch.tensor([s.reward for s in group], dtype=torch.float64).std()) for group in heard),
+            "frames": sum(len(r.codes) for r in rollouts),
+            "cut": sum(r.cut for r in rollouts),
         }
+        parts = {name: sum(s.values[name] for s in scores) for name in (scores[0].values if scores else ())}
+        answers = self.opened.world.exchange([sums, parts], "hearing samples")
+        total = {name: sum(answer[0][name] for answer in answers) for name in sums}
+        n = total["samples"]
+        if not n:
+            return
+        self.history.append((step, total["reward"] / n))
+        fields: dict[str, Any] = {name: total[name] / n for name in ("reward", "frames", "cut")}
+        fields |= {"spread": total["spread"] / total["groups"], "groups": total["groups"], "dropped": total["dropped"]}
+        named = [answer[1] for answer in answers if answer[1]]
+        fields["parts"] = {name: sum(values[name] for values in named) / n for name in named[0]}
         self.rewarder.report(step, fields)
 
     # ---- likelihoods
