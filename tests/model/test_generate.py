@@ -176,13 +176,13 @@ def test_log_probabilities_are_those_of_what_stock_draws_from(
 def test_what_a_prompt_says_does_not_depend_on_its_batch(prompt_of: Any, opened: LoadedBase) -> None:
     """The same bytes alone, in any batch and order, and where rows that end are replaced."""
     how = Sampling(Draw(True, 0.9, 50), Draw(True, 0.9, 50), 1.05, 2, CAP)
-    prompts = [prompt_of(c, text=t, seed=s) for c in CASES for t, s in (("Hai.", 1), (LONG_TEXT, 2))]
+    prompts = [prompt_of(c, text=t, seed=s) for c in HALF for t, s in (("Hai.", 1), (LONG_TEXT, 2))]
     together = generate.generate(opened, prompts, how)
     assert len({len(c) for c in together}) > 3
     backwards = generate.generate(opened, prompts[::-1], how, batch=5)[::-1]
-    alone = [generate.generate(opened, [p], how)[0] for p in prompts[::5]]
+    alone = [generate.generate(opened, [p], how)[0] for p in prompts[::4]]
     assert all(torch.equal(a, b) for a, b in zip(together, backwards, strict=True))
-    assert all(torch.equal(a, b) for a, b in zip(together[::5], alone, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(together[::4], alone, strict=True))
 
 
 def test_a_cap_of_its_own_only_cuts(prompt_of: Any, opened: LoadedBase) -> None:

@@ -142,7 +142,7 @@ def test_the_gradient_is_that_of_the_expected_reward(opened: LoadedBase, make: A
     wanted = likely(opened, objective, 0.3)
     (row,) = learner.parameters()
     mean, plain = torch.zeros_like(row), torch.zeros_like(row)
-    steps = 5
+    steps = 3
     exact = torch.zeros_like(row)
     for step in range(1, steps + 1):
         logs = first_code(opened, objective, step)
@@ -219,12 +219,10 @@ class OneNumber:
         self.number.data = before
 
 
-@pytest.mark.parametrize("kl_weight", [0.5, 1.5])
-def test_the_divergence_holds_back_as_computed_by_hand(
-    opened: LoadedBase, voice: Any, monkeypatch: pytest.MonkeyPatch, kl_weight: float
-) -> None:
+def test_the_divergence_holds_back_as_computed_by_hand(opened: LoadedBase, voice: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """With probability p of being worth 1, p0 at the start, the reward pulls p's logit by p (1 - p) and the divergence by
     kl_weight (p - p0): learning ends where they are equal, p p + (kl_weight - 1) p - kl_weight p0 = 0."""
+    kl_weight = 0.5
     stage = stage_of(HEAD, samples=16, kl_weight=kl_weight, steps=40, schedule="linear", temperature=HOT)
     ears = Ears(None, lambda r: float(int(r.codes[0, 0]) in wanted))  # type: ignore[arg-type]  # set below
     tables = forward.Tables(opened.talker)
