@@ -127,6 +127,7 @@ def test_what_packs_agree_on_is_not_added_twice() -> None:
     assert torch.equal(merged.rows[TEXT_TABLE][1], torch.ones(1, WIDTH))
 
 
+@pytest.mark.slow  # torch takes two seconds to import its optimisers
 def test_tokens_of_one_pack_keep_what_they_become_beside_another() -> None:
     """Two packs that trained projection and rows: a token of one alone comes nearer to its own input than by adding weights up."""
     made = torch.Generator().manual_seed(1)
