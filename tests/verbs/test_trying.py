@@ -99,10 +99,17 @@ def test_wrong_arguments(tmp_path: Path) -> None:
     assert (done.returncode, "QR050" in done.stderr) == (2, True)
 
 
-def test_a_sentence_in_a_browser(trial: LoadedModels, voice: VoiceChoice, browser: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_a_sentence_in_a_browser(
+    trial: LoadedModels,
+    voice: VoiceChoice,
+    opened: LoadedBase,
+    browser: Any,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Typed, with an uploaded voice, and nothing asked of any other machine."""
     from playwright.sync_api import TimeoutError
 
+    monkeypatch.setitem(opened.wrapper.generate_defaults, "max_new_tokens", 40)  # this voice need not end by itself
     elsewhere: list[str] = []
     with served(trial, "127.0.0.1", 0) as address:
         assert address.startswith("http://127.0.0.1:")
