@@ -204,7 +204,13 @@ def test_a_search_from_the_recipe_to_the_recipe(mini: Any, tmp_path: Path, monke
 def test_sentences_that_choose_do_nothing_else(tiny: Callable[..., Path]) -> None:
     from qrecipe.recipe import inspect
 
-    for name, code in (("speech", "QR025"), ("text", "QR026"), ("dev", "QR025"), ("nothing", "QR020")):
-        gate = {"metric": "talker_nll", "data": "dev", "max": 9.0}
-        _, problems = inspect(tiny(search={"data": name, "metric": "silence_share"}, accept=[gate]))
-        assert code in {p.code for p in problems.errors}
+    gate = {"metric": "talker_nll", "data": "dev", "max": 9.0}
+
+    def codes(data: str, metric: str = "silence_share") -> set[str]:
+        _, problems = inspect(tiny(search={"data": data, "metric": metric}, accept=[gate]))
+        return {p.code for p in problems.errors}
+
+    for name, code in (("speech", "QR025"), ("dev", "QR025"), ("nothing", "QR020")):
+        assert code in codes(name)
+    assert codes("text") == set(), "the variants read sentences that nobody has recorded"
+    assert codes("text", "duration_ratio") == {"QR026"}
