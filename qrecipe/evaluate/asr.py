@@ -79,10 +79,12 @@ class FasterWhisper:
                 return super().encode(features if features[..., window - self.frames_per_second :].any() else features[..., :window])
 
         device = "cuda" if _runs_on_a_gpu() else "cpu"
-        self._at_once = GPU_WORKERS if device == "cuda" else torch.get_num_threads()
+        threads_of_torch = torch.get_num_threads()
+        self._at_once = GPU_WORKERS if device == "cuda" else threads_of_torch
         threads = {"cpu_threads": 1, "num_workers": self._at_once}
         settings: dict[str, Any] = {"compute_type": asr.compute_type, **threads, "local_files_only": True}
         self._model = Windowed(str(folder), device=device, device_index=pick_device().index or 0, **settings)
+        torch.set_num_threads(threads_of_torch)  # CTranslate2 gives this thread of ours as many as it has itself
         self._beam_size = asr.beam_size
 
     def transcribe(self, audios: Sequence[Audio], language: str) -> list[str]:
