@@ -93,17 +93,19 @@ def _run(
     waiting, row_of = list(order), dict[int, int]()
     frames = GPU_FRAMES if opened.device.type == "cuda" else 1
     while waiting or row_of:
-        idle = [row for row in range(shape.rows) if row not in row_of][: len(waiting)]
-        with opened.small_products():
-            if idle:
-                entering, waiting = waiting[: len(idle)], waiting[len(idle) :]
-                decoder.admit(idle, [prompts[i] for i in entering])
-                row_of.update(zip(idle, entering, strict=True))
-            for _ in range(frames):
-                decoder.step()
-        done = decoder.done[: shape.rows].tolist()
-        ended = [row for row in row_of if done[row]]
-        for row, codes in zip(ended, decoder.finished(ended) if ended else [], strict=True):
+        ended: list[int] = []
+        with opened.small_products():  # until a row ends: to change torch's threads at every frame costs as much as a frame
+            while not ended:
+                idle = [row for row in range(shape.rows) if row not in row_of][: len(waiting)]
+                if idle:
+                    entering, waiting = waiting[: len(idle)], waiting[len(idle) :]
+                    decoder.admit(idle, [prompts[i] for i in entering])
+                    row_of.update(zip(idle, entering, strict=True))
+                for _ in range(frames):
+                    decoder.step()
+                done = decoder.done[: shape.rows].tolist()
+                ended = [row for row in row_of if done[row]]
+        for row, codes in zip(ended, decoder.finished(ended), strict=True):
             yield row_of.pop(row), codes
 
 
