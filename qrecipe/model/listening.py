@@ -54,7 +54,7 @@ class TransformersRecogniser:
         On a GPU Whisper hears several at once. Batches always have one size, filled up with silence, so that a transcript does
         not depend on what else is in its batch.
         """
-        if self._batch == 1:
+        if self._ctc:
             return [self.transcribe_scored(audio, language)[0] for audio in audios]
         texts: list[str] = []
         for start in range(0, len(audios), self._batch):

@@ -107,6 +107,7 @@ def test_batches_have_one_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a recording is heard with must not change its transcript, and a GPU rounds by the size of a batch."""
     heard: list[list[int]] = []
     recogniser = TransformersRecogniser.__new__(TransformersRecogniser)
+    monkeypatch.setattr(recogniser, "_ctc", False, raising=False)
     monkeypatch.setattr(recogniser, "_batch", 4, raising=False)
     monkeypatch.setattr(recogniser, "_heard", lambda sounds, language: heard.append(list(map(len, sounds))) or sounds, raising=False)
     monkeypatch.setattr(recogniser, "_written", lambda sounds: [str(len(s)) for s in sounds], raising=False)
