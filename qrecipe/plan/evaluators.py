@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from qrecipe.errors import Problem, Problems
-from qrecipe.files import FileHashes, is_file
+from qrecipe.files import FileHashes
 from qrecipe.inputs.bases import BaseInfo
 from qrecipe.inputs.evaluators import EvaluatorModel, find, language_problem, packages_problem
 from qrecipe.plan.fingerprints import reward_inputs
+from qrecipe.plan.synthetic import voice_hashes
 from qrecipe.plan.values import PlannedEvaluator
 from qrecipe.recipe import LoadedRecipe, metrics
 from qrecipe.recipe.checks import gates_with_nodes
 from qrecipe.recipe.dataset import SpeechDataset
 from qrecipe.recipe.gate import Select
 from qrecipe.recipe.stage import RewardStage, Stage
-from qrecipe.recipe.synthetic import is_spoken, rewarded_texts, voices
+from qrecipe.recipe.synthetic import is_spoken, rewarded_texts
 from qrecipe.source import bounds
 from qrecipe.source.reader import Node
 
@@ -104,12 +104,7 @@ class EvaluatorPlanner:
             known = {p.message for p in self.problems}
             self.problems += [p for p in _lacking(spec, lacking, at) if p.message not in known]
         spoken = {u.dataset for u in stage.uses} & set(rewarded_texts(self.recipe))
-        paths = [self.loaded.path(text) for text in voices(self.recipe)] if spoken else []
-        hashes = [self.hashes.sha256(v) if is_file(v) and self._may_read(v) else None for v in paths]
-        return reward_inputs(stage, self.recipe, identities), hashes
-
-    def _may_read(self, path: Path) -> bool:
-        return bounds.problem(path, str(path), self.loaded.node, self.loaded.bounds) is None
+        return reward_inputs(stage, self.recipe, identities), voice_hashes(self.loaded, self.hashes) if spoken else []
 
     def report_missing(self) -> None:
         """Reports once what several gates or `select` lack, and the optional gates that are skipped for it."""

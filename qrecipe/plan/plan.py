@@ -23,7 +23,7 @@ from qrecipe.plan.fingerprints import NUMERICS, StageInputs, select_inputs, stag
 from qrecipe.plan.languages import check_languages, plan_languages
 from qrecipe.plan.planned import Planned
 from qrecipe.plan.replacements import replacements_of
-from qrecipe.plan.synthetic import SyntheticDataset, make_synthetic, planned_for
+from qrecipe.plan.synthetic import SyntheticDataset, make_synthetic, planned_for, voice_hashes
 from qrecipe.plan.values import (
     Plan,
     PlannedBase,
@@ -38,7 +38,6 @@ from qrecipe.recipe import LoadedRecipe
 from qrecipe.recipe.dataset import SHARDS, Dataset
 from qrecipe.recipe.gate import Gate, Select
 from qrecipe.recipe.stage import Stage
-from qrecipe.recipe.synthetic import voices
 from qrecipe.source import bounds
 
 
@@ -184,9 +183,8 @@ class _Planner:
             inputs = [datasets[name].sha256, synthetic[name].digest if name in synthetic else None]
             content = None if None in inputs else digest(inputs)
             datasets[name] = datasets[name].model_copy(update={"sha256": content})
-        recordings = [self.loaded.path(v) for v in voices(self.recipe)]
-        for name in self.recipe.read_judges() if all(map(is_file, recordings)) else []:
-            inputs = [datasets[name].sha256, *map(self.hashes.sha256, recordings)]
+        for name in self.recipe.read_judges():
+            inputs = [datasets[name].sha256, *voice_hashes(self.loaded, self.hashes)]
             datasets[name] = datasets[name].model_copy(update={"sha256": None if None in inputs else digest(inputs)})
         return synthetic
 

@@ -120,7 +120,7 @@ def make_synthetic(
     names = dict.fromkeys([*stages, *judges])
     tables = {language: reader.table(language) for language in dict.fromkeys(recipe.datasets[d].language for d in names)}
     speaks = any(OBJECTIVES[s.objective].speaks for s in stages.values()) or rewarded_texts(recipe)
-    recordings = reader.voices() if judges or speaks else []
+    recordings = reader.voices() if judges or speaks or recipe.read_judges() else []
     listener = reader.listener() if recordings else None
     voice_hashes = [hashes.sha256(v) for v in recordings if is_file(v)]
     step, datasets = _step(base), {}
@@ -140,6 +140,13 @@ def make_synthetic(
         key = digest(content) if len(voice_hashes) == len(recordings) else None
         datasets[name] = SyntheticDataset(name, language, spoken_as, tuple(sentences), tuple(recordings), key, table, step)
     return datasets, reader.problems
+
+
+def voice_hashes(loaded: LoadedRecipe, hashes: FileHashes) -> list[str | None]:
+    """Hashes of the recordings in whose voices sentences are spoken; None of one that is not here or may not be read."""
+    paths = [loaded.path(text) for text in voices(loaded.recipe)]
+    readable = [is_file(v) and bounds.problem(v, str(v), loaded.node, loaded.bounds) is None for v in paths]
+    return [hashes.sha256(v) if may else None for v, may in zip(paths, readable, strict=True)]
 
 
 def _step(base: BaseInfo) -> float | None:

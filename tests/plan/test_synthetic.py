@@ -121,6 +121,27 @@ def test_a_voice_that_is_missing_leaves_the_plan_incomplete(planned: Callable[..
     assert found.plan.stages[0].fingerprint is None
 
 
+def test_voices_in_which_unread_sentences_judge_are_looked_at(planned: Callable[..., Planned], tmp_path: Path) -> None:
+    """Though nothing else speaks: the base learns from text alone."""
+    train = [{"match": "talker.model.text_embedding", "rows": "seen", "lr": 1.0e-3}]
+    stage = {"id": "one", "objective": "text_lm", "data": ["text"], "train": train, "steps": 1}
+    recipes.write_rows(tmp_path / "data" / "unread.jsonl", [{"text": t} for t in recipes.MALAY_DEV])
+    kinds = {"text": "data/text.jsonl", "unread": "data/unread.jsonl"}
+    fields: dict[str, Any] = {"datasets": {k: {"kind": "text", "language": "malay", "path": p} for k, p in kinds.items()}}
+    fields |= {"stages": [stage], "accept": [{"metric": "runaway_rate", "data": "unread", "max": 0.5}]}
+
+    def content(voice: str) -> tuple[str | None, list[str]]:
+        found = planned(**fields, teacher={"voices": [voice]})
+        return found.plan.datasets["unread"].sha256, [p.code for p in found.problems if p.code in ("QR040", "QR048")]
+
+    one, other = content("data/voice0.wav"), content("data/voice1.wav")
+    assert one[0] != other[0]
+    assert one[0] is not None
+    assert one[1] == other[1] == []
+    assert content("data/nobody.wav") == (None, ["QR040"])
+    assert content("../voice.wav") == (None, ["QR048"])
+
+
 def test_paths_lead_out_of_the_folder_for_no_recipe(planned: Callable[..., Planned]) -> None:
     language = {"bcp47": "ms", "init": {"copy": "spanish"}, "respelling": {"language": "spanish", "table": "/etc/hostname"}}
     found = planned(languages={"malay": language}, teacher={"voices": ["../voice.wav", "data/voice0.wav"]})
