@@ -6,8 +6,10 @@ import torch
 from safetensors import safe_open
 
 from qrecipe.inputs.bases import weight_files
+from qrecipe.model.languages import initial_rows
 from qrecipe.model.load import LoadedBase
 from qrecipe.model.weights import Delta, apply, parameters
+from qrecipe.recipe.language import Language
 
 
 class WorkingWeights:
@@ -36,3 +38,14 @@ class WorkingWeights:
         self.opened.config.talker_config.codec_language_id.update(rows)
         supported = self.opened.net.supported_languages
         supported.extend(k for k in rows if k not in supported)
+
+
+def with_languages(working: WorkingWeights, listed: dict[str, int], languages: dict[str, tuple[int, Language]]) -> Delta:
+    """Adds new languages, key -> (row, settings), with their rows at their init, which the modules then hold.
+
+    `listed` are the languages of the base with their rows.
+    """
+    working.add_languages({key: row for key, (row, _) in languages.items()})
+    start = initial_rows(working.opened.net, languages, listed)
+    working.set(start)
+    return start

@@ -21,10 +21,9 @@ from qrecipe.data.batches import Item
 from qrecipe.data.speech import SpeechData, SpeechRow
 from qrecipe.inputs.bases import LocalBase
 from qrecipe.model.kernels import fused
-from qrecipe.model.languages import initial_rows
 from qrecipe.model.load import LoadedBase, open_model
 from qrecipe.model.weights import Delta, Learner
-from qrecipe.model.working import WorkingWeights
+from qrecipe.model.working import WorkingWeights, with_languages
 from qrecipe.phases import phase
 from qrecipe.plan.complete import RunPlan
 from qrecipe.plan.compute import compute
@@ -114,20 +113,11 @@ def _work(base: LocalBase, languages: Mapping[str, Language], rows: Mapping[str,
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
     opened = open_model(base)
-    start = add_languages(opened, base, languages, rows)
+    start = with_languages(WorkingWeights(opened), base.languages, {key: (row, languages[key]) for key, row in rows.items()})
     for item in work:
         with fused.compiled(True):
             take_a_step(opened, start, item)
         answering.send(item.stage.id)
-
-
-def add_languages(opened: LoadedBase, base: LocalBase, languages: Mapping[str, Language], rows: Mapping[str, int]) -> Delta:
-    """The recipe's languages with their rows at their init, which the modules then hold."""
-    working = WorkingWeights(opened)
-    working.add_languages(dict(rows))
-    start = initial_rows(opened.net, {k: (row, languages[k]) for k, row in rows.items()}, base.languages)
-    working.set(start)
-    return start
 
 
 def take_a_step(opened: LoadedBase, start: Delta, work: Work) -> None:

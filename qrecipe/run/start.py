@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from qrecipe.model.forward import Tables
-from qrecipe.model.languages import initial_rows, require_free
+from qrecipe.model.languages import require_free
 from qrecipe.model.weights import Delta
-from qrecipe.model.working import WorkingWeights
+from qrecipe.model.working import WorkingWeights, with_languages
 from qrecipe.phases import phase
 from qrecipe.plan.complete import RunPlan
 from qrecipe.qwen3 import PromptKind
@@ -30,17 +30,10 @@ def start_run(session: Session, plan: RunPlan, store: RunStore) -> RunSession:
 
 def _add_languages(session: Session, plan: RunPlan, working: WorkingWeights) -> Delta:
     """New rows at their init, and the languages in the config in memory, as the bundle's config will have them."""
-    net, listed = session.opened.net, session.base.languages
-    chosen = {}
-    for key, language in plan.loaded.recipe.languages.items():
-        node = plan.loaded.node.at("languages", key)
-        row = plan.rows[key]
-        require_free(net, row, listed, node.name_place, language.token_id == "auto")
-        chosen[key] = (row, language)
-    working.add_languages({k: row for k, (row, _) in chosen.items()})
-    start = initial_rows(net, chosen, listed)
-    working.set(start)
-    return start
+    net, listed, languages = session.opened.net, session.base.languages, plan.loaded.recipe.languages
+    for key, language in languages.items():
+        require_free(net, plan.rows[key], listed, plan.loaded.node.at("languages", key).name_place, language.token_id == "auto")
+    return with_languages(working, listed, {key: (plan.rows[key], language) for key, language in languages.items()})
 
 
 @phase("self-check")

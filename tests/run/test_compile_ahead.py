@@ -11,6 +11,7 @@ import torch
 
 from qrecipe.model.load import open_model
 from qrecipe.model.weights import parameters
+from qrecipe.model.working import WorkingWeights, with_languages
 from qrecipe.plan import complete_plan
 from qrecipe.plan.complete import RunPlan
 from qrecipe.recipe import load
@@ -45,7 +46,8 @@ def test_a_step_of_every_stage_is_taken_and_no_weight_changes(recipe: str, monke
     base, languages, rows, work = work_of(plan, monkeypatch)
     assert [w.stage.id for w in work] == [s.id for s in plan.loaded.recipe.stages]  # type: ignore[attr-defined]  # a tuple of the process's arguments
     opened = open_model(plan.base)
-    start = compile_ahead.add_languages(opened, plan.base, plan.loaded.recipe.languages, plan.rows)
+    added = {key: (row, plan.loaded.recipe.languages[key]) for key, row in plan.rows.items()}
+    start = with_languages(WorkingWeights(opened), plan.base.languages, added)
     assert (base, languages, rows) == (plan.base, plan.loaded.recipe.languages, plan.rows)
     before = {name: value.clone() for name, value in parameters(opened.net).items()}
     computed: list[set[str]] = []
