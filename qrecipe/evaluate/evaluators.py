@@ -81,7 +81,7 @@ class EvaluatorSet:
         self._hashes = hashes or FileHashes()
         self.journal = journal or Journal()
         self._recogniser: recognisers.Recogniser | None = None
-        self._encoder: Callable[[Audio], torch.Tensor] | None = None
+        self._encoder: Callable[[Sequence[Audio]], list[torch.Tensor]] | None = None
         self._references: dict[Path, torch.Tensor] = {}
         self._models: dict[Need, tuple[EvaluatorModel, Problems]] = {}
         self._described: dict[tuple[str, str], dict[str, Any]] = {}
@@ -153,26 +153,39 @@ class EvaluatorSet:
 
     def similarity(self, sample: Sample) -> float | None:
         """Cosine between the speaker vectors of the sample and of its reference; None without a reference."""
-        path = sample.row.reference
-        if path is None:
+        if sample.row.reference is None:
             return None
-        key = ["voice", self._describe("speaker", sample.language), sample.key, self._hashes.sha256(path)]
-        cosine: float = self.journal.get_or_make(key, lambda: self._similarity(sample.audio, path))
+        cosine: float = self.journal.get_or_make(self._compared(sample), lambda: self._similarities([sample])[0])
         return cosine
 
-    def _similarity(self, audio: Audio, path: Path) -> float:
-        encode = self._speaker()
-        if path not in self._references:
-            self._references[path] = encode(read(path))
-        return float(torch.nn.functional.cosine_similarity(encode(audio), self._references[path], dim=0))
+    def compare_all(self, samples: Sequence[Sample]) -> None:
+        """Compares the voices of those that were not before, as many at once as the encoder takes; `similarity` then knows them."""
+        voiced = {key_of(inputs): s for s in samples if s.row.reference and self.journal.get(inputs := self._compared(s)) is None}
+        self.journal.add(dict(zip(voiced, self._similarities(list(voiced.values())), strict=True)))
 
-    def _speaker(self) -> Callable[[Audio], torch.Tensor]:
+    def _compared(self, sample: Sample) -> list[Any]:
+        """Inputs of a similarity."""
+        assert sample.row.reference is not None
+        return ["voice", self._describe("speaker", sample.language), sample.key, self._hashes.sha256(sample.row.reference)]
+
+    def _similarities(self, samples: Sequence[Sample]) -> list[float]:
+        encode, cosines = self._speaker(), []
+        for sample, vector in zip(samples, encode([s.audio for s in samples]), strict=True):
+            path = sample.row.reference
+            assert path is not None
+            if path not in self._references:
+                self._references[path] = encode([read(path)])[0]
+            cosines.append(float(torch.nn.functional.cosine_similarity(vector, self._references[path], dim=0)))
+        return cosines
+
+    def _speaker(self) -> Callable[[Sequence[Audio]], list[torch.Tensor]]:
         if self._encoder is None:
             backend, place = self._settings.speaker.backend, self._place("speaker")
             if backend == "base":
-                self._encoder = self._opened.x_vector
+                self._encoder = self._opened.x_vectors
             elif backend == "resemblyzer":
-                self._encoder = open_resemblyzer()
+                resemblyzer = open_resemblyzer()
+                self._encoder = lambda audios: [resemblyzer(a) for a in audios]
             else:
                 folder = materialise(self._find("speaker")[0], place)
                 try:
@@ -180,7 +193,7 @@ class EvaluatorSet:
                 except (RuntimeError, ValueError, OSError, KeyError) as e:
                     message = f"transformers cannot load {self._settings.speaker.model}: {in_a_line(e)}"
                     raise RecipeError(Problem("QR081", message, place)) from None
-                self._encoder = lambda audio: wavlm.vector(resampled(audio))
+                self._encoder = lambda audios: [wavlm.vector(resampled(a)) for a in audios]
         return self._encoder
 
     def mos(self, sample: Sample) -> float:

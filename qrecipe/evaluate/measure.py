@@ -34,8 +34,8 @@ READ = {"talker_nll": ("talker_nll",), "predictor_nll": ("predictor_nll",), "tex
 """Likelihoods that the built-in metrics read; a package's own metric may read both."""
 LISTENED = 8
 """Samples that each rank listens to before the ranks tell one another what they measured."""
-TRANSCRIBED = {"cpu": 16, "cuda": MOST_AT_ONCE}
-"""Samples that are transcribed before the first of them is measured, by the device that listens."""
+TOGETHER = {"cpu": 16, "cuda": MOST_AT_ONCE}
+"""Samples that are transcribed and compared before the first of them is measured, by the device that listens."""
 MEASURING = 1
 """Raised whenever a metric would give another number for the same sample."""
 
@@ -182,7 +182,7 @@ def _listened(samples: Iterable[Sample], specs: Sequence[MetricSpec], evaluators
         return
     remaining = iter(samples)
     while block := list(islice(remaining, LISTENED * world.size)):
-        for sample in transcribed(world.share(block), specs, evaluators):
+        for sample in heard_together(world.share(block), specs, evaluators):
             for spec in specs:
                 _number(sample, spec, evaluators)
         for theirs in world.exchange(journal.take_new(), "listening"):
@@ -191,20 +191,21 @@ def _listened(samples: Iterable[Sample], specs: Sequence[MetricSpec], evaluators
         yield from block
 
 
-def transcribed_at_once() -> int:
-    """Samples that a recogniser is best given at once on this machine."""
-    return TRANSCRIBED[pick_device().type]
+def heard_at_once() -> int:
+    """Samples that evaluators are best given at once on this machine."""
+    return TOGETHER[pick_device().type]
 
 
-def transcribed(samples: Iterable[Sample], specs: Sequence[MetricSpec], evaluators: EvaluatorSet) -> Iterator[Sample]:
-    """Passes samples on, several at once transcribed before if a metric reads what was heard."""
-    if not any(s.needs == "asr" for s in specs):
-        yield from samples
-        return
+def heard_together(samples: Iterable[Sample], specs: Sequence[MetricSpec], evaluators: EvaluatorSet) -> Iterator[Sample]:
+    """Passes samples on, several at once transcribed or compared before if a metric reads what was heard or whose voice it is."""
+    needs = {s.needs for s in specs}
     remaining = iter(samples)
-    while block := list(islice(remaining, transcribed_at_once())):
+    while block := list(islice(remaining, heard_at_once() if needs & {"asr", "speaker"} else 1)):
         with phase("listening"):
-            evaluators.transcribe_all(block)
+            if "asr" in needs:
+                evaluators.transcribe_all(block)
+            if "speaker" in needs:
+                evaluators.compare_all(block)
         yield from block
 
 
@@ -214,7 +215,7 @@ def measure_recordings(
     """Values of metrics of generated speech over the recordings themselves."""
     specs = [s for s in (find(m) for m in metrics) if s is not None]
     samples = recorded(data, settings, evaluators)
-    heard = transcribed(samples, specs, evaluators) if evaluators.world.alone else samples
+    heard = heard_together(samples, specs, evaluators) if evaluators.world.alone else samples
     reported = _reported(heard, f"listening to the recordings of {data.name}", len(samples), progress)
     return measure_samples(reported, specs, evaluators, spoken_rows(data, settings))
 
@@ -239,7 +240,7 @@ def measure(
     spoken = [s for s in specs if s.source == "generated"]
     if spoken:
         made = list(generated(opened, task, progress))
-        heard = transcribed(made, spoken, evaluators) if evaluators.world.alone else made
+        heard = heard_together(made, spoken, evaluators) if evaluators.world.alone else made
         total = sum(len(b.rows) for b in batches(data, settings))
         listens = progress if any(s.needs for s in spoken) else None
         samples = _reported(heard, f"listening to {task.label}", total, listens, on_sample)

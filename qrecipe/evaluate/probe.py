@@ -19,7 +19,7 @@ from qrecipe.data.speech import OnProgress, SpeechData
 from qrecipe.evaluate.corruptions import CORRUPTIONS, DESCRIPTIONS
 from qrecipe.evaluate.evaluators import EvaluatorSet
 from qrecipe.evaluate.gates import judge
-from qrecipe.evaluate.measure import measure_samples, transcribed
+from qrecipe.evaluate.measure import heard_together, measure_samples
 from qrecipe.evaluate.samples import Sample, recorded, spoken_rows
 from qrecipe.evaluate.values import Value
 from qrecipe.inputs.documents.verdicts import Verdict
@@ -189,7 +189,7 @@ class _Values:
             samples = self._corrupted(dataset, corruption)
             values: list[Value] = []
             rows = spoken_rows(self._data[dataset], self._settings)
-            for sample in transcribed(samples, [spec], self._evaluators):
+            for sample in heard_together(samples, [spec], self._evaluators):
                 values += measure_samples([sample], [spec], self._evaluators, rows)[spec.name]
                 self._done += 1
                 if self._progress is not None:

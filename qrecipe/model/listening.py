@@ -86,10 +86,17 @@ class TransformersRecogniser:
         return tokens
 
     def _features(self, audios: list[NDArray[np.float32]]) -> torch.Tensor:
-        """[recordings, mels, 3000] on the device, in the model's number format."""
-        inputs = self._processor(audios, sampling_rate=LISTENING_RATE, return_tensors="pt", device=str(self._device))
-        features: torch.Tensor = inputs.input_features.to(self._device, self._dtype)
-        return features
+        """[recordings, mels, 3000] on the device, in the model's number format.
+
+        Whisper reads 30 s of each, most of them silence, whose features are known: those of the rest alone are computed.
+        """
+        frames = 2 * self._model.config.max_source_positions
+        longest = min(frames // 100, max(map(len, audios)) // LISTENING_RATE + 2)  # s, with silence behind each, as in 30 s
+        settings: dict[str, Any] = {"sampling_rate": LISTENING_RATE, "return_tensors": "pt", "device": str(self._device)}
+        mels = self._processor(audios, max_length=longest * LISTENING_RATE, **settings).input_features.to(self._device)
+        # (bels + 4) / 4, where silence lies 8 bels below the loudest, and never below -10
+        silent = (mels.amax((1, 2), keepdim=True) - 2).clamp(min=-1.5)
+        return torch.cat([mels, silent.expand(-1, mels.shape[1], frames - mels.shape[-1])], -1).to(self._dtype)
 
     def _likelihood(self, audio: NDArray[np.float32], tokens: torch.Tensor, language: str) -> float:
         """Mean probability of a transcript's tokens when Whisper reads them again; 0 of an empty one."""

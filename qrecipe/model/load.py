@@ -6,6 +6,7 @@ import contextlib
 import copy
 import io
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -37,6 +38,8 @@ ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 """Settings of torch's allocator, by the newer name and the older one; what a person sets stands."""
 SMALL = 512
 """Hidden size up to which two threads take longer to share a vector's product than one takes to compute it."""
+VOICES_AT_ONCE = 32
+"""Recordings of one length whose speaker vectors a GPU computes in one batch."""
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
@@ -120,18 +123,40 @@ class LoadedBase:
         codec.convolutions_as_products(encoder)
         return encoder
 
-    @torch.inference_mode()
     def x_vector(self, audio: NDArray[np.float32]) -> torch.Tensor:
-        """Speaker vector of one recording, [hidden] float32 on the CPU.
+        """Speaker vector of one recording, [samples] at 24 kHz -> [hidden] float32 on the CPU."""
+        return self._x_vectors(audio[None])[0]
 
-        `audio` is mono at 24 kHz, [samples]. The mel settings are the stock ones (`extract_speaker_embedding`);
-        one recording at a time, since padding a mel changes the pooled vector.
+    def x_vectors(self, audios: Sequence[NDArray[np.float32]]) -> list[torch.Tensor]:
+        """Speaker vectors of recordings, as `x_vector` gives one.
+
+        On a GPU, whose host would otherwise launch every kernel for each, those of one length are encoded together: padding a
+        mel would change the pooled vector. Batches have one size, filled up with silence, so that a vector does not depend on
+        what else is in its batch.
         """
+        if self.device.type == "cpu":
+            return [self.x_vector(audio) for audio in audios]
+        by_length: dict[int, list[int]] = {}
+        for i, audio in enumerate(audios):
+            by_length.setdefault(len(audio), []).append(i)
+        vectors: dict[int, torch.Tensor] = {}
+        for length, places in by_length.items():
+            for start in range(0, len(places), VOICES_AT_ONCE):
+                part = places[start : start + VOICES_AT_ONCE]
+                filled = np.zeros((VOICES_AT_ONCE, length), dtype=np.float32)
+                filled[: len(part)] = [audios[i] for i in part]
+                vectors.update(zip(part, self._x_vectors(filled)[: len(part)], strict=True))
+        return [vectors[i] for i in range(len(audios))]
+
+    @torch.inference_mode()
+    def _x_vectors(self, audios: NDArray[np.float32]) -> torch.Tensor:
+        """[recordings, samples] -> [recordings, hidden] float32 on the CPU. The mel settings are the stock ones
+        (`extract_speaker_embedding`)."""
         with self.small_products(), contextlib.redirect_stdout(io.StringIO()):  # stock prints of samples outside [-1, 1]
             mel = (
                 stock()
                 .mel_spectrogram(
-                    torch.from_numpy(audio.astype(np.float32)).unsqueeze(0).to(self.device),
+                    torch.from_numpy(audios.astype(np.float32)).to(self.device),
                     n_fft=1024,
                     num_mels=128,
                     sampling_rate=SAMPLE_RATE,
@@ -142,8 +167,8 @@ class LoadedBase:
                 )
                 .transpose(1, 2)
             )
-            vector: torch.Tensor = self._speaker_encoder(mel)[0]
-        return vector.float().cpu().clone()
+            vectors: torch.Tensor = self._speaker_encoder(mel)
+        return vectors.float().cpu().clone()
 
     @torch.inference_mode()
     def encode(self, audios: list[NDArray[np.float32]]) -> list[torch.Tensor]:

@@ -16,7 +16,7 @@ from qrecipe.data.codes import Encoder
 from qrecipe.data.quality import UNUSUAL, Quality, QualityMeter, deviations, doubled, foreign, two_voices
 from qrecipe.data.speech import SpeechData, SpeechRow
 from qrecipe.evaluate.evaluators import EvaluatorChoice, EvaluatorSet
-from qrecipe.evaluate.measure import number_of, transcribed
+from qrecipe.evaluate.measure import heard_together, number_of
 from qrecipe.evaluate.samples import Sample
 from qrecipe.files import cache_dir
 from qrecipe.inputs.texts import near_key
@@ -192,7 +192,7 @@ class Listening:
                         audio = load(row.audio, math.inf).samples
                         yield Sample(row, audio, row.codes, row.frames + 1, dataset.language, evaluators)
 
-        measured = {s.row.line: number_of(spec, s) for s in transcribed(samples(), [spec], evaluators)}
+        measured = {s.row.line: number_of(spec, s) for s in heard_together(samples(), [spec], evaluators)}
         numbers = [measured.get(r.line) for r in data.rows]
         return [None if n is None else n[0] for n in numbers]
 

@@ -14,7 +14,7 @@ import numpy as np
 from qrecipe import phases
 from qrecipe.data.speech import SpeechData, SpeechRow
 from qrecipe.evaluate.evaluators import EvaluatorSet
-from qrecipe.evaluate.measure import measure_recordings, number_of, transcribed
+from qrecipe.evaluate.measure import heard_together, measure_recordings, number_of
 from qrecipe.evaluate.samples import Sample, cap_of, sounds
 from qrecipe.model.speak import Utterance
 from qrecipe.model.weights import Delta, Learner
@@ -77,7 +77,7 @@ class RunRewarder:
             about = (rollout.row, audio, rollout.codes, rollout.cap, rollout.dataset.language, self._evaluators)
             samples.append(Sample(*about, layout=rollout.layout, prompt=kind))
         specs = [spec for spec, _ in self._parts]
-        for done, sample in enumerate(transcribed(samples, specs, self._evaluators), start=1):
+        for done, sample in enumerate(heard_together(samples, specs, self._evaluators), start=1):
             with phases.phase("listening"):
                 scores.append(self._scored(sample))
             self.session.events.tell("listening", what=f"listening for {self.stage.id}", done=done, of=len(rollouts))

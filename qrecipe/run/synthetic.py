@@ -13,7 +13,7 @@ from qrecipe.data.speech import SpeechData, SpeechRow
 from qrecipe.data.synthetic import folder_of, synthesize
 from qrecipe.errors import DataError
 from qrecipe.evaluate.evaluators import EvaluatorChoice, EvaluatorSet
-from qrecipe.evaluate.measure import MEASURING, number_of, transcribed, transcribed_at_once
+from qrecipe.evaluate.measure import MEASURING, heard_at_once, heard_together, number_of
 from qrecipe.evaluate.samples import Sample
 from qrecipe.model.speak import sound
 from qrecipe.model.weights import Delta
@@ -135,7 +135,7 @@ def _misheard(plan: RunPlan, session: Session, dataset: SyntheticDataset, rows: 
     opened = session.opened
     evaluators = EvaluatorSet(opened, identity, EvaluatorChoice(recipe.evaluators, loaded.root, recipe.tags(), places))
     order = list(rows)
-    size = transcribed_at_once()
+    size = heard_at_once()
     batches = [order[start : start + size] for start in range(0, len(order), size)]
 
     def key(batch: list[int]) -> str:
@@ -147,7 +147,7 @@ def _misheard(plan: RunPlan, session: Session, dataset: SyntheticDataset, rows: 
         for i, (audio, rate) in zip(batches[n], sound(opened, [rows[i].codes for i in batches[n]]), strict=True):
             cap = dataset.cap(i, recipe.teacher.slowest)
             samples.append(Sample(rows[i], resample(audio, rate), rows[i].codes, cap, dataset.language, evaluators))
-        measured = [number_of(spec, s) for s in transcribed(samples, [spec], evaluators)]
+        measured = [number_of(spec, s) for s in heard_together(samples, [spec], evaluators)]
         return {"rates": [None if m is None else m[0] for m in measured]}
 
     rates: dict[int, float | None] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -65,6 +65,24 @@ def test_samples_are_transcribed_together_and_each_sound_once(monkeypatch: pytes
     assert [s.transcript for s in samples] == [f"{len(s.audio)} malay" for s in samples]
     spoken.evaluators.transcribe_all(samples)
     assert sorted(heard) == [2, 5, 7, 9]
+
+
+def test_voices_are_compared_together_and_each_sound_once() -> None:
+    encoded: list[int] = []
+
+    def encode(audios: Sequence[Audio]) -> list[torch.Tensor]:
+        encoded.extend(map(len, audios))
+        return [torch.tensor([1.0, float(len(audio) == 5)]) for audio in audios]
+
+    spoken = sample()
+    spoken.evaluators._encoder = encode
+    samples = [replace(spoken, audio=np.zeros(n, np.float32)) for n in (5, 2, 5)]
+    samples.append(replace(spoken, row=replace(spoken.row, reference=None)))
+    spoken.evaluators.compare_all(samples)
+    assert [metrics.speaker_similarity(s) for s in samples] == [pytest.approx(0.5**0.5), pytest.approx(1.0), pytest.approx(0.5**0.5), None]
+    spoken.evaluators.compare_all(samples)
+    assert sorted(encoded)[:2] == [2, 5]
+    assert len(encoded) == 3  # and the reference
 
 
 @pytest.mark.slow

@@ -42,3 +42,15 @@ def test_speaker_vectors_are_stock_s(mini: BaseInfo) -> None:
     with torch.inference_mode():
         torch.testing.assert_close(ours(mel), stock(mel), rtol=1e-3, atol=1e-3 * float(stock(mel).abs().max()))
     on_gpu.close()
+
+
+def test_speaker_vectors_do_not_depend_on_what_is_beside_them(mini: BaseInfo) -> None:
+    on_gpu = open_model(mini, torch.device("cuda"))
+    random = np.random.default_rng(0)
+    sounds = [(0.1 * random.standard_normal(1920 * n)).astype(np.float32) for n in (20, 31, 20, 2, *[20] * 40)]
+    together = on_gpu.x_vectors(sounds)
+    alone = [on_gpu.x_vectors([s])[0] for s in sounds]
+    assert all(torch.equal(a, b) for a, b in zip(together, alone, strict=True))
+    for vector, sound_ in zip(together, sounds, strict=True):
+        assert float(torch.nn.functional.cosine_similarity(vector, on_gpu.x_vector(sound_), dim=0)) > 1 - 1e-5
+    on_gpu.close()

@@ -103,6 +103,22 @@ def test_wavlm_s_vectors(tmp_path: Path) -> None:
     assert torch.allclose(found, expected, atol=1e-6)
 
 
+def test_features_are_those_of_thirty_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the seconds that hold sound are computed."""
+    from transformers import WhisperFeatureExtractor
+
+    extract = WhisperFeatureExtractor()
+    recogniser = TransformersRecogniser.__new__(TransformersRecogniser)
+    config = SimpleNamespace(config=SimpleNamespace(max_source_positions=1500))
+    for name, value in (("_processor", extract), ("_device", CPU), ("_dtype", torch.float32), ("_model", config)):
+        monkeypatch.setattr(recogniser, name, value, raising=False)
+    noise = np.random.default_rng(0).standard_normal(16_000 * 31).astype(np.float32)
+    quiet, silent = 1e-6 * noise[:8000], np.zeros(4000, np.float32)
+    for sounds in ([SOUND, 0.1 * noise[:39_999], quiet], [silent], [quiet], [noise[: 16_000 * 29 + 1], SOUND], [noise, silent]):
+        expected = extract(sounds, sampling_rate=16_000, return_tensors="pt").input_features
+        torch.testing.assert_close(recogniser._features(sounds), expected, rtol=0, atol=1e-5)
+
+
 def test_batches_have_one_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a recording is heard with must not change its transcript, and a GPU rounds by the size of a batch."""
     heard: list[list[int]] = []
