@@ -41,7 +41,7 @@ class EvaluatorPlanner:
         measured = [g.metric for g in recipe.gates()] + [m for s in recipe.stages if s.select for m in s.select.metrics]
         needs = {s.needs for m in measured if (s := metrics.find(m)) is not None and s.needs}
         listens = any(isinstance(d, SpeechDataset) and d.filter.max_cer is not None for d in recipe.datasets.values())
-        needs |= {"asr"} if recipe.evaluators.asr is not None and (recipe.teacher.max_cer is not None or listens) else set()
+        needs |= {"asr"} if recipe.evaluators.asr is not None and (recipe.teacher.heard or listens) else set()
         for need in sorted(needs):
             settings = getattr(recipe.evaluators, need)
             if settings is None:  # reported by the recipe's own checks, unless something else decides there
@@ -76,10 +76,10 @@ class EvaluatorPlanner:
         for metric, data, node in listening:
             if data in recipe.datasets and (spec := metrics.find(metric)) is not None and spec.needs == "asr":
                 transcribed.setdefault(recipe.datasets[data].language, node)
-        if recipe.teacher.max_cer is not None:
+        if recipe.teacher.heard:
             heard = (recipe.datasets[u.dataset].language for s in recipe.stages for u in s.uses if is_spoken(s, u, recipe))
             for language in heard:
-                transcribed.setdefault(language, root.at("teacher", "max_cer"))
+                transcribed.setdefault(language, root.at("teacher", "takes" if recipe.teacher.max_cer is None else "max_cer"))
         tags = {**self.base.tags, **recipe.tags()}
         spoken = recipe.languages.keys() | self.base.languages.keys()  # another one is reported where the dataset names it
         for language, node in transcribed.items():

@@ -83,16 +83,16 @@ class SyntheticDataset:
             order = sorted(near, key=lambda i: (len(self.sentences[i].spoken), i))
             yield from (order[i : i + size] for i in range(0, len(order), size))
 
-    def planned(self, batch: int) -> PlannedSynthetic:
-        """The entry of a plan, as on a GPU; `batch` sentences are spoken at once, or `GPU_BATCH` if that is more."""
+    def planned(self, batch: int, takes: int) -> PlannedSynthetic:
+        """The entry of a plan, as on a GPU; `batch` sentences are spoken at once, or `GPU_BATCH` if that is more, and each `takes` times."""
         expected = [frames_of_text(s.spoken) for s in self.sentences]
-        positions = sum(max(expected[i] for i in b) for b in self.batches(max(batch, GPU_BATCH)))
+        positions = takes * sum(max(expected[i] for i in b) for b in self.batches(max(batch, GPU_BATCH)))
         return PlannedSynthetic(
             dataset=self.name,
             spoken_as=self.spoken_as,
             sentences=len(self.sentences),
             voices=len(self.voices),
-            frames=round(sum(expected)),
+            frames=round(takes * sum(expected)),
             positions=round(positions),
             seconds=None if self.step_seconds is None else round(positions * self.step_seconds, 1),
             digest=self.digest,
@@ -102,7 +102,7 @@ class SyntheticDataset:
 def planned_for(loaded: LoadedRecipe, stage: Stage, datasets: dict[str, SyntheticDataset]) -> list[PlannedSynthetic]:
     """Entries of a stage's plan: datasets that the base speaks for it, or whose words it matches with their respellings."""
     names = sorted({u.dataset for u in stage.uses if u.dataset in datasets and _is_synthetic(loaded, stage, u)})
-    entries = [datasets[n].planned(loaded.recipe.teacher.batch) for n in names]
+    entries = [datasets[n].planned(loaded.recipe.teacher.batch, loaded.recipe.teacher.takes) for n in names]
     if OBJECTIVES[stage.objective].speaks:
         return entries
     silent = {"voices": 0, "frames": 0, "positions": 0, "seconds": None}
@@ -134,7 +134,8 @@ def make_synthetic(
         if own is not None and own.respelling is not None and table is not None:
             spoken_as = own.respelling.language
             sentences = reader.spelled(sentences, table, name)
-        settings = recipe.teacher.model_dump(mode="json", exclude={"voices", "batch"})
+        once = {"takes"} if recipe.teacher.takes == 1 else set()
+        settings = recipe.teacher.model_dump(mode="json", exclude={"voices", "batch", *once})
         content = [SYNTHESIS, GENERATION, settings, spoken_as, voice_hashes]
         content += [[s.spoken for s in sentences], listener]
         key = digest(content) if len(voice_hashes) == len(recordings) else None
@@ -183,7 +184,7 @@ class _Sources:
     def listener(self) -> object:
         """The recogniser that judges what the base says, with its content; None where nobody listens."""
         evaluators = self.loaded.recipe.evaluators
-        if self.loaded.recipe.teacher.max_cer is None or evaluators.asr is None:
+        if not self.loaded.recipe.teacher.heard or evaluators.asr is None:
             return None
         place = self.loaded.node.at("evaluators", "asr", "model").place
         model, missing = find("asr", evaluators, self.loaded.root, place, self.hashes)

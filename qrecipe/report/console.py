@@ -254,6 +254,7 @@ class RunConsole:
     def _on_taught(self, e: Fields) -> None:
         lost = ", ".join(f"{n} {why}" for why, n in e["dropped"].items() if n)
         dropped = f"; dropped: {lost}" if lost else ""
+        dropped += f"; misunderstood letters {e['cer']:.1%}" if "cer" in e else ""
         self.say(
             f"the base spoke {e['dataset']} as {e['spoken_as']}: {e['kept']} of {e['sentences']} sentences, {e['minutes']:.1f} minutes{dropped}"
         )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from statistics import median
+from statistics import fmean, median
 
 import torch
 
@@ -30,6 +31,8 @@ FACTOR = 2.0
 """A sentence that is this many times slower or faster than the dataset's median did not come out right."""
 Rejected = dict[str, list[int]]
 """Reason -> indices of the sentences that are not learned: `runaway`, `rate`, `outruns` or `misheard`."""
+Rates = dict[int, float]
+"""Character error rates by index of the sentence."""
 
 
 def spoken_for(plan: RunPlan, stages: Iterable[str]) -> list[str]:
@@ -69,41 +72,61 @@ def prepare_synthetic(plan: RunPlan, session: Session, names: Iterable[str]) -> 
     ready = {}
     for name in names:
         dataset = plan.synthetic[name]
-        data = _spoken(plan, session, dataset)
-        rejected = _reject(plan, session, dataset, data.rows)
+        data, rejected, rates = _best_takes(plan, session, dataset)
         ready[name] = _without(plan, dataset, data, rejected)
-        _report(dataset, ready[name], rejected, session.events)
+        _report(dataset, ready[name], rejected, rates, session.events)
     session.hashes.save()
     return ready
 
 
-def _spoken(plan: RunPlan, session: Session, dataset: SyntheticDataset) -> SpeechData:
+def _best_takes(plan: RunPlan, session: Session, dataset: SyntheticDataset) -> tuple[SpeechData, Rejected, Rates]:
+    """Every sentence as the take that is understood best has it; those of which no take came out right; and how each is misunderstood."""
+    teacher = plan.loaded.recipe.teacher
+    first: SpeechData | None = None
+    rejected: Rejected = {}
+    best: Rates = {}
+    for take in range(teacher.takes):
+        data = _spoken(plan, session, dataset, take)
+        refused = _refused(plan, dataset, data.rows)
+        if first is None:  # what no take said well has the first one's reason
+            first, rejected = data, refused
+        good = sorted(set(range(len(data.rows))) - {i for indices in refused.values() for i in indices})
+        rates = _heard(plan, session, dataset, {i: data.rows[i] for i in good}) if teacher.heard else dict.fromkeys(good, 0.0)
+        better = {i: rate for i, rate in rates.items() if rate < best.get(i, math.inf)}
+        best |= better
+        for i in better:
+            first.rows[i] = data.rows[i]
+    assert first is not None
+    rejected = {reason: [i for i in indices if i not in best] for reason, indices in rejected.items()}
+    limit = math.inf if teacher.max_cer is None else teacher.max_cer
+    rejected["misheard"] = sorted(i for i, rate in best.items() if rate > limit)
+    return first, rejected, best if teacher.heard else {}
+
+
+def _spoken(plan: RunPlan, session: Session, dataset: SyntheticDataset, take: int) -> SpeechData:
     what = f"the base speaks {dataset.name}"
     if dataset.spoken_as != dataset.language:
         what += f" as {dataset.spoken_as}"
+    teacher = plan.loaded.recipe.teacher
+    if teacher.takes > 1:
+        what += f", take {take + 1} of {teacher.takes}"
+    settings = teacher.model_copy(update={"seed": teacher.seed + take})
 
     def progress(done: int) -> None:
         session.events.tell("speaking", what=what, done=done, of=len(dataset.sentences))
 
     try:
-        return synthesize(session.opened, session.encoder, plan.base.identity, dataset, plan.loaded.recipe.teacher, progress)
+        return synthesize(session.opened, session.encoder, plan.base.identity, dataset, settings, progress)
     except AudioProblem as e:
         n = plan.loaded.node.at("teacher", "voices")
         raise DataError(n.problem("QR043", f"a voice of the base: {e}")) from None
 
 
-def _reject(plan: RunPlan, session: Session, dataset: SyntheticDataset, rows: list[SpeechRow]) -> Rejected:
-    """Checks the speech of a dataset, the cheap checks first."""
-    recipe = plan.loaded.recipe
-    rejected = _unusual(dataset, rows)
-    stages = [s for s in recipe.stages if dataset.name in {u.dataset for u in s.uses}]
+def _refused(plan: RunPlan, dataset: SyntheticDataset, rows: list[SpeechRow]) -> Rejected:
+    """Speech that went wrong, before anybody listens to it."""
+    stages = [s for s in plan.loaded.recipe.stages if dataset.name in {u.dataset for u in s.uses}]
     streaming = any(isinstance(s, SpokenStage) and s.layout == "streaming" for s in stages)
-    rejected["outruns"] = _outrunning(rows) if streaming else []
-    rejected["misheard"] = []
-    if recipe.teacher.max_cer is not None:
-        good = sorted(set(range(len(rows))) - {i for indices in rejected.values() for i in indices})
-        rejected["misheard"] = _misheard(plan, session, dataset, {i: rows[i] for i in good})
-    return rejected
+    return {**_unusual(dataset, rows), "outruns": _outrunning(rows) if streaming else []}
 
 
 def _unusual(dataset: SyntheticDataset, rows: list[SpeechRow]) -> Rejected:
@@ -125,12 +148,10 @@ def _outrunning(rows: list[SpeechRow]) -> list[int]:
     return [i for i, r in enumerate(rows) if not r.cut and len(r.body) > r.frames]
 
 
-def _misheard(plan: RunPlan, session: Session, dataset: SyntheticDataset, rows: dict[int, SpeechRow]) -> list[int]:
-    """Sentences, by index, that the recipe's recogniser misunderstands when it is told the language of the text."""
+def _heard(plan: RunPlan, session: Session, dataset: SyntheticDataset, rows: dict[int, SpeechRow]) -> Rates:
+    """Error rates, by index, of the recipe's recogniser when it is told the language of the text."""
     loaded, identity = plan.loaded, plan.base.identity
-    recipe, limit = loaded.recipe, loaded.recipe.teacher.max_cer
-    spec = metrics.spec_of("cer")
-    assert limit is not None
+    recipe, spec = loaded.recipe, metrics.spec_of("cer")
     places = {"asr": loaded.node.at("evaluators", "asr").place}
     opened = session.opened
     evaluators = EvaluatorSet(opened, identity, EvaluatorChoice(recipe.evaluators, loaded.root, recipe.tags(), places))
@@ -150,11 +171,11 @@ def _misheard(plan: RunPlan, session: Session, dataset: SyntheticDataset, rows: 
         measured = [number_of(spec, s) for s in heard_together(samples, [spec], evaluators)]
         return {"rates": [None if m is None else m[0] for m in measured]}
 
-    rates: dict[int, float | None] = {}
+    rates: Rates = {}
     for n, entry in JsonStore(folder_of(identity)).get_or_make([key(b) for b in batches], make):
-        rates.update(zip(batches[n], entry["rates"], strict=True))
+        rates |= {i: rate or 0.0 for i, rate in zip(batches[n], entry["rates"], strict=True)}  # none of a text without letters
         session.events.tell("listening", what=f"listening to {dataset.name}", done=len(rates), of=len(order))
-    return [i for i in order if (rate := rates[i]) is not None and rate > limit]
+    return rates
 
 
 def _without(plan: RunPlan, dataset: SyntheticDataset, data: SpeechData, rejected: Rejected) -> SpeechData:
@@ -168,7 +189,7 @@ def _without(plan: RunPlan, dataset: SyntheticDataset, data: SpeechData, rejecte
     return replace(data, rows=rows)
 
 
-def _report(dataset: SyntheticDataset, data: SpeechData, rejected: Rejected, events: Events) -> None:
+def _report(dataset: SyntheticDataset, data: SpeechData, rejected: Rejected, rates: Rates, events: Events) -> None:
     rest = torch.cat([r.soft_targets.left_over for r in data.rows if r.soft_targets is not None])
     events.emit(
         "taught",
@@ -180,4 +201,5 @@ def _report(dataset: SyntheticDataset, data: SpeechData, rejected: Rejected, eve
         lines={reason: [dataset.sentences[i].line for i in some] for reason, some in rejected.items()},
         minutes=round(data.seconds / 60, 2),
         left_over=round(float(rest.mean()), 6),
+        **({"cer": round(fmean(rates.values()), 4)} if rates else {}),
     )

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from qrecipe.data.speech import SpeechRow
+from qrecipe.data.speech import SpeechData, SpeechRow
 from qrecipe.evaluate.evaluators import EvaluatorSet
 from qrecipe.plan import make_plan
 from qrecipe.plan.synthetic import Sentence, SyntheticDataset
@@ -92,8 +92,8 @@ def test_a_language_learned_from_text_alone(mini: Any, tmp_path: Path) -> None:
     assert not [e for e in events(tmp_path)[count:] if e["event"] in ("taught", "step")], "all of it was done before"
 
 
-def said(frames: int, cap: int, text: str = "") -> SpeechRow:
-    codes = torch.zeros(frames, 2, dtype=torch.int64)
+def said(frames: int, cap: int, text: str = "", code: int = 0) -> SpeechRow:
+    codes = torch.full((frames, 2), code)
     return SpeechRow(1, text, [], [], codes, frames / 12.5, 0.0, "v", Path("v"), None, frames >= cap)
 
 
@@ -104,29 +104,42 @@ def test_what_did_not_come_out_right_is_dropped() -> None:
     assert synthetic._unusual(dataset, spoken) == {"runaway": [4], "rate": [2, 3]}
 
 
-def test_what_sounds_like_something_else_is_dropped(mini: Any, tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_take_that_is_understood_best_is_learned(mini: Any, tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The recogniser is told the language of the text, and compares with the text as the student reads it."""
     monkeypatch.setenv("QRECIPE_CACHE", str(tmp_path / "cache"))
-    loaded = load(tiny(evaluators={"asr": {"model": "wheel:whisper-base"}}, teacher={"max_cer": 0.3}))
-    dataset = SyntheticDataset(
-        "t", "malay", "spanish", (Sentence(1, "kita", "quita"), Sentence(2, "suka", "suca"), Sentence(3, "x", "x")), (Path("v"),), None
-    )
-    asked: list[tuple[int, str]] = []
+    sentences = (Sentence(1, "kita", "quita"), Sentence(2, "suka", "suca"), Sentence(3, "x", "x"))
+    dataset = SyntheticDataset("t", "malay", "spanish", sentences, (Path("v"),), None)
+    asked: list[str] = []
+
+    # a code is the number of the sound, and the sound's first sample tells what is heard
+    words = ["", "kita", "saya", "kamu", "suka"]
 
     def transcribe(self: Any, audios: list[Any], language: str) -> list[str]:
-        asked.extend((len(audio), language) for audio in audios)
-        return ["kita", "saya"]
+        asked.extend([language] * len(audios))
+        return [words[round(float(audio[0]) * 10)] for audio in audios]
+
+    def sound(opened: Any, codes: list[torch.Tensor]) -> list[tuple[Any, int]]:
+        return [(np.full(24_000, int(c[0, 0]) / 10, dtype=np.float32), 24_000) for c in codes]
+
+    def speak(plan: Any, session: Any, dataset: SyntheticDataset, take: int) -> SpeechData:
+        rows = [said(8, 90, "kita", 3 if take else 1), said(90 if take == 2 else 7, 90, "suka", (2, 4, 4)[take]), said(90, 90, "x")]
+        return SpeechData("t", "malay", rows)
 
     monkeypatch.setattr(EvaluatorSet, "_transcribe", transcribe)
-    sounds = [(np.full(24_000 + i, 0.1 * (i + 1), dtype=np.float32), 24_000) for i in range(2)]
-    monkeypatch.setattr(synthetic, "sound", lambda opened, codes: sounds[: len(codes)])
-    planned = SimpleNamespace(loaded=loaded, base=mini)
-    session = SimpleNamespace(base=mini, opened=SimpleNamespace(tokenizer=mini.tokenizer, tags={}), events=Events(None))
-    spoken = [said(8, 90, "kita"), said(7, 90, "suka"), said(90, 90, "x")]
+    monkeypatch.setattr(synthetic, "sound", sound)
+    monkeypatch.setattr(synthetic, "_spoken", speak)
+    session: Any = SimpleNamespace(base=mini, opened=SimpleNamespace(tokenizer=mini.tokenizer, tags={}), events=Events(None))
+
+    def best(**teacher: Any) -> tuple[list[int], synthetic.Rejected, synthetic.Rates]:
+        plan: Any = SimpleNamespace(loaded=load(tiny(evaluators={"asr": {"model": "wheel:whisper-base"}}, teacher=teacher)), base=mini)
+        data, rejected, rates = synthetic._best_takes(plan, session, dataset)
+        return [int(r.codes[0, 0]) for r in data.rows], rejected, rates
+
     for _ in range(2):  # the second time nobody listens
-        rejected = synthetic._reject(planned, session, dataset, spoken)  # type: ignore[arg-type]  # stand-ins
-        assert rejected == {"runaway": [2], "rate": [], "outruns": [], "misheard": [1]}
-    assert [language for _, language in asked] == ["malay", "malay"]
+        assert best(max_cer=0.3) == ([1, 2, 0], {"runaway": [2], "rate": [], "outruns": [], "misheard": [1]}, {0: 0.0, 1: 0.5})
+    assert asked == ["malay", "malay"]
+    assert best(takes=3) == ([1, 4, 0], {"runaway": [2], "rate": [], "outruns": [], "misheard": []}, {0: 0.0, 1: 0.0})
+    assert best() == ([1, 2, 0], {"runaway": [2], "rate": [], "outruns": [], "misheard": []}, {})
 
 
 def test_the_measure_of_rate_is_the_datasets_own() -> None:
