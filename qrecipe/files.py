@@ -12,7 +12,8 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Hashable, Iterator, Sequence
+import time
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
@@ -25,7 +26,10 @@ from qrecipe.hash_table import UNMEASURED, HashTable, Known
 
 T = TypeVar("T")
 
-_CHUNK = 1 << 20
+Measure = Callable[[bytes, int], float]
+"""Seconds of a recording by its first bytes and its size, or `UNMEASURED`."""
+
+_CHUNK, _START = 1 << 20, 1 << 16
 NOT_UTF8 = "backslashreplace"
 """Treatment of bytes in the name of a file that are not UTF-8: Python's stand-ins for them become escapes of JSON."""
 MAX_DOCUMENT = 64 << 20
@@ -34,6 +38,8 @@ READERS = 8
 """Threads that hash files."""
 SHARE = 64
 """Files that a thread hashes before it is given others: handing one over takes as long as reading a small one."""
+SLOW = 1e-4
+"""Seconds for a file from which several threads read, because files are large or a disk is waited for."""
 MAX_UNSAVED = 50_000
 """Hashes of files that are held in memory before they are stored."""
 
@@ -212,11 +218,26 @@ def _sync(folder: Path) -> None:
 
 def sha256(path: Path | str) -> str:
     """SHA-256 of a file's bytes, in hex."""
-    h = hashlib.sha256()
-    with open(path, "rb", buffering=0) as f:
-        while chunk := f.read(_CHUNK):
-            h.update(chunk)
-    return h.hexdigest()
+    return _read(path)[0]
+
+
+def _read(path: Path | str) -> tuple[str, bytes, int]:
+    """SHA-256 of a file's bytes, in hex, the first of them, and how many there are. Raises `OSError` with the path."""
+    h, size = hashlib.sha256(), 0
+    try:
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            chunk = start = os.read(fd, _START)
+            while chunk:
+                h.update(chunk)
+                size += len(chunk)
+                chunk = os.read(fd, _CHUNK)
+        finally:
+            os.close(fd)
+    except OSError as e:
+        e.filename = str(path)
+        raise
+    return h.hexdigest(), start, size
 
 
 def sha256_while_synced(path: Path) -> str:
@@ -254,7 +275,8 @@ class FileHashes:
     """SHA-256 of files, remembered by path, size and times, so that a plan does not read gigabytes twice."""
 
     def __init__(self, store: Path | None = None) -> None:
-        self._table = HashTable(store or cache_dir() / "hashes.sqlite")
+        self.store = store or cache_dir() / "hashes.sqlite"
+        self._table = HashTable(self.store)
         self._known: dict[str, Known] = {}
         """Entries that were asked for one by one, and those that are not stored yet."""
         self._new: set[str] = set()
@@ -263,7 +285,7 @@ class FileHashes:
 
     def known(self, path: Path | str) -> str | None:
         """The hash if the file was hashed before and has not changed since."""
-        name, state = _located(path)
+        name, state = located(path)
         known = self._lookup(name)
         return known.sha256 if known is not None and known.state == state else None
 
@@ -280,17 +302,40 @@ class FileHashes:
 
     def sha256_of_all(self, paths: Sequence[str]) -> list[str]:
         """The hashes of many files; those that are not known are read by several threads."""
-        return [known.sha256 for _, known in self._entries(paths)]
+        return [known.sha256 for known in self.entries([located(path) for path in paths])]
 
     def seconds_of_all(self, paths: Sequence[str], measure: Callable[[Path | str], float | None]) -> list[float | None]:
         """How long recordings are, as `seconds` gives it for one."""
-        lengths: list[float | None] = []
-        for path, (name, known) in zip(paths, self._entries(paths)):
+        files, lengths = [located(path) for path in paths], list[float | None]()
+        for path, (name, _), known in zip(paths, files, self.entries(files)):
             if known.seconds == UNMEASURED:
                 known = self._learn(name, known._replace(seconds=measure(path)))
             lengths.append(known.seconds)
         self._make_room()
         return lengths
+
+    def entries(self, files: Sequence[tuple[str, str]], measure: Measure | None = None) -> list[Known]:
+        """Entries of files that were `located`. Those that are not known are read, and measured."""
+        stored = self._table.get([name for name, _ in files if name not in self._known])
+        known = [self._known.get(name) or stored.get(name) for name, _ in files]
+        unread = [i for i, (k, (_, state)) in enumerate(zip(known, files)) if k is None or k.state != state]
+        for i, (checksum, seconds) in zip(unread, _read_all([files[i][0] for i in unread], measure)):
+            name, state = files[i]
+            known[i] = self._learn(name, Known(state, checksum, seconds))
+        self._make_room()
+        return [k for k in known if k is not None]
+
+    def take(self) -> dict[str, Known]:
+        """Entries that were learned and are not stored, which are then forgotten here: for another process to `add`."""
+        learned = {name: self._known.pop(name) for name in self._new}
+        self._new.clear()
+        return learned
+
+    def add(self, learned: Mapping[str, Known]) -> None:
+        """Adds entries that other hashes have learned."""
+        self._known.update(learned)
+        self._new.update(learned)
+        self._make_room()
 
     def once(self, path: Path, about: Hashable, read: Callable[[], T]) -> T:
         """The result of `read` for a file, read once as long as the file stays the same; `about` is what else it depends on.
@@ -298,7 +343,7 @@ class FileHashes:
         Not kept on disk: for a command that reads one file for several recipes.
         """
         try:
-            name, state = _located(path)
+            name, state = located(path)
         except OSError:
             return read()
         key = (name, state, about)
@@ -319,24 +364,11 @@ class FileHashes:
 
     def _entry(self, path: Path | str) -> tuple[str, Known]:
         """The name of a file and its entry, after it was read if need be."""
-        name, state = _located(path)
+        name, state = located(path)
         known = self._lookup(name)
         if known is None or known.state != state:
             known = self._learn(name, Known(state, sha256(path)))
         return name, known
-
-    def _entries(self, paths: Sequence[str]) -> list[tuple[str, Known]]:
-        located = [_located(path) for path in paths]
-        stored = self._table.get([name for name, _ in located if name not in self._known])
-        known = [self._known.get(name) or stored.get(name) for name, _ in located]
-        unread = [i for i, (k, (_, state)) in enumerate(zip(known, located)) if k is None or k.state != state]
-        if unread:
-            with ThreadPoolExecutor(READERS) as pool:
-                shares = [[paths[i] for i in unread[at : at + SHARE]] for at in range(0, len(unread), SHARE)]
-                for i, checksum in zip(unread, chain.from_iterable(pool.map(_hashed, shares))):
-                    known[i] = self._learn(located[i][0], Known(located[i][1], checksum))
-            self._make_room()
-        return [(name, k) for (name, _), k in zip(located, known) if k is not None]
 
     def _learn(self, name: str, known: Known) -> Known:
         self._known[name] = known
@@ -351,22 +383,35 @@ class FileHashes:
                 self._known.clear()
 
 
-def _hashed(paths: Sequence[str]) -> list[str]:
-    return [sha256(path) for path in paths]
+def _read_all(paths: Sequence[str], measure: Measure | None) -> Iterator[tuple[str, float]]:
+    """SHA-256 and seconds of files: read here, or by several threads as soon as that takes long."""
+
+    def read(paths: Sequence[str]) -> list[tuple[str, float]]:
+        contents = map(_read, paths)
+        return [(checksum, UNMEASURED if measure is None else measure(start, size)) for checksum, start, size in contents]
+
+    for at in range(0, len(paths), SHARE):
+        begin = time.perf_counter()
+        yield from read(paths[at : at + SHARE])
+        if time.perf_counter() - begin > SLOW * SHARE:
+            with ThreadPoolExecutor(READERS) as pool:
+                shares = (paths[i : i + SHARE] for i in range(at + SHARE, len(paths), SHARE))
+                yield from chain.from_iterable(pool.map(read, shares))
+            return
 
 
-def _located(path: Path | str) -> tuple[str, str]:
-    """The name of a file with links followed, and what tells whether it was replaced. Raises `OSError`.
-
-    Whoever replaces a file can set its size and its first time, and neither of the others.
-    """
-    name, status = os.path.abspath(path), os.lstat(path)
+def located(path: Path | str) -> tuple[str, str]:
+    """The name of a file with links followed, and its `state_of`. Raises `OSError`."""
+    status = os.lstat(path)
     if stat.S_ISLNK(status.st_mode):
-        name, status = os.path.realpath(path), os.stat(path)
-    else:
-        folder, _, last = name.rpartition(os.sep)
-        name = f"{_real_folder(folder or os.sep)}{os.sep}{last}"
-    return name, f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
+        return os.path.realpath(path), state_of(os.stat(path))
+    folder, _, last = os.path.abspath(path).rpartition(os.sep)
+    return f"{_real_folder(folder or os.sep)}{os.sep}{last}", state_of(status)
+
+
+def state_of(status: os.stat_result) -> str:
+    """Size, times and number of a file: whoever replaces it can set its size and its first time, and neither of the others."""
+    return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
 
 
 def copy_file(source: Path, target: Path) -> None:

@@ -51,7 +51,7 @@ def test_many_files_are_read_once_and_measured_once(clips: list[str], tmp_path: 
     assert hashes.seconds_of_all(clips, lambda p: measured.append(p) or seconds[int(Path(p).stem)]) == seconds  # type: ignore[func-returns-value]
     hashes.save()
 
-    monkeypatch.setattr(files, "sha256", None)
+    monkeypatch.setattr(files, "_read", None)
     later = FileHashes(tmp_path / "h.sqlite")
     assert later.sha256_of_all(clips) == expected
     assert later.seconds_of_all(clips, lambda p: measured.append(p)) == seconds  # type: ignore[func-returns-value]
@@ -59,12 +59,26 @@ def test_many_files_are_read_once_and_measured_once(clips: list[str], tmp_path: 
     assert len(measured) == len(clips)
 
 
+@pytest.mark.parametrize("slow", [0.0, 1e9])
+def test_threads_change_no_hash(slow: float, clips: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "SLOW", slow)
+    expected = [hashlib.sha256(b"%d" % i).hexdigest() for i in range(len(clips))]
+    assert FileHashes(tmp_path / "h.sqlite").sha256_of_all(clips) == expected
+
+
+def test_the_hash_of_a_file_that_is_read_in_parts(tmp_path: Path) -> None:
+    (tmp_path / "large").write_bytes(content := bytes(range(256)) * 5000)
+    assert files.sha256(tmp_path / "large") == hashlib.sha256(content).hexdigest()
+    (tmp_path / "empty").write_bytes(b"")
+    assert files.sha256(tmp_path / "empty") == hashlib.sha256(b"").hexdigest()
+
+
 def test_hashes_of_very_many_files_are_not_held_in_memory(clips: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "MAX_UNSAVED", 100)
     hashes = FileHashes(tmp_path / "h.sqlite")
     first = hashes.sha256_of_all(clips)
     assert not hashes._known
-    monkeypatch.setattr(files, "sha256", None)
+    monkeypatch.setattr(files, "_read", None)
     assert hashes.sha256_of_all(clips) == first
 
 

@@ -21,6 +21,7 @@ import msgspec
 
 from qrecipe.errors import Place, Problem, Problems
 from qrecipe.inputs.codes import CodesColumn, WrittenCodes, check_written, with_spaces
+from qrecipe.inputs.recordings import RowContents
 from qrecipe.inputs.row_reader import MAX_LINE, ReadingSpec, RowReader, record_of
 from qrecipe.inputs.row_table import Rows
 from qrecipe.inputs.rows import MAX_TEXT
@@ -69,6 +70,8 @@ class Block:
     """`near_hashes` of every usable row's text."""
     tokens: tuple[array[int], set[int]] | None
     """Tokens of every usable row's text, and all ids in them; None while the tokenizer is not known."""
+    contents: RowContents
+    """Of its rows, where it is needed."""
 
 
 def read_blocks(path: Path, reading: ReadingSpec, shown: str) -> Iterator[Block]:
@@ -140,7 +143,7 @@ def block_of(reader: RowReader, lines: int, problems: list[Problems]) -> Block:
     """A block with the rows that a reader has read."""
     texts = reader.rows.column("text")
     tokens = None if reader.tokenizer is None else reader.tokenizer.measure(texts)
-    return Block(lines, reader.rows, problems, reader.names, near_hashes(texts), tokens)
+    return Block(lines, reader.rows, problems, reader.names, near_hashes(texts), tokens, reader.recordings.contents(reader.rows))
 
 
 class _Quick:
@@ -190,7 +193,7 @@ class _Quick:
         audio, codes = columns["audio"], None
         reference = [one or other for one, other in zip(columns["reference"], columns["ref_audio"])]
         if self.speech:
-            if not all(self.reader.is_here(name) for name in {*audio, *reference} if name is not None):
+            if not all(self.reader.recordings.is_here(name) for name in {*audio, *reference} if name is not None):
                 return False
             numbers = [getattr(row, "audio_codes", ABSENT) for row in rows]
             if numbers != (list(range(len(rows))) if written else [ABSENT] * len(rows)) or (not written and None in audio):

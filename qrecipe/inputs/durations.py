@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 
 from qrecipe.files import FileHashes
-from qrecipe.inputs.row_table import Row, Rows
-from qrecipe.inputs.wav import read_wav
+from qrecipe.hash_table import UNMEASURED
+from qrecipe.inputs.row_table import NO_LENGTH, Row, Rows
+from qrecipe.inputs.wav import read_wav, wav_of
 from qrecipe.qwen3 import FRAMES_PER_SECOND
 
 AT_ONCE = 4096
@@ -24,15 +27,30 @@ def seconds(row: Row, hashes: FileHashes) -> float | None:
 
 def lengths(rows: Rows, hashes: FileHashes) -> Iterator[float | None]:
     """Seconds of every row's recording, as `seconds` gives them, read as far as they are asked for, and once for a manifest."""
-    yield from rows.seconds[:]
     folder, audio = str(rows.folder), rows.column("audio")
-    for start in range(len(rows.seconds), len(rows), AT_ONCE):
-        part, frames = audio[start : start + AT_ONCE], rows.codes.frames(start, start + AT_ONCE)
-        # a recording of a row with codes is not looked at
-        recordings = list(dict.fromkeys(name for name, count in zip(part, frames) if name is not None and count is None))
-        measured = dict(zip(recordings, hashes.seconds_of_all([os.path.join(folder, r) for r in recordings], by_header)))
-        rows.seconds += [measured.get(name) if count is None else count / FRAMES_PER_SECOND for name, count in zip(part, frames)]
-        yield from rows.seconds[start:]
+    rows.seconds.extend([UNMEASURED] * (len(rows) - len(rows.seconds)))
+    for start in range(0, len(rows), AT_ONCE):
+        part = slice(start, start + AT_ONCE)
+        if UNMEASURED in rows.seconds[part]:
+            # a recording of a row with codes is not looked at
+            frames = rows.codes.frames(start, start + AT_ONCE)
+            recordings = list(dict.fromkeys(name for name, count in zip(audio[part], frames) if name is not None and count is None))
+            measured = dict(zip(recordings, hashes.seconds_of_all([os.path.join(folder, r) for r in recordings], by_header)))
+            rows.seconds[part] = row_seconds(audio[part], frames, measured)
+        for length in rows.seconds[part]:
+            yield None if length == NO_LENGTH else length
+
+
+def row_seconds(audio: Sequence[str | None], frames: Sequence[int | None], measured: Mapping[str, float | None]) -> array[float]:
+    """Seconds of rows by the frames of their codes, else by their recordings."""
+    lengths = (measured.get(name or "") if count is None else count / FRAMES_PER_SECOND for name, count in zip(audio, frames))
+    return array("d", (NO_LENGTH if length is None else length for length in lengths))
+
+
+def by_start(start: bytes, size: int) -> float:
+    """Seconds of a WAV file by its first bytes; `UNMEASURED` for any other, and where its sound begins later."""
+    wav = wav_of(BytesIO(start), size)
+    return UNMEASURED if wav is None else wav.seconds
 
 
 def by_header(audio: Path | str) -> float | None:

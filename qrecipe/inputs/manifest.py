@@ -5,16 +5,20 @@ Rows are kept by column, so that a million of them fit. Knows nothing of audio b
 
 from __future__ import annotations
 
+import hashlib
 from array import array
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from qrecipe.errors import DataError, Place, Problem, Problems
+from qrecipe.files import FileHashes, canonical_json
 from qrecipe.inputs.blocks import BOM, Block, block_of, read_blocks
 from qrecipe.inputs.codes import CodesColumn
+from qrecipe.inputs.recordings import UnreadableRecording
 from qrecipe.inputs.replacements import Replacements
 from qrecipe.inputs.row_reader import MANIFEST_HELP, ReadingSpec, RowReader
 from qrecipe.inputs.row_table import Rows
@@ -24,6 +28,11 @@ from qrecipe.inputs.unpacked import SHARDS, unpacked
 from qrecipe.inputs.unpacked import folder as unpacked_folder
 from qrecipe.source import bounds
 
+if TYPE_CHECKING:
+    from hashlib import _Hash as Hash
+
+AT_ONCE = 4096
+"""Rows of a table that are read together."""
 MAX_BAD_ROWS = 1000
 """Problems that are kept with their lines; further ones are counted."""
 SHOWN_ALIKE = 3
@@ -53,6 +62,10 @@ class Manifest:
     """Remarks on the file as a whole: columns that are read under other names, or not at all."""
     near_hashes: array[int] = field(default_factory=lambda: array("q"))
     """64 bits of every row's near key: texts of equal ones are near-duplicates."""
+    sounds: array[int] = field(default_factory=lambda: array("q"))
+    """64 bits of the hash of every row's recording or codes, 0 for a row of text: equal ones are the same sound."""
+    content: Hash | None = None
+    """SHA-256 of the rows with their recordings, before it ends; None where nobody needs it."""
     token_counts: array[int] | None = None
     """Tokens of every row's text; None while the tokenizer is not known."""
     seen_tokens: frozenset[int] = frozenset()
@@ -78,6 +91,15 @@ class Table:
     """(what a row holds here, the column)."""
     replacements: Replacements = field(default_factory=Replacements)
     """Of the dataset's language, applied to every text."""
+    language: str = ""
+    """The dataset's, which is part of its content."""
+    root: Path | None = None
+    """Recordings lie in the manifest's folder, in this one, below either, or where the person who runs it allows."""
+
+
+def start_of_content(kind: str, language: str) -> Hash:
+    """Hash of a dataset's content before its rows."""
+    return hashlib.sha256(f"[{canonical_json(kind)},{canonical_json(language)},[".encode())
 
 
 def read_manifest(
@@ -85,12 +107,12 @@ def read_manifest(
     kind: Literal["text", "speech"],
     tokenizer: TextTokenizer | None,
     shown: str | None = None,
-    root: Path | None = None,
     table: Table = Table(),
+    hashes: FileHashes | None = None,
 ) -> Manifest:
     """Reads a manifest. Never raises for what the file holds; a missing file is one problem without rows.
 
-    Recordings lie in the manifest's folder, in `root`, below either, or where the person who runs it allows; those that a
+    With `hashes` it has the content of its rows; raises `OSError` for a recording that cannot be read. Recordings that a
     table holds are unpacked into the cache.
     """
     whole = Place(shown or str(path))
@@ -102,11 +124,14 @@ def read_manifest(
         if other is not None:
             help_ = "say how it is read: `format: csv`" if "table" in other else MANIFEST_HELP
             return Manifest(path, rows, Problems([Problem("QR041", f"not a manifest: {other}", whole, help_)]), whole.file)
-        roots = [folder, *([root] if root is not None else []), *([unpacked_folder()] if format_ in SHARDS else [])]
-        reading = ReadingSpec(kind, folder, tokenizer, bounds.followed(*roots), table.columns, table.replacements)
-        reader = RowReader(reading, rows)
-        parts = read_blocks(path, reading, whole.file) if format_ == "jsonl" else [_table(reader, path, format_, whole)]
-        return _joined(parts, reader, path, whole)
+        roots = [folder, *([table.root] if table.root is not None else []), *([unpacked_folder()] if format_ in SHARDS else [])]
+        store = hashes.store if hashes is not None else None
+        reading = ReadingSpec(kind, folder, tokenizer, bounds.followed(*roots), table.columns, table.replacements, store)
+        reader, content = RowReader(reading, rows), start_of_content(kind, table.language)
+        parts = read_blocks(path, reading, whole.file) if format_ == "jsonl" else _table(reader, path, format_, whole)
+        return replace(_joined(_hashed(parts, content, hashes), rows, reader, path, whole), content=content)
+    except UnreadableRecording as e:
+        raise e.error from None
     except OSError as e:
         unreadable = Problem("QR040", f"cannot read the manifest: {e.strerror or e}", whole)
         return Manifest(path, Rows(folder, CodesColumn(path)), Problems([unreadable]), whole.file)
@@ -114,27 +139,41 @@ def read_manifest(
         return Manifest(path, Rows(folder, CodesColumn(path)), e.problems, whole.file)
 
 
-def _table(reader: RowReader, path: Path, format: Format, whole: Place) -> Block:
-    """A table of another tool as one block, read row by row so that one bad row costs no other."""
-    records, problems = unpacked(path, format, whole.file), []
-    for record in reader.required(records, whole) if format in ("csv", "parquet") else records:
-        wrong = Problems([record]) if isinstance(record, Problem) else reader.read(record.values, record.place)
-        problems += [wrong] if wrong else []
-    return block_of(reader, 0, problems)
+def _table(reader: RowReader, path: Path, format: Format, whole: Place) -> Iterator[Block]:
+    """A table of another tool in blocks, read row by row so that one bad row costs no other."""
+    records = unpacked(path, format, whole.file)
+    remaining = reader.required(records, whole) if format in ("csv", "parquet") else records
+    while part := list(islice(remaining, AT_ONCE)):
+        reader.rows, problems = Rows(reader.folder, CodesColumn(path)), list[Problems]()
+        for record in part:
+            wrong = Problems([record]) if isinstance(record, Problem) else reader.read(record.values, record.place)
+            problems += [wrong] if wrong else []
+        yield block_of(reader, 0, problems)
 
 
-def _joined(parts: Iterable[Block], reader: RowReader, path: Path, whole: Place) -> Manifest:
+def _hashed(parts: Iterable[Block], content: Hash, hashes: FileHashes | None) -> Iterator[Block]:
+    """Blocks whose rows were added to the manifest's content."""
+    separator = b""
+    for block in parts:
+        if hashes is not None and block.contents.text:
+            content.update(separator + block.contents.text)
+            hashes.add(block.contents.learned)
+            separator = b","
+        yield block
+
+
+def _joined(parts: Iterable[Block], rows: Rows, reader: RowReader, path: Path, whole: Place) -> Manifest:
     """The manifest that its blocks make."""
-    rows, kinds, lines = reader.rows, _Kinds(whole), 0
-    near, counts, seen = array("q"), array("i"), set[int]()
+    kinds, lines = _Kinds(whole), 0
+    near, sounds, counts, seen = array("q"), array("q"), array("i"), set[int]()
     for block in parts:
         for problems in block.problems:
             kinds.add(Problems(replace(p, place=replace(p.place, line=p.place.line + lines)) for p in problems))
-        if block.rows is not rows:
-            rows.extend(block.rows, lines)
+        rows.extend(block.rows, lines)
         for names in block.names:
             reader.fields(names)
         near += block.near
+        sounds += block.contents.sounds
         if block.tokens is not None:
             counts += block.tokens[0]
             seen |= block.tokens[1]
@@ -142,8 +181,19 @@ def _joined(parts: Iterable[Block], reader: RowReader, path: Path, whole: Place)
     problems = kinds.summed()
     if not rows and not problems:
         problems.append(Problem("QR041", "the manifest has no rows", whole))
-    tokens = counts if reader.tokenizer is not None else None
-    return Manifest(path, rows, problems, whole.file, kinds.rows, kinds.missing, reader.notes(whole), near, tokens, frozenset(seen))
+    return Manifest(
+        path,
+        rows,
+        problems,
+        whole.file,
+        bad_rows=kinds.rows,
+        missing=kinds.missing,
+        notes=reader.notes(whole),
+        near_hashes=near,
+        sounds=sounds,
+        token_counts=counts if reader.tokenizer is not None else None,
+        seen_tokens=frozenset(seen),
+    )
 
 
 @dataclass

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import stat
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -18,6 +16,7 @@ from pydantic_core import from_json
 from qrecipe.errors import DataError, Place, Problem, Problems
 from qrecipe.inputs.codes import Codes
 from qrecipe.inputs.columns import NAMES, Columns, recognise
+from qrecipe.inputs.recordings import RecordingFiles
 from qrecipe.inputs.replacements import Replacements
 from qrecipe.inputs.row_table import Rows
 from qrecipe.inputs.rows import SpeechLine, fields, parse
@@ -33,8 +32,6 @@ MAX_MAPPINGS = 1000
 """Sets of fields of one file that are remembered."""
 NEAR = 0.8
 """Likeness from which an unknown field is a misspelled one, and no column of another tool."""
-MAX_SEEN = 100_000
-"""Recordings that are remembered."""
 MANIFEST_HELP = 'a manifest is JSONL, one JSON object a line: {"audio": "clips/1.wav", "text": "..."}'
 
 
@@ -63,6 +60,8 @@ class ReadingSpec(NamedTuple):
     columns: tuple[tuple[str, str], ...]
     """(what a row holds here, the column), as the dataset states it."""
     replacements: Replacements
+    store: Path | None = None
+    """Of hashes of files; None where nobody needs the content of the rows."""
 
 
 class RowReader:
@@ -70,18 +69,14 @@ class RowReader:
 
     def __init__(self, reading: ReadingSpec, rows: Rows) -> None:
         self.rows = rows
-        self._folder = str(reading.folder)
-        self.kind, self.folder, self.tokenizer, self._roots, columns, self.replacements = reading
+        self.kind, self.folder, self.tokenizer, self._roots, columns, self.replacements, store = reading
+        self.recordings = RecordingFiles(self.folder, self._roots, store)
         self._stated = dict(columns)
         self._known = fields(self.kind)
         self._mappings: dict[tuple[str, ...], JudgedColumns] = {}
         """By the columns of a row: most files have one kind."""
         self._listings: paths.Listings = {}
         """Files of folders that lack a recording."""
-        self._readable: dict[str, bool] = {}
-        """Whether recordings may be in a folder."""
-        self._here: set[str] = set()
-        """Recordings that were seen: files of many rows are looked for once."""
 
     def notes(self, place: Place) -> Problems:
         """A sentence for columns that are read under other names or not at all."""
@@ -208,7 +203,7 @@ class RowReader:
 
     def _file(self, text: str, place: Place, problems: Problems) -> str:
         """The recording that a row names, below the folder or whole, with a problem if it leads out or is not there."""
-        if self.is_here(text):
+        if self.recordings.is_here(text):
             return text
         folder = self.folder
         file, exists = paths.find(folder, text)
@@ -218,24 +213,6 @@ class RowReader:
             help_ = paths.hint(text, folder, self._listings)
             problems.append(Problem("QR043", f"there is no file {_relative(file, folder)}", place, help_, "warning"))
         return _relative(file, folder)
-
-    def is_here(self, text: str) -> bool:
-        """Whether a row names a file, and no link, of a folder that it may read: in one look, as nearly every row does."""
-        if text in self._here:
-            return True
-        path = text if text.startswith("/") else f"{self._folder}/{text}"
-        folder = path[: path.rindex("/")]
-        try:
-            regular = stat.S_ISREG(os.lstat(path).st_mode)
-        except (OSError, ValueError):
-            return False
-        if folder not in self._readable:
-            self._readable[folder] = bounds.within(f"{folder}/file", self._roots)
-        if regular and self._readable[folder]:
-            if len(self._here) < MAX_SEEN:
-                self._here.add(text)
-            return True
-        return False
 
     def text_problem(self, text: str) -> str | None:
         """Why a clean text cannot be used, or None."""

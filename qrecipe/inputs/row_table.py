@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import starmap
+from itertools import chain, starmap
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
 from qrecipe.inputs.codes import Codes, CodesColumn, WrittenCodes
+
+NO_LENGTH = -2.0
+"""Stands for seconds that cannot be known: of a row without sound, or of a recording that is none."""
 
 
 class Row(NamedTuple):
@@ -36,8 +40,8 @@ class Rows(Sequence[Row]):
         self.codes = codes
         self._columns: Mapping[str, Any] = columns or {field: codes if field == "codes" else [] for field in Row._fields}
         self._lists = tuple(self._columns.values())
-        self.seconds: list[float | None] = []
-        """Of the first rows' recordings, as far as they were measured."""
+        self.seconds = array("d")
+        """Of the first rows' recordings, `UNMEASURED` for those that nobody needed, and `NO_LENGTH`."""
 
     def __len__(self) -> int:
         return len(self._lists[0])
@@ -55,6 +59,7 @@ class Rows(Sequence[Row]):
 
     def extend(self, other: Rows, lines: int) -> None:
         """Adds rows of another part of the manifest, which begins after so many lines."""
+        self.seconds += other.seconds
         for name, column in self._columns.items():
             if name == "codes":
                 self.codes.join(other.codes)
@@ -70,6 +75,18 @@ class Rows(Sequence[Row]):
         """The same rows with one reference for all."""
         references: dict[str, list[Any]] = {"reference": [str(reference.absolute())] * len(self), "reference_text": [text] * len(self)}
         return Rows(self.folder, self.codes, {**self._columns, **references})
+
+    def recordings(self, start: int, stop: int) -> list[str]:
+        """Recordings and references of some rows, each once."""
+        names = chain(self._columns["audio"][start:stop], self._columns["reference"][start:stop])
+        return list(dict.fromkeys(name for name in names if name is not None))
+
+    def contents(self, start: int, stop: int, checksums: Mapping[str, str]) -> list[tuple[Any, ...]]:
+        """Some rows: text, recording, reference, its text, speaker, codes, cut, with hashes for recordings and codes."""
+        names = ("text", "audio", "reference", "reference_text", "speaker", "cut")
+        text, audio, reference, reference_text, speaker, cut = (self._columns[name][start:stop] for name in names)
+        sounds = (map(checksums.get, audio), map(checksums.get, reference))
+        return list(zip(text, *sounds, reference_text, speaker, self.codes.digests(start, stop), cut))
 
     def path(self, recording: str | None) -> Path | None:
         """A recording as rows have it."""

@@ -6,6 +6,7 @@ import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 STREAMED = (0, 0x7FFFFFFF, 0xFFFFFFFF)
 """Sizes that a program writes which does not know yet how long the sound will be, such as ffmpeg into a pipe."""
@@ -48,22 +49,26 @@ class Wav:
 def read_wav(path: Path | str) -> Wav | None:
     """The `data` chunk of a RIFF file; None for any other file or one without such a chunk. Raises `OSError`."""
     with open(path, "rb", buffering=HEADER) as f:
-        size = os.fstat(f.fileno()).st_size
-        head = f.read(12)
-        if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
-            return None
-        byte_rate = 0
-        while len(chunk := f.read(8)) == 8:
-            name, length = chunk[:4], struct.unpack("<I", chunk[4:])[0]
-            if name == b"data" and byte_rate:
-                start = f.tell()
-                return Wav(start, length, max(0, size - start), byte_rate)
-            if name == b"fmt ":
-                content = f.read(length) if 16 <= length <= 1024 else b""
-                if len(content) < 16:
-                    return None
-                byte_rate = struct.unpack("<I", content[8:12])[0]
-                f.seek(length % 2, 1)
-            else:
-                f.seek(length + length % 2, 1)
+        return wav_of(f, os.fstat(f.fileno()).st_size)
+
+
+def wav_of(f: BinaryIO, size: int) -> Wav | None:
+    """The `data` chunk of a file of so many bytes, or of its beginning: None where that ends before the chunk."""
+    head = f.read(12)
+    if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
+        return None
+    byte_rate = 0
+    while len(chunk := f.read(8)) == 8:
+        name, length = chunk[:4], struct.unpack("<I", chunk[4:])[0]
+        if name == b"data" and byte_rate:
+            start = f.tell()
+            return Wav(start, length, max(0, size - start), byte_rate)
+        if name == b"fmt ":
+            content = f.read(length) if 16 <= length <= 1024 else b""
+            if len(content) < 16:
+                return None
+            byte_rate = struct.unpack("<I", content[8:12])[0]
+            f.seek(length % 2, 1)
+        else:
+            f.seek(length + length % 2, 1)
     return None

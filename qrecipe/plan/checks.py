@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from qrecipe.errors import Place, Problem
 from qrecipe.files import FileHashes
 from qrecipe.inputs.bases import BaseInfo
-from qrecipe.inputs.contents import SILENT, Content
 from qrecipe.inputs.durations import lengths
 from qrecipe.inputs.evaluators import packages_problem
 from qrecipe.inputs.manifest import Manifest
@@ -57,8 +56,6 @@ class Context:
     rows: dict[str, int]
     """Rows of the recipe's languages, as far as they are known."""
     manifests: dict[str, Manifest]
-    contents: dict[str, Content]
-    """Of the same datasets."""
     trainables: dict[str, Trainable]
     hashes: FileHashes
 
@@ -323,15 +320,15 @@ def _overlap(context: Context) -> Iterator[Problem]:
     judging = recipe.judging_datasets()
     trained = recipe.trained_datasets()
     for judge in sorted((judging - trained) & context.manifests.keys()):
-        judged, sounds = context.manifests[judge], context.contents[judge].sounds
+        judged = context.manifests[judge]
         lines = judged.rows.column("line")
-        texts, heard = dict(zip(judged.near_hashes, lines)), {s: line for s, line in zip(sounds, lines) if s != SILENT}
+        texts, heard = dict(zip(judged.near_hashes, lines)), {s: line for s, line in zip(judged.sounds, lines) if s}
         for name in sorted(trained & context.manifests.keys()):
-            manifest, sounds = context.manifests[name], context.contents[name].sounds
+            manifest = context.manifests[name]
             if manifest.path == judged.path:
                 continue  # reported by the recipe's own checks
             same_text = [(i, texts[key]) for i, key in enumerate(manifest.near_hashes) if key in texts]
-            same_sound = [(i, heard[sound]) for i, sound in enumerate(sounds) if sound in heard]
+            same_sound = [(i, heard[sound]) for i, sound in enumerate(manifest.sounds) if sound in heard]
             only_sound = sorted(set(same_sound) - set(same_text))
             for kind, pairs in (("sentence", same_text), ("recording", only_sound)):
                 if pairs:
@@ -377,8 +374,9 @@ def _repeated(context: Context) -> Iterator[Problem]:
     recipe = context.loaded.recipe
     used = recipe.trained_datasets() | recipe.judging_datasets()
     for name in sorted(used & context.manifests.keys()):
-        shown, lines = context.shown(name), context.manifests[name].rows.column("line")
-        again, several = _copies(context.manifests[name].near_hashes, context.contents[name].sounds)
+        manifest = context.manifests[name]
+        shown, lines = manifest.shown, manifest.rows.column("line")
+        again, several = _copies(manifest.near_hashes, manifest.sounds)
         if several:
             line, first = (lines[i] for i in several[0])
             message = (

@@ -13,7 +13,7 @@ from qrecipe.errors import BaseModelError, Place, Problems
 from qrecipe.files import FileHashes, digest, is_file
 from qrecipe.inputs.ballots import read_ballots
 from qrecipe.inputs.bases import BUILTIN, BaseInfo, folder_of, locate, names_folder
-from qrecipe.inputs.contents import Content, content_of
+from qrecipe.inputs.contents import content_of
 from qrecipe.inputs.documents.ballots import Ballot
 from qrecipe.inputs.manifest import Manifest, Table, read_manifest
 from qrecipe.inputs.replacements import Replacements
@@ -67,7 +67,7 @@ def make_plan(loaded: LoadedRecipe, hashes: FileHashes | None = None, strict: bo
 
     # What only the whole plan shows is checked last; a template's problems say where they come from.
     planner.evaluators.report_missing()
-    problems += checks.check(checks.Context(loaded, base, rows, planner.manifests, planner.contents, trainables, hashes))
+    problems += checks.check(checks.Context(loaded, base, rows, planner.manifests, trainables, hashes))
     hashes.save()
     problems = loaded.noted(problems)
     own_folder = base.folder is not None and not base.model.startswith(BUILTIN)
@@ -112,8 +112,6 @@ class _Planner:
         self.evaluators = EvaluatorPlanner(loaded, base, hashes, self.problems)
         self.manifests: dict[str, Manifest] = {}
         """Of the datasets that are on this machine."""
-        self.contents: dict[str, Content] = {}
-        """Of the same."""
         self.replacements: dict[str, Replacements] = {}
         """Of the recipe's languages."""
         self.ballots: dict[str, list[Ballot]] = {}
@@ -140,21 +138,21 @@ class _Planner:
                 planned[name] = PlannedDataset(kind=dataset.kind, language=dataset.language, rows=None, bad_rows=None, sha256=None)
                 continue
             replaced = self.replacements.get(dataset.language, Replacements())
-            table = Table(dataset.format, tuple(sorted(dataset.columns.items())), replaced)
-            about = (dataset.kind, self.base.tokenizer, self.loaded.shown(dataset.path), self.loaded.bounds, table)
-            manifest = self.hashes.once(path, (*about, *bounds.allowed()), partial(read_manifest, path, *about))
+            table = Table(dataset.format, tuple(sorted(dataset.columns.items())), replaced, dataset.language, self.loaded.bounds)
+            about = (dataset.kind, self.base.tokenizer, self.loaded.shown(dataset.path), table)
+            manifest = self.hashes.once(path, (*about, *bounds.allowed()), partial(read_manifest, path, *about, self.hashes))
             self.manifests[name] = manifest
             if manifest.problems and (dataset.on_bad_row == "stop" or not manifest.rows):
                 self.problems += manifest.summed()
             self.problems += manifest.notes
             missing = dataset.on_bad_row == "stop" and manifest.missing > 0  # recordings that a run needs are not here yet
-            self.contents[name] = content_of(self.loaded, dataset, manifest, self.hashes)
+            content = content_of(self.loaded, dataset, manifest, self.hashes)
             planned[name] = PlannedDataset(
                 kind=dataset.kind,
                 language=dataset.language,
                 rows=len(manifest.rows),
                 bad_rows=manifest.bad_rows,
-                sha256=None if missing else self.contents[name].sha256,
+                sha256=None if missing else content,
             )
         return planned
 

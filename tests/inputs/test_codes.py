@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from qrecipe.errors import DataError
+from qrecipe.files import FileHashes
 from qrecipe.inputs import blocks
 from qrecipe.inputs.codes import Codes, check_written, with_spaces
 from qrecipe.inputs.manifest import Manifest, read_manifest
@@ -27,9 +28,9 @@ def written(value: Any) -> bytes:
     return json.dumps(value).encode()
 
 
-def manifest(folder: Path, rows: list[dict[str, Any]]) -> Manifest:
+def manifest(folder: Path, rows: list[dict[str, Any]], hashes: FileHashes | None = None) -> Manifest:
     (folder / "m.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    return read_manifest(folder / "m.jsonl", "speech", None, "m.jsonl")
+    return read_manifest(folder / "m.jsonl", "speech", None, "m.jsonl", hashes=hashes)
 
 
 def test_frames_of_written_codes() -> None:
@@ -98,16 +99,20 @@ def test_blocks_and_processes_change_nothing(tmp_path: Path, monkeypatch: pytest
         row: dict[str, Any] = {"audio": "a.wav", "text": f"  E\u0301cole {i}, «buku» \n", "speaker": f"s{i % 3}", "reference_text": None}
         wrong: dict[str, Any] = {97: {"text": ""}, 98: {"audio": "b.wav"}, 201: {"text": 5}, 202: {"text": "a\0b"}, 303: {"cut": "no"}}
         rows.append(row | wrong.get(i, {"reference_text": "Ini"} if i % 2 else {}))
-    whole = manifest(tmp_path, rows)
+    whole = manifest(tmp_path, rows, FileHashes(tmp_path / "whole.sqlite"))
     assert len(whole.rows) == 395
 
     monkeypatch.setattr(blocks, "BLOCK", 1000)
-    pieces = manifest(tmp_path, rows)
+    pieces = manifest(tmp_path, rows, FileHashes(tmp_path / "pieces.sqlite"))
     monkeypatch.setattr(blocks, "WORTH", 1)
-    processes = manifest(tmp_path, rows)
+    processes = manifest(tmp_path, rows, FileHashes(tmp_path / "processes.sqlite"))
     for other in (pieces, processes):
         assert list(other.rows) == list(whole.rows)
         assert (other.problems, other.near_hashes, other.bad_rows) == (whole.problems, whole.near_hashes, whole.bad_rows)
+        assert (other.sounds, other.rows.seconds) == (whole.sounds, whole.rows.seconds)
+        assert other.content
+        assert whole.content
+        assert other.content.digest() == whole.content.digest()
     assert [p.place.line for p in whole.problems] == [98, 99, 202, 203, 304]
 
 

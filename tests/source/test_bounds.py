@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from qrecipe.errors import BaseModelError
-from qrecipe.inputs.manifest import read_manifest
+from qrecipe.inputs.manifest import Table, read_manifest
 from qrecipe.plan import make_plan
 from qrecipe.recipe import load
 from qrecipe.source.bounds import ALLOW, inside
@@ -105,7 +105,7 @@ def test_a_row_in_the_recipe_s_folder_beside_the_manifest_s(recipe: Path) -> Non
     (data / "sub").mkdir()
     recipes.write_rows(data / "sub" / "m.jsonl", [{"audio": "../english0.wav", "text": "One."}])
     assert read_manifest(data / "sub" / "m.jsonl", "speech", None).problems
-    assert not read_manifest(data / "sub" / "m.jsonl", "speech", None, root=recipe.parent).problems
+    assert not read_manifest(data / "sub" / "m.jsonl", "speech", None, table=Table(root=recipe.parent)).problems
 
 
 def test_data_of_the_recipe_s_repository(recipe: Path, tmp_path: Path) -> None:
