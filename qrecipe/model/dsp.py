@@ -1,4 +1,4 @@
-"""The one place that imports librosa, and where and when numba compiles for it.
+"""The one place that imports librosa and numba, and where and when numba compiles.
 
 numba keeps compiled functions in files, and cannot share them between processes: it enters the name of a new file into a
 function's index, which it read earlier and without a lock, and writes the file afterwards. Two processes that compile
@@ -42,16 +42,17 @@ def librosa() -> Any:
 
 
 @cache
-def compile_apart() -> None:
-    """Gives numba a folder of the user's cache that no other process has. To be called before anything imports numba."""
+def compile_apart() -> Any:
+    """Gives numba a folder of the user's cache that no other process has. To be called before anything imports numba, which it returns."""
     if "numba" in sys.modules:
-        return
+        return sys.modules["numba"]
     pool, folder = cache_dir() / "numba", os.environ.get(FOLDER)
     if folder is None or Path(folder).parent == pool:  # a parent process has that one
         os.environ[FOLDER] = str(claimed(pool))
     import numba
 
     numba.guvectorize = _when_called(numba.guvectorize)
+    return numba
 
 
 def _when_called(guvectorize: Callable[..., Any]) -> Callable[..., Any]:

@@ -103,10 +103,14 @@ class LoadedBase:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
+    @property
+    def small(self) -> bool:
+        """Whether this is a small model on a CPU."""
+        return self.device.type == "cpu" and int(self.config.talker_config.hidden_size) <= SMALL
+
     def small_products(self) -> contextlib.AbstractContextManager[object]:
         """For work of small products one after the other: one thread on a CPU, where the model is small; elsewhere nothing."""
-        small = self.device.type == "cpu" and int(self.config.talker_config.hidden_size) <= SMALL
-        return one_thread() if small else contextlib.nullcontext()
+        return one_thread() if self.small else contextlib.nullcontext()
 
     def language_row(self, language: str) -> int | None:
         """Row of a language; None for `auto`. Raises KeyError for one that the config does not list."""

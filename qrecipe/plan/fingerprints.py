@@ -15,7 +15,7 @@ from qrecipe.recipe.stage import RewardStage, Stage
 
 NUMERICS = 3
 """Raised whenever the same plan would give other numbers."""
-GENERATION = 1
+GENERATION = 2
 """Raised whenever a prompt would say something else with the same seed: stored speech of before is passed over."""
 NOT_TRAINED = {"gates", "on_pass", "on_fail"}
 """Settings of a stage that decide what happens with its result and change no number of it."""

@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from qrecipe.errors import UserError
-from qrecipe.model import forward, generate
-from qrecipe.model.generate import Draw, Prompt, Sampling, sampling
+from qrecipe.model import forward, generate, load
+from qrecipe.model.generate import Draw, Prompt, Sampling, compiled, sampling
 from qrecipe.model.generate.likelihood import log_probs, plain
+from qrecipe.model.generate.weights import DecodingWeights
+from qrecipe.model.kernels import small
 from qrecipe.model.load import LoadedBase
 from qrecipe.model.prompt import ControlIds, collate
 from tests.support import recipes
@@ -34,6 +36,10 @@ WAYS = {
     "nucleus": Sampling(Draw(True, 0.7, 0, 0.8), Draw(True, 1.1, 40, 0.9), 1.2, 2, CAP),
     "cooler": Sampling(Draw(True, 0.6, 20, 1.0), Draw(False), 1.0, 2, CAP),
 }
+
+
+ENGINES = {"compiled": load.SMALL, "torch": 0}
+"""Largest hidden size whose layers are compiled: those of the embedded base or none."""
 
 
 def text_of(voice: str) -> str:
@@ -119,8 +125,10 @@ def stock(opened: LoadedBase, voice: Voice) -> Stock:
 @pytest.mark.parametrize("case", HALF, ids="-".join)
 def test_greedy_codes_are_those_of_stock(case: tuple[str, ...], stock: Stock, prompt_of: Any, opened: LoadedBase, monkeypatch: Any) -> None:
     expected, _ = stock(case, GREEDY, None, monkeypatch)
-    (codes,) = generate.generate(opened, [prompt_of(case)], GREEDY)
-    assert torch.equal(codes, expected)
+    for most in ENGINES.values():
+        monkeypatch.setattr(load, "SMALL", most)
+        (codes,) = generate.generate(opened, [prompt_of(case)], GREEDY)
+        assert torch.equal(codes, expected)
 
 
 @pytest.mark.parametrize(("case", "way"), [(0, "drawn"), (0, "nucleus"), (10, "penalty"), (10, "drawn"), (15, "cooler"), (15, "nucleus")])
@@ -139,12 +147,15 @@ def test_the_same_numbers_draw_the_same_codes_from_the_same_scores(
         ours.append(probabilities[:1].clone())
         return invert(probabilities, numbers)
 
-    with monkeypatch.context() as patched:
-        patched.setattr(sampling, "invert", listening)
-        (codes,) = generate.generate(opened, [prompt], how)
-    assert torch.equal(codes, expected)
-    for mine, yours in zip(ours[: len(expected) * sum(drawing)], theirs, strict=False):
-        torch.testing.assert_close(mine, yours, rtol=1e-3, atol=1e-5)
+    for most in ENGINES.values():
+        ours.clear()
+        with monkeypatch.context() as patched:
+            patched.setattr(sampling, "invert", listening)
+            patched.setattr(load, "SMALL", most)
+            (codes,) = generate.generate(opened, [prompt], how)
+        assert torch.equal(codes, expected)
+        for mine, yours in zip(ours[: len(expected) * sum(drawing)], theirs, strict=False):
+            torch.testing.assert_close(mine, yours, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize(("case", "temperature"), [(0, 1.0), (10, 1.4), (15, 1.0)])
@@ -173,8 +184,12 @@ def test_log_probabilities_are_those_of_what_stock_draws_from(
         torch.testing.assert_close(read.predictor[:, i - 1], others.log(), rtol=1e-3, atol=1e-3)
 
 
-def test_what_a_prompt_says_does_not_depend_on_its_batch(prompt_of: Any, opened: LoadedBase) -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_what_a_prompt_says_does_not_depend_on_its_batch(
+    engine: str, prompt_of: Any, opened: LoadedBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The same bytes alone, in any batch and order, and where rows that end are replaced."""
+    monkeypatch.setattr(load, "SMALL", ENGINES[engine])
     how = Sampling(Draw(True, 0.9, 50), Draw(True, 0.9, 50), 1.05, 2, CAP)
     prompts = [prompt_of(c, text=t, seed=s) for c in HALF for t, s in (("Hai.", 1), (LONG_TEXT, 2))]
     together = generate.generate(opened, prompts, how)
@@ -183,6 +198,15 @@ def test_what_a_prompt_says_does_not_depend_on_its_batch(prompt_of: Any, opened:
     alone = [generate.generate(opened, [p], how)[0] for p in prompts[::4]]
     assert all(torch.equal(a, b) for a, b in zip(together, backwards, strict=True))
     assert all(torch.equal(a, b) for a, b in zip(together[::4], alone, strict=True))
+
+
+def test_only_layers_of_a_known_kind_are_compiled(opened: LoadedBase, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = DecodingWeights(opened)
+    assert compiled.suits(opened, weights)
+    weights.talker = replace(weights.talker, activation=torch.relu)
+    assert not compiled.suits(opened, weights)
+    monkeypatch.setattr(small, "PANEL", 50)
+    assert not compiled.suits(opened, DecodingWeights(opened))
 
 
 def test_a_cap_of_its_own_only_cuts(prompt_of: Any, opened: LoadedBase) -> None:

@@ -50,7 +50,8 @@ def test_the_first_error_is_raised_and_the_rest_is_left() -> None:
     assert torch.get_num_threads() == 2
 
 
-def test_a_small_model_speaks_on_one_thread(opened: LoadedBase, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_small_model_speaks_on_one_thread_each(count: int, opened: LoadedBase, monkeypatch: pytest.MonkeyPatch) -> None:
     step, threads = Decoder.step, set[int]()
 
     def counted(decoder: Decoder) -> None:
@@ -60,7 +61,7 @@ def test_a_small_model_speaks_on_one_thread(opened: LoadedBase, monkeypatch: pyt
     monkeypatch.setattr(Decoder, "step", counted)
     voice = opened.x_vector(audio.speech(0, 0.7))
     request = speech.Request(Utterance("Hello.", "english", voice), "streaming", 0, max_frames=3)
-    assert dict(speech.speak(opened, speech.prepare(opened, [request])))
+    assert len(dict(speech.speak(opened, speech.prepare(opened, [request] * count)))) == count
     assert threads == {1}
     assert torch.get_num_threads() == 2
 
@@ -69,6 +70,17 @@ def test_a_large_one_keeps_its_threads(opened: LoadedBase, monkeypatch: pytest.M
     monkeypatch.setattr(load, "SMALL", 1)
     with opened.small_products():
         assert torch.get_num_threads() == 2
+
+
+def test_what_is_spoken_does_not_depend_on_threads(opened: LoadedBase) -> None:
+    voice = opened.x_vector(audio.speech(0, 0.7))
+    requests = [speech.Request(Utterance(f"Hello {'again ' * n}.", "english", voice), "streaming", n, max_frames=9 + n) for n in range(19)]
+    results = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        results.append(dict(speech.speak(opened, speech.prepare(opened, requests))))
+    assert all(torch.equal(codes, other[n]) for other in results[1:] for n, codes in results[0].items())
+    assert [len(results[1]), len(results[2])] == [19, 19]
 
 
 def test_codes_and_sounds_do_not_depend_on_threads(opened: LoadedBase) -> None:

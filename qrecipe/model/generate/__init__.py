@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import cache
+from itertools import islice
 from typing import Any
 
 import torch
 
 from qrecipe.model.batcher import out_of_memory
 from qrecipe.model.generate import ops as torch_ops
+from qrecipe.model.generate.compiled import CompiledDecoder, CompiledWeights, suits
 from qrecipe.model.generate.decoder import Decoder, Shape
 from qrecipe.model.generate.ops import CHUNK
 from qrecipe.model.generate.prompts import Prompt, numbered
@@ -22,10 +25,13 @@ from qrecipe.model.generate.sampling import Draw, Sampling
 from qrecipe.model.generate.weights import DecodingWeights, Stack
 from qrecipe.model.load import LoadedBase
 from qrecipe.model.stock import silence
+from qrecipe.model.threads import each_on_one
 
 __all__ = ["Draw", "Prompt", "Sampling", "generate", "numbered", "release", "stream", "width_for"]
 
 CPU_WIDTH = 8
+CPU_FRAMES = 16
+"""Frames that a CPU's threads compute before they wait for each other."""
 GPU_WIDTHS = (8, 64, 256)
 """Rows of the matrix products. On a GPU more rows round otherwise, so the size of a whole task decides, never what is left of it."""
 GPU_FRAMES = 8
@@ -69,44 +75,58 @@ def stream(
         return
     done: set[int] = set()
     weights = _weights(opened)
-    shape = _shape(opened, weights, prompts, sampling, batch, width_for(task or len(prompts), opened.device))
+    width = width_for(task or len(prompts), opened.device)
+    if suits(opened, weights):
+        width *= torch.get_num_threads()
+    shape = _shape(opened, weights, prompts, sampling, batch, width)
     while waiting:
         try:
-            for index, codes in _run(opened, weights, prompts, waiting, sampling, shape):
+            for index, codes in _run(opened, _decoders_of(opened, weights, sampling, shape), prompts, waiting):
                 done.add(index)
                 yield index, codes
         except torch.OutOfMemoryError:
             if shape.rows == 1:
                 raise out_of_memory("this prompt", f"{shape.positions} positions", "shorten the text or its reference") from None
-            shape = Shape(shape.width, shape.rows // 2, shape.positions, shape.frames, shape.tokens)
-            _decoders(opened).clear()
+            shape = replace(shape, rows=shape.rows // 2)
+            _cache(opened).clear()
             torch.cuda.empty_cache()
         waiting = [i for i in waiting if i not in done]
 
 
 def _run(
-    opened: LoadedBase, weights: DecodingWeights, prompts: Sequence[Prompt], order: Sequence[int], sampling: Sampling, shape: Shape
+    opened: LoadedBase, decoders: Sequence[Decoder], prompts: Sequence[Prompt], order: Sequence[int]
 ) -> Iterator[tuple[int, torch.Tensor]]:
-    """Keeps all rows busy until nothing waits; yields what is done."""
-    decoder = _decoder(opened, weights, sampling, shape)
+    """Speaks prompts in this order; yields what is done."""
+    waiting = iter(order)
+    speaking = [_keep_busy(decoder, prompts, waiting) for decoder in decoders]
+    while speaking:
+        results = each_on_one(lambda part: next(part, None), speaking) if opened.small else [next(speaking[0], None)]
+        speaking = [part for part, done in zip(speaking, results, strict=True) if done is not None]
+        for done in results:
+            yield from done or []
+
+
+def _keep_busy(decoder: Decoder, prompts: Sequence[Prompt], waiting: Iterator[int]) -> Iterator[list[tuple[int, torch.Tensor]]]:
+    """Keeps all rows of a decoder busy until nothing waits for it or another one; yields after some frames what is done."""
     decoder.know_texts(prompts)
-    waiting, row_of = list(order), dict[int, int]()
-    frames = GPU_FRAMES if opened.device.type == "cuda" else 1
-    while waiting or row_of:
-        ended: list[int] = []
-        with opened.small_products():  # until a row ends: to change torch's threads at every frame costs as much as a frame
-            while not ended:
-                idle = [row for row in range(shape.rows) if row not in row_of][: len(waiting)]
-                if idle:
-                    entering, waiting = waiting[: len(idle)], waiting[len(idle) :]
-                    decoder.admit(idle, [prompts[i] for i in entering])
-                    row_of.update(zip(idle, entering, strict=True))
-                for _ in range(frames):
-                    decoder.step()
-                done = decoder.done[: shape.rows].tolist()
-                ended = [row for row in row_of if done[row]]
-        for row, codes in zip(ended, decoder.finished(ended), strict=True):
-            yield row_of.pop(row), codes
+    row_of = dict[int, int]()
+    frames, looks = (GPU_FRAMES, 1) if decoder.done.is_cuda else (1, CPU_FRAMES)
+    while True:
+        results: list[tuple[int, torch.Tensor]] = []
+        for _ in range(looks):
+            idle = [row for row in range(decoder.shape.rows) if row not in row_of]
+            if entering := list(islice(waiting, len(idle))):
+                decoder.admit(idle[: len(entering)], [prompts[i] for i in entering])
+                row_of.update(zip(idle, entering, strict=False))
+            if not row_of:
+                yield results
+                return
+            for _ in range(frames):
+                decoder.step()
+            done = decoder.done[: decoder.shape.rows].tolist()
+            if ended := [row for row in row_of if done[row]]:
+                results += [(row_of.pop(row), codes) for row, codes in zip(ended, decoder.finished(ended), strict=True)]
+        yield results
 
 
 def _shape(
@@ -129,7 +149,7 @@ def _shape(
     return Shape(width, rows, positions, frames, tokens)
 
 
-def _decoders(opened: LoadedBase) -> dict[Any, Any]:
+def _cache(opened: LoadedBase) -> dict[Any, Any]:
     """A base's cache between calls: copies of weights, caches, graphs. Nothing on a CPU, where making it is cheap."""
     cache: dict[Any, Any] = opened.__dict__.setdefault("_decoders", {})
     return cache
@@ -137,13 +157,13 @@ def _decoders(opened: LoadedBase) -> dict[Any, Any]:
 
 def release(opened: LoadedBase) -> None:
     """Frees what is kept of a base on a GPU between calls, before something else needs the memory."""
-    if _decoders(opened):
-        _decoders(opened).clear()
+    if _cache(opened):
+        _cache(opened).clear()
         torch.cuda.empty_cache()
 
 
 def _weights(opened: LoadedBase) -> DecodingWeights:
-    cache = _decoders(opened)
+    cache = _cache(opened)
     if "weights" in cache and cache["weights"].refresh():
         weights: DecodingWeights = cache["weights"]
         return weights
@@ -154,11 +174,15 @@ def _weights(opened: LoadedBase) -> DecodingWeights:
     return weights
 
 
-def _decoder(opened: LoadedBase, weights: DecodingWeights, sampling: Sampling, shape: Shape) -> Decoder:
-    """The decoder of a shape; of those for a GPU the last one is kept, with its graph."""
+def _decoders_of(opened: LoadedBase, weights: DecodingWeights, sampling: Sampling, shape: Shape) -> list[Decoder]:
+    """One decoder for all rows, or one for each thread. Of those for a GPU the last one is kept, with its graph."""
+    if suits(opened, weights):
+        compiled, threads = CompiledWeights(weights), min(torch.get_num_threads(), shape.rows)
+        counts = [(shape.rows + i) // threads for i in range(threads)]
+        return [CompiledDecoder(opened, weights, sampling, replace(shape, width=n, rows=n), compiled) for n in counts]
     if opened.device.type != "cuda":
-        return Decoder(opened, weights, sampling, shape)
-    cache = _decoders(opened)
+        return [Decoder(opened, weights, sampling, shape)]
+    cache = _cache(opened)
     key = (sampling, shape)
     if key not in cache:
         for other in [k for k in cache if k != "weights"]:
@@ -168,7 +192,7 @@ def _decoder(opened: LoadedBase, weights: DecodingWeights, sampling: Sampling, s
         cache[key] = Decoder(opened, weights, sampling, shape, _ops(weights))
     decoder: Decoder = cache[key]
     decoder.done.fill_(True)
-    return decoder
+    return [decoder]
 
 
 def _ops(weights: DecodingWeights) -> Any:

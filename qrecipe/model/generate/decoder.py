@@ -74,8 +74,8 @@ class Decoder:
         }
         width, frames = shape.width, shape.frames + 1  # what a finished row goes on saying lands in the last
         hidden, vocabulary = self._w.talker.hidden, len(w.codec_head)
-        self.x, self._zero = zeros(width, hidden), zeros(width, hidden)
-        self._nothing = zeros(2 * width, w.predictor.hidden)
+        self.x = zeros(width, hidden)
+        self._nothing = {id(w.talker): zeros(width, hidden), id(w.predictor): zeros(2 * width, w.predictor.hidden)}
         self.position, self.frame, self.length, self.limit = (zeros(width, dtype=torch.int64) for _ in range(4))
         self.done = torch.ones(width, dtype=torch.bool, device=device)
         self.seen = zeros(width, vocabulary, dtype=torch.bool)
@@ -221,26 +221,43 @@ class Decoder:
         self._next_input(codes)
         self._advance(codes)
 
-    def _through(self, stack: Stack, x: torch.Tensor, delta: torch.Tensor, places: list[Any]) -> tuple[torch.Tensor, torch.Tensor]:
-        """All layers. What is to be added comes and goes apart from what it is added to: the sum and the next norm are one kernel."""
-        ops = self._ops
+    def _hidden(self, stack: Stack, x: torch.Tensor, tokens: range | None = None) -> torch.Tensor:
+        """All layers and the last norm: [width x tokens, hidden] -> [width, hidden] of each row's last token.
+
+        `tokens` are places in the predictor, of a row side by side in `x`. In the talker every row has one, at a place of its own.
+        """
+        ops, delta = self._ops, self._nothing[id(stack)][: len(x)]
+        places = [self._place(stack)] if tokens is None else self._inner[tokens.start : tokens.stop]
+        # what is to be added comes and goes apart from what it is added to: the sum and the next norm are one kernel
         for layer, cache in zip(stack.layers, self._caches[id(stack)], strict=True):
             x, h = ops.add_norm(x, delta, layer.input_norm, stack.eps)
             attended = ops.attend(F.linear(h, layer.qkv, layer.qkv_bias), layer, places, cache, stack)
             x, h = ops.add_norm(x, F.linear(attended, layer.o, layer.o_bias), layer.post_norm, stack.eps)
             delta = F.linear(ops.gated(F.linear(h, layer.gate_up), stack.activation), layer.down)
-        return x, delta
+        if len(places) > 1:
+            x, delta = (t.view(-1, len(places), stack.hidden)[:, -1].contiguous() for t in (x, delta))
+        hidden: torch.Tensor = ops.add_norm(x, delta, stack.norm, stack.eps)[1]
+        return hidden
+
+    def _place(self, stack: Stack) -> Any:
+        """Where the rows stand in the talker's cache."""
+        cache, rows = self._caches[id(stack)][0], self.shape.rows
+        live = len(cache.k) if self._w.device.type == "cuda" else int(self.position[:rows].max()) // cache.k.shape[3] + 1
+        return self._ops.place(self._rotation[id(stack)], self.position[:rows], cache, live)
+
+    def _linear(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """A product that no layer has."""
+        return F.linear(x, weight)
+
+    def _project(self, hidden: torch.Tensor) -> torch.Tensor:
+        """The talker's hidden state as the predictor reads it."""
+        return self._w.project(hidden)  # type: ignore[no-any-return]
 
     def _code_0(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The talker: its hidden state [width, hidden] and code 0 [width] of the next frame."""
-        w, s, rows = self._w, self.sampling, self.shape.rows
-        stack = w.talker
-        cache = self._caches[id(stack)][0]
-        live = len(cache.k) if w.device.type == "cuda" else int(self.position[:rows].max()) // cache.k.shape[3] + 1
-        place = self._ops.place(self._rotation[id(stack)], self.position[:rows], cache, live)
-        x, delta = self._through(stack, self.x, self._zero, [place])
-        hidden = self._ops.add_norm(x, delta, stack.norm, stack.eps)[1]
-        scores = draws.penalize(F.linear(hidden, w.codec_head).float(), self.seen, s.repetition_penalty)
+        w, s = self._w, self.sampling
+        hidden = self._hidden(w.talker, self.x)
+        scores = draws.penalize(self._linear(hidden, w.codec_head).float(), self.seen, s.repetition_penalty)
         early = (self.frame < s.min_frames).unsqueeze(1)
         scores = scores.masked_fill(self._suppressed | (self._is_end & early), -torch.inf)
         code = self._choose(scores, self.uniforms[self._rows, self.frame, 0], s.talker)
@@ -250,18 +267,14 @@ class Decoder:
     def _codes_after(self, hidden: torch.Tensor, code: torch.Tensor) -> torch.Tensor:
         """The code predictor: all codes of the frame, [width, groups]."""
         w, s = self._w, self.sampling
-        stack, width = w.predictor, self.shape.width
         uniforms = self.uniforms[self._rows, self.frame].t().contiguous()
-        x = torch.stack((w.project(hidden), w.codec_in.index_select(0, code)), 1).flatten(0, 1)
-        codes, places = [code], self._inner[:2]
+        x = torch.stack((self._project(hidden), w.codec_in.index_select(0, code)), 1).flatten(0, 1)
+        codes, tokens = [code], range(2)
         for i, head in enumerate(w.heads):
-            x, delta = self._through(stack, x, self._nothing[: len(x)], places)
-            if i == 0:  # of the two first tokens the second is read
-                x, delta = (t.view(width, 2, -1)[:, 1].contiguous() for t in (x, delta))
-            scores = F.linear(self._ops.add_norm(x, delta, stack.norm, stack.eps)[1], head)
+            scores = self._linear(self._hidden(w.predictor, x, tokens), head)
             codes.append(self._choose(scores, uniforms[i + 1], s.predictor))
             if i + 1 < len(w.heads):
-                x, places = w.tables_in.index_select(0, codes[-1] + i * w.codebook), self._inner[i + 2 : i + 3]
+                x, tokens = w.tables_in.index_select(0, codes[-1] + i * w.codebook), range(i + 2, i + 3)
         return torch.stack(codes, 1)
 
     def _choose(self, scores: torch.Tensor, uniforms: torch.Tensor, draw: Draw) -> torch.Tensor:
