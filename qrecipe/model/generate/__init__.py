@@ -81,14 +81,14 @@ def stream(
     shape = _shape(opened, weights, prompts, sampling, batch, width)
     while waiting:
         try:
-            for index, codes in _run(opened, _decoders_of(opened, weights, sampling, shape), prompts, waiting):
+            for index, codes in _run(opened, _make_decoders(opened, weights, sampling, shape), prompts, waiting):
                 done.add(index)
                 yield index, codes
         except torch.OutOfMemoryError:
             if shape.rows == 1:
                 raise out_of_memory("this prompt", f"{shape.positions} positions", "shorten the text or its reference") from None
             shape = replace(shape, rows=shape.rows // 2)
-            _cache(opened).clear()
+            _decoders(opened).clear()
             torch.cuda.empty_cache()
         waiting = [i for i in waiting if i not in done]
 
@@ -149,7 +149,7 @@ def _shape(
     return Shape(width, rows, positions, frames, tokens)
 
 
-def _cache(opened: LoadedBase) -> dict[Any, Any]:
+def _decoders(opened: LoadedBase) -> dict[Any, Any]:
     """A base's cache between calls: copies of weights, caches, graphs. Nothing on a CPU, where making it is cheap."""
     cache: dict[Any, Any] = opened.__dict__.setdefault("_decoders", {})
     return cache
@@ -157,13 +157,13 @@ def _cache(opened: LoadedBase) -> dict[Any, Any]:
 
 def release(opened: LoadedBase) -> None:
     """Frees what is kept of a base on a GPU between calls, before something else needs the memory."""
-    if _cache(opened):
-        _cache(opened).clear()
+    if _decoders(opened):
+        _decoders(opened).clear()
         torch.cuda.empty_cache()
 
 
 def _weights(opened: LoadedBase) -> DecodingWeights:
-    cache = _cache(opened)
+    cache = _decoders(opened)
     if "weights" in cache and cache["weights"].refresh():
         weights: DecodingWeights = cache["weights"]
         return weights
@@ -174,7 +174,7 @@ def _weights(opened: LoadedBase) -> DecodingWeights:
     return weights
 
 
-def _decoders_of(opened: LoadedBase, weights: DecodingWeights, sampling: Sampling, shape: Shape) -> list[Decoder]:
+def _make_decoders(opened: LoadedBase, weights: DecodingWeights, sampling: Sampling, shape: Shape) -> list[Decoder]:
     """One decoder for all rows, or one for each thread. Of those for a GPU the last one is kept, with its graph."""
     if suits(opened, weights):
         compiled, threads = CompiledWeights(weights), min(torch.get_num_threads(), shape.rows)
@@ -182,7 +182,7 @@ def _decoders_of(opened: LoadedBase, weights: DecodingWeights, sampling: Samplin
         return [CompiledDecoder(opened, weights, sampling, replace(shape, width=n, rows=n), compiled) for n in counts]
     if opened.device.type != "cuda":
         return [Decoder(opened, weights, sampling, shape)]
-    cache = _cache(opened)
+    cache = _decoders(opened)
     key = (sampling, shape)
     if key not in cache:
         for other in [k for k in cache if k != "weights"]:
