@@ -13,7 +13,7 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from qrecipe.errors import Place, Problem, QRecipeError, UserError
-from qrecipe.hash_table import UNMEASURED, HashTable, Known
+from qrecipe.hash_table import UNMEASURED, HashTable, Known, Stored
 
 T = TypeVar("T")
 
@@ -281,6 +281,7 @@ class FileHashes:
         """Entries that were asked for one by one, and those that are not stored yet."""
         self._new: set[str] = set()
         """Names of those that are not stored yet."""
+        self._added: list[Stored] = []
         self._read: dict[Hashable, Any] = {}
 
     def known(self, path: Path | str) -> str | None:
@@ -325,17 +326,17 @@ class FileHashes:
         self._make_room()
         return [k for k in known if k is not None]
 
-    def take(self) -> dict[str, Known]:
+    def take(self) -> list[Stored]:
         """Entries that were learned and are not stored, which are then forgotten here: for another process to `add`."""
-        learned = {name: self._known.pop(name) for name in self._new}
+        entries = [(os.fsencode(name), *self._known.pop(name)) for name in self._new]
         self._new.clear()
-        return learned
+        return entries
 
-    def add(self, learned: Mapping[str, Known]) -> None:
-        """Adds entries that other hashes have learned."""
-        self._known.update(learned)
-        self._new.update(learned)
-        self._make_room()
+    def add(self, entries: Iterable[Stored]) -> None:
+        """Adds entries that other hashes have learned. They are looked up here after `save`."""
+        self._added += entries
+        if len(self._added) > MAX_UNSAVED:
+            self.save()
 
     def once(self, path: Path, about: Hashable, read: Callable[[], T]) -> T:
         """The result of `read` for a file, read once as long as the file stays the same; `about` is what else it depends on.
@@ -354,8 +355,12 @@ class FileHashes:
 
     def save(self) -> None:
         """Stores what was learned; a cache that cannot be written is no error."""
-        if self._new and self._table.put({name: self._known[name] for name in self._new}):
+        entries = [*self._added, *((os.fsencode(name), *self._known[name]) for name in self._new)]
+        if entries and self._table.put(entries):
             self._new.clear()
+        else:
+            self._known.update({os.fsdecode(name): Known(state, checksum, seconds) for name, state, checksum, seconds in self._added})
+        self._added.clear()
 
     def _lookup(self, name: str) -> Known | None:
         if name not in self._known:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from threading import Lock
@@ -29,6 +29,10 @@ class Known(NamedTuple):
     """Duration of a recording; None for what is none, `UNMEASURED` before anybody asked."""
 
 
+Stored = tuple[bytes, str, str, float | None]
+"""An entry with its name, as the table holds it."""
+
+
 class HashTable:
     """Files by their names, for all processes that share a cache. Can be used by several threads."""
 
@@ -48,20 +52,19 @@ class HashTable:
                     known[os.fsdecode(name)] = Known(*values)
         return known
 
-    def put(self, entries: Mapping[str, Known]) -> bool:
+    def put(self, entries: Sequence[Stored]) -> bool:
         """Adds what was learned to what other processes have written; whether that was possible."""
-        rows = [(os.fsencode(name), *known) for name, known in entries.items()]
         with self._lock:
             self._close()
             with suppress(OSError):
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-            if self._written(rows):
+            if self._written(entries):
                 return True
             if not self._damaged():
                 return False
             with suppress(OSError):
                 self.path.unlink(missing_ok=True)
-            return self._written(rows)
+            return self._written(entries)
 
     def _rows(self, query: str, keys: Iterable[bytes]) -> list[tuple[Any, ...]]:
         try:
@@ -73,11 +76,11 @@ class HashTable:
         except (sqlite3.Error, OSError):
             return []
 
-    def _written(self, rows: Iterable[tuple[Any, ...]]) -> bool:
+    def _written(self, entries: Sequence[Stored]) -> bool:
         try:
             with closing(sqlite3.connect(self.path, PATIENCE)) as connection, connection:
                 connection.execute(_CREATE)
-                connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", rows)
+                connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", entries)
         except (sqlite3.Error, OSError):
             return False
         return True

@@ -27,6 +27,8 @@ WORTH = 24
 """Items for each worker from which starting it pays."""
 AHEAD = 8
 """Items for each worker that may be computed before they are asked for."""
+_MALLOC = dict.fromkeys(("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"), str(64 << 20))
+"""Keeps memory of one item for the next, where glibc would give it back and have the kernel clear it again."""
 _COMMAND = "from qrecipe.workers import _serve; _serve()"
 
 
@@ -116,7 +118,7 @@ class _Worker:
 
 def _started() -> subprocess.Popen[bytes]:
     """A worker with this process's modules, in a session of its own: signals of a terminal are for who started it."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path), "OMP_NUM_THREADS": "1", **_MALLOC}
     return subprocess.Popen(
         [sys.executable, "-P", "-c", _COMMAND],
         stdin=subprocess.PIPE,

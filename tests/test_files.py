@@ -104,6 +104,20 @@ def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
     assert hashes.known(file) == hashlib.sha256(b"one sound").hexdigest()
 
 
+@pytest.mark.parametrize("store", ["h.sqlite", "a.wav/no folder/h.sqlite"])
+def test_what_another_process_learned_is_known(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it cannot be stored."""
+    file = tmp_path / "a.wav"
+    file.write_bytes(b"one sound")
+    other, own = FileHashes(tmp_path / "other.sqlite"), FileHashes(tmp_path / store)
+    expected = other.sha256(file)
+    own.add(other.take())
+    assert other.take() == []
+    own.save()
+    monkeypatch.setattr(files, "_read", None)
+    assert own.sha256(file) == expected
+
+
 def test_what_another_process_wrote_stays(tmp_path: Path) -> None:
     one, two, store = tmp_path / "1.wav", tmp_path / "2.wav", tmp_path / "h.sqlite"
     hashes = [FileHashes(store), FileHashes(store)]

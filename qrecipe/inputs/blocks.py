@@ -122,12 +122,14 @@ def _reader(reading: ReadingSpec) -> RowReader:
 
 def _block(reader: RowReader, shown: str, span: Span) -> Block:
     """Reads a block into new rows."""
+    import numpy as np
+
     content = span.content
     if content is None:
         with open(span.path, "rb") as f:
             f.seek(span.start)
             content = f.read(span.size)
-    lines = content.count(b"\n") + (not content.endswith(b"\n"))
+    lines = int(np.count_nonzero(np.frombuffer(content, np.uint8) == ord("\n"))) + (not content.endswith(b"\n"))
     reader.rows, problems = Rows(reader.folder, CodesColumn(span.path)), list[Problems]()
     if not _Quick(reader, span).read(content, lines):
         for number, raw in enumerate(content.removesuffix(b"\n").split(b"\n"), start=1):
@@ -171,7 +173,8 @@ class _Quick:
 
     def _decoder(self, content: bytes) -> msgspec.json.Decoder[Any] | None:
         """Decodes lines that have the same fields as the first one."""
-        first = record_of(content.partition(b"\n")[0], Place(""))
+        end = content.find(b"\n")
+        first = record_of(content[: end if end >= 0 else None], Place(""))
         if isinstance(first, Problem):
             return None
         fields = self.reader.fields(tuple(first.values))
@@ -231,8 +234,8 @@ class _Quick:
         frames, digests = array("i"), list[bytes]()
         for start in range(0, len(written), AT_ONCE):
             spaced = with_spaces([codes for _, codes in written[start : start + AT_ONCE]])
-            counts = check_written(spaced) if spaced is not None else None
-            if spaced is None or counts is None:
+            counts = check_written(spaced)
+            if counts is None:
                 return None
             frames += counts
             digests += map(_digest, spaced)

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import sha256
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 from msgspec import json
 
@@ -184,62 +184,75 @@ class CodesColumn(Sequence[Codes | None]):
         return Codes(frames)
 
 
-def with_spaces(written: Sequence[bytes]) -> list[bytes] | None:
-    """Codes of rows as Python's `json` writes them, a space behind every comma; None where blanks are otherwise.
-
-    Nearly every manifest has that form already: adding or removing a space takes longer than all else that is done with codes.
-    """
-    import numpy as np
-
-    characters = np.frombuffer(b"".join(written), np.uint8)
-    blank = characters == ord(" ")
-    blanks, commas = np.count_nonzero(blank), np.count_nonzero(characters == ord(","))
-    if blanks == 0:
-        return [row.replace(b",", b", ") for row in written]
-    behind = np.count_nonzero(blank[1:] & (characters[:-1] == ord(",")))
-    return list(written) if behind == blanks == commas else None
+def with_spaces(written: Sequence[bytes]) -> list[bytes]:
+    """Codes of rows as Python's `json` writes them, a space behind every comma, which nearly every manifest has already."""
+    return [row if b" " in row else row.replace(b",", b", ") for row in written]
 
 
 def check_written(written: Sequence[bytes]) -> array[int] | None:
     """Frames of rows' codes by their text `with_spaces`; None if one of them is not codes of one width."""
-    frames, numbers = array("i"), 0
-    for row in written:
-        # without its digits, a row is the brackets, commas and spaces of frames of one width
-        signs = row.translate(None, b"0123456789")
-        count, width = signs.count(b"]") - 1, signs.find(b"]") // 2
-        if count < 1 or signs != _signs(count, width) or row[:2] != b"[[" or row[-2:] != b"]]":
-            return None
-        frames.append(count)
-        numbers += count * width
-    return frames if _numbers_are_codes(b"".join(written), numbers) else None
-
-
-@lru_cache(maxsize=4096)
-def _signs(frames: int, width: int) -> bytes:
-    """Brackets, commas and spaces of a row's codes."""
-    return b"[" + b", ".join([b"[" + b", " * (width - 1) + b"]"] * frames) + b"]"
-
-
-def _numbers_are_codes(text: bytes, numbers: int) -> bool:
-    """Whether joined rows have so many numbers, each a code as JSON writes it, and digits nowhere else."""
     import numpy as np
 
-    characters = np.frombuffer(text, np.uint8)
-    digits = characters - np.uint8(ord("0"))  # signs are far above 9 or below 0, which wraps
-    is_digit = digits < 10
-    # a space is behind every comma, so digits elsewhere than in a place of a number are behind or before a bracket
-    misplaced = (is_digit[1:] & (characters[:-1] == ord("]"))) | (is_digit[:-1] & (characters[1:] == ord("[")))
-    begins = is_digit[1:] > is_digit[:-1]
-    if np.count_nonzero(misplaced) or np.count_nonzero(begins) != numbers:
+    if not all(row.startswith(b"[[") and row.endswith(b"]]") for row in written):
+        return None
+    text = _joined(written)
+    kinds = np.frombuffer(text.translate(_KINDS), np.uint8)
+    if _neighbours(kinds).translate(None, _allowed_neighbours()):
+        return None
+
+    # a frame has as many commas as codes, with the one before it; only the bracket that ends a row has none
+    ends = np.flatnonzero(kinds == _CLOSE)
+    widths = np.add.reduceat(kinds == _COMMA, np.append(0, ends), dtype=np.int32)[:-1]
+    row_ends = np.flatnonzero(widths == 0)
+    if len(row_ends) != len(written) or np.count_nonzero(kinds == _OPEN) != len(ends):
+        return None
+    frames = np.diff(row_ends, prepend=-1) - 1
+    expected = np.repeat(widths[row_ends - frames], frames + 1)
+    expected[row_ends] = 0
+    if not np.array_equal(widths, expected) or not _are_codes(np.frombuffer(text, np.uint8), kinds == _DIGIT):
+        return None
+    return array("i", frames.tolist())
+
+
+_DIGIT, _COMMA, _SPACE, _OPEN, _CLOSE, _OTHER = range(6)
+_KINDS = bytes(_DIGIT if c in b"0123456789" else _COMMA + b", []".index(c) if c in b", []" else _OTHER for c in range(256))
+
+
+def _joined(rows: Iterable[bytes]) -> bytes:
+    """Rows side by side as frames are, with a comma before the first and behind the last."""
+    return b", ".join([b"", *rows, b""])
+
+
+def _neighbours(kinds: Any) -> bytes:
+    """A byte for every character but the last three: its kind with those of the next one and of the third one behind it."""
+    return bytes(kinds[:-3] + 6 * kinds[1:-2] + 36 * kinds[3:])
+
+
+@lru_cache(maxsize=1)
+def _allowed_neighbours() -> bytes:
+    """The `_neighbours` that codes have, in any order of numbers of one to four digits, frames and rows."""
+    import numpy as np
+
+    rows: list[Any] = []
+    for a, b, c in product((1, 10, 100, 1000), repeat=3):
+        rows += [[[a, b, c]], [[a], [b, c]], [[a, b], [c]], [[a], [b], [c]]]
+    text = _joined(json.encode(row).replace(b",", b", ") for row in rows)
+    return bytes(set(_neighbours(np.frombuffer(text.translate(_KINDS), np.uint8))))
+
+
+def _are_codes(characters: Any, digits: Any) -> bool:
+    """Whether all numbers of a text are codes as JSON writes them; `digits` marks their characters."""
+    import numpy as np
+
+    zero = characters[1:-1] == ord("0")
+    if np.any((zero & digits[2:]) > digits[:-2]):  # one leads
         return False
-    if np.count_nonzero(begins[:-1] & (digits[1:-1] == 0) & is_digit[2:]):  # a zero leads
-        return False
-    longest = is_digit[:-MAX_DIGITS]
+    longest = digits[:-MAX_DIGITS]
     for i in range(1, MAX_DIGITS):
-        longest = longest & is_digit[i : i - MAX_DIGITS]
-    if np.count_nonzero(longest & is_digit[MAX_DIGITS:]):
+        longest = longest & digits[i : i - MAX_DIGITS]
+    if np.any(longest & digits[MAX_DIGITS:]):
         return False
     # few numbers begin like the largest code or above it
-    starts = np.flatnonzero(longest & (digits[:-MAX_DIGITS] >= int(str(CODEBOOK_SIZE)[0])))
-    values = sum(digits[starts + i].astype(np.int32) * 10 ** (MAX_DIGITS - 1 - i) for i in range(MAX_DIGITS))
-    return not np.count_nonzero(np.asarray(values) >= CODEBOOK_SIZE)
+    starts = np.flatnonzero(longest & (characters[:-MAX_DIGITS] >= ord(str(CODEBOOK_SIZE)[0])))
+    values = sum((characters[starts + i].astype(np.int32) - ord("0")) * 10 ** (MAX_DIGITS - 1 - i) for i in range(MAX_DIGITS))
+    return not np.any(np.asarray(values) >= CODEBOOK_SIZE)

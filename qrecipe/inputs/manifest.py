@@ -160,6 +160,8 @@ def _hashed(parts: Iterable[Block], content: Hash, hashes: FileHashes | None) ->
             hashes.add(block.contents.learned)
             separator = b","
         yield block
+    if hashes is not None:
+        hashes.save()
 
 
 def _joined(parts: Iterable[Block], rows: Rows, reader: RowReader, path: Path, whole: Place) -> Manifest:

@@ -12,7 +12,7 @@ from pathlib import Path
 from msgspec import json
 
 from qrecipe.files import FileHashes, located, state_of
-from qrecipe.hash_table import Known
+from qrecipe.hash_table import Known, Stored
 from qrecipe.inputs.durations import by_start, row_seconds
 from qrecipe.inputs.row_table import Rows
 
@@ -38,7 +38,7 @@ class RowContents:
     """The rows as JSON, with hashes for recordings and codes; without the brackets of the list."""
     sounds: array[int] = field(default_factory=lambda: array("q"))
     """64 bits of the hash of every row's recording or codes; 0 for a row of text. Equal ones are the same sound."""
-    learned: dict[str, Known] = field(default_factory=dict)
+    learned: list[Stored] = field(default_factory=list)
     """Entries of files that were read for it."""
 
 

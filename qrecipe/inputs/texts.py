@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import unicodedata
 from array import array
 from collections.abc import Callable, Iterable, Sequence
@@ -60,14 +61,20 @@ def near_hashes(texts: Sequence[str]) -> array[int]:
 
 def _near_keys(texts: Sequence[str]) -> Sequence[str]:
     """`near_key` of every text: what is silent is replaced in all at once, which few characters are."""
+    import numpy as np
+
     joined = "\n".join(texts)
     plain = joined.lower() if joined.isascii() else _NFKC(_NFKC(joined).casefold())
     if plain.count("\n") != len(texts) - 1:
         return [near_key(text) for text in texts]
-    for c in set(plain) - {"\n", " "}:
-        if (spoken := _SPOKEN[ord(c)]) != c:
+    occurs = np.zeros(sys.maxunicode + 1, np.bool_)
+    occurs[np.frombuffer(plain.encode("utf-32-le", "surrogatepass"), np.uint32)] = True
+    for c in map(chr, np.flatnonzero(occurs)):
+        if c != "\n" and (spoken := _SPOKEN[ord(c)]) != c:
             plain = plain.replace(c, spoken)
-    return [" ".join(line.split()) for line in plain.split("\n")]
+    while "  " in plain:
+        plain = plain.replace("  ", " ")
+    return plain.replace(" \n", "\n").replace("\n ", "\n").strip(" ").split("\n")
 
 
 class _Spoken(dict[int, str]):

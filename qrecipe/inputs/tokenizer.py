@@ -175,14 +175,17 @@ class TextTokenizer:
 
     def measure(self, texts: Sequence[str]) -> tuple[array[int], set[int]]:
         """Tokens of the body of each clean text, and all ids in them."""
-        joined = " ".join(texts)
+        joined = "\0".join(texts)
+        words = joined.replace(" ", "\0 ").split("\0")
+        different = set(words)
+        plain = [word.removeprefix(" ") for word in different]
         # nearly always no text has anything but words with single spaces between them: then one look at all of them is enough
-        if self._whole and "\0" not in joined and " ".join(joined.split()) == joined and not self._any_special.search(joined):
-            words = "\0".join(texts).replace(" ", "\0 ").split("\0")
+        spaced = " ".join(plain).split() == plain and joined.count("\0") == len(texts) - 1
+        if self._whole and spaced and not self._any_special.search(joined):
             sums = [0, *accumulate(map(self._lengths.__getitem__, words))]
             ends = list(accumulate(text.count(" ") + 1 for text in texts))
             lengths = array("i", (sums[end] - sums[start] for start, end in zip([0, *ends], ends)))
-            return lengths, set().union(*map(self._words.__getitem__, set(words))) if texts else set()
+            return lengths, set().union(*map(self._words.__getitem__, different))
         bodies = [self.assistant(text)[1] for text in texts]
         return array("i", map(len, bodies)), set(chain.from_iterable(bodies))
 

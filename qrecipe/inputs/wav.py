@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import struct
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 STREAMED = (0, 0x7FFFFFFF, 0xFFFFFFFF)
 """Sizes that a program writes which does not know yet how long the sound will be, such as ffmpeg into a pipe."""
@@ -16,8 +15,7 @@ SLACK = 0x1000
 """Such sizes may be less by the header's own bytes."""
 
 
-@dataclass(frozen=True)
-class Wav:
+class Wav(NamedTuple):
     """The `data` chunk of a WAV file."""
 
     start: int
@@ -32,7 +30,9 @@ class Wav:
     @property
     def streamed(self) -> bool:
         """Whether the size is none: the sound goes to the end of the file."""
-        return any(size - SLACK <= self.promised <= size for size in STREAMED[1:]) or (self.promised == 0 and self.present > 0)
+        if self.promised < STREAMED[1] - SLACK:
+            return self.promised == STREAMED[0] and self.present > 0
+        return any(size - SLACK <= self.promised <= size for size in STREAMED[1:])
 
     @property
     def seconds(self) -> float:
