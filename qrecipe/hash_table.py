@@ -6,15 +6,21 @@ import os
 import sqlite3
 from collections.abc import Iterable, Sequence
 from contextlib import closing, suppress
+from itertools import chain
 from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple
 
 AT_ONCE = 500
 """Names of one query; SQLite takes 999 everywhere."""
+TOGETHER = 200
+"""Entries that are written by one statement."""
 PATIENCE = 5.0
 """Seconds to wait for another process that writes."""
 UNMEASURED = -1.0
+_ANY = "SELECT 1 FROM files WHERE name BETWEEN ? AND ? LIMIT 1"
+_MEMORY = "PRAGMA cache_size = -65536"
+"""64 MB: what is written stays in memory until all of it is, and does not keep others from reading."""
 _CREATE = "CREATE TABLE IF NOT EXISTS files (name BLOB PRIMARY KEY, state TEXT NOT NULL, sha256 TEXT NOT NULL, seconds REAL) WITHOUT ROWID"
 
 
@@ -44,9 +50,13 @@ class HashTable:
     def get(self, names: Sequence[str]) -> dict[str, Known]:
         """Entries of files, by name."""
         known: dict[str, Known] = {}
+        names_as_stored = [os.fsencode(n) for n in names]
         with self._lock:
+            # mostly all are stored or none is, which one look tells
+            if not names or not self._rows(_ANY, (min(names_as_stored), max(names_as_stored))):
+                return known
             for start in range(0, len(names), AT_ONCE):
-                keys = [os.fsencode(n) for n in names[start : start + AT_ONCE]]
+                keys = names_as_stored[start : start + AT_ONCE]
                 marks = ",".join("?" * len(keys))
                 for name, *values in self._rows(f"SELECT name, state, sha256, seconds FROM files WHERE name IN ({marks})", keys):
                     known[os.fsdecode(name)] = Known(*values)
@@ -80,7 +90,11 @@ class HashTable:
         try:
             with closing(sqlite3.connect(self.path, PATIENCE)) as connection, connection:
                 connection.execute(_CREATE)
-                connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", entries)
+                connection.execute(_MEMORY)
+                for start in range(0, len(entries), TOGETHER):
+                    part = entries[start : start + TOGETHER]
+                    marks = ",".join(["(?,?,?,?)"] * len(part))
+                    connection.execute(f"INSERT OR REPLACE INTO files VALUES {marks}", list(chain.from_iterable(part)))
         except (sqlite3.Error, OSError):
             return False
         return True

@@ -6,6 +6,7 @@ program again, as `multiprocessing` would. A result does not depend on who compu
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import queue
@@ -27,6 +28,8 @@ WORTH = 24
 """Items for each worker from which starting it pays."""
 AHEAD = 8
 """Items for each worker that may be computed before they are asked for."""
+MANY = 1_000_000
+"""New objects after which a worker looks for garbage: results are many, and hold no cycles."""
 _MALLOC = dict.fromkeys(("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"), str(64 << 20))
 """Keeps memory of one item for the next, where glibc would give it back and have the kernel clear it again."""
 _COMMAND = "from qrecipe.workers import _serve; _serve()"
@@ -133,6 +136,7 @@ def _serve() -> None:
     """A worker's program: computes what standard input asks for until it ends. (False, None) stands for an exception."""
     requests, results = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints is no result
+    gc.set_threshold(MANY)
     with suppress(EOFError, OSError):
         while True:
             work, item = pickle.load(requests)

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
+from operator import attrgetter
 from pathlib import Path
 from sys import intern
 from typing import IO, Annotated, Any, NamedTuple
@@ -184,7 +185,7 @@ class _Quick:
 
     def _add(self, rows: Sequence[Any], written: list[tuple[int, bytes]]) -> bool:
         # strings by column, each column looked through at once: nearly none holds what would have to be looked at
-        columns = {name: [getattr(row, name, None) or None for row in rows] for name in STRINGS}
+        columns = {name: self._column(rows, name) for name in STRINGS}
         if any("\0" in "".join(filter(None, column)) for column in columns.values()):
             return False
         texts = self._cleaned(columns["text"])
@@ -217,6 +218,13 @@ class _Quick:
         self.reader.rows.add(added, codes)
         return True
 
+    def _column(self, rows: Sequence[Any], name: str) -> list[Any]:
+        """A field of rows that all have it or lack it; None for an empty string."""
+        if not hasattr(rows[0], name):
+            return [None] * len(rows)
+        values = list(map(attrgetter(name), rows))
+        return [value or None for value in values] if "" in values else values
+
     def _cleaned(self, texts: list[Any]) -> list[str]:
         """Texts as they are trained."""
         if not self.reader.replacements.entries and unicodedata.is_normalized("NFC", "\n".join(texts)):
@@ -238,13 +246,9 @@ class _Quick:
             if counts is None:
                 return None
             frames += counts
-            digests += map(_digest, spaced)
+            digests += [sha256(row).digest() for row in spaced]
         offsets = array("q", [self.span.start + place for place, _ in written])
         return WrittenCodes(offsets, array("i", [len(codes) for _, codes in written]), frames, b"".join(digests))
-
-
-def _digest(content: bytes) -> bytes:
-    return sha256(content).digest()
 
 
 def _without_codes(content: bytes) -> tuple[list[tuple[int, bytes]], bytes]:

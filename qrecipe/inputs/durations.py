@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
 
 from qrecipe.files import FileHashes
 from qrecipe.hash_table import UNMEASURED
 from qrecipe.inputs.row_table import NO_LENGTH, Row, Rows
-from qrecipe.inputs.wav import read_wav, wav_of
+from qrecipe.inputs.wav import read_wav, wav_by_start
 from qrecipe.qwen3 import FRAMES_PER_SECOND
 
 AT_ONCE = 4096
@@ -49,7 +48,7 @@ def row_seconds(audio: Sequence[str | None], frames: Sequence[int | None], measu
 
 def by_start(start: bytes, size: int) -> float:
     """Seconds of a WAV file by its first bytes; `UNMEASURED` for any other, and where its sound begins later."""
-    wav = wav_of(BytesIO(start), size)
+    wav = wav_by_start(start, size)
     return UNMEASURED if wav is None else wav.seconds
 
 

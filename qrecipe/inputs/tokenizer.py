@@ -178,9 +178,9 @@ class TextTokenizer:
         joined = "\0".join(texts)
         words = joined.replace(" ", "\0 ").split("\0")
         different = set(words)
-        plain = [word.removeprefix(" ") for word in different]
+        unseen = [word.removeprefix(" ") for word in different if word not in self._lengths]
         # nearly always no text has anything but words with single spaces between them: then one look at all of them is enough
-        spaced = " ".join(plain).split() == plain and joined.count("\0") == len(texts) - 1
+        spaced = " ".join(unseen).split() == unseen and joined.count("\0") == len(texts) - 1
         if self._whole and spaced and not self._any_special.search(joined):
             sums = [0, *accumulate(map(self._lengths.__getitem__, words))]
             ends = list(accumulate(text.count(" ") + 1 for text in texts))

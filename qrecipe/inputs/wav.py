@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -11,6 +12,8 @@ STREAMED = (0, 0x7FFFFFFF, 0xFFFFFFFF)
 """Sizes that a program writes which does not know yet how long the sound will be, such as ffmpeg into a pipe."""
 HEADER = 512
 """Bytes that are read at once: nearly every header is shorter."""
+_USUAL = struct.Struct("<4s4x8sI8xI4x4sI")
+"""Header of nearly every file: RIFF, WAVE with its format of 16 bytes, in it bytes a second, and the data's size."""
 SLACK = 0x1000
 """Such sizes may be less by the header's own bytes."""
 
@@ -49,11 +52,19 @@ class Wav(NamedTuple):
 def read_wav(path: Path | str) -> Wav | None:
     """The `data` chunk of a RIFF file; None for any other file or one without such a chunk. Raises `OSError`."""
     with open(path, "rb", buffering=HEADER) as f:
-        return wav_of(f, os.fstat(f.fileno()).st_size)
+        return _wav_of(f, os.fstat(f.fileno()).st_size)
 
 
-def wav_of(f: BinaryIO, size: int) -> Wav | None:
-    """The `data` chunk of a file of so many bytes, or of its beginning: None where that ends before the chunk."""
+def wav_by_start(start: bytes, size: int) -> Wav | None:
+    """The `data` chunk of a file of so many bytes by the first of them; None also where they end before the chunk."""
+    if len(start) >= _USUAL.size:
+        riff, wave, length, byte_rate, data, promised = _USUAL.unpack_from(start)
+        if (riff, wave, length, data) == (b"RIFF", b"WAVEfmt ", 16, b"data") and byte_rate:
+            return Wav(_USUAL.size, promised, size - _USUAL.size, byte_rate)
+    return _wav_of(BytesIO(start), size)
+
+
+def _wav_of(f: BinaryIO, size: int) -> Wav | None:
     head = f.read(12)
     if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
         return None
