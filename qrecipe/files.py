@@ -38,7 +38,7 @@ READERS = 8
 """Threads that hash files."""
 SHARE = 64
 """Files that a thread hashes before it is given others: handing one over takes as long as reading a small one."""
-SLOW = 1e-4
+SLOW = 2e-4
 """Seconds for a file from which several threads read, because files are large or a disk is waited for."""
 MAX_UNSAVED = 50_000
 """Hashes of files that are held in memory before they are stored."""

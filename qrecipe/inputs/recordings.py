@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from msgspec import json
+from msgspec import json, msgpack
 
 from qrecipe.files import FileHashes, located, state_of
 from qrecipe.hash_table import Known, Stored
@@ -18,6 +18,7 @@ from qrecipe.inputs.row_table import Rows
 
 MAX_SEEN = 50_000
 """Recordings that are remembered."""
+_LEARNED = msgpack.Decoder(list[Stored])
 SILENT = "0" * 64
 """Hash of a row of text."""
 
@@ -38,8 +39,13 @@ class RowContents:
     """The rows as JSON, with hashes for recordings and codes; without the brackets of the list."""
     sounds: array[int] = field(default_factory=lambda: array("q"))
     """64 bits of the hash of every row's recording or codes; 0 for a row of text. Equal ones are the same sound."""
-    learned: list[Stored] = field(default_factory=list)
-    """Entries of files that were read for it."""
+    packed: bytes = b"\x90"
+    """Entries of files that were read for it, as MessagePack: pickling them takes three times as long."""
+
+    @property
+    def learned(self) -> list[Stored]:
+        """Entries of files that were read for it."""
+        return _LEARNED.decode(self.packed)
 
 
 class RecordingFiles:
@@ -83,7 +89,7 @@ class RecordingFiles:
         rows.seconds = row_seconds(rows.column("audio"), rows.codes.frames(0, len(rows)), lengths)
         contents = rows.contents(0, len(rows), {name: entry.sha256 for name, entry in entries.items()})
         sounds = array("q", bytes.fromhex("".join([(row[5] or row[1] or SILENT)[:16] for row in contents])))
-        return RowContents(json.encode(contents)[1:-1], sounds, self._hashes.take())
+        return RowContents(json.encode(contents)[1:-1], sounds, msgpack.encode(self._hashes.take()))
 
     def _entries(self, hashes: FileHashes, names: Sequence[str]) -> dict[str, Known]:
         if len(self._known) > MAX_SEEN:
