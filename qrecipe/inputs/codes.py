@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from hashlib import sha256
-from itertools import chain, product
+from itertools import chain
 from pathlib import Path
 from typing import Any, overload
 
@@ -195,49 +194,38 @@ def check_written(written: Sequence[bytes]) -> array[int] | None:
 
     if not all(row.startswith(b"[[") and row.endswith(b"]]") for row in written):
         return None
-    text = _joined(written)
-    kinds = np.frombuffer(text.translate(_KINDS), np.uint8)
-    if _neighbours(kinds).translate(None, _allowed_neighbours()):
+    # rows stand side by side as frames do, with a comma before the first and behind the last
+    text = np.frombuffer(b", ".join([b"", *written, b""]), np.uint8)
+    digits, comma, opens, closes = text - np.uint8(ord("0")) < 10, text == ord(","), text == ord("["), text == ord("]")
+    if not _are_lists(text, digits, comma, opens, closes):
         return None
 
     # a frame has as many commas as codes, with the one before it; only the bracket that ends a row has none
-    ends = np.flatnonzero(kinds == _CLOSE)
-    widths = np.add.reduceat(kinds == _COMMA, np.append(0, ends), dtype=np.int32)[:-1]
+    ends = np.flatnonzero(closes)
+    widths = np.add.reduceat(comma, np.append(0, ends), dtype=np.int32)[:-1]
     row_ends = np.flatnonzero(widths == 0)
-    if len(row_ends) != len(written) or np.count_nonzero(kinds == _OPEN) != len(ends):
+    if len(row_ends) != len(written) or np.count_nonzero(opens) != len(ends):
         return None
     frames = np.diff(row_ends, prepend=-1) - 1
     expected = np.repeat(widths[row_ends - frames], frames + 1)
     expected[row_ends] = 0
-    if not np.array_equal(widths, expected) or not _are_codes(np.frombuffer(text, np.uint8), kinds == _DIGIT):
+    if not np.array_equal(widths, expected) or not _are_codes(text, digits):
         return None
     return array("i", frames.tolist())
 
 
-_DIGIT, _COMMA, _SPACE, _OPEN, _CLOSE, _OTHER = range(6)
-_KINDS = bytes(_DIGIT if c in b"0123456789" else _COMMA + b", []".index(c) if c in b", []" else _OTHER for c in range(256))
-
-
-def _joined(rows: Iterable[bytes]) -> bytes:
-    """Rows side by side as frames are, with a comma before the first and behind the last."""
-    return b", ".join([b"", *rows, b""])
-
-
-def _neighbours(kinds: Any) -> bytes:
-    """A byte for every character but the last three: its kind with those of the next one and of the third one behind it."""
-    return bytes(kinds[:-3] + 6 * kinds[1:-2] + 36 * kinds[3:])
-
-
-@lru_cache(maxsize=1)
-def _allowed_neighbours() -> bytes:
-    """The `_neighbours` that codes have, in any order of numbers of one to four digits, frames and rows."""
+def _are_lists(text: Any, digits: Any, comma: Any, opens: Any, closes: Any) -> bool:
+    """Whether every character may stand beside its neighbours in lists of numbers and of such lists; the others mark its kinds."""
     import numpy as np
 
-    rows: list[Any] = []
-    for a, b, c in product((1, 10, 100, 1000), repeat=3):
-        rows += [[[a, b, c]], [[a], [b, c]], [[a, b], [c]], [[a], [b], [c]]]
-    text = _joined(json.encode(row).replace(b",", b", ") for row in rows)
-    return bytes(set(_neighbours(np.frombuffer(text.translate(_KINDS), np.uint8))))
+    space = text == ord(" ")
+    before, behind = space | opens, comma | closes  # of a number or a list
+    if not np.all(digits | before | behind) or not np.array_equal(space[1:], comma[:-1]):
+        return False
+    wrong = (behind[1:] & before[:-1]) | (digits[1:] & closes[:-1]) | (opens[1:] > before[:-1])
+    # a comma is between two numbers or between two lists
+    wrong[:-2] |= comma[1:-2] & (closes[:-3] != opens[3:])
+    return not np.any(wrong)
 
 
 def _are_codes(characters: Any, digits: Any) -> bool:

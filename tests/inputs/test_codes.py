@@ -52,6 +52,25 @@ def test_what_is_no_list_of_codes(wrong: str) -> None:
     assert check_written(with_spaces([compact(drawn(2)), wrong.encode(), compact(drawn(1, 4))])) is None
 
 
+def test_damaged_codes_are_taken_only_where_they_still_are_codes() -> None:
+    """A character or two are changed, put in or taken out; what is taken is what `json` writes of equally wide frames of codes."""
+    draw, taken = random.Random(1), 0
+    for _ in range(3000):
+        row = json.dumps(drawn(draw.randint(1, 3), draw.randint(1, 3)))
+        for _ in range(draw.randint(1, 2)):
+            at, what = draw.randrange(len(row)), draw.choice("0129,, []")
+            row = row[:at] + draw.choice([what, what + row[at : at + 1], ""]) + row[at + draw.randint(0, 1) :]
+        try:
+            value = json.loads(row)
+            good = row == json.dumps(value) and len({len(frame) for frame in value}) == 1 and value[0] != []
+            good = good and all(type(code) is int and 0 <= code < 2048 for frame in value for code in frame)
+        except (ValueError, TypeError, IndexError):
+            good = False
+        assert (check_written([written([[1]]), row.encode(), written([[2, 3]])]) is not None) == good, row
+        taken += good
+    assert 100 < taken < 1500
+
+
 def compact(value: Any) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
 
