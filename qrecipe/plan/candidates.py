@@ -16,6 +16,7 @@ AS_IT_IS = "as-it-is"
 GRID = {"rates-third": 1 / 3, "rates-triple": 3.0}
 REPLAY = {"replay-half": 0.5, "replay-double": 2.0}
 MOST_REPLAY = 0.6
+TAKES = 8
 
 StageSettings = dict[str, Any]
 Stages = list[StageSettings]
@@ -63,6 +64,8 @@ def _shipped(loaded: LoadedRecipe) -> Iterator[Candidate]:
     yield from changed("order-turned", lambda stages: stages[::-1])
     yield from changed("last-stage-alone", lambda stages: stages[-1:])
     yield from changed("first-stage-alone", lambda stages: stages[:1])
+    if loaded.recipe.evaluators.asr is not None and loaded.recipe.teacher.takes < TAKES and any(s["objective"] == "respell" for s in plain):
+        yield Candidate("best-of-takes", {"teacher": {"takes": TAKES}})
     yield from changed("respell-first", lambda stages: _respell_first(loaded, stages))
     yield from changed("then-by-ear", lambda stages: _then_by_ear(loaded, stages))
 

@@ -8,9 +8,10 @@ from qrecipe.inputs.durations import lengths
 from qrecipe.inputs.manifest import Manifest
 from qrecipe.plan.compute import Compute, Volume, compute
 from qrecipe.plan.planned import Planned
+from qrecipe.plan.synthetic import frames_of_text
 from qrecipe.plan.values import PlannedStage
 from qrecipe.qwen3 import FRAMES_PER_SECOND
-from qrecipe.recipe.stage import Stage
+from qrecipe.recipe.stage import RewardStage, Stage
 
 SPEECH_TOKENIZER = 682_293_092
 """Bytes of the published bases' speech tokenizer, where the base is not on this machine."""
@@ -37,12 +38,16 @@ def _volume(stage: Stage, resolved: PlannedStage, planned: Planned, hashes: File
     rest = 1.0 - sum(u.share for u in stage.uses if u.share is not None)
     if rest <= 0 or any(u.dataset not in planned.manifests for u in own):
         return None
-    synthetic = {t.dataset: t.frames for t in resolved.taught}
+    synthetic: dict[str, float] = {t.dataset: t.frames for t in resolved.taught}
+    samples = 1
+    if isinstance(stage, RewardStage):  # what it learns from is spoken, every sentence several times
+        samples, texts = stage.samples, {u.dataset: planned.manifests[u.dataset].rows for u in own}
+        synthetic = {name: sum(frames_of_text(r.text) for r in rows) for name, rows in texts.items()}
     parts = [_read(planned.manifests[u.dataset], hashes, stage.objective == "text_lm", synthetic.get(u.dataset)) for u in own]
     known = [p for p in parts if p is not None]
     if len(known) < len(parts):
         return None
-    rows, frames, tokens = (sum(getattr(v, k) for v in known) / rest for k in ("rows", "frames", "tokens"))
+    rows, frames, tokens = (samples * sum(getattr(v, k) for v in known) / rest for k in ("rows", "frames", "tokens"))
     return Volume(round(rows), frames, tokens)
 
 

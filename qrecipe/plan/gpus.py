@@ -19,8 +19,10 @@ from qrecipe.plan.planned import Planned
 from qrecipe.plan.synthetic import frames_of_text
 from qrecipe.plan.trainable import Trainable
 from qrecipe.qwen3 import FRAMES_PER_SECOND, TALKER_LAYERS, within
+from qrecipe.recipe.gate import Gate
 from qrecipe.recipe.metrics import spec_of
-from qrecipe.recipe.stage import Masters, Moments, Stage
+from qrecipe.recipe.recipe import Recipe
+from qrecipe.recipe.stage import Masters, Moments, RewardStage, Stage
 
 Kind = Literal["rows", "predictor", "layers", "lora", "everything"]
 
@@ -87,7 +89,7 @@ def durations(planned: Planned, computes: dict[str, Compute], hashes: FileHashes
     for stage in recipe.stages:
         if stage.id in computes:
             parts[stage.id] = _training(stage, planned.trainables[stage.id], computes[stage.id], gpu, gpus)
-    parts["speaking"] = _speaking(planned, hashes, gpu, gpus)
+    parts["speaking"] = _speaking(planned, computes, hashes, gpu, gpus)
     return Durations(gpu, gpus, parts)
 
 
@@ -108,10 +110,14 @@ def _training(stage: Stage, trainable: Trainable, cost: Compute, gpu: Gpu, gpus:
         return None
     rate = TRAINING[kind_of(trainable, cost)] * gpu.flops / GPUS["h100"].flops
     computing = cost.operations / rate / gpus
-    steps = stage.steps or math.ceil(cost.frames / (stage.batch.frames * stage.batch.accumulate))
+    steps = _steps(stage, cost)
     # a ring sends every gradient twice, but for a GPU's own part
     sending = steps * 2 * (gpus - 1) / gpus * cost.gradients / gpu.link
     return COMPILING + computing + max(0.0, sending - BACKWARD * computing)
+
+
+def _steps(stage: Stage, cost: Compute) -> int:
+    return stage.steps or math.ceil(cost.frames / (stage.batch.frames * stage.batch.accumulate))
 
 
 def _encoding(planned: Planned, hashes: FileHashes, gpu: Gpu, gpus: int) -> float | None:
@@ -127,20 +133,36 @@ def _encoding(planned: Planned, hashes: FileHashes, gpu: Gpu, gpus: int) -> floa
     return audio / (ENCODING * gpu.flops / GPUS["h100"].flops) / gpus
 
 
-def _speaking(planned: Planned, hashes: FileHashes, gpu: Gpu, gpus: int) -> float | None:
-    """Speech that gates listen to: of the base, of every stage that they judge, and of the result, in every seed, layout and kind of prompt."""
-    recipe = planned.loaded.recipe
-    evaluation, total = recipe.evaluation, 0.0
-    for gates in (recipe.gates(), *(s.gates for s in recipe.stages), recipe.accept):
-        for dataset in {g.data for g in gates if spec_of(g.metric).source == "generated"}:
-            if dataset not in planned.manifests:
-                return None
-            rows = planned.manifests[dataset].rows[: evaluation.prompts]
-            ways = len(evaluation.seeds) * len(evaluation.layouts) * len(evaluation.kinds)
-            frames = ways * FRAMES_PER_SECOND * sum(seconds(r, hashes) or frames_of_text(r.text) / FRAMES_PER_SECOND for r in rows)
-            at_once = max((n for n in SPEAKING if n <= max(1, len(rows) * ways / gpus)), default=1)
-            total += frames / (SPEAKING[at_once] * gpu.bandwidth / GPUS["h200"].bandwidth) / gpus
+def _speaking(planned: Planned, computes: dict[str, Compute], hashes: FileHashes, gpu: Gpu, gpus: int) -> float | None:
+    """Speech that is learned from, rewarded, or listened to by gates and `select`, in every seed, layout and kind of prompt."""
+    recipe, total = planned.loaded.recipe, 0.0
+    evaluation, speed = recipe.evaluation, gpu.bandwidth / GPUS["h200"].bandwidth * gpus
+    heard = [(g.data, evaluation.prompts, 1) for g in _once(recipe)]
+    for stage in recipe.stages:
+        select, cost = planned.selects.get(stage.id), computes.get(stage.id)
+        if select is not None and cost is not None and any(spec_of(m).source == "generated" for m in select.metrics):
+            heard.append((select.data, select.prompts, 1 + _steps(stage, cost) // select.every))
+        if isinstance(stage, RewardStage) and cost is not None:
+            total += _steps(stage, cost) * stage.batch.frames * stage.batch.accumulate / (SPEAKING[256] * speed)
+    for data, prompts, times in heard:
+        if data not in planned.manifests:
+            return None
+        rows = planned.manifests[data].rows[:prompts]
+        ways = len(evaluation.seeds) * len(evaluation.layouts) * len(evaluation.kinds)
+        frames = ways * FRAMES_PER_SECOND * sum(seconds(r, hashes) or frames_of_text(r.text) / FRAMES_PER_SECOND for r in rows)
+        at_once = max((n for n in SPEAKING if n <= max(1, len(rows) * ways / gpus)), default=1)
+        total += times * frames / (SPEAKING[at_once] * speed)
+    for synthetic in {t.dataset: t for s in planned.plan.stages for t in s.taught}.values():
+        if synthetic.seconds is None and synthetic.frames:
+            return None
+        total += (synthetic.seconds or 0.0) / speed
     return total
+
+
+def _once(recipe: Recipe) -> list[Gate]:
+    """Gates on generated speech, one for each dataset and place in the recipe: of the base, of a stage, of the result."""
+    places = (recipe.gates(), *(s.gates for s in recipe.stages), recipe.accept)
+    return [g for gates in places for g in {g.data: g for g in gates if spec_of(g.metric).source == "generated"}.values()]
 
 
 def fit(cost: Compute, memory: float) -> str:

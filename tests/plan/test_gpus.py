@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,6 +43,29 @@ def test_parts_add_up_and_cost_what_they_take(planned) -> None:  # type: ignore[
     assert times.total > START + COMPILING
     assert "by arithmetic from its datasheet" in time_line(times)
     assert time_line(times, 3.0).endswith(f"about {times.total / 3600 * 2 * 3.0:.2f} at 3 an hour")
+
+
+def test_speech_that_is_chosen_by_learned_from_or_rewarded_takes_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qrecipe.plan.synthetic.LAYER_SECONDS", 0.1)
+    recipes.write_data(tmp_path)
+    recipes.write_rows(tmp_path / "data" / "old.jsonl", [{"text": t} for t in recipes.ENGLISH])
+    datasets = {**recipes.RECIPE["datasets"], "old": {"kind": "text", "language": "english", "path": "data/old.jsonl"}}
+    stage = {**recipes.RECIPE["stages"][0], "steps": 40}
+
+    def speaking(**fields: Any) -> float:
+        made = make_plan(load(recipes.write(tmp_path, recipes.recipe(datasets=datasets, stages=[{**stage, **fields}]))))
+        seconds = durations(made, estimates(made, FileHashes()), FileHashes(), GPUS["h200"], 1).parts
+        assert seconds["language"] is not None
+        assert seconds["speaking"] is not None
+        return seconds["speaking"]
+
+    alone = speaking()
+    looks = [speaking(select={"metric": "runaway_rate", "data": "dev", "every": n}) - alone for n in (40, 8)]
+    assert looks[1] == pytest.approx(3 * looks[0])
+    assert speaking(select={"metric": "talker_nll", "data": "dev", "every": 8}) == alone
+    assert speaking(data=["speech", {"use": "self", "language": "english", "share": 0.2}]) > alone
+    reward = {"objective": "reward", "reward": [{"metric": "runaway_rate"}], "batch": {"frames": 3039}}
+    assert speaking(**reward) == pytest.approx(alone + 4.0)
 
 
 def test_data_that_is_not_here_has_no_time(planned) -> None:  # type: ignore[no-untyped-def]

