@@ -22,7 +22,7 @@ from qrecipe.inputs.recordings import UnreadableRecording
 from qrecipe.inputs.replacements import Replacements
 from qrecipe.inputs.row_reader import MANIFEST_HELP, ReadingSpec, RowReader
 from qrecipe.inputs.row_table import Rows
-from qrecipe.inputs.tables import Format, format_of
+from qrecipe.inputs.tables import Format, format_of, open_bytes
 from qrecipe.inputs.tokenizer import TextTokenizer
 from qrecipe.inputs.unpacked import SHARDS, unpacked
 from qrecipe.inputs.unpacked import folder as unpacked_folder
@@ -247,7 +247,7 @@ class _Kinds:
 
 def other_format(path: Path) -> str | None:
     """The kind of a file that is no JSONL at all, by its beginning; None for what may be a manifest. Raises `OSError`."""
-    with open(path, "rb") as f:
+    with open_bytes(path) as f:
         head = f.read(HEAD)
     for mark, encoding in UTF_16:
         if head.startswith(mark):

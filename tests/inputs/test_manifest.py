@@ -277,6 +277,14 @@ def test_a_table_without_the_columns_of_a_row_is_one_mistake(name: str, tmp_path
     assert "one JSON object a line" in (problem.help or "")
 
 
+def test_a_packed_manifest_is_known_by_what_it_holds(tmp_path: Path) -> None:
+    """Not by its packed bytes, which hold any separator: that of one was taken for a table at one second and not at the next."""
+    for separator in b"\t|;,":
+        content = gzip.compress(b'{"text": "Ada buku."}\n', mtime=separator)
+        (tmp_path / "m.jsonl.gz").write_bytes(content)
+        assert len(read_manifest(tmp_path / "m.jsonl.gz", "text", TOKENIZER).rows) == 1
+
+
 @pytest.mark.parametrize("name", ["m.jsonl.gz", "m.csv.gz"])
 def test_half_of_a_packed_manifest_is_no_end_of_input(name: str, tmp_path: Path) -> None:
     """Read to the end or refused: rows before the break would pass for all of them."""
