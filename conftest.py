@@ -46,6 +46,14 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         os.environ["QRECIPE_CACHE"] = before
 
 
+@pytest.fixture(scope="session", autouse=True)
+def unsynced() -> Iterator[None]:
+    """Files need not survive a power cut: two seconds of waiting for the disk. Processes that are killed sync as ever."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "fsync", lambda fd: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def mini(cache: Path) -> LocalBase:
     """The embedded base."""

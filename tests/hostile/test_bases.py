@@ -39,7 +39,9 @@ def config(folder: Path, file: str = "config.json", **changes: Any) -> None:
 
 def header(folder: Path, entries: dict[str, Any], size: int = 64) -> None:
     text = json.dumps(entries).encode()
-    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + bytes(size))
+    with open(folder / "model.safetensors", "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(8 + len(text) + size)
 
 
 def entry(**changes: Any) -> dict[str, Any]:

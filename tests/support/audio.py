@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,14 @@ def _speech(seed: int, seconds: float, rate: int, pause: float) -> Audio:
 
 
 def write(path: Path, samples: Audio, rate: int = RATE, **settings: Any) -> Path:
-    """Writes a recording; `settings` are soundfile's (`format`, `subtype`)."""
+    """Writes a recording; `settings` are soundfile's (`format`, `subtype`). Without soundfile's waiting for the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(str(path), samples, rate, **settings)
+    path.write_bytes(encoded(samples, rate, **{"format": path.suffix[1:].upper(), **settings}))
     return path
+
+
+def encoded(samples: Audio, rate: int = RATE, **settings: Any) -> bytes:
+    """A recording as the bytes of a file."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, rate, **settings)
+    return buffer.getvalue()

@@ -43,16 +43,12 @@ def clip(i: int) -> Any:
 
 def encoded(i: int, kind: str = "WAV") -> bytes:
     """A recording as the bytes of a file."""
-    buffer = io.BytesIO()
-    soundfile.write(buffer, clip(i), RATE, format=kind)
-    return buffer.getvalue()
+    return audio.encoded(clip(i), RATE, format=kind)
 
 
 def write(path: Path, i: int) -> Path:
     """A recording as a file, by the end of its name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(str(path), clip(i), RATE)
-    return path
+    return audio.write(path, clip(i), RATE)
 
 
 def lines(path: Path, values: list[str], encoding: str = "utf-8", newline: str = "\n") -> Path:
