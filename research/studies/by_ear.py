@@ -24,8 +24,12 @@ from sentences import sentences
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 
-TAGS = {"malay": "ms", "turkish": "tr", "english": "en"}
-LETTERS = {"malay": "abcdefghijklmnopqrstuvwxyz", "turkish": "abcçdefgğhıijklmnoöprsştuüvyzâîû"}
+TAGS = {"malay": "ms", "turkish": "tr", "polish": "pl", "english": "en"}
+LETTERS = {
+    "malay": "abcdefghijklmnopqrstuvwxyz",
+    "turkish": "abcçdefgğhıijklmnoöprsştuüvyzâîû",
+    "polish": "aąbcćdeęfghijklłmnńoóprsśtuwyzźż",
+}
 SHORTEST, LONGEST = 8, 85
 """Characters of a sentence that is learned from."""
 SEEDS = 2
@@ -37,8 +41,8 @@ VOICES = {"ms.ogg": "malay", "en.ogg": "english"}
 def judged(language: str) -> list[str]:
     """Sentences that nothing learns from."""
     data = ROOT / "recipes" / "data" / language
-    if language == "turkish":
-        files = [HERE / "turkish" / name for name in ("dev.txt", "held.txt")]
+    if (HERE / language / "held.txt").is_file():
+        files = [f for f in (HERE / language / "dev.txt", HERE / language / "held.txt") if f.is_file()]
         return [t for f in files for t in f.read_text(encoding="utf-8").splitlines() if t.strip()]
     texts = [json.loads(line)["text"] for line in (data / "dev.jsonl").read_text(encoding="utf-8").splitlines()]
     held = data / "held.txt"
@@ -133,15 +137,15 @@ def recipe(language: str, takes: int, steps: int, rewarded: int, recogniser: str
     }
 
 
-def write(language: str, folder: Path, settings: dict[str, Any]) -> None:
-    """The project: sentences, voices, the respelling table and the recipe."""
+def write(language: str, folder: Path, most: int, settings: dict[str, Any]) -> None:
+    """The project: `most` sentences, voices, the respelling table and the recipe."""
     from qrecipe.source.writer import write_yaml
 
     data = folder / "data"
     data.mkdir(parents=True)
     said = (ROOT / "qrecipe" / "sentences" / "english.txt").read_text(encoding="utf-8").splitlines()
     learned, tune = texts_of(language, usual_words(language))
-    for name, texts in (("text", learned), ("tune", tune), ("english", said)):
+    for name, texts in (("text", learned[:most]), ("tune", tune), ("english", said)):
         lines = (json.dumps({"text": t}, ensure_ascii=False) + "\n" for t in texts)
         (data / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
     for name, of in VOICES.items():
@@ -221,6 +225,7 @@ def main() -> None:
     for command in (writing, judging):
         command.add_argument("language", choices=sorted(LETTERS))
     writing.add_argument("folder", type=Path)
+    writing.add_argument("--sentences", type=int, default=2_000, help="at most")
     writing.add_argument("--takes", type=int, default=16)
     writing.add_argument("--steps", type=int, default=400)
     writing.add_argument("--rewarded", type=int, default=0, help="rewarded steps after the others")
@@ -228,7 +233,7 @@ def main() -> None:
     judging.add_argument("models", nargs="+", help="the last one is what the others are compared with")
     o = parser.parse_args()
     if o.command == "write":
-        write(o.language, o.folder, {"takes": o.takes, "steps": o.steps, "rewarded": o.rewarded, "recogniser": o.recogniser})
+        write(o.language, o.folder, o.sentences, {"takes": o.takes, "steps": o.steps, "rewarded": o.rewarded, "recogniser": o.recogniser})
         return
     results = {model: judge(o.language, model) for model in o.models}
     for model, of in results.items():

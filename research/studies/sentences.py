@@ -1,4 +1,4 @@
-"""Sentences for the studies: Malay and Turkish, a few thousand each, drawn from small grammars.
+"""Sentences for the studies: Malay, Turkish and Polish, a few thousand each, drawn from small grammars.
 
 A sentence is who, what they do with it, and where or when, from lists in which everything goes with everything, so that
 what comes out is plain and grammatical. The same number gives the same sentence on every machine. All of it was written
@@ -113,7 +113,47 @@ TURKISH = Grammar(
     order="{who} {when} {where} {does}",
 )
 
-GRAMMARS = {"malay": MALAY, "turkish": TURKISH}
+POLISH = Grammar(
+    who=(
+        "mama|tata|babcia|dziadek|moja siostra|mój brat|sąsiadka|nauczyciel|młody lekarz|stary rolnik|koleżanka|kuzyn|rybak"
+        "|kasjerka|nowy uczeń|Ania|Marek|Zosia|pan Kowalski|pani Nowak|ogrodnik|mały chłopiec|dziewczyna w niebieskiej sukience"
+        "|dozorca|pielęgniarka|krawcowa|kierowca|uliczny muzyk|ciocia|wujek"
+    ),
+    does=(
+        "kupuje świeże warzywa|gotuje zupę rybną|czyta gazetę|pisze długi list|zmywa naczynia|sprzedaje ciasto"
+        "|naprawia stary rower|podlewa kwiaty|zamiata suche liście|uczy nowej piosenki|rysuje góry|szuka kluczy|szyje płaszcz"
+        "|prowadzi dużą ciężarówkę|łowi szczupaki|sadzi pomidory|zbiera śmieci|niesie czarny parasol|wysyła małą paczkę"
+        "|liczy drobne pieniądze|zbiera wiśnie|gotuje ziemniaki|smaży jajka|kosi trawę|maluje drewniany płot|układa książki"
+        "|woła swojego kota|czeka na ostatni autobus|słucha wiadomości w radiu|pożycza drabinę|ogląda przedstawienie|wącha różę"
+        "|podnosi ciężkie pudło|otwiera okno|zamyka bramę|ozdabia pokój gościnny|obiera cebulę|podaje gorącą herbatę"
+        "|składa grubą kołdrę|karmi kury|opowiada o morzu|gra w szachy|śpiewa cicho|śmieje się głośno|biega bez butów|śpi głęboko"
+        "|rozmawia o pogodzie|dźwiga żelazny łańcuch|chwali świąteczny obiad|ćwiczy na skrzypcach"
+    ),
+    where=(
+        "w kuchni|na targu|nad rzeką|w ogrodzie|na przystanku|w bibliotece|pod lipą|na balkonie|w szkole|na końcu wsi|na moście"
+        "|w kawiarni|w przychodni|na poczcie|na plaży|w sadzie|w sąsiednim pokoju|na wąskiej ulicy|na boisku|na starym molo"
+        "|u podnóża góry|w salonie"
+    ),
+    when=(
+        "dziś rano|każdego wieczoru|w weekend|po deszczu|przed wschodem słońca|w nocy|w czwartek|od południa|przed obiadem"
+        "|w czasie wakacji|prawie codziennie|na początku miesiąca|czekając na nas"
+    ),
+    and_then=(
+        "a potem wraca do domu|i chwilę odpoczywa|ale zapomina o telefonie|bo przyjdą goście|i nic nie mówi"
+        "|a potem zamyka drzwi na klucz|ale nikt tego nie zauważa|i szeroko się uśmiecha|bo cena jest niska"
+    ),
+    asks=(
+        "kto {does} {where}?",
+        "czy {who} {does} {when}?",
+        "dlaczego {who} {does} {where}?",
+        "kiedy {who} {does}?",
+        "czy {who} naprawdę {does} {where}?",
+        "proszę powiedzieć, kto {does} {when}.",
+    ),
+    order="{who} {does} {where} {when}",
+)
+
+GRAMMARS = {"malay": MALAY, "turkish": TURKISH, "polish": POLISH}
 ASK_EVERY = 7
 LONGEST = 85
 """Characters; the embedded base was trained on sentences of up to six seconds."""

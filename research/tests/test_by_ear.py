@@ -31,7 +31,7 @@ def test_nothing_that_judges_is_learned_from(language: str) -> None:
 
 def test_its_recipe_is_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(by_ear, "usual_words", lambda language: WORDS)
-    by_ear.write("malay", tmp_path / "project", {"takes": 2, "steps": 3, "rewarded": 4, "recogniser": "wheel:whisper-base"})
+    by_ear.write("malay", tmp_path / "project", 100, {"takes": 2, "steps": 3, "rewarded": 4, "recogniser": "wheel:whisper-base"})
     planned = make_plan(load(tmp_path / "project" / "recipe.yaml"))
     assert [(s.id, s.objective, s.steps) for s in planned.plan.stages] == [("read", "respell", 3), ("ear", "reward", 4)]
     assert not planned.errors
