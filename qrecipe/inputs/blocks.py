@@ -197,7 +197,7 @@ class _Quick:
         audio, codes = columns["audio"], None
         reference = [one or other for one, other in zip(columns["reference"], columns["ref_audio"])]
         if self.speech:
-            if not all(self.reader.recordings.is_here(name) for name in {*audio, *reference} if name is not None):
+            if not all(self.reader.recordings.is_here(name) for name in dict.fromkeys([*audio, *reference]) if name):
                 return False
             numbers = [getattr(row, "audio_codes", ABSENT) for row in rows]
             if numbers != (list(range(len(rows))) if written else [ABSENT] * len(rows)) or (not written and None in audio):
