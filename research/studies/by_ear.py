@@ -41,7 +41,7 @@ VOICES = {"ms.ogg": "malay", "en.ogg": "english"}
 def judged(language: str) -> list[str]:
     """Sentences that nothing learns from."""
     data = ROOT / "recipes" / "data" / language
-    if (HERE / language / "held.txt").is_file():
+    if (HERE / language / "dev.txt").is_file():
         files = [f for f in (HERE / language / "dev.txt", HERE / language / "held.txt") if f.is_file()]
         return [t for f in files for t in f.read_text(encoding="utf-8").splitlines() if t.strip()]
     texts = [json.loads(line)["text"] for line in (data / "dev.jsonl").read_text(encoding="utf-8").splitlines()]

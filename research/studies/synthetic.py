@@ -41,7 +41,8 @@ def held(language: str) -> list[str]:
     """Sentences that judge, and that of the reference: nothing trains on them."""
     own = STUDIES / language
     if (own / "dev.txt").is_file():
-        return [t for name in ("dev.txt", "ref.txt") for t in (own / name).read_text("utf-8").splitlines() if t]
+        files = [own / name for name in ("dev.txt", "held.txt", "ref.txt")]
+        return [t for f in files if f.is_file() for t in f.read_text("utf-8").splitlines() if t]
     shipped = ROOT / "recipes" / "data" / language
     rows = [json.loads(line)["text"] for line in (shipped / "dev.jsonl").read_text("utf-8").splitlines()]
     return [*rows, (shipped / "ref.txt").read_text("utf-8").strip()]
