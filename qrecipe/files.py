@@ -301,7 +301,7 @@ class FileHashes:
         return known.seconds
 
     def sha256_of_all(self, paths: Sequence[str]) -> list[str]:
-        """The hashes of many files; those that are not known are read by several threads."""
+        """The hashes of many files; those that are not known are read, by several threads where that takes long."""
         return [known.sha256 for known in self.entries([located(path) for path in paths])]
 
     def seconds_of_all(self, paths: Sequence[str], measure: Callable[[Path | str], float | None]) -> list[float | None]:

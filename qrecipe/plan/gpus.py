@@ -137,7 +137,7 @@ def _speaking(planned: Planned, computes: dict[str, Compute], hashes: FileHashes
     """Speech that is learned from, rewarded, or listened to by gates and `select`, in every seed, layout and kind of prompt."""
     recipe, total = planned.loaded.recipe, 0.0
     evaluation, speed = recipe.evaluation, gpu.bandwidth / GPUS["h200"].bandwidth * gpus
-    heard = [(g.data, evaluation.prompts, 1) for g in _once(recipe)]
+    heard = [(g.data, evaluation.prompts, 1) for g in _listening_gates(recipe)]
     for stage in recipe.stages:
         select, cost = planned.selects.get(stage.id), computes.get(stage.id)
         if select is not None and cost is not None and any(spec_of(m).source == "generated" for m in select.metrics):
@@ -159,7 +159,7 @@ def _speaking(planned: Planned, computes: dict[str, Compute], hashes: FileHashes
     return total
 
 
-def _once(recipe: Recipe) -> list[Gate]:
+def _listening_gates(recipe: Recipe) -> list[Gate]:
     """Gates on generated speech, one for each dataset and place in the recipe: of the base, of a stage, of the result."""
     places = (recipe.gates(), *(s.gates for s in recipe.stages), recipe.accept)
     return [g for gates in places for g in {g.data: g for g in gates if spec_of(g.metric).source == "generated"}.values()]
