@@ -337,17 +337,12 @@ class FileHashes:
         if len(self._added) > MAX_UNSAVED:
             self.save()
 
-    def once(self, path: Path, about: Hashable, read: Callable[[], T]) -> T:
-        """The result of `read` for a file, read once as long as the file stays the same; `about` is what else it depends on.
+    def once(self, key: Hashable, read: Callable[[], T], is_current: Callable[[T], bool]) -> T:
+        """The result of `read`, which is read again only where it is no longer current.
 
         Not kept on disk: for a command that reads one file for several recipes.
         """
-        try:
-            name, state = located(path)
-        except OSError:
-            return read()
-        key = (name, state, about)
-        if key not in self._read:
+        if key not in self._read or not is_current(self._read[key]):
             self._read[key] = read()
         value: T = self._read[key]
         return value

@@ -19,7 +19,6 @@ def test_a_file_that_was_replaced_is_read_again_whatever_its_size_and_time(tmp_p
     file.write_bytes(b"one sound")
     hashes = FileHashes(store)
     hashes.sha256(file)
-    assert hashes.once(file, "text", file.read_text) == "one sound"
     hashes.save()
     before = file.stat()
 
@@ -31,7 +30,6 @@ def test_a_file_that_was_replaced_is_read_again_whatever_its_size_and_time(tmp_p
     for again in (hashes, FileHashes(store)):
         assert again.known(file) is None
         assert again.sha256(file) == hashlib.sha256(b"two sound").hexdigest()
-    assert hashes.once(file, "text", file.read_text) == "two sound"
 
 
 @pytest.fixture

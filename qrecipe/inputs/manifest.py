@@ -6,6 +6,7 @@ Rows are kept by column, so that a million of them fit. Knows nothing of audio b
 from __future__ import annotations
 
 import hashlib
+import os
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -15,16 +16,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from qrecipe.errors import DataError, Place, Problem, Problems
-from qrecipe.files import FileHashes, canonical_json
+from qrecipe.files import FileHashes, canonical_json, state_of
 from qrecipe.inputs.blocks import BOM, Block, block_of, read_blocks
 from qrecipe.inputs.codes import CodesColumn
-from qrecipe.inputs.recordings import UnreadableRecording
+from qrecipe.inputs.recordings import UnreadableRecording, are_current
 from qrecipe.inputs.replacements import Replacements
 from qrecipe.inputs.row_reader import MANIFEST_HELP, ReadingSpec, RowReader
 from qrecipe.inputs.row_table import Rows
 from qrecipe.inputs.tables import Format, format_of, open_bytes
 from qrecipe.inputs.tokenizer import TextTokenizer
-from qrecipe.inputs.unpacked import SHARDS, unpacked
+from qrecipe.inputs.unpacked import SHARDS, shards, unpacked
 from qrecipe.inputs.unpacked import folder as unpacked_folder
 from qrecipe.source import bounds
 
@@ -37,6 +38,8 @@ MAX_BAD_ROWS = 1000
 """Problems that are kept with their lines; further ones are counted."""
 SHOWN_ALIKE = 3
 """Rows of which the same is wrong that are shown with their lines."""
+ABOUT_FILES = ("QR043", "QR048")
+"""Codes of rows that cannot be used because of the files that they name: one is missing, or may not be read."""
 HEAD = 1 << 14
 """Bytes by which a file that is no manifest is known."""
 UTF_16 = ((b"\xff\xfe\x00\x00", "UTF-32"), (b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16"), (b"{\x00", "UTF-16"), (b"\x00{", "UTF-16"))
@@ -70,6 +73,18 @@ class Manifest:
     """Tokens of every row's text; None while the tokenizer is not known."""
     seen_tokens: frozenset[int] = frozenset()
     """All ids in the texts."""
+    files: tuple[tuple[Path, str], ...] = ()
+    """The file, or the folder and its shards, with the states in which they were read."""
+    blocks: tuple[tuple[int, bytes], ...] = ()
+    """Rows of each block, and the digest of the states in which their recordings were read."""
+    lacks_files: bool = False
+    """Whether a row cannot be used because of the files that it names."""
+
+    def is_current(self) -> bool:
+        """Whether all files are as they were when it was read with hashes. Where one was missing it is not: it may have come."""
+        if self.lacks_files or not self.files or any(_state(file) != state for file, state in self.files):
+            return False
+        return are_current(self.rows, self.blocks)
 
     def summed(self) -> Problems:
         """Its problems; missing recordings, of which there may be thousands, as one."""
@@ -97,6 +112,14 @@ class Table:
     """Recordings lie in the manifest's folder, in this one, below either, or where the person who runs it allows."""
 
 
+def _state(file: Path) -> str:
+    """The state of a file; empty where there is none."""
+    try:
+        return state_of(os.stat(file))
+    except OSError:
+        return ""
+
+
 def start_of_content(kind: str, language: str) -> Hash:
     """Hash of a dataset's content before its rows."""
     return hashlib.sha256(f"[{canonical_json(kind)},{canonical_json(language)},[".encode())
@@ -119,6 +142,7 @@ def read_manifest(
     format_ = table.format or format_of(path) or "jsonl"
     folder = path if path.is_dir() else path.parent
     rows = Rows(folder, CodesColumn.of(path))
+    files = tuple((file, _state(file)) for file in (path, *(shards(path, format_) if path.is_dir() else ())))
     try:
         other = other_format(path) if format_ == "jsonl" and not path.is_dir() else None
         if other is not None:
@@ -129,7 +153,7 @@ def read_manifest(
         reading = ReadingSpec(kind, folder, tokenizer, bounds.followed(*roots), table.columns, table.replacements, store)
         reader, content = RowReader(reading, rows), start_of_content(kind, table.language)
         parts = read_blocks(path, reading, whole.file) if format_ == "jsonl" else _table(reader, path, format_, whole)
-        return replace(_joined(_hashed(parts, content, hashes), rows, reader, path, whole), content=content)
+        return replace(_joined(_hashed(parts, content, hashes), rows, reader, path, whole), content=content, files=files)
     except UnreadableRecording as e:
         raise e.error from None
     except OSError as e:
@@ -167,7 +191,7 @@ def _hashed(parts: Iterable[Block], content: Hash, hashes: FileHashes | None) ->
 def _joined(parts: Iterable[Block], rows: Rows, reader: RowReader, path: Path, whole: Place) -> Manifest:
     """The manifest that its blocks make."""
     kinds, lines = _Kinds(whole), 0
-    near, sounds, counts, seen = array("q"), array("q"), array("i"), set[int]()
+    near, sounds, counts, seen, blocks = array("q"), array("q"), array("i"), set[int](), list[tuple[int, bytes]]()
     for block in parts:
         for problems in block.problems:
             kinds.add(Problems(replace(p, place=replace(p.place, line=p.place.line + lines)) for p in problems))
@@ -176,6 +200,7 @@ def _joined(parts: Iterable[Block], rows: Rows, reader: RowReader, path: Path, w
             reader.fields(names)
         near += block.near
         sounds += block.contents.sounds
+        blocks.append((len(block.rows), block.contents.states))
         if block.tokens is not None:
             counts += block.tokens[0]
             seen |= block.tokens[1]
@@ -195,6 +220,8 @@ def _joined(parts: Iterable[Block], rows: Rows, reader: RowReader, path: Path, w
         sounds=sounds,
         token_counts=counts if reader.tokenizer is not None else None,
         seen_tokens=frozenset(seen),
+        blocks=tuple(blocks),
+        lacks_files=any(code in ABOUT_FILES for code, _ in kinds.counts),
     )
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import stat
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from pathlib import Path
 
 from msgspec import json, msgpack
@@ -39,6 +40,8 @@ class RowContents:
     """The rows as JSON, with hashes for recordings and codes; without the brackets of the list."""
     sounds: array[int] = field(default_factory=lambda: array("q"))
     """64 bits of the hash of every row's recording or codes; 0 for a row of text. Equal ones are the same sound."""
+    states: bytes = b""
+    """Digest of the states in which the recordings were read."""
     packed: bytes = b"\x90"
     """Entries of files that were read for it, as MessagePack: pickling them takes three times as long."""
 
@@ -46,6 +49,24 @@ class RowContents:
     def learned(self) -> list[Stored]:
         """Entries of files that were read for it."""
         return _LEARNED.decode(self.packed)
+
+
+def are_current(rows: Rows, blocks: Iterable[tuple[int, bytes]]) -> bool:
+    """Whether the recordings of rows are the files that were read: `blocks` have the number of their rows and `RowContents.states`."""
+    start = 0
+    for count, states in blocks:
+        try:
+            now = [state_of(os.stat(os.path.join(rows.folder, name))) for name in rows.recordings(start, start + count)]
+        except OSError:
+            return False
+        if _digest(now) != states:
+            return False
+        start += count
+    return True
+
+
+def _digest(states: Iterable[str]) -> bytes:
+    return blake2b("\n".join(states).encode(), digest_size=16).digest()
 
 
 class RecordingFiles:
@@ -89,7 +110,8 @@ class RecordingFiles:
         rows.seconds = row_seconds(rows.column("audio"), rows.codes.frames(0, len(rows)), lengths)
         contents = rows.contents(0, len(rows), {name: entry.sha256 for name, entry in entries.items()})
         sounds = array("q", bytes.fromhex("".join([(row[5] or row[1] or SILENT)[:16] for row in contents])))
-        return RowContents(json.encode(contents)[1:-1], sounds, msgpack.encode(self._hashes.take()))
+        states = _digest(entry.state for entry in entries.values())
+        return RowContents(json.encode(contents)[1:-1], sounds, states, msgpack.encode(self._hashes.take()))
 
     def _entries(self, hashes: FileHashes, names: Sequence[str]) -> dict[str, Known]:
         if len(self._known) > MAX_SEEN:

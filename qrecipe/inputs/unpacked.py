@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from qrecipe.errors import Place, Problem
-from qrecipe.files import cache_dir, digest, new_folder
+from qrecipe.files import cache_dir, digest, located, new_folder
 from qrecipe.inputs.tables import Embedded, Format, Record, records
 
 ROWS = "rows.jsonl"
@@ -24,13 +24,18 @@ def folder() -> Path:
     return cache_dir() / "unpacked"
 
 
+def shards(folder: Path, format: Format) -> list[Path]:
+    """The files of a folder that are a dataset's, in order."""
+    return sorted(folder.glob(SHARDS.get(format, "*")))
+
+
 def unpacked(path: Path, format: Format, shown: str) -> Iterator[Record | Problem]:
     """The records of a table, or of all shards of a folder; recordings that it holds are files of the cache.
 
     Raises `DataError` and `OSError`.
     """
     if path.is_dir():
-        for shard in sorted(path.glob(SHARDS.get(format, "*"))):
+        for shard in shards(path, format):
             yield from unpacked(shard, format, f"{shown}/{shard.name}")
     elif format in SHARDS:
         yield from _cached(path, format, shown)
@@ -40,8 +45,7 @@ def unpacked(path: Path, format: Format, shown: str) -> Iterator[Record | Proble
 
 def _cached(path: Path, format: Format, shown: str) -> Iterator[Record | Problem]:
     """The records of a file that was unpacked, now or before. A file that changed has another folder."""
-    stat = path.stat()
-    target = folder() / digest([str(path.resolve()), stat.st_size, stat.st_mtime_ns])[:32]
+    target = folder() / digest(located(path))[:32]
     if not (target / ROWS).is_file():
         with new_folder(target) as temporary:
             _unpack(path, format, temporary)

@@ -140,7 +140,9 @@ class _Planner:
             replaced = self.replacements.get(dataset.language, Replacements())
             table = Table(dataset.format, tuple(sorted(dataset.columns.items())), replaced, dataset.language, self.loaded.bounds)
             about = (dataset.kind, self.base.tokenizer, self.loaded.shown(dataset.path), table)
-            manifest = self.hashes.once(path, (*about, *bounds.allowed()), partial(read_manifest, path, *about, self.hashes))
+            manifest = self.hashes.once(
+                (path, *about, *bounds.allowed()), partial(read_manifest, path, *about, self.hashes), Manifest.is_current
+            )
             self.manifests[name] = manifest
             if manifest.problems and (dataset.on_bad_row == "stop" or not manifest.rows):
                 self.problems += manifest.summed()
