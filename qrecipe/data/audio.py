@@ -42,6 +42,7 @@ CLIPPED_SHARE = 0.002
 FLAT = 1e-4
 FLAT_RUN = 4
 """A top is cut off if this many samples in a row lie this near to the peak; a voice's own tops are round."""
+INCOMPLETE = "is incomplete: copy or fetch the file again"
 MIN_SECONDS = 0.3
 MAX_REFERENCE = 30.0
 """Seconds of a reference where no dataset says `max_seconds`."""
@@ -57,6 +58,11 @@ Audio = NDArray[np.float32]
 
 class AudioProblem(Exception):
     """Why a recording cannot be used, in a sentence."""
+
+    def __init__(self, message: str, kind: str | None = None) -> None:
+        super().__init__(message)
+        self.kind = kind or message
+        """The same without the numbers of one recording, for whoever counts. Follows the words "the recording"."""
 
 
 @dataclass(frozen=True)
@@ -123,11 +129,12 @@ def _decode(path: Path, max_seconds: float | None) -> _Decoded:
 def _check_size(frames: int, channels: int, rate: int, max_seconds: float | None) -> None:
     """Raises `AudioProblem` for what is no speech or too much of it."""
     if rate < 1000 or rate > 768_000:
-        raise AudioProblem(f"a sampling rate of {rate} Hz")
+        raise AudioProblem(f"a sampling rate of {rate} Hz", "has a sampling rate that no speech has")
     if max_seconds is not None and frames / rate > max_seconds + 60:
         raise AudioProblem(f"{frames / rate:.0f} s long; at most {max_seconds:g} s are used (`max_seconds`)")
     if frames * channels > MAX_SAMPLES:
-        raise AudioProblem(f"{frames:,} samples of {channels} channels; at most {MAX_SAMPLES:,} are read")
+        message = f"{frames:,} samples of {channels} channels; at most {MAX_SAMPLES:,} are read"
+        raise AudioProblem(message, f"has more than {MAX_SAMPLES:,} samples in all channels")
 
 
 def _decode_container(path: Path, max_seconds: float | None) -> _Decoded:
@@ -160,12 +167,12 @@ def _source(path: Path) -> str | io.BytesIO:
             content[4:8] = struct.pack("<I", len(content) - 8)
             return io.BytesIO(content)
     elif (missing := containers.missing_bytes(path)) > 0:
-        raise AudioProblem(f"incomplete: its last part lacks {missing:,} bytes; copy or fetch the file again")
+        raise AudioProblem(f"incomplete: its last part lacks {missing:,} bytes; copy or fetch the file again", INCOMPLETE)
     return str(path)
 
 
 def _broken_off(promised: float, present: float) -> AudioProblem:
-    return AudioProblem(f"incomplete: {promised:.2f} s by its header, {present:.2f} s in the file; copy or fetch it again")
+    return AudioProblem(f"incomplete: {promised:.2f} s by its header, {present:.2f} s in the file; copy or fetch it again", INCOMPLETE)
 
 
 def _mono(samples: Audio) -> Audio:
@@ -175,7 +182,8 @@ def _mono(samples: Audio) -> Audio:
     mono: Audio = np.ascontiguousarray(samples.mean(axis=1, dtype=np.float32))
     loudest = float(np.abs(samples).max())
     if loudest >= SILENT_PEAK and float(np.abs(mono).max()) < CANCELLED * loudest:
-        raise AudioProblem("the channels cancel each other out: one is the other turned over; keep one of them")
+        why = "the channels cancel each other out: one is the other turned over; keep one of them"
+        raise AudioProblem(why, "has channels that cancel each other out: one is the other turned over; keep one of them")
     return mono
 
 
@@ -246,15 +254,27 @@ def _checked(path: Path, max_seconds: float) -> tuple[Audio, tuple[int, int]]:
     """Samples of a recording in which something is heard, with the first and the last of that. Raises `AudioProblem`."""
     sound = _decode(path, max_seconds)
     samples = resample(_mono(sound.samples), sound.rate)
+    _check_levels(sound, samples)
+    return samples, _sounding(samples)
+
+
+def check(path: Path, max_seconds: float) -> None:
+    """Raises `AudioProblem` where `load` would, but for speech that is too short or too long: in a third of the time."""
+    sound = _decode(path, max_seconds)
+    _check_levels(sound, _mono(sound.samples))
+
+
+def _check_levels(sound: _Decoded, samples: Audio) -> None:
+    """Raises `AudioProblem` for a sound of which too much is cut off, and for one whose mean of the channels is nothing to hear."""
     peak = float(np.abs(samples).max())
     if peak < SILENT_PEAK:
-        raise AudioProblem("silent")
+        raise AudioProblem("silent", "is silent")
     if peak > LOUDEST:
-        raise AudioProblem(f"damaged: a sample of {peak:.0e}, where full scale is 1")
+        raise AudioProblem(f"damaged: a sample of {peak:.0e}, where full scale is 1", "is damaged: samples lie far beyond full scale")
     clipped = max(_clipped(channel, sound.floating) for channel in sound.samples.T)
     if clipped > CLIPPED_SHARE:
-        raise AudioProblem(f"clipped: {clipped:.1%} of the samples are cut off at the loudest level")
-    return samples, _sounding(samples)
+        cut = "samples are cut off at the loudest level"
+        raise AudioProblem(f"clipped: {clipped:.1%} of the {cut}", f"is clipped: {cut}")
 
 
 def _sounding(samples: Audio) -> tuple[int, int]:

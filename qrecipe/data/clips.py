@@ -55,13 +55,13 @@ class Clips:
         sound = self._sound(path)
         length = sound.frames / sound.samplerate
         if end > length + EDGE:
-            raise AudioProblem(f"the part ends at {end:.2f} s, and the recording at {length:.2f} s")
+            raise AudioProblem(f"the part ends at {end:.2f} s, and the recording at {length:.2f} s", "ends before the part that is named")
         first, last = round(start * sound.samplerate), min(round(end * sound.samplerate), sound.frames)
         with quiet():
             sound.seek(first)
             samples = sound.read(last - first, dtype="int16", always_2d=True)
         if len(samples) < last - first:
-            raise AudioProblem(f"the recording breaks off at {(first + len(samples)) / sound.samplerate:.2f} s")
+            raise AudioProblem(f"the recording breaks off at {(first + len(samples)) / sound.samplerate:.2f} s", "breaks off")
         target = self._new(f"{path.stem}-{int(start * 1000):08d}", ".flac")
         soundfile.write(str(target), samples, sound.samplerate, subtype="PCM_16")
         return target

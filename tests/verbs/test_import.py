@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -150,6 +151,35 @@ FAULTS = {
     "...": "the text has no letter and no digit",
     "a" * 400: "the text is far too long for its recording",
 }
+
+
+CLIPPED = "the recording is clipped: samples are cut off at the loudest level"
+
+
+@pytest.mark.parametrize("embedded", [False, True], ids=["files", "in a table"])
+def test_recordings_that_a_run_would_refuse_are_left_out_and_counted(embedded: bool, tmp_path: Path) -> None:
+    """By their samples, each kind in one sentence, however much of each recording is wrong."""
+    folder = tmp_path / "source"
+    (sources.webdataset if embedded else sources.ljspeech)(folder)
+    faults: list[tuple[str, Callable[[Any], Any]]] = [
+        *((CLIPPED, lambda sound, times=times: (times * sound).clip(-1, 1)) for times in (5, 10, 20)),
+        (CLIPPED, lambda sound: (20 * sound).clip(-0.7, 0.7)),
+        ("the recording is silent", lambda sound: 0 * sound),
+        ("the recording is silent", lambda sound: 1e-4 * sound),
+    ]
+    spoilt = [(f"bad{i}.wav", spoil(sources.clip(i)), f"Ini rekod yang {i} kali rosak.") for i, (_, spoil) in enumerate(faults)]
+    if embedded:
+        members = [(name, audio.encoded(sound, sources.RATE, "WAV", "PCM_16"), text) for name, sound, text in spoilt]
+        sources.tar(folder / "9999.tar", [m for n, c, t in members for m in ((n, c), (n.replace("wav", "txt"), t.encode()))])
+    else:
+        for name, sound, text in spoilt:
+            soundfile.write(folder / "wavs" / name, sound, sources.RATE)
+            with open(folder / "metadata.csv", "a", encoding="utf-8") as f:
+                f.write(f"{name.removesuffix('.wav')}|{text}|{text}\n")
+    result = imported(folder, tmp_path / "recipes")
+    assert {reason: len(places) for reason, places in result.dropped.items()} == {CLIPPED: 4, "the recording is silent": 2}
+    assert f"left out 4 rows: {CLIPPED} (" in as_text(result.as_json(), result.dropped)
+    assert sum(s["rows"] for s in result.sets.values()) == len(sources.TEXTS)
 
 
 @pytest.mark.slow
@@ -304,12 +334,13 @@ def test_every_format_names_itself() -> None:
 
 
 def test_a_recording_that_cannot_be_a_voice_is_not_chosen_as_one(tmp_path: Path) -> None:
-    """All but two are clipped: that leaves out a row, but ends a run at a reference."""
+    """In all but two next to nothing is heard: that may train, but ends a run at a reference."""
     folder = sources.KINDS["ljspeech"].make(tmp_path / "source")
     files = sorted(folder.rglob("*.wav"))
     for file in files[:-2]:
         sound, rate = soundfile.read(file)
-        soundfile.write(file, (20 * sound).clip(-1, 1), rate)
+        sound[rate // 5 :] = 0
+        soundfile.write(file, sound, rate)
     result = imported(folder, tmp_path / "recipes", template="ladder")
     assert result.recipe is not None
     references = {row["reference"] for row in rows(tmp_path / "recipes", "dev")}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from qrecipe.data.audio import MIN_SECONDS, AudioProblem, rate_problem
+from qrecipe.data.audio import MIN_SECONDS, AudioProblem, check, rate_problem
 from qrecipe.data.clips import Clips
 from qrecipe.errors import Place, Problem, Problems
 from qrecipe.files import sha256
@@ -29,7 +29,7 @@ ImportProgress = Callable[[str, int], None]
 
 @dataclass(frozen=True)
 class UsableRow:
-    """A recording that can be used as far as its header and its text go."""
+    """A recording that can be used as far as its samples and its text go."""
 
     place: Place
     text: str
@@ -97,9 +97,11 @@ class UsableRows:
         if length is not None and (why := _length_problem(length)) is not None:
             return why
         audio, seconds = self._recording(item)
-        why = _length_problem(seconds) or _of_rate(text, seconds)
+        if (why := _length_problem(seconds) or _of_rate(text, seconds)) is not None:
+            return why
+        check(audio, MAX_SECONDS)
         imported = audio.is_relative_to(self.clips.folder)
-        return why or UsableRow(item.place, text, audio, seconds, item.speaker, item.language, item.confidence, imported)
+        return UsableRow(item.place, text, audio, seconds, item.speaker, item.language, item.confidence, imported)
 
     def _recording(self, item: SourceRow) -> tuple[Path, float]:
         """The recording of an utterance where the manifest will name it, and its seconds. Raises `AudioProblem`."""
@@ -186,7 +188,7 @@ class UsableRows:
 
 def _of_kind(e: Exception) -> str:
     """An error as one kind with others of its sort."""
-    return str(e) if isinstance(e, AudioProblem) else f"cannot be read: {getattr(e, 'strerror', None) or e}"
+    return e.kind if isinstance(e, AudioProblem) else f"cannot be read: {getattr(e, 'strerror', None) or e}"
 
 
 def _length_problem(seconds: float) -> str | None:

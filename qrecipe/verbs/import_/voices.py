@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from qrecipe.data.audio import MAX_REFERENCE, AudioProblem, load
+from qrecipe.data.audio import MAX_REFERENCE, AudioProblem, load_reference
 from qrecipe.verbs.import_.usable import UsableRow
 
 VOICES = 4
@@ -39,7 +39,7 @@ def _best_of_speakers(rows: Sequence[UsableRow], speakers: Iterable[str | None])
 def _can_be_heard(audio: Path) -> bool:
     """Whether a recording passes the checks of references."""
     try:
-        load(audio, MAX_REFERENCE)
+        load_reference(audio, MAX_REFERENCE)
     except (AudioProblem, OSError):
         return False
     return True
