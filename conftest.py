@@ -58,7 +58,7 @@ def unsynced() -> Iterator[None]:
 def mini(cache: Path) -> LocalBase:
     """The embedded base."""
     from qrecipe.errors import Place
-    from qrecipe.files import FileHashes
+    from qrecipe.hashes import FileHashes
     from qrecipe.inputs.fetch import resolve
     from qrecipe.recipe.base import Base
 

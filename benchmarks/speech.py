@@ -15,7 +15,7 @@ from benchmarks import whole
 from qrecipe.data.codes import Encoder
 from qrecipe.data.speech import Requirements, prepare
 from qrecipe.errors import Place
-from qrecipe.files import FileHashes
+from qrecipe.hashes import FileHashes
 from qrecipe.inputs.fetch import resolve
 from qrecipe.inputs.manifest import read_manifest
 from qrecipe.model import generate, speak

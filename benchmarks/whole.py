@@ -103,7 +103,7 @@ def respelled(base: str, work: Path, sentences: int) -> dict[str, Any]:
     from qrecipe.data.codes import Encoder
     from qrecipe.data.synthetic import synthesize
     from qrecipe.errors import Place
-    from qrecipe.files import FileHashes
+    from qrecipe.hashes import FileHashes
     from qrecipe.inputs.fetch import resolve
     from qrecipe.model.load import open_model
     from qrecipe.phases import measured, phase

@@ -20,7 +20,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Generic, TypeVar
 
-from qrecipe.files import NOT_UTF8, digest, read_sealed, replacing, sealed, sha256, write_json, writing
+from qrecipe.files import NOT_UTF8, digest, read_sealed, replacing, sealed, write_json, writing
+from qrecipe.hashes import sha256
 
 if TYPE_CHECKING:
     import torch

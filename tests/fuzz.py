@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from qrecipe.errors import Place
-from qrecipe.files import FileHashes
+from qrecipe.hashes import FileHashes
 from qrecipe.inputs.fetch import resolve
 from qrecipe.recipe.base import Base
 from tests.support import fuzz, recipes

@@ -20,7 +20,8 @@ from qrecipe.bundle.pack import DOCUMENTS as PACK_DOCUMENTS
 from qrecipe.bundle.pack import Pack
 from qrecipe.bundle.verify import CARD, LOCK, MANIFEST, VERDICTS, read_manifest, verify
 from qrecipe.errors import BundleError, Place, Problem
-from qrecipe.files import NOT_UTF8, digest, json_text, new_folder, sha256_while_synced, write_json, write_text
+from qrecipe.files import NOT_UTF8, digest, json_text, new_folder, write_json, write_text
+from qrecipe.hashes import sha256_while_synced
 from qrecipe.inputs.bases import LocalBase
 from qrecipe.inputs.documents.bundle import BundleLanguage, BundleManifest, BundleStage
 from qrecipe.inputs.documents.lock import Lock

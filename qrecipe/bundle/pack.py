@@ -25,7 +25,8 @@ from safetensors.torch import save_file
 from qrecipe import __version__
 from qrecipe.bundle.verify import CARD, LOCK, MANIFEST, VERDICTS, read_manifest, verify
 from qrecipe.errors import BaseModelError, BundleError, Place, Problem
-from qrecipe.files import canonical_json, digest, loads_json, replacing, sha256
+from qrecipe.files import canonical_json, digest, loads_json, replacing
+from qrecipe.hashes import sha256
 from qrecipe.inputs.bases import LocalBase, read_header, weight_files
 from qrecipe.inputs.documents.bundle import BundlePack, PackJudging, PackManifest
 from qrecipe.inputs.documents.check import check

@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 
 from qrecipe.bundle.verify import HUB_FILE, MANIFEST, read_manifest, verify
 from qrecipe.errors import BundleError, Place, Problem
-from qrecipe.files import says_full, sha256
+from qrecipe.files import says_full
+from qrecipe.hashes import sha256
 from qrecipe.inputs.hub import causes_of
 
 T = TypeVar("T")

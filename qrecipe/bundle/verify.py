@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 
 from qrecipe.errors import BundleError, Place, Problem, Problems, Severity
-from qrecipe.files import is_file, read_json, sha256
+from qrecipe.files import is_file, read_json
+from qrecipe.hashes import sha256
 from qrecipe.inputs.documents.bundle import BundleManifest
 from qrecipe.inputs.documents.check import check
 

@@ -20,7 +20,7 @@ from qrecipe.cli.options import FILE, allow_option, format_option
 def command(old: Path, new: Path | None, against: str | None, format_: str) -> int:
     """Say what changes in meaning from recipe A to recipe B, or to A from a git revision; formatting is ignored."""
     from qrecipe.cli.app import print_json
-    from qrecipe.files import FileHashes
+    from qrecipe.hashes import FileHashes
     from qrecipe.plan import make_plan
     from qrecipe.plan.diff import compare
     from qrecipe.recipe import load

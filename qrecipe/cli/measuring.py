@@ -138,7 +138,7 @@ class MeasuringOptions:
 
 
 def _require_lock(loaded: LoadedRecipe) -> None:
-    from qrecipe.files import FileHashes
+    from qrecipe.hashes import FileHashes
     from qrecipe.plan import make_plan
     from qrecipe.plan.complete import with_identity
     from qrecipe.run.locking import require_lock

@@ -36,7 +36,7 @@ def command(
 ) -> int:
     """Show what a recipe will do: which parameters train in which stage, on which data, under which gates."""
     from qrecipe.cli.app import print_json
-    from qrecipe.files import FileHashes
+    from qrecipe.hashes import FileHashes
     from qrecipe.plan import make_plan
     from qrecipe.plan.estimates import estimates
     from qrecipe.plan.gpus import GPUS, durations, fit, here

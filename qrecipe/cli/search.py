@@ -24,7 +24,7 @@ def command(file: Path, minutes: float, runs: Path, format_: str) -> int:
     same command goes on where it was stopped. The best variant is written beside FILE, as NAME.found.yaml.
     """
     from qrecipe.cli.app import print_json
-    from qrecipe.files import FileHashes
+    from qrecipe.hashes import FileHashes
     from qrecipe.plan import make_plan
     from qrecipe.plan.diff import compare
     from qrecipe.recipe import load

@@ -9,7 +9,7 @@ import click
 from qrecipe.cli.completion import complete_recipes
 from qrecipe.cli.options import FILE, allow_option, format_option, set_option
 from qrecipe.errors import Problems, UserError
-from qrecipe.files import FileHashes
+from qrecipe.hashes import FileHashes
 
 
 @click.command("validate")

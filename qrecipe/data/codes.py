@@ -16,7 +16,8 @@ from qrecipe.data import audio
 from qrecipe.data.audio import MAX_REFERENCE, Audio, AudioProblem
 from qrecipe.data.likeness import Fingerprint
 from qrecipe.data.reading import PreparedAudio, Recording, prepared_ahead
-from qrecipe.files import FileHashes, cache_dir, digest
+from qrecipe.files import cache_dir, digest
+from qrecipe.hashes import FileHashes
 from qrecipe.inputs.bases import LocalBase
 from qrecipe.model.batcher import AdaptiveBatcher, out_of_memory, recording_too_large
 from qrecipe.model.load import LoadedBase

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qrecipe.data.audio import Audio, AudioProblem, read_original
-from qrecipe.files import FileHashes, cache_dir
+from qrecipe.files import cache_dir
+from qrecipe.hashes import FileHashes
 from qrecipe.inputs.texts import near_key
 from qrecipe.store import Journal
 

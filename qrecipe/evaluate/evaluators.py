@@ -20,7 +20,7 @@ from qrecipe.evaluate import asr as recognisers
 from qrecipe.evaluate import normalise
 from qrecipe.evaluate.samples import Sample, heard_inputs
 from qrecipe.evaluate.wheels import materialise
-from qrecipe.files import FileHashes
+from qrecipe.hashes import FileHashes
 from qrecipe.inputs.evaluators import EvaluatorModel, find, language_problem, packages_problem, version_of
 from qrecipe.model.dsp import compile_apart
 from qrecipe.model.listening import LISTENING_RATE, WavLmSpeaker

@@ -23,7 +23,8 @@ from qrecipe import phases
 from qrecipe.data.audio import Audio, encoded, load, read, resample
 from qrecipe.data.speech import OnProgress, SpeechData, SpeechRow
 from qrecipe.errors import Place
-from qrecipe.files import new_folder, read_sealed, sealed, sha256, write_json
+from qrecipe.files import new_folder, read_sealed, sealed, write_json
+from qrecipe.hashes import sha256
 from qrecipe.model import speak
 from qrecipe.model.generate import speech
 from qrecipe.model.load import LoadedBase

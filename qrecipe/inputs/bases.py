@@ -19,7 +19,8 @@ from typing import Any
 
 from qrecipe.builtin import mini
 from qrecipe.errors import BaseModelError, Place, Problem, Problems, suggest
-from qrecipe.files import FileHashes, digest, is_file, read_json
+from qrecipe.files import digest, is_file, read_json
+from qrecipe.hashes import FileHashes
 from qrecipe.inputs import parts
 from qrecipe.inputs.tokenizer import TextTokenizer
 from qrecipe.inputs.trust import folder_problem, unsafe_weights

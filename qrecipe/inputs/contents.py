@@ -8,7 +8,8 @@ from typing import Any
 
 from msgspec import json
 
-from qrecipe.files import NOT_UTF8, FileHashes, canonical_json, is_file
+from qrecipe.files import NOT_UTF8, canonical_json, is_file
+from qrecipe.hashes import FileHashes
 from qrecipe.inputs.manifest import Manifest, start_of_content
 from qrecipe.recipe import LoadedRecipe
 from qrecipe.recipe.dataset import Dataset, SpeechDataset

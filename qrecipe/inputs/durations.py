@@ -7,8 +7,8 @@ from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from qrecipe.files import FileHashes
 from qrecipe.hash_table import UNMEASURED
+from qrecipe.hashes import FileHashes
 from qrecipe.inputs.row_table import NO_LENGTH, Row, Rows
 from qrecipe.inputs.wav import read_wav, wav_by_start
 from qrecipe.qwen3 import FRAMES_PER_SECOND

@@ -13,7 +13,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from qrecipe.errors import Place, Problem, Problems, suggest
-from qrecipe.files import FileHashes, cache_dir, digest, is_file, read_json
+from qrecipe.files import cache_dir, digest, is_file, read_json
+from qrecipe.hashes import FileHashes
 from qrecipe.inputs.bases import cached_snapshot
 from qrecipe.recipe.base import Base
 from qrecipe.recipe.evaluator import Asr, Evaluators, Need

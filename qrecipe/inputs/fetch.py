@@ -6,7 +6,8 @@ from pathlib import Path
 
 from qrecipe.builtin import mini
 from qrecipe.errors import BaseModelError, Place, Problem
-from qrecipe.files import FileHashes, is_file
+from qrecipe.files import is_file
+from qrecipe.hashes import FileHashes
 from qrecipe.inputs.bases import (
     BUILTIN,
     LocalBase,

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from qrecipe.errors import DataError, Place, Problem, Problems
-from qrecipe.files import FileHashes, canonical_json, state_of
+from qrecipe.files import canonical_json
+from qrecipe.hashes import FileHashes, state_of
 from qrecipe.inputs.blocks import BOM, Block, block_of, read_blocks
 from qrecipe.inputs.codes import CodesColumn
 from qrecipe.inputs.recordings import UnreadableRecording, are_current

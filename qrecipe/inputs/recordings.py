@@ -12,8 +12,8 @@ from pathlib import Path
 
 from msgspec import json, msgpack
 
-from qrecipe.files import FileHashes, located, state_of
 from qrecipe.hash_table import Known, Stored
+from qrecipe.hashes import FileHashes, located, state_of
 from qrecipe.inputs.durations import by_start, row_seconds
 from qrecipe.inputs.row_table import Rows
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from qrecipe.errors import Place, Problem
-from qrecipe.files import cache_dir, digest, located, new_folder
+from qrecipe.files import cache_dir, digest, new_folder
+from qrecipe.hashes import located
 from qrecipe.inputs.tables import Embedded, Format, Record, records
 
 ROWS = "rows.jsonl"

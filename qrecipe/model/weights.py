@@ -15,7 +15,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from qrecipe.errors import EngineError
-from qrecipe.files import replacing, sha256_while_synced
+from qrecipe.files import replacing
+from qrecipe.hashes import sha256_while_synced
 from qrecipe.model.forward import RowSubset, Tables
 from qrecipe.model.lora import LowRank
 from qrecipe.phases import phase

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from qrecipe.errors import Place, Problem
-from qrecipe.files import FileHashes
+from qrecipe.hashes import FileHashes
 from qrecipe.inputs.bases import BaseInfo
 from qrecipe.inputs.durations import lengths
 from qrecipe.inputs.evaluators import packages_problem

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from qrecipe.files import FileHashes, digest
+from qrecipe.files import digest
+from qrecipe.hashes import FileHashes
 from qrecipe.inputs.bases import LocalBase, folder_identity
 from qrecipe.inputs.fetch import resolve
 from qrecipe.plan.plan import make_plan

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from qrecipe.files import is_file, sha256
+from qrecipe.files import is_file
+from qrecipe.hashes import sha256
 from qrecipe.plan.changes import changes, in_words
 from qrecipe.plan.planned import Planned
 from qrecipe.plan.values import PlannedStage, PlannedTrain

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qrecipe.files import FileHashes
+from qrecipe.hashes import FileHashes
 from qrecipe.inputs.bases import weight_files
 from qrecipe.inputs.durations import lengths
 from qrecipe.inputs.manifest import Manifest

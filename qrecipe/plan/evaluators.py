@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from qrecipe.errors import Problem, Problems
-from qrecipe.files import FileHashes
+from qrecipe.hashes import FileHashes
 from qrecipe.inputs.bases import BaseInfo
 from qrecipe.inputs.evaluators import EvaluatorModel, find, language_problem, packages_problem
 from qrecipe.plan.fingerprints import reward_inputs

@@ -12,7 +12,7 @@ import subprocess
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from qrecipe.files import FileHashes
+from qrecipe.hashes import FileHashes
 from qrecipe.inputs.durations import lengths, seconds
 from qrecipe.plan.compute import Compute
 from qrecipe.plan.planned import Planned

@@ -10,7 +10,8 @@ from functools import partial
 from pathlib import Path
 
 from qrecipe.errors import BaseModelError, Place, Problems
-from qrecipe.files import FileHashes, digest, is_file
+from qrecipe.files import digest, is_file
+from qrecipe.hashes import FileHashes
 from qrecipe.inputs.ballots import read_ballots
 from qrecipe.inputs.bases import BUILTIN, BaseInfo, folder_of, locate, names_folder
 from qrecipe.inputs.contents import content_of

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qrecipe.errors import Problems, RecipeError, Severity, suggest
-from qrecipe.files import FileHashes, digest, is_file
+from qrecipe.files import digest, is_file
+from qrecipe.hashes import FileHashes
 from qrecipe.inputs.bases import BaseInfo
 from qrecipe.inputs.evaluators import find
 from qrecipe.inputs.manifest import Manifest

@@ -12,7 +12,7 @@ from qrecipe.data.report import Report, speaker_cosine, speech_report, text_repo
 from qrecipe.data.speech import Requirements, SpeechData, SpeechRow, distinct, prepare
 from qrecipe.data.text import TextData
 from qrecipe.errors import DataError, Place, Problem, Problems
-from qrecipe.files import FileHashes
+from qrecipe.hashes import FileHashes
 from qrecipe.phases import phase
 from qrecipe.plan.complete import RunPlan
 from qrecipe.plan.planned import Planned

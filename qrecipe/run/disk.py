@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from qrecipe.errors import Place, Problem, Problems, UserError
-from qrecipe.files import FileHashes, cache_dir
+from qrecipe.files import cache_dir
+from qrecipe.hashes import FileHashes
 from qrecipe.inputs.bases import BaseInfo, base_files
 from qrecipe.plan.compute import BF16
 from qrecipe.plan.estimates import SPEECH_TOKENIZER, estimates

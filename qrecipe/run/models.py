@@ -7,7 +7,8 @@ from pathlib import Path
 
 from qrecipe.bundle.verify import MANIFEST, read_manifest
 from qrecipe.errors import BaseModelError, Place, Problem, UserError, nearest, suggest
-from qrecipe.files import FileHashes, is_file
+from qrecipe.files import is_file
+from qrecipe.hashes import FileHashes
 from qrecipe.inputs.bases import LocalBase
 from qrecipe.inputs.fetch import resolve
 from qrecipe.inputs.replacements import Replacements

@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from qrecipe.files import FileHashes, digest, read_json, write_json
+from qrecipe.files import digest, read_json, write_json
+from qrecipe.hashes import FileHashes
 from qrecipe.inputs.contents import row_hashes
 from qrecipe.plan.changes import Changed, changes
 from qrecipe.plan.planned import Planned

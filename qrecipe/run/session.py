@@ -10,7 +10,7 @@ import torch
 
 from qrecipe.data.codes import Encoder
 from qrecipe.evaluate.evaluators import EvaluatorChoice, EvaluatorSet
-from qrecipe.files import FileHashes
+from qrecipe.hashes import FileHashes
 from qrecipe.inputs.bases import LocalBase
 from qrecipe.inputs.documents.ballots import Ballot
 from qrecipe.model.load import LoadedBase, open_model

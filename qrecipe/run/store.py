@@ -13,7 +13,8 @@ from typing import Any
 
 from qrecipe.errors import EngineError, Place, Problem, UserError
 from qrecipe.evaluate.values import Value
-from qrecipe.files import WriteError, read_sealed, sealed, sha256, write_json
+from qrecipe.files import WriteError, read_sealed, sealed, write_json
+from qrecipe.hashes import sha256
 from qrecipe.model.weights import Delta
 from qrecipe.store import JsonStore, key_of, try_lock
 from qrecipe.world import World

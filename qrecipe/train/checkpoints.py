@@ -26,7 +26,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from qrecipe.errors import EngineError
-from qrecipe.files import new_folder, read_json, read_sealed, sealed, sha256, write_json
+from qrecipe.files import new_folder, read_json, read_sealed, sealed, write_json
+from qrecipe.hashes import sha256
 from qrecipe.interrupts import whole
 from qrecipe.model.weights import Learner
 from qrecipe.phases import phase

@@ -13,7 +13,8 @@ from typing import Any
 from packaging.requirements import Requirement
 
 from qrecipe.errors import Place, QRecipeError, UserError
-from qrecipe.files import FileHashes, cache_dir
+from qrecipe.files import cache_dir
+from qrecipe.hashes import FileHashes
 from qrecipe.inputs.bases import describe_folder
 from qrecipe.inputs.evaluators import WHEEL, WHEELS, installed
 from qrecipe.inputs.fetch import here

@@ -16,7 +16,8 @@ from qrecipe.evaluate.samples import Sample, Task, recorded
 from qrecipe.evaluate.statistics import compare as compare_values
 from qrecipe.evaluate.statistics import statistic
 from qrecipe.evaluate.values import Value
-from qrecipe.files import FileHashes, cache_dir, digest, write_json, write_text
+from qrecipe.files import cache_dir, digest, write_json, write_text
+from qrecipe.hashes import FileHashes
 from qrecipe.inputs.documents.results import Comparison, EvaluationResult, Heard, Statistic
 from qrecipe.inputs.manifest import Manifest, Table, read_manifest
 from qrecipe.inputs.replacements import Replacements

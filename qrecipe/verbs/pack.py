@@ -20,7 +20,8 @@ from qrecipe.bundle.verify import read_manifest
 from qrecipe.data.speech import Requirements, SpeechData, SpeechRow, prepare
 from qrecipe.errors import BundleError, DataError, Place, Problem, Problems, RecipeError
 from qrecipe.evaluate.evaluators import EvaluatorChoice, EvaluatorSet
-from qrecipe.files import FileHashes, digest
+from qrecipe.files import digest
+from qrecipe.hashes import FileHashes
 from qrecipe.inputs.bases import LocalBase, weight_files
 from qrecipe.inputs.documents.ballots import Ballot
 from qrecipe.inputs.documents.bundle import PackJudging, PackManifest

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from qrecipe.data.audio import MAX_REFERENCE, Audio, AudioProblem, encoded, load_reference, rate_problem
 from qrecipe.errors import DataError, Place, Problem, RecipeError
-from qrecipe.files import FileHashes, is_file, replacing
+from qrecipe.files import is_file, replacing
+from qrecipe.hashes import FileHashes
 from qrecipe.model import speak
 from qrecipe.model.generate import speech as generated
 from qrecipe.model.speak import Utterance

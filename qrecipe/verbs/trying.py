@@ -28,7 +28,7 @@ from qrecipe.errors import BaseModelError, Place, Problem, Problems, RecipeError
 from qrecipe.evaluate.evaluators import EvaluatorChoice, EvaluatorSet
 from qrecipe.evaluate.metrics import text_and_transcript
 from qrecipe.evaluate.samples import Sample
-from qrecipe.files import FileHashes
+from qrecipe.hashes import FileHashes
 from qrecipe.inputs.tokenizer import clean_text
 from qrecipe.model.generate import speech as generated
 from qrecipe.model.speak import Utterance

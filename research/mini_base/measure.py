@@ -38,7 +38,7 @@ from qrecipe.evaluate.asr import FasterWhisper
 from qrecipe.evaluate.evaluators import open_resemblyzer, resampled
 from qrecipe.evaluate.normalise import normalise
 from qrecipe.evaluate.wheels import materialise
-from qrecipe.files import FileHashes
+from qrecipe.hashes import FileHashes
 from qrecipe.inputs.evaluators import find
 from qrecipe.recipe.evaluator import Asr, Evaluators
 

@@ -169,7 +169,7 @@ def judge(language: str, model: str) -> dict[str, Errors]:
     from qrecipe.evaluate.evaluators import resampled
     from qrecipe.evaluate.normalise import normalise
     from qrecipe.evaluate.wheels import materialise
-    from qrecipe.files import FileHashes
+    from qrecipe.hashes import FileHashes
     from qrecipe.inputs.evaluators import find
     from qrecipe.inputs.fetch import resolve
     from qrecipe.model.load import open_model

@@ -34,7 +34,8 @@ import study as studies
 from work import NUMBERS, Item, Row, column
 
 from qrecipe.errors import Place, Problem, QRecipeError, UserError
-from qrecipe.files import FileHashes, write_text
+from qrecipe.files import write_text
+from qrecipe.hashes import FileHashes
 from qrecipe.plan import make_plan
 from qrecipe.recipe import load as load_recipe
 from qrecipe.report.problems import as_text

@@ -15,7 +15,7 @@ import yaml
 from scipy import stats
 
 from qrecipe.errors import RecipeError
-from qrecipe.files import FileHashes
+from qrecipe.hashes import FileHashes
 from qrecipe.plan import make_plan
 from qrecipe.recipe import inspect
 from qrecipe.recipe.respelling import read

@@ -19,7 +19,7 @@ from qrecipe.bundle.build import _earlier_tags, _seal
 from qrecipe.bundle.export import holds_weights, write_model
 from qrecipe.bundle.verify import read_manifest
 from qrecipe.errors import EngineError
-from qrecipe.files import FileHashes
+from qrecipe.hashes import FileHashes
 from qrecipe.inputs.bases import LocalBase, known_tags, weight_files
 from qrecipe.inputs.documents.bundle import BundleLanguage
 from qrecipe.inputs.fetch import resolve

@@ -16,7 +16,7 @@ from qrecipe import sentences
 from qrecipe.cli import main
 from qrecipe.cli.validate import check
 from qrecipe.errors import RecipeError
-from qrecipe.files import FileHashes
+from qrecipe.hashes import FileHashes
 from qrecipe.recipe import load
 from qrecipe.recipe.metrics import spec_of
 from qrecipe.report.imported import as_text

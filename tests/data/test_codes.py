@@ -18,7 +18,7 @@ from qrecipe.data.audio import AudioProblem
 from qrecipe.data.codes import Encoded, Encoder
 from qrecipe.data.reading import Recording
 from qrecipe.errors import UserError
-from qrecipe.files import FileHashes
+from qrecipe.hashes import FileHashes
 from qrecipe.inputs.bases import LocalBase
 from qrecipe.model.load import LoadedBase
 from tests.support import audio, ties

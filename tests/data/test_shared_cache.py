@@ -17,7 +17,7 @@ import torch
 
 from qrecipe.data.codes import HEARD, Encoded, Encoder
 from qrecipe.data.reading import Recording
-from qrecipe.files import FileHashes, sha256
+from qrecipe.hashes import FileHashes, sha256
 from qrecipe.inputs.bases import LocalBase
 from qrecipe.shards import ShardStore
 from qrecipe.store import JsonStore

@@ -13,7 +13,7 @@ from qrecipe.data.audio import encoded, read
 from qrecipe.data.codes import Encoder
 from qrecipe.data.speech import Requirements, SpeechData, distinct, prepare
 from qrecipe.errors import DataError
-from qrecipe.files import FileHashes
+from qrecipe.hashes import FileHashes
 from qrecipe.inputs.bases import LocalBase
 from qrecipe.inputs.manifest import read_manifest
 from qrecipe.model.load import LoadedBase

@@ -11,7 +11,7 @@ import torch
 from qrecipe.data import synthetic
 from qrecipe.data.codes import Encoder
 from qrecipe.data.synthetic import synthesize
-from qrecipe.files import FileHashes
+from qrecipe.hashes import FileHashes
 from qrecipe.inputs.bases import LocalBase
 from qrecipe.model.generate import sampling
 from qrecipe.model.load import LoadedBase

@@ -11,7 +11,7 @@ import pytest
 
 from qrecipe.cli.app import VERBS
 from qrecipe.errors import CODES
-from qrecipe.files import FileHashes
+from qrecipe.hashes import FileHashes
 from qrecipe.plan import make_plan
 from qrecipe.recipe import load
 from qrecipe.recipe.docs import field_docs, settings_models

@@ -22,7 +22,7 @@ from qrecipe.evaluate.measure import measure_samples
 from qrecipe.evaluate.samples import Sample
 from qrecipe.evaluate.values import mean_of, per_prompt
 from qrecipe.evaluate.wheels import materialise
-from qrecipe.files import FileHashes
+from qrecipe.hashes import FileHashes
 from qrecipe.inputs import evaluators
 from qrecipe.inputs.evaluators import EvaluatorModel, WheelModel, find
 from qrecipe.recipe.evaluator import Asr, Evaluators

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from qrecipe.errors import BaseModelError, Place
-from qrecipe.files import FileHashes
+from qrecipe.hashes import FileHashes
 from qrecipe.inputs.bases import BaseInfo, LocalBase, describe_folder, read_header
 from qrecipe.inputs.parts import missing_part
 from qrecipe.recipe.base import Base

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from qrecipe.errors import DataError
-from qrecipe.files import FileHashes
+from qrecipe.hashes import FileHashes
 from qrecipe.inputs import blocks
 from qrecipe.inputs.codes import Codes, check_written, with_spaces
 from qrecipe.inputs.manifest import Manifest, read_manifest

@@ -13,7 +13,7 @@ import pytest
 
 from qrecipe.builtin import mini
 from qrecipe.errors import BaseModelError, Place
-from qrecipe.files import FileHashes
+from qrecipe.hashes import FileHashes
 from qrecipe.inputs.bases import absent_files, locate
 from qrecipe.inputs.fetch import resolve
 from qrecipe.recipe.base import Base

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import pytest
 
-from qrecipe.files import FileHashes
+from qrecipe.hashes import FileHashes
 from qrecipe.inputs.manifest import MAX_BAD_ROWS, Manifest, Table, read_manifest
 from qrecipe.inputs.row_reader import MAX_LINE
 from qrecipe.inputs.tokenizer import TextTokenizer

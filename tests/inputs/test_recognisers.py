@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from qrecipe.errors import Place
-from qrecipe.files import FileHashes, write_json
+from qrecipe.files import write_json
+from qrecipe.hashes import FileHashes
 from qrecipe.inputs.bases import BUNDLE
 from qrecipe.inputs.evaluators import find, installed, language_problem, model_languages
 from qrecipe.plan import make_plan

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from qrecipe import files
-from qrecipe.files import FileHashes
+from qrecipe import hashes as file_hashes
 from qrecipe.hash_table import UNMEASURED
+from qrecipe.hashes import FileHashes
 from qrecipe.inputs import blocks, recordings
 from qrecipe.inputs.durations import by_header, by_start, lengths
 from qrecipe.inputs.manifest import Manifest, read_manifest
@@ -79,7 +79,7 @@ def test_recordings_are_read_once_however_many_there_are(tmp_path: Path, monkeyp
     hashes, rows = FileHashes(tmp_path / "h.sqlite"), [{"audio": f"{i}.wav", "reference": f"{19 - i}.wav"} for i in range(20)]
     manifest = read(tmp_path, hashes, rows)
     hashes.save()
-    monkeypatch.setattr(files, "_read", None)
+    monkeypatch.setattr(file_hashes, "_read", None)
     again = read(tmp_path, FileHashes(tmp_path / "h.sqlite"), rows)
     assert again.content
     assert manifest.content
@@ -91,7 +91,7 @@ def test_a_recording_that_cannot_be_read_is_no_fault_of_the_manifest(tmp_path: P
     def denied(path: str) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", path)
 
-    monkeypatch.setattr(files, "_read", denied)
+    monkeypatch.setattr(file_hashes, "_read", denied)
     (tmp_path / "a.wav").write_bytes(wav())
     with pytest.raises(PermissionError, match=r"a\.wav"):
         read(tmp_path, FileHashes(tmp_path / "h.sqlite"), [{"audio": "a.wav"}])

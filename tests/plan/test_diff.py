@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from qrecipe.errors import UserError
-from qrecipe.files import FileHashes
+from qrecipe.hashes import FileHashes
 from qrecipe.plan import make_plan
 from qrecipe.plan.diff import Difference, compare
 from qrecipe.recipe import load

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from qrecipe.files import FileHashes
+from qrecipe.hashes import FileHashes
 from qrecipe.plan import make_plan
 from qrecipe.plan.estimates import estimates
 from qrecipe.plan.gpus import COMPILING, GPUS, START, durations, fit

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from qrecipe.files import FileHashes
+from qrecipe.hashes import FileHashes
 from qrecipe.inputs.durations import lengths
 from qrecipe.inputs.manifest import read_manifest
 from qrecipe.plan import Planned, make_plan

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from qrecipe.files import FileHashes
+from qrecipe.hashes import FileHashes
 from qrecipe.plan import make_plan
 from qrecipe.recipe import load
 

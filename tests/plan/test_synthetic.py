@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from qrecipe.files import FileHashes
+from qrecipe.hashes import FileHashes
 from qrecipe.plan import Planned, make_plan
 from qrecipe.plan.synthetic import Sentence, SyntheticDataset
 from qrecipe.recipe import load

@@ -9,7 +9,7 @@ import pytest
 
 from qrecipe.cli.validate import check
 from qrecipe.errors import CODES
-from qrecipe.files import FileHashes
+from qrecipe.hashes import FileHashes
 from qrecipe.report.explain import explanations
 
 BROKEN = Path(__file__).parent / "broken"

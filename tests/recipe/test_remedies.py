@@ -10,7 +10,7 @@ import pytest
 
 from qrecipe.cli.validate import check
 from qrecipe.errors import Problem, RecipeError
-from qrecipe.files import FileHashes
+from qrecipe.hashes import FileHashes
 from qrecipe.recipe import inspect
 from qrecipe.recipe.diagnose import ascii_name
 from qrecipe.verbs.new import NewRecipe, new_recipe, usable

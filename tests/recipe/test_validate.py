@@ -13,7 +13,7 @@ import pytest
 
 from qrecipe.cli.validate import check
 from qrecipe.errors import CODES, Problem
-from qrecipe.files import FileHashes
+from qrecipe.hashes import FileHashes
 from qrecipe.recipe import inspect, load
 from qrecipe.report.problems import as_text
 

@@ -17,7 +17,7 @@ from qrecipe.data.audio import Clip, read_original
 from qrecipe.data.quality import UNUSUAL, doubled, foreign, measure, two_voices
 from qrecipe.data.speech import SpeechData, SpeechRow
 from qrecipe.evaluate.evaluators import EvaluatorSet
-from qrecipe.files import FileHashes
+from qrecipe.hashes import FileHashes
 from qrecipe.plan import make_plan
 from qrecipe.recipe import load
 from qrecipe.recipe.dataset import Filter, SpeechDataset

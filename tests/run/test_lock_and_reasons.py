@@ -15,7 +15,8 @@ import yaml
 from qrecipe.builtin import mini
 from qrecipe.cli import main
 from qrecipe.errors import UserError
-from qrecipe.files import FileHashes, write_json
+from qrecipe.files import write_json
+from qrecipe.hashes import FileHashes
 from qrecipe.inputs.bases import base_files
 from qrecipe.plan import complete_plan, make_plan
 from qrecipe.recipe import load

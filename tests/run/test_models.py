@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from qrecipe.errors import BaseModelError, Place
-from qrecipe.files import FileHashes
+from qrecipe.hashes import FileHashes
 from qrecipe.inputs.fetch import resolve
 from qrecipe.recipe.base import Base
 from qrecipe.recipe.language import TAGS

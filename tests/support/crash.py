@@ -245,7 +245,7 @@ def _serve() -> None:
     import qrecipe.cli.run
     import qrecipe.run.engine  # noqa: F401
     from qrecipe.errors import Place
-    from qrecipe.files import FileHashes
+    from qrecipe.hashes import FileHashes
     from qrecipe.inputs.fetch import resolve
     from qrecipe.model.dsp import librosa
     from qrecipe.model.load import open_model

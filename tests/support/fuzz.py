@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from qrecipe.errors import Place, UserError
-from qrecipe.files import FileHashes, digest
+from qrecipe.files import digest
+from qrecipe.hashes import FileHashes
 from tests.support import audio, recipes
 
 SECONDS = 20

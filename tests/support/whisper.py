@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from qrecipe.errors import Place
-from qrecipe.files import FileHashes
+from qrecipe.hashes import FileHashes
 from qrecipe.inputs.evaluators import find, installed
 from qrecipe.recipe.evaluator import Asr, Evaluators
 

@@ -16,7 +16,7 @@ from qrecipe import sentences
 from qrecipe.cli.import_ import _columns
 from qrecipe.data import audio
 from qrecipe.errors import DataError, QRecipeError, RecipeError
-from qrecipe.files import FileHashes
+from qrecipe.hashes import FileHashes
 from qrecipe.inputs.sources import FORMATS, Options
 from qrecipe.inputs.texts import near_key
 from qrecipe.plan import make_plan

@@ -13,7 +13,7 @@ import soundfile
 
 from qrecipe.errors import DataError, RecipeError
 from qrecipe.evaluate.voice import listenable, speech_parts
-from qrecipe.files import FileHashes
+from qrecipe.hashes import FileHashes
 from qrecipe.inputs.sources import Options
 from qrecipe.plan import make_plan
 from qrecipe.recipe import load

@@ -31,7 +31,7 @@ def voice(tmp_path: Path) -> VoiceChoice:
 @pytest.fixture
 def trial(opened: LoadedBase, mini: LocalBase) -> LoadedModels:
     from qrecipe.data.codes import Encoder
-    from qrecipe.files import FileHashes
+    from qrecipe.hashes import FileHashes
 
     session = Session(mini, opened, Encoder(opened, mini, FileHashes()), Events(None))
     return LoadedModels({"builtin:mini": session}, [], EvaluatorChoice(Evaluators(), Path.cwd()))

@@ -17,7 +17,7 @@ from qrecipe.errors import DataError, Place, Problem, RecipeError
 from qrecipe.evaluate.asr import Aligner, Recogniser, open_recogniser
 from qrecipe.evaluate.voice import listenable, speech_parts
 from qrecipe.evaluate.wheels import materialise
-from qrecipe.files import FileHashes
+from qrecipe.hashes import FileHashes
 from qrecipe.inputs.evaluators import find, packages_problem
 from qrecipe.inputs.sources import Source, SourceRow
 from qrecipe.inputs.sources.folders import read_text

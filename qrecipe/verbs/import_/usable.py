@@ -9,7 +9,7 @@ from pathlib import Path
 from qrecipe.data.audio import MIN_SECONDS, AudioProblem, check, rate_problem
 from qrecipe.data.clips import Clips
 from qrecipe.errors import Place, Problem, Problems
-from qrecipe.files import sha256
+from qrecipe.hashes import sha256
 from qrecipe.inputs.durations import by_header
 from qrecipe.inputs.sources import Source, SourceRow
 from qrecipe.inputs.tables import Embedded

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from qrecipe import files
-from qrecipe.files import FileHashes
+from qrecipe import hashes as file_hashes
+from qrecipe.hashes import FileHashes
 
 
 def test_a_file_that_was_replaced_is_read_again_whatever_its_size_and_time(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_many_files_are_read_once_and_measured_once(clips: list[str], tmp_path: 
     assert hashes.seconds_of_all(clips, lambda p: measured.append(p) or seconds[int(Path(p).stem)]) == seconds  # type: ignore[func-returns-value]
     hashes.save()
 
-    monkeypatch.setattr(files, "_read", None)
+    monkeypatch.setattr(file_hashes, "_read", None)
     later = FileHashes(tmp_path / "h.sqlite")
     assert later.sha256_of_all(clips) == expected
     assert later.seconds_of_all(clips, lambda p: measured.append(p)) == seconds  # type: ignore[func-returns-value]
@@ -59,24 +59,24 @@ def test_many_files_are_read_once_and_measured_once(clips: list[str], tmp_path: 
 
 @pytest.mark.parametrize("slow", [0.0, 1e9])
 def test_threads_change_no_hash(slow: float, clips: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "SLOW", slow)
+    monkeypatch.setattr(file_hashes, "SLOW", slow)
     expected = [hashlib.sha256(b"%d" % i).hexdigest() for i in range(len(clips))]
     assert FileHashes(tmp_path / "h.sqlite").sha256_of_all(clips) == expected
 
 
 def test_the_hash_of_a_file_that_is_read_in_parts(tmp_path: Path) -> None:
     (tmp_path / "large").write_bytes(content := bytes(range(256)) * 5000)
-    assert files.sha256(tmp_path / "large") == hashlib.sha256(content).hexdigest()
+    assert file_hashes.sha256(tmp_path / "large") == hashlib.sha256(content).hexdigest()
     (tmp_path / "empty").write_bytes(b"")
-    assert files.sha256(tmp_path / "empty") == hashlib.sha256(b"").hexdigest()
+    assert file_hashes.sha256(tmp_path / "empty") == hashlib.sha256(b"").hexdigest()
 
 
 def test_hashes_of_very_many_files_are_not_held_in_memory(clips: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "MAX_UNSAVED", 100)
+    monkeypatch.setattr(file_hashes, "MAX_UNSAVED", 100)
     hashes = FileHashes(tmp_path / "h.sqlite")
     first = hashes.sha256_of_all(clips)
     assert not hashes._known
-    monkeypatch.setattr(files, "_read", None)
+    monkeypatch.setattr(file_hashes, "_read", None)
     assert hashes.sha256_of_all(clips) == first
 
 
@@ -112,7 +112,7 @@ def test_what_another_process_learned_is_known(store: str, tmp_path: Path, monke
     own.add(other.take())
     assert other.take() == []
     own.save()
-    monkeypatch.setattr(files, "_read", None)
+    monkeypatch.setattr(file_hashes, "_read", None)
     assert own.sha256(file) == expected
 
 
