@@ -117,15 +117,13 @@ class EvaluatorSet:
 
     def transcribe(self, sample: Sample) -> str:
         """Transcript of a sample by the recogniser, computed once for each sound."""
-        transcript: str = self.journal.get_or_make(self._heard(sample), lambda: self._transcribe([sample.audio], sample.language)[0])
+        transcript: str = self.journal.get_or_make(self._heard(sample), lambda: self._transcribe([sample])[0])
         return transcript
 
     def transcribe_all(self, samples: Sequence[Sample]) -> None:
         """Transcribes those that were not before, as many beside one another as the recogniser takes; `transcribe` then knows them."""
-        unknown = {key_of(inputs): s for s in samples if self.journal.get(inputs := self._heard(s)) is None}
-        for language in dict.fromkeys(s.language for s in unknown.values()):
-            of_language = {key: s.audio for key, s in unknown.items() if s.language == language}
-            self.journal.add(dict(zip(of_language, self._transcribe(list(of_language.values()), language), strict=True)))
+        for language in dict.fromkeys(s.language for s in samples):
+            self._add_unknown([s for s in samples if s.language == language], self._heard, self._transcribe)
 
     def known_transcript(self, sample: Sample) -> str | None:
         """The transcript if it was computed before, else None."""
@@ -138,9 +136,19 @@ class EvaluatorSet:
         """Inputs of a transcript."""
         return heard_inputs(self._describe("asr", sample.language), sample.key)
 
-    def _transcribe(self, audios: Sequence[Audio], language: str) -> list[str]:
+    def _add_unknown(
+        self, samples: Sequence[Sample], inputs: Callable[[Sample], list[Any]], measure: Callable[[list[Sample]], Sequence[str | float]]
+    ) -> None:
+        """Measures samples whose value is not in the journal, all in one call, each sound once; `inputs` are those of its value."""
+        unknown = {key_of(about): s for s in samples if self.journal.get(about := inputs(s)) is None}
+        if unknown:
+            self.journal.add(dict(zip(unknown, measure(list(unknown.values())), strict=True)))
+
+    def _transcribe(self, samples: Sequence[Sample]) -> list[str]:
+        """Transcripts of samples of one language."""
+        language = samples[0].language
         try:
-            return self._recognises().transcribe([resampled(a) for a in audios], self.language_code(language))
+            return self._recognises().transcribe([resampled(s.audio) for s in samples], self.language_code(language))
         except (ValueError, OSError) as e:
             raise RecipeError(Problem("QR081", f"the recogniser cannot hear `{language}`: {in_a_line(e)}", self._place("asr"))) from None
 
@@ -160,8 +168,7 @@ class EvaluatorSet:
 
     def compare_all(self, samples: Sequence[Sample]) -> None:
         """Compares the voices of those that were not before, as many at once as the encoder takes; `similarity` then knows them."""
-        voiced = {key_of(inputs): s for s in samples if s.row.reference and self.journal.get(inputs := self._compared(s)) is None}
-        self.journal.add(dict(zip(voiced, self._similarities(list(voiced.values())), strict=True)))
+        self._add_unknown([s for s in samples if s.row.reference], self._compared, self._similarities)
 
     def _compared(self, sample: Sample) -> list[Any]:
         """Inputs of a similarity."""

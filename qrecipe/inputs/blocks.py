@@ -32,7 +32,7 @@ from qrecipe.workers import in_order, spare
 
 BLOCK = 1 << 20
 """Bytes of a block, less than a line."""
-AT_ONCE = 64
+CODES_AT_ONCE = 64
 """Rows whose codes are checked together: a processor holds them near itself."""
 WORTH = 24
 """Blocks of a file from which it is worth starting other processes."""
@@ -240,8 +240,8 @@ class _Quick:
     def _codes(self, written: list[tuple[int, bytes]]) -> WrittenCodes | None:
         """Codes of rows, by their places in the block and what is written there; None if a row's are none."""
         frames, digests = array("i"), list[bytes]()
-        for start in range(0, len(written), AT_ONCE):
-            spaced = with_spaces([codes for _, codes in written[start : start + AT_ONCE]])
+        for start in range(0, len(written), CODES_AT_ONCE):
+            spaced = with_spaces([codes for _, codes in written[start : start + CODES_AT_ONCE]])
             counts = check_written(spaced)
             if counts is None:
                 return None

@@ -14,9 +14,6 @@ from qrecipe.inputs.manifest import Manifest, start_of_content
 from qrecipe.recipe import LoadedRecipe
 from qrecipe.recipe.dataset import Dataset, SpeechDataset
 
-AT_ONCE = 4096
-"""Rows that are text at a time."""
-
 
 def content_of(loaded: LoadedRecipe, dataset: Dataset, manifest: Manifest, hashes: FileHashes) -> str | None:
     """SHA-256 of a dataset's rows with their recordings, and of its own reference, in hex; None while that is missing."""
@@ -37,8 +34,8 @@ def content_of(loaded: LoadedRecipe, dataset: Dataset, manifest: Manifest, hashe
 def row_hashes(manifest: Manifest, hashes: FileHashes) -> list[str]:
     """SHA-256 of every row with the content of its recordings in place of their paths, in hex."""
     rows, checksums = manifest.rows, list[str]()
-    for start in range(0, len(rows), AT_ONCE):
-        names = rows.recordings(start, start + AT_ONCE)
+    for share in rows.shares():
+        names = rows.recordings(*share)
         known = dict(zip(names, hashes.sha256_of_all([os.path.join(rows.folder, name) for name in names])))
-        checksums += [hashlib.sha256(json.encode(row)).hexdigest() for row in rows.contents(start, start + AT_ONCE, known)]
+        checksums += [hashlib.sha256(json.encode(row)).hexdigest() for row in rows.contents(*share, known)]
     return checksums

@@ -13,9 +13,6 @@ from qrecipe.inputs.row_table import NO_LENGTH, Row, Rows
 from qrecipe.inputs.wav import read_wav, wav_by_start
 from qrecipe.qwen3 import FRAMES_PER_SECOND
 
-AT_ONCE = 4096
-"""Rows whose recordings are looked up together."""
-
 
 def seconds(row: Row, hashes: FileHashes) -> float | None:
     """Seconds of a row's recording; None if that is not known."""
@@ -28,11 +25,11 @@ def lengths(rows: Rows, hashes: FileHashes) -> Iterator[float | None]:
     """Seconds of every row's recording, as `seconds` gives them, read as far as they are asked for, and once for a manifest."""
     folder, audio = str(rows.folder), rows.column("audio")
     rows.seconds.extend([UNMEASURED] * (len(rows) - len(rows.seconds)))
-    for start in range(0, len(rows), AT_ONCE):
-        part = slice(start, start + AT_ONCE)
+    for share in rows.shares():
+        part = slice(*share)
         if UNMEASURED in rows.seconds[part]:
             # a recording of a row with codes is not looked at
-            frames = rows.codes.frames(start, start + AT_ONCE)
+            frames = rows.codes.frames(*share)
             recordings = list(dict.fromkeys(name for name, count in zip(audio[part], frames) if name is not None and count is None))
             measured = dict(zip(recordings, hashes.seconds_of_all([os.path.join(folder, r) for r in recordings], by_header)))
             rows.seconds[part] = row_seconds(audio[part], frames, measured)

@@ -23,7 +23,7 @@ from qrecipe.inputs.codes import CodesColumn
 from qrecipe.inputs.recordings import UnreadableRecording, are_current
 from qrecipe.inputs.replacements import Replacements
 from qrecipe.inputs.row_reader import MANIFEST_HELP, ReadingSpec, RowReader
-from qrecipe.inputs.row_table import Rows
+from qrecipe.inputs.row_table import AT_ONCE, Rows
 from qrecipe.inputs.tables import Format, format_of, open_bytes
 from qrecipe.inputs.tokenizer import TextTokenizer
 from qrecipe.inputs.unpacked import SHARDS, shards, unpacked
@@ -33,8 +33,6 @@ from qrecipe.source import bounds
 if TYPE_CHECKING:
     from hashlib import _Hash as Hash
 
-AT_ONCE = 4096
-"""Rows of a table that are read together."""
 MAX_BAD_ROWS = 1000
 """Problems that are kept with their lines; further ones are counted."""
 SHOWN_ALIKE = 3

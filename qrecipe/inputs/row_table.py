@@ -10,6 +10,8 @@ from typing import Any, NamedTuple, overload
 
 from qrecipe.inputs.codes import Codes, CodesColumn, WrittenCodes
 
+AT_ONCE = 4096
+"""Rows that are looked at together, where something is read for each."""
 NO_LENGTH = -2.0
 """Stands for seconds that cannot be known: of a row without sound, or of a recording that is none."""
 
@@ -75,6 +77,10 @@ class Rows(Sequence[Row]):
         """The same rows with one reference for all."""
         references: dict[str, list[Any]] = {"reference": [str(reference.absolute())] * len(self), "reference_text": [text] * len(self)}
         return Rows(self.folder, self.codes, {**self._columns, **references})
+
+    def shares(self) -> Iterator[tuple[int, int]]:
+        """The first row and the end of each share of rows that are looked at together."""
+        return ((start, start + AT_ONCE) for start in range(0, len(self), AT_ONCE))
 
     def recordings(self, start: int, stop: int) -> list[str]:
         """Recordings and references of some rows, each once."""

@@ -54,9 +54,9 @@ def test_a_transcript_is_known_by_its_sound_before_and_after_the_file(tmp_path: 
 def test_samples_are_transcribed_together_and_each_sound_once(monkeypatch: pytest.MonkeyPatch) -> None:
     heard: list[int] = []
 
-    def transcribe(self: EvaluatorSet, audios: list[Audio], language: str) -> list[str]:
-        heard.extend(map(len, audios))
-        return [f"{len(audio)} {language}" for audio in audios]
+    def transcribe(self: EvaluatorSet, samples: list[Sample]) -> list[str]:
+        heard.extend(len(s.audio) for s in samples)
+        return [f"{len(s.audio)} {s.language}" for s in samples]
 
     monkeypatch.setattr(EvaluatorSet, "_transcribe", transcribe)
     spoken = sample(asr={"backend": "faster_whisper", "model": "wheel:whisper-base"})

@@ -128,8 +128,8 @@ def test_planted_faults_are_found_and_good_rows_let_alone(
         texts[clip.samples.tobytes()] = spoken.get(path, rows[path])
         return clip
 
-    def transcribe(self: EvaluatorSet, sounds: list[Any], language: str) -> list[str]:
-        return ["".join("x" if i % 10 == 3 else c for i, c in enumerate(texts[s.tobytes()])) for s in sounds]
+    def transcribe(self: EvaluatorSet, samples: list[Any]) -> list[str]:
+        return ["".join("x" if i % 10 == 3 else c for i, c in enumerate(texts[s.audio.tobytes()])) for s in samples]
 
     monkeypatch.setattr("qrecipe.run.listening.load", loading)
     monkeypatch.setattr(EvaluatorSet, "_transcribe", transcribe)

@@ -114,9 +114,9 @@ def test_the_take_that_is_understood_best_is_learned(mini: Any, tiny: Any, tmp_p
     # a code is the number of the sound, and the sound's first sample tells what is heard
     words = ["", "kita", "saya", "kamu", "suka"]
 
-    def transcribe(self: Any, audios: list[Any], language: str) -> list[str]:
-        asked.extend([language] * len(audios))
-        return [words[round(float(audio[0]) * 10)] for audio in audios]
+    def transcribe(self: Any, samples: list[Any]) -> list[str]:
+        asked.extend(s.language for s in samples)
+        return [words[round(float(s.audio[0]) * 10)] for s in samples]
 
     def sound(opened: Any, codes: list[torch.Tensor]) -> list[tuple[Any, int]]:
         return [(np.full(24_000, int(c[0, 0]) / 10, dtype=np.float32), 24_000) for c in codes]

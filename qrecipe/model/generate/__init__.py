@@ -75,13 +75,12 @@ def stream(
         return
     done: set[int] = set()
     weights = _weights(opened)
-    width = width_for(task or len(prompts), opened.device)
-    if suits(opened, weights):
-        width *= torch.get_num_threads()
+    compiled = CompiledWeights(weights) if suits(opened, weights) else None
+    width = width_for(task or len(prompts), opened.device) * (torch.get_num_threads() if compiled else 1)
     shape = _shape(opened, weights, prompts, sampling, batch, width)
     while waiting:
         try:
-            for index, codes in _run(opened, _make_decoders(opened, weights, sampling, shape), prompts, waiting):
+            for index, codes in _run(opened, _make_decoders(opened, weights, compiled, sampling, shape), prompts, waiting):
                 done.add(index)
                 yield index, codes
         except torch.OutOfMemoryError:
@@ -174,10 +173,12 @@ def _weights(opened: LoadedBase) -> DecodingWeights:
     return weights
 
 
-def _make_decoders(opened: LoadedBase, weights: DecodingWeights, sampling: Sampling, shape: Shape) -> list[Decoder]:
+def _make_decoders(
+    opened: LoadedBase, weights: DecodingWeights, compiled: CompiledWeights | None, sampling: Sampling, shape: Shape
+) -> list[Decoder]:
     """One decoder for all rows, or one for each thread. Of those for a GPU the last one is kept, with its graph."""
-    if suits(opened, weights):
-        compiled, threads = CompiledWeights(weights), min(torch.get_num_threads(), shape.rows)
+    if compiled is not None:
+        threads = min(torch.get_num_threads(), shape.rows)
         counts = [(shape.rows + i) // threads for i in range(threads)]
         return [CompiledDecoder(opened, weights, sampling, replace(shape, width=n, rows=n), compiled) for n in counts]
     if opened.device.type != "cuda":
