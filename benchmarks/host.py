@@ -24,7 +24,7 @@ from qrecipe.data.speech import SpeechData, SpeechRow
 from qrecipe.data.states import States
 from qrecipe.errors import Place
 from qrecipe.inputs.bases import catalogue
-from qrecipe.model import layers, prompt
+from qrecipe.model import attention, prompt
 from qrecipe.model.kernels import fused
 from qrecipe.model.load import LoadedBase
 from qrecipe.model.stock import silence, stock
@@ -84,7 +84,7 @@ def run(name: str, steps: int) -> dict[str, Any]:
     learner = Learner(opened.net, resolved, Delta())
     objective = SpeechObjective(stage, opened, learner.tables, {"speech": data}, 0, found.terms)
     sampler = Sampler(objective.lengths(), {}, stage.batch, 0)
-    kernel = mock.patch.object(layers, "_kernel", _as_on_a_gpu)
+    kernel = mock.patch.object(attention, "kernel_for", _as_on_a_gpu)
     with (
         tempfile.TemporaryDirectory() as cache,
         fused.compiled(case.compile),
@@ -111,9 +111,9 @@ def _shrunk(row: SpeechRow) -> SpeechRow:
     return replace(row, codes=row.codes[::SHRINK].clamp(max=63), body=row.body[: max(1, len(row.body) // SHRINK)])
 
 
-def _as_on_a_gpu(x: torch.Tensor, rows: layers.PackedRows) -> Any:
+def _as_on_a_gpu(x: torch.Tensor, rows: attention.PackedRows) -> Any:
     """The ways that a GPU takes, with an operation that costs nothing in place of the kernel for rows of different lengths."""
-    return layers._short if rows.fixed else _nothing
+    return attention.short if rows.fixed else _nothing
 
 
 @torch.library.custom_op("qrecipe_benchmark::nothing", mutates_args=())

@@ -13,7 +13,7 @@ import torch
 
 from benchmarks import whole
 from qrecipe.data.codes import Encoder
-from qrecipe.data.speech import Requirements, prepare
+from qrecipe.data.prepare import Requirements, prepare
 from qrecipe.errors import Place
 from qrecipe.hashes import FileHashes
 from qrecipe.inputs.fetch import resolve

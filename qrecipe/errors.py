@@ -222,6 +222,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == " " else c.encode("unicode_escape").decode() for c in text)
 
 
+def listed(names: Sequence[str], most: int) -> str:
+    """`a, b and 3 more`."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
 def in_a_line(error: Exception, most: int = 200) -> str:
     """The first line of a foreign error, or its kind where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:most]

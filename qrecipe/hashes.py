@@ -66,21 +66,18 @@ class FileHashes:
 
     def sha256(self, path: Path | str) -> str:
         """The file's hash, computed if it is not known."""
-        return self._entry(path)[1].sha256
-
-    def seconds(self, path: Path | str, measure: Callable[[Path | str], float | None]) -> float | None:
-        """How long a recording is, measured once and remembered beside the hash."""
-        name, known = self._entry(path)
-        if known.seconds == UNMEASURED:
-            known = self._learn(name, known._replace(seconds=measure(path)))
-        return known.seconds
+        name, state = located(path)
+        known = self._lookup(name)
+        if known is None or known.state != state:
+            known = self._learn(name, Known(state, sha256(path)))
+        return known.sha256
 
     def sha256_of_all(self, paths: Sequence[str]) -> list[str]:
         """The hashes of many files; those that are not known are read, by several threads where that takes long."""
         return [known.sha256 for known in self.entries([located(path) for path in paths])]
 
     def seconds_of_all(self, paths: Sequence[str], measure: Callable[[Path | str], float | None]) -> list[float | None]:
-        """How long recordings are, as `seconds` gives it for one."""
+        """How long recordings are, each measured once and remembered beside the hash."""
         files, lengths = [located(path) for path in paths], list[float | None]()
         for path, (name, _), known in zip(paths, files, self.entries(files)):
             if known.seconds == UNMEASURED:
@@ -135,14 +132,6 @@ class FileHashes:
         if name not in self._known:
             self._known.update(self._table.get([name]))
         return self._known.get(name)
-
-    def _entry(self, path: Path | str) -> tuple[str, Known]:
-        """The name of a file and its entry, after it was read if need be."""
-        name, state = located(path)
-        known = self._lookup(name)
-        if known is None or known.state != state:
-            known = self._learn(name, Known(state, sha256(path)))
-        return name, known
 
     def _learn(self, name: str, known: Known) -> Known:
         self._known[name] = known

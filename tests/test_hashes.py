@@ -53,7 +53,7 @@ def test_many_files_are_read_once_and_measured_once(clips: list[str], tmp_path: 
     later = FileHashes(tmp_path / "h.sqlite")
     assert later.sha256_of_all(clips) == expected
     assert later.seconds_of_all(clips, lambda p: measured.append(p)) == seconds  # type: ignore[func-returns-value]
-    assert later.seconds(clips[5], lambda p: 0.0) == 5.0
+    assert later.seconds_of_all([clips[5]], lambda p: 0.0) == [5.0]
     assert len(measured) == len(clips)
 
 

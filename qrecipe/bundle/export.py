@@ -17,7 +17,8 @@ import torch
 
 from qrecipe.errors import EngineError, Place
 from qrecipe.files import copy_file
-from qrecipe.inputs.bases import LocalBase, base_files, read_header, weight_files
+from qrecipe.inputs.bases import LocalBase, base_files
+from qrecipe.inputs.weight_files import read_header, weight_files
 from qrecipe.model.weights import Delta
 
 SAFE_TRANSFORMERS = "4.57.2"

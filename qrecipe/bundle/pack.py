@@ -27,9 +27,10 @@ from qrecipe.bundle.verify import CARD, LOCK, MANIFEST, VERDICTS, read_manifest,
 from qrecipe.errors import BaseModelError, BundleError, Place, Problem
 from qrecipe.files import canonical_json, digest, loads_json, replacing
 from qrecipe.hashes import sha256
-from qrecipe.inputs.bases import LocalBase, read_header, weight_files
+from qrecipe.inputs.bases import LocalBase
 from qrecipe.inputs.documents.bundle import BundlePack, PackJudging, PackManifest
 from qrecipe.inputs.documents.check import check
+from qrecipe.inputs.weight_files import read_header, weight_files
 from qrecipe.model.weights import Delta
 from qrecipe.qwen3 import CODEC_TABLE, TEXT_TABLE
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from qrecipe.files import digest
-from qrecipe.model import forward, layers, prompt
+from qrecipe.model import attention, forward, layers, prompt
 from qrecipe.model.batcher import CPU_CHUNK_FRAMES
 from qrecipe.model.kernels import fused
 from qrecipe.model.load import LoadedBase
@@ -119,7 +119,7 @@ class States:
                 sizes = [len(e.codes) for e in examples]
             else:
                 x = forward.input_embeddings(self._tables, batch, opened.compute_dtype)
-                states = layers.decode(opened.talker.model, x, layers.PackedRows(batch.lengths, x.device), span=slice(self.first_layer))
+                states = layers.decode(opened.talker.model, x, attention.PackedRows(batch.lengths, x.device), span=slice(self.first_layer))
                 sizes = list(batch.lengths)
         return [part.clone() for part in torch.split(states.cpu(), sizes)]
 

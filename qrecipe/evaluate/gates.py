@@ -90,7 +90,7 @@ def _judge(
         prompts=len(prompts),
         prompts_needed=needed(gate, spec, prompts) if outcome == "undecided" else None,
         measured=centre_of(spec, own),
-        spread=_spread(own),
+        spread=spread(own),
         baseline=before,
         slices=by_slice(spec, values),
         recordings=centre_of(spec, per_prompt(floor)) if floor else None,
@@ -168,7 +168,8 @@ def centre_of(spec: MetricSpec, prompts: Prompts) -> float:
     return median(v for v, _ in prompts.values()) if spec.centre == "median" else mean_of(prompts)
 
 
-def _spread(prompts: Prompts) -> tuple[float, float]:
+def spread(prompts: Prompts) -> tuple[float, float]:
+    """Within which 95 % of the prompts' values are."""
     low, high = np.quantile([v for v, _ in prompts.values()], [0.025, 0.975])
     return float(low), float(high)
 

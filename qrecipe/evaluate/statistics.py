@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-import numpy as np
-
-from qrecipe.evaluate.gates import by_slice, centre_of, finite, interval
+from qrecipe.evaluate.gates import by_slice, centre_of, finite, interval, spread
 from qrecipe.evaluate.values import Value, paired, per_prompt
 from qrecipe.inputs.documents.results import Statistic
 from qrecipe.recipe.metrics import MetricSpec
@@ -28,7 +26,6 @@ def statistic(
         return None
     prompts = per_prompt(values)
     low, high = interval(spec, prompts, confidence, spec.name, difference)
-    spread = np.quantile([v for v, _ in prompts.values()], [0.025, 0.975])
     return Statistic(
         value=centre_of(spec, prompts),
         low=finite(low),
@@ -37,7 +34,7 @@ def statistic(
         prompts=len(prompts),
         unit=spec.unit,
         better=spec.better,
-        spread=(float(spread[0]), float(spread[1])),
+        spread=spread(prompts),
         recordings=centre_of(spec, per_prompt(recordings)) if recordings else None,
         slices=by_slice(spec, values),
         evaluator=evaluator,

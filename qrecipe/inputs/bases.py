@@ -1,4 +1,4 @@
-"""Where a base is and what it is made of: names, shapes, config, tokenizer files. Reads headers only, never weights.
+"""Bases: names, shapes, config and tokenizer files of one. Reads headers only, never weights.
 
 A base that is not on this machine is described from the shipped catalogue if its hub id is known there.
 """
@@ -6,10 +6,7 @@ A base that is not on this machine is described from the shipped catalogue if it
 from __future__ import annotations
 
 import json
-import math
-import os
 import re
-import struct
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -19,22 +16,19 @@ from typing import Any
 
 from qrecipe.builtin import mini
 from qrecipe.errors import BaseModelError, Place, Problem, Problems, suggest
-from qrecipe.files import digest, is_file, read_json
+from qrecipe.files import digest, read_json
 from qrecipe.hashes import FileHashes
 from qrecipe.inputs import parts
+from qrecipe.inputs.snapshots import REQUIRED_FILES, cached_snapshot, names_folder, stored
 from qrecipe.inputs.tokenizer import TextTokenizer
 from qrecipe.inputs.trust import folder_problem, unsafe_weights
+from qrecipe.inputs.weight_files import MALFORMED, read_headers, weight_files
 from qrecipe.recipe.base import Base
 from qrecipe.recipe.language import TAGS
 from qrecipe.source import paths
 
 BUILTIN = "builtin:"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*\Z")
-MAX_HEADER = 64 << 20
-MAX_DIMENSIONS = 8
-MAX_BYTES = 1 << 62
-"""Of a file that a header may describe."""
-REQUIRED_FILES = ("config.json", "generation_config.json", "tokenizer_config.json", "vocab.json", "merges.txt")
 DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 """Number formats of weights, as safetensors and as torch name them."""
 BUNDLE = "bundle.json"
@@ -117,87 +111,18 @@ def locate(base: Base, root: Path, place: Place, hashes: FileHashes) -> BaseInfo
     """
     if base.model.startswith(BUILTIN):
         return _builtin(base, place)
-    if names_folder(base, root):
-        folder = folder_of(base, root)
-        if not os.path.isdir(folder):
-            return _absent(base, place, f"the folder {base.model} is not there", paths.hint(base.model, root))
-        return describe_folder(folder, base, place, hashes)
-    if not _HUB_ID.match(base.model):
+    is_folder = names_folder(base, root)
+    if not is_folder and not _HUB_ID.match(base.model):
         help_ = "`builtin:mini`, a hub id such as `Qwen/Qwen3-TTS-12Hz-1.7B-Base`, or a folder that starts with `.` or `/`"
         if "\\" in base.model or "://" in base.model:
             help_ = paths.hint(base.model, root) or help_
         raise BaseModelError(Problem("QR050", f"`{base.model}` is no base", place, help_))
-    snapshot = cached_snapshot(base)
-    if snapshot is None:
-        return _absent(base, place, f"{base.model} is not in the hub cache of this machine")
-    if (absent := absent_files(snapshot)) != []:
-        return _absent(base, place, incomplete(base, absent), "`qrecipe run` fetches the rest where there is a network")
-    return describe_folder(snapshot, base, place, hashes)
-
-
-def names_folder(base: Base, root: Path) -> bool:
-    """Whether a recipe names a folder rather than a hub id: it starts like a path, or there is such a folder."""
-    return base.model.startswith((".", "/", "~")) or os.path.isdir(root / base.model)
-
-
-def folder_of(base: Base, root: Path) -> Path:
-    """The folder that a recipe names, relative to the recipe's own."""
-    return (root / os.path.expanduser(base.model)).resolve()
-
-
-def cached_snapshot(base: Base) -> Path | None:
-    """The snapshot folder of a hub id if the hub cache of this machine holds it.
-
-    Reads the cache's documented layout (`models--ORG--NAME/refs`, `/snapshots`): the hub client's own function imports
-    requests and asyncio, which would double the time of a plan.
-    """
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    repository = Path(HF_HUB_CACHE) / ("models--" + base.model.replace("/", "--"))
-    revision = base.revision or "main"
-    try:
-        named = repository / "refs" / revision
-        commit = named.read_text(encoding="utf-8").strip() if is_file(named) else revision
-        snapshot = repository / "snapshots" / commit
-        return snapshot if (snapshot / "config.json").exists() else None
-    except (OSError, ValueError):
-        return None
-
-
-def absent_files(folder: Path) -> list[str]:
-    """Files that a download which broke off has not brought, relative to the snapshot's folder: missing, dangling or cut."""
-    absent = [f for f in (*REQUIRED_FILES, "speech_tokenizer/config.json") if not is_file(folder / f)]
-    for part in (folder, folder / "speech_tokenizer"):
-        try:
-            weights = weight_files(part)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            continue  # said of the folder itself
-        if not weights and not (part.is_dir() and unsafe_weights(part)):
-            weights = [part / "model.safetensors"]
-        absent += [str(f.relative_to(folder)) for f in weights if not is_file(f) or is_cut(f)]
-    return absent
-
-
-def is_cut(file: Path) -> bool:
-    """Whether a safetensors file ends before its last tensor does."""
-    size = file.stat().st_size
-    with open(file, "rb") as f:
-        head = f.read(8)
-        length = struct.unpack("<Q", head)[0] if len(head) == 8 else size
-        if length > size - 8:
-            return length <= MAX_HEADER or len(head) < 8
-        try:
-            header = json.loads(f.read(min(length, MAX_HEADER)))
-            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-            return 8 + length + max(ends, default=0) > size
-        except (ValueError, RecursionError, AttributeError, KeyError, IndexError, TypeError):
-            return False  # something else, which reading it says
-
-
-def incomplete(base: Base, absent: list[str]) -> str:
-    """A sentence about a snapshot that lacks files."""
-    files = "1 file is" if len(absent) == 1 else f"{len(absent)} files are"
-    return f"{base.model} is incomplete in the hub cache of this machine: {files} missing, such as {absent[-1]}"
+    folder, why = stored(base, root)
+    if folder is not None:
+        return describe_folder(folder, base, place, hashes)
+    begun = not is_folder and cached_snapshot(base) is not None
+    fetch = "`qrecipe run` fetches the rest where there is a network" if begun else "`qrecipe doctor --base MODEL` says how to get it"
+    return _absent(base, place, why, (paths.hint(base.model, root) if is_folder else None) or fetch)
 
 
 def require_builtin(base: Base, place: Place) -> None:
@@ -218,7 +143,7 @@ def _builtin(base: Base, place: Place) -> LocalBase:
         identity=f"{mini.NAME}@{mini.digest()}",
         dtype=shipped["dtype"],
         config=shipped["config"],
-        tensors={k: tuple(v) for k, v in shipped["tensors"].items()},
+        tensors=_shapes(shipped),
         tokenizer=_mini_tokenizer(),
     )
 
@@ -228,21 +153,24 @@ def _mini_tokenizer() -> TextTokenizer:
     return TextTokenizer.of_folder(mini.folder())
 
 
-def _absent(base: Base, place: Place, why: str, help_: str | None = None) -> BaseInfo:
-    known = catalogue(base.model)
+def _absent(base: Base, place: Place, why: str, help_: str) -> BaseInfo:
+    known = catalogue(base.model) or {}
     figures = "figures come from the shipped catalogue" if known else "figures that need it are unknown"
-    warning = Problem("QR052", f"{why}; {figures}", place, help_ or "`qrecipe doctor --base MODEL` says how to get it")
     return BaseInfo(
         model=base.model,
-        revision=base.revision or (known or {}).get("revision"),
+        revision=base.revision or known.get("revision"),
         folder=None,
         identity=None,
-        dtype=(known or {}).get("dtype", "bfloat16"),
-        config=(known or {}).get("config"),
-        tensors={k: tuple(v) for k, v in known["tensors"].items()} if known else None,
+        dtype=known.get("dtype", "bfloat16"),
+        config=known.get("config"),
+        tensors=_shapes(known) if known else None,
         tokenizer=None,
-        warnings=Problems([warning]),
+        warnings=Problems([Problem("QR052", f"{why}; {figures}", place, help_)]),
     )
+
+
+def _shapes(catalogue: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(shape) for name, shape in catalogue["tensors"].items()}
 
 
 def describe_folder(folder: Path, base: Base, place: Place, hashes: FileHashes) -> BaseInfo:
@@ -252,7 +180,7 @@ def describe_folder(folder: Path, base: Base, place: Place, hashes: FileHashes) 
         return BaseModelError(Problem("QR051", f"{folder.name}: {message}", place.start, help_))
 
     # Nothing of a folder is read before it is known that nothing in it runs code.
-    missing = [f for f in (*REQUIRED_FILES, "speech_tokenizer/config.json") if not (folder / f).is_file()]
+    missing = [f for f in REQUIRED_FILES if not (folder / f).is_file()]
     if missing:
         raise wrong("missing " + ", ".join(missing), "a complete Base folder of Qwen3-TTS, as downloaded from the hub")
     if (why := folder_problem(folder)) is not None:
@@ -270,11 +198,11 @@ def describe_folder(folder: Path, base: Base, place: Place, hashes: FileHashes) 
             raise wrong(why)
 
     # Only the talker's shapes are wanted. A part that is not there or cannot be read is an error here, not in the middle of a run.
-    tokenizer_parts = {name.split(".")[0] for name in header_shapes(weight_files(folder / "speech_tokenizer"), place)}
+    tokenizer_parts = {name.split(".")[0] for name in read_headers(weight_files(folder / "speech_tokenizer"), place)}
     for part in parts.TOKENIZER_PARTS:
         if part not in tokenizer_parts:
             raise wrong(f"the speech tokenizer has no {part}", parts.BASE_HELP)
-    entries = {name: entry for file in weight_files(folder) for name, entry in read_header(file, place).items()}
+    entries = read_headers(weight_files(folder), place)
     dtypes = Counter(entry["dtype"] for entry in entries.values())
     main = dtypes.most_common(1)[0][0] if dtypes else "no numbers"
     if main not in DTYPES:
@@ -303,25 +231,23 @@ def describe_folder(folder: Path, base: Base, place: Place, hashes: FileHashes) 
 
 
 def known_tags(folder: Path) -> dict[str, str]:
-    """BCP 47 tags of the languages of published bases, and of those that the manifest of a bundle states, by name."""
-    return {**TAGS, **_stated_tags(folder)}
+    """BCP 47 tags of the languages of published bases, and of those that the manifest of a bundle states, by name.
 
-
-def _stated_tags(folder: Path) -> dict[str, str]:
-    """BCP 47 tags in the manifest of a folder that is a bundle; `bundle verify` says what else is wrong with one."""
+    `bundle verify` says what else is wrong with a bundle.
+    """
     try:
         manifest = read_json(folder / BUNDLE)
         tags = {**manifest.get("base_tags", {}), **{name: language.get("bcp47") for name, language in manifest["languages"].items()}}
-        return {str(name): tag for name, tag in tags.items() if isinstance(tag, str)}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}
+    except MALFORMED:
+        return dict(TAGS)
+    return {**TAGS, **{str(name): tag for name, tag in tags.items() if isinstance(tag, str)}}
 
 
 def _weights_problem(folder: Path, label: str) -> str | None:
     """Why the safetensors files of a part cannot be used, or None."""
     try:
         weights = weight_files(folder)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+    except MALFORMED as e:
         return f"model.safetensors.index.json cannot be used: {e}"
     if not weights:
         unsafe = unsafe_weights(folder)
@@ -344,24 +270,6 @@ def _talker_problem(config: dict[str, Any]) -> str | None:
     if any(not isinstance(i, int) or isinstance(i, bool) or not 0 <= i < rows for i in flat):
         return "a language or speaker row that the codec embedding does not have"
     return None
-
-
-def header_shapes(files: list[Path], place: Place) -> dict[str, tuple[int, ...]]:
-    """Every tensor of safetensors files with its shape. Raises `BaseModelError`."""
-    return {name: tuple(entry["shape"]) for file in files for name, entry in read_header(file, place).items()}
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files that hold a folder's weights, in order. Raises `ValueError` for an index that names others."""
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        names = sorted(set(read_json(index)["weight_map"].values()))
-        for name in names:
-            if Path(name).name != name or not name.endswith(".safetensors") or "\0" in name:
-                raise ValueError(f"`{name}` is no name of a safetensors file in the folder")
-        return [folder / n for n in names]
-    single = folder / "model.safetensors"
-    return [single] if single.is_file() else []
 
 
 def base_files(folder: Path) -> list[Path]:
@@ -388,44 +296,3 @@ def folder_identity(folder: Path, hashes: FileHashes) -> str:
     """Content of a base folder as one hash."""
     content = {str(f.relative_to(folder)): hashes.sha256(f) for f in base_files(folder)}
     return f"sha256:{digest(content)}"
-
-
-def read_header(file: Path, place: Place) -> dict[str, dict[str, Any]]:
-    """The header of a safetensors file: name -> {dtype, shape, data_offsets}, checked against the file's size.
-
-    Raises `BaseModelError`.
-    """
-
-    def wrong(message: str, help_: str | None = None) -> BaseModelError:
-        return BaseModelError(Problem("QR051", f"{file.name}: {message}", place.start, help_))
-
-    size = file.stat().st_size
-    with open(file, "rb") as f:
-        head = f.read(8)
-        if len(head) < 8:
-            raise wrong("not a safetensors file")
-        (length,) = struct.unpack("<Q", head)
-        if length > min(MAX_HEADER, size - 8):
-            raise wrong("not a safetensors file: its header is longer than the file or than 64 MiB")
-        try:
-            header = json.loads(f.read(length).decode("utf-8"))
-        except (ValueError, RecursionError):
-            raise wrong("the header is not JSON") from None
-    if not isinstance(header, dict):
-        raise wrong("the header is not a table of tensors")
-    header.pop("__metadata__", None)
-    widths = {"BF16": 2, "F16": 2, "F32": 4, "F64": 8, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
-    whole = 8 + length
-    for name, entry in header.items():
-        try:
-            shape, (start, end) = entry["shape"], entry["data_offsets"]
-            if len(shape) > MAX_DIMENSIONS or any(type(n) is not int or not 0 <= n < MAX_BYTES for n in (*shape, start, end)):
-                raise ValueError
-            if end - start != math.prod(shape) * widths[entry["dtype"]]:
-                raise ValueError
-        except (KeyError, TypeError, ValueError):
-            raise wrong(f"the entry of `{name}` does not fit its shape") from None
-        whole = max(whole, 8 + length + end)
-    if whole > size:
-        raise wrong(f"the file breaks off: it has {size:,} bytes of {whole:,}", "copy or fetch it again")
-    return header

@@ -18,7 +18,7 @@ def seconds(row: Row, hashes: FileHashes) -> float | None:
     """Seconds of a row's recording; None if that is not known."""
     if row.codes is not None:
         return len(row.codes) / FRAMES_PER_SECOND
-    return hashes.seconds(row.audio, by_header) if row.audio is not None else None
+    return hashes.seconds_of_all([str(row.audio)], by_header)[0] if row.audio is not None else None
 
 
 def lengths(rows: Rows, hashes: FileHashes) -> Iterator[float | None]:

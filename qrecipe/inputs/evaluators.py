@@ -15,7 +15,7 @@ from pathlib import Path
 from qrecipe.errors import Place, Problem, Problems, suggest
 from qrecipe.files import cache_dir, digest, is_file, read_json
 from qrecipe.hashes import FileHashes
-from qrecipe.inputs.bases import cached_snapshot
+from qrecipe.inputs.snapshots import cached_snapshot
 from qrecipe.recipe.base import Base
 from qrecipe.recipe.evaluator import Asr, Evaluators, Need
 

@@ -8,19 +8,9 @@ from qrecipe.builtin import mini
 from qrecipe.errors import BaseModelError, Place, Problem
 from qrecipe.files import is_file
 from qrecipe.hashes import FileHashes
-from qrecipe.inputs.bases import (
-    BUILTIN,
-    LocalBase,
-    absent_files,
-    cached_snapshot,
-    describe_folder,
-    folder_identity,
-    folder_of,
-    incomplete,
-    names_folder,
-    require_builtin,
-)
+from qrecipe.inputs.bases import BUILTIN, LocalBase, describe_folder, folder_identity, require_builtin
 from qrecipe.inputs.hub import download, how_to_get, offline
+from qrecipe.inputs.snapshots import absent_files, cached_snapshot, names_folder, stored
 from qrecipe.recipe.base import Base
 
 
@@ -52,17 +42,10 @@ def here(base: Base, root: Path, place: Place) -> Path:
     if base.model.startswith(BUILTIN):
         require_builtin(base, place)
         return mini.folder()
-    if names_folder(base, root):
-        folder = folder_of(base, root)
-        if not folder.is_dir():
-            raise BaseModelError(Problem("QR050", f"the folder {base.model} is not there", place))
-        return folder
-    cached = cached_snapshot(base)
-    if cached is None:
-        raise BaseModelError(Problem("QR050", f"{base.model} is not in the hub cache of this machine", place, how_to_get(base)))
-    if (absent := absent_files(cached)) != []:
-        raise BaseModelError(Problem("QR050", incomplete(base, absent), place, how_to_get(base)))
-    return cached
+    folder, why = stored(base, root)
+    if folder is None:
+        raise BaseModelError(Problem("QR050", why, place, None if names_folder(base, root) else how_to_get(base)))
+    return folder
 
 
 def resolve(base: Base, root: Path, place: Place, hashes: FileHashes) -> LocalBase:

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic_core import from_json
 
-from qrecipe.errors import DataError, Place, Problem, Problems
+from qrecipe.errors import DataError, Place, Problem, Problems, listed
 from qrecipe.inputs.codes import Codes
 from qrecipe.inputs.columns import NAMES, Columns, recognise
 from qrecipe.inputs.recordings import RecordingFiles
@@ -88,8 +88,7 @@ class RowReader:
         ignored = list(dict.fromkeys(n for c in columns for n in c.ignored if n not in misspelled))
         parts = [f"`{here}` is read from `{there}`" for there, here in renamed.items()]
         if ignored:
-            more = f" and {len(ignored) - 12} more" if len(ignored) > 12 else ""
-            parts.append("not needed: " + ", ".join(f"`{n}`" for n in ignored[:12]) + more)
+            parts.append("not needed: " + listed([f"`{n}`" for n in ignored], 12))
         return Problems([Problem("QR087", "; ".join(parts), place)] if parts else [])
 
     def fields(self, names: tuple[str, ...]) -> JudgedColumns:

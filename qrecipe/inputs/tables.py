@@ -12,8 +12,9 @@ import json
 import re
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, Literal, get_args
 
@@ -261,15 +262,17 @@ def _parquet(path: Path, shown: str) -> Iterator[Record | Problem]:
         file = parquet.ParquetFile(path)
     except (OSError, ValueError) as e:
         raise DataError(Problem("QR041", f"not Parquet: {e}", Place(shown))) from None
-    number = 0
     with file:
-        for batch in file.iter_batches(batch_size=64):
-            for values in batch.to_pylist():
-                number += 1
-                yield Record(Place(shown, number), {k: embedded(v, number) for k, v in values.items()})
+        yield from numbered(chain.from_iterable(batch.to_pylist() for batch in file.iter_batches(batch_size=64)), shown)
 
 
-def embedded(value: Any, number: int) -> Any:
+def numbered(rows: Iterable[Mapping[str, Any]], shown: str) -> Iterator[Record]:
+    """Rows of a table without lines; columns of Hugging Face audio are `Embedded`."""
+    for number, values in enumerate(rows, start=1):
+        yield Record(Place(shown, number), {k: _embedded(v, number) for k, v in values.items()})
+
+
+def _embedded(value: Any, number: int) -> Any:
     """Hugging Face's `{"bytes", "path"}` as a recording or its path; any other value as it is."""
     if not isinstance(value, dict) or not {"bytes", "path"} >= value.keys() or not value:
         return value

@@ -13,7 +13,8 @@ import torch
 
 from qrecipe.errors import BaseModelError, Place, Problem, in_a_line
 from qrecipe.files import read_json
-from qrecipe.inputs.bases import LocalBase, header_shapes, weight_files
+from qrecipe.inputs.bases import LocalBase
+from qrecipe.inputs.weight_files import header_shapes, weight_files
 from qrecipe.model.stock import silence, stock
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from qrecipe.model import layers
+from qrecipe.model import attention, layers
 from qrecipe.model.kernels import fused
 from qrecipe.model.prompt import NONE, SpeechBatch
 from qrecipe.qwen3 import CODEC_TABLE, TEXT_TABLE
@@ -104,7 +104,7 @@ def summed_embeddings(tables: Tables, batch: SpeechBatch, projected: torch.Tenso
 def label_hidden(tables: Tables, batch: SpeechBatch, dtype: torch.dtype) -> torch.Tensor:
     """Hidden states of the positions that predict labels: [labels, hidden]."""
     x = input_embeddings(tables, batch, dtype) if batch.entering is None else batch.entering
-    rows = layers.PackedRows(batch.lengths, x.device)
+    rows = attention.PackedRows(batch.lengths, x.device)
     return layers.decode(tables.talker.model, x, rows, lambda t: t[batch.label_at], slice(batch.first_layer, None), tables.recompute)
 
 
@@ -122,7 +122,7 @@ def predictor_logits(tables: Tables, hidden: torch.Tensor, codes: torch.Tensor) 
     read = layers.decode(
         predictor.model,
         x,
-        layers.PackedRows((groups,) * count, x.device, fixed=True),
+        attention.PackedRows((groups,) * count, x.device, fixed=True),
         lambda t: t.view(count, groups, -1)[:, 1:].flatten(0, 1),
         recompute=tables.recompute,
     ).view(count, groups - 1, -1)

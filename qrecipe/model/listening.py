@@ -69,10 +69,7 @@ class TransformersRecogniser:
         if not self._ctc:
             tokens = self._heard([audio], language)
             return self._written(tokens)[0], self._likelihood(audio, tokens[0], language)
-        self._use_adapter(language)
-        with silence():
-            inputs = self._processor(audio, sampling_rate=LISTENING_RATE, return_tensors="pt").to(self._device)
-            likely, tokens = self._model(**inputs).logits.float().softmax(-1).max(-1)
+        likely, tokens = self._letter_logits(audio, language).softmax(-1).max(-1)
         scores = likely[tokens != self._processor.tokenizer.pad_token_id]
         return self._letters(tokens), float(scores.mean()) if scores.numel() else 0.0
 
@@ -122,11 +119,15 @@ class TransformersRecogniser:
     @torch.inference_mode()
     def letter_logs(self, audio: NDArray[np.float32], language: str) -> torch.Tensor:
         """[samples] float32 at 16 kHz -> log-probabilities of letters, [frames, letters] float32 on the CPU; of a CTC model."""
+        return self._letter_logits(audio, language)[0].log_softmax(-1).cpu()
+
+    def _letter_logits(self, audio: NDArray[np.float32], language: str) -> torch.Tensor:
+        """[1, frames, letters] float32 of a CTC model."""
         self._use_adapter(language)
         with silence():
             inputs = self._processor(audio, sampling_rate=LISTENING_RATE, return_tensors="pt").to(self._device)
-            logs: torch.Tensor = self._model(**inputs).logits[0].float().log_softmax(-1).cpu()
-        return logs
+            logits: torch.Tensor = self._model(**inputs).logits.float()
+        return logits
 
     def fit(self, logs: torch.Tensor, text: str) -> float:
         """How well a text fits a recording, from 0 to 1: the mean probability of the frames of `letter_logs`, onto which its letters

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from safetensors import safe_open
 
-from qrecipe.inputs.bases import weight_files
+from qrecipe.inputs.weight_files import weight_files
 from qrecipe.model.languages import initial_rows
 from qrecipe.model.load import LoadedBase
 from qrecipe.model.weights import Delta, apply, parameters

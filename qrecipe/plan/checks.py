@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from qrecipe.errors import Place, Problem
 from qrecipe.hashes import FileHashes
@@ -64,25 +65,12 @@ class Context:
         for i, stage in enumerate(self.loaded.recipe.stages):
             yield stage, self.loaded.node.at("stages", i), self.trainables[stage.id]
 
-    def shown(self, dataset: str) -> str:
-        """How messages name a dataset's file."""
-        return self.manifests[dataset].shown
-
 
 def check(context: Context) -> Iterator[Problem]:
     """Everything below."""
-    yield from _languages(context)
-    yield from _silent(context)
-    yield from _feeds_the_talker(context)
-    yield from _overwritten(context)
-    yield from _rates(context)
-    yield from _optimizers(context)
-    yield from _amounts(context)
-    yield from _outruns(context)
-    yield from _overlap(context)
-    yield from _row_languages(context)
-    yield from _repeated(context)
-    yield from _forgets(context)
+    of_stages = (_languages, _silent, _feeds_the_talker, _overwritten, _rates, _optimizers)
+    of_data = (_amounts, _outruns, _overlap, _row_languages, _repeated, _forgets)
+    return chain.from_iterable(part(context) for part in (*of_stages, *of_data))
 
 
 def _languages(context: Context) -> Iterator[Problem]:
@@ -334,7 +322,7 @@ def _overlap(context: Context) -> Iterator[Problem]:
                 if pairs:
                     more = f", and {len(pairs) - 1:,} more" if len(pairs) > 1 else ""
                     message = f"this {kind} also judges, in `{judge}` (line {pairs[0][1]}){more}"
-                    place = Place(context.shown(name), manifest.rows.column("line")[pairs[0][0]], 1)
+                    place = Place(manifest.shown, manifest.rows.column("line")[pairs[0][0]], 1)
                     yield Problem("QR046", message, place, "take it out of one of the two")
 
 
@@ -418,23 +406,13 @@ def _forgets(context: Context) -> Iterator[Problem]:
     if any(recipe.datasets[d].language not in recipe.languages for d in judged & recipe.datasets.keys()):
         return
     for stage, node, trainable in context.stages():
-        shared = next((g for g in trainable.groups if not _own_rows(g)), None)
-        if shared is None or not OBJECTIVES[stage.objective].speaks or _replayed(context, stage):
+        # rows of new languages are read by no other language
+        shared = next((g for g in trainable.groups if g.train.rows != "languages"), None)
+        replayed = _spoken(context, stage) - recipe.languages.keys()
+        if shared is None or not OBJECTIVES[stage.objective].speaks or replayed:
             continue
         part = shared.train.patterns[0]
         message = f"`{part}` learns from the new language alone: no data replays a language of the base, and no gate looks at one"
         help_ = "add `{use: self, language: english, share: 0.2}`, and a gate on sentences of that language (docs/gates.md)"
         yield _entry(stage, node, shared).at("match").problem("QR092", message, help_)
         return
-
-
-def _own_rows(group: Group) -> bool:
-    """Whether a group is rows of new languages, which no other language reads."""
-    return group.train.rows == "languages"
-
-
-def _replayed(context: Context, stage: Stage) -> bool:
-    """Whether a stage reads a language of the base."""
-    recipe = context.loaded.recipe
-    languages = {recipe.datasets[u.dataset].language for u in stage.uses if u.dataset in recipe.datasets}
-    return bool(languages - recipe.languages.keys())

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from qrecipe.hashes import FileHashes
-from qrecipe.inputs.bases import weight_files
 from qrecipe.inputs.durations import lengths
 from qrecipe.inputs.manifest import Manifest
+from qrecipe.inputs.weight_files import weight_files
 from qrecipe.plan.compute import Compute, Volume, compute
 from qrecipe.plan.planned import Planned
 from qrecipe.plan.synthetic import frames_of_text

@@ -13,11 +13,12 @@ from qrecipe.errors import BaseModelError, Place, Problems
 from qrecipe.files import digest, is_file
 from qrecipe.hashes import FileHashes
 from qrecipe.inputs.ballots import read_ballots
-from qrecipe.inputs.bases import BUILTIN, BaseInfo, folder_of, locate, names_folder
+from qrecipe.inputs.bases import BUILTIN, BaseInfo, locate
 from qrecipe.inputs.contents import content_of
 from qrecipe.inputs.documents.ballots import Ballot
 from qrecipe.inputs.manifest import Manifest, Table, read_manifest
 from qrecipe.inputs.replacements import Replacements
+from qrecipe.inputs.snapshots import folder_of, names_folder
 from qrecipe.plan import checks, trainable
 from qrecipe.plan.evaluators import EvaluatorPlanner
 from qrecipe.plan.fingerprints import NUMERICS, StageInputs, select_inputs, stage_inputs, start_inputs

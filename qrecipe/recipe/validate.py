@@ -20,7 +20,7 @@ from qrecipe.recipe.stage import Use
 from qrecipe.redaction import looks_secret
 from qrecipe.source import paths
 from qrecipe.source.bounds import repository
-from qrecipe.source.compose import compose_all
+from qrecipe.source.compose import compose
 from qrecipe.source.nodes import Loc, along, changed, every_node, places, without
 from qrecipe.source.reader import Node
 
@@ -83,7 +83,7 @@ def inspect(path: Path | str, sets: Iterable[str] = ()) -> tuple[LoadedRecipe | 
     """
     file, sets = Path(path), tuple(sets)
     try:
-        composed = compose_all(file, list(sets), str(path))
+        composed = compose(file, list(sets), str(path))
     except RecipeError as e:
         return None, e.problems
     node, problems = composed.node, Problems(composed.problems)

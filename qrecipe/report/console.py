@@ -16,6 +16,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from qrecipe import interrupts
+from qrecipe.errors import listed
 from qrecipe.inputs.documents.verdicts import Verdict
 from qrecipe.report.tables import Printer, duration, size, verdict_table
 from qrecipe.report.terminal import give_up, wrapped
@@ -27,10 +28,6 @@ SHOWN_ROWS = 8
 SHOWN_DIFFERENCES = 4
 
 Fields = dict[str, Any]
-
-
-def _some(rows: list[str]) -> str:
-    return ", ".join(rows[:SHOWN_ROWS]) + (f" and {len(rows) - SHOWN_ROWS} more" if len(rows) > SHOWN_ROWS else "")
 
 
 LINES: dict[str, Callable[[Fields], str]] = {
@@ -58,8 +55,10 @@ STAGE_LINES: dict[str, Callable[[Fields], str]] = {
     "fitted": lambda e: f"the temporary map is fitted, loss {e['loss']:.3f}",
     "resumed": lambda e: f"goes on after step {e['step']}",
     "checkpoint_damaged": lambda e: f"the checkpoint {e['path']} does not verify ({e['reason']}); the one before it is used",
-    "step_skipped": lambda e: f"step {e['step']} skipped, its {e['why']} is not finite; rows {_some(e['rows'])}",
-    "loss_spike": lambda e: f"the loss leaps to {e['loss']:.3f} at step {e['step']} (was {e['usual']:.3f}); rows {_some(e['rows'])}",
+    "step_skipped": lambda e: f"step {e['step']} skipped, its {e['why']} is not finite; rows {listed(e['rows'], SHOWN_ROWS)}",
+    "loss_spike": lambda e: (
+        f"the loss leaps to {e['loss']:.3f} at step {e['step']} (was {e['usual']:.3f}); rows {listed(e['rows'], SHOWN_ROWS)}"
+    ),
     "memory_split": lambda e: f"out of GPU memory; micro-batches are split to {e['fits']} at once, the result stays the same",
     "stopped_early": lambda e: (
         f"stopped after step {e['step']}, held out it was best at step {e['best_step']}"

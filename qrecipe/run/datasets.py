@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 
 from qrecipe.data.codes import Encoder
 from qrecipe.data.likeness import EXACT, Fingerprint, alike
+from qrecipe.data.prepare import Requirements, prepare
 from qrecipe.data.report import Report, speaker_cosine, speech_report, text_report
-from qrecipe.data.speech import Requirements, SpeechData, SpeechRow, distinct, prepare
+from qrecipe.data.speech import SpeechData, SpeechRow, distinct
 from qrecipe.data.text import TextData
 from qrecipe.errors import DataError, Place, Problem, Problems
 from qrecipe.hashes import FileHashes

@@ -57,6 +57,10 @@ class Events:
         if self._listener is not None:
             self._listener({"event": event, **fields})
 
+    def evaluating(self, what: str, done: int, of: int) -> None:
+        """Passes on how far an evaluation is: `speaking` and `listening`."""
+        self.tell("speaking" if what.startswith("speaking") else "listening", what=what, done=done, of=of)
+
     def close(self) -> None:
         """Closes the file."""
         if self._file is not None:
@@ -75,8 +79,3 @@ def _end_line(path: Path) -> None:
             f.seek(-1, 2)
             if f.read(1) != b"\n":
                 f.write(b"\n")
-
-
-def tell_progress(events: Events, what: str, done: int, of: int) -> None:
-    """Progress of an evaluation: `speaking` and `listening`."""
-    events.tell("speaking" if what.startswith("speaking") else "listening", what=what, done=done, of=of)

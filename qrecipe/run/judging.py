@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 from qrecipe.data.speech import SpeechData
@@ -28,7 +29,6 @@ from qrecipe.report.history import RunHistory
 from qrecipe.report.page import PAGE, Column, column_of, write_page
 from qrecipe.run.bench import Bench
 from qrecipe.run.best_language import UNTOLD, BestLanguage, split
-from qrecipe.run.events import tell_progress
 
 Key = tuple[str, str | None, str]
 """(dataset, language whose token is given in place of its own, metric)."""
@@ -139,7 +139,7 @@ class Judge:
         counting = [g for g, _ in gates if g.severity == "error"]
         problems = Problems()
         session = self.session
-        for probed in probe(counting, session.data.speech, session.evaluation, session.evaluators, self._progress):
+        for probed in probe(counting, session.data.speech, session.evaluation, session.evaluators, self.session.events.evaluating):
             label, needed, tried = probed.gate.label(), probed.prompts_needed, probed.clean_verdict is not None
             reason = probed.reason
             if not probed.is_valid and probed.gate.optional:
@@ -155,7 +155,7 @@ class Judge:
         compared = [g.data for g in gates if spec_of(g.metric).source == "ballots"]
         spoken = [g.data for g, s in self._judged_here(gates) if s.source == "generated" and g.token is None]
         for dataset in dict.fromkeys(spoken + compared):
-            for _ in generated(self.session.opened, self._task(dataset, state, self._shown), self._progress):
+            for _ in generated(self.session.opened, self._task(dataset, state, self._shown), self.session.events.evaluating):
                 pass
 
     @property
@@ -167,7 +167,7 @@ class Judge:
     def _pairs(self, dataset: str, state: str) -> list[Pair]:
         """Speech of the model and of the base for the same prompts. The modules hold the model; the base has spoken before."""
         base = {(s.row.line, s.prompt): s for s in generated(None, self._task(dataset, self.session.start_state, self._shown))}
-        model = generated(self.session.opened, self._task(dataset, state, self._shown), self._progress)
+        model = generated(self.session.opened, self._task(dataset, state, self._shown), self.session.events.evaluating)
         return [Pair(s.row.line, s.key, base[at].key) for s in model if (at := (s.row.line, s.prompt)) in base]
 
     def _task(self, dataset: str, state: str, settings: Evaluation, speak_as: str | None = None) -> Task:
@@ -217,16 +217,24 @@ class Judge:
         data, settings = (part.data, part.settings) if part is not None else (self.session.data.speech[dataset], self.session.evaluation)
         kind = "values" if part is None else f"values, {part.name}"
         keys = {m: self._key(kind, dataset, m, state, speak_as, settings) for m in metrics}
-        measured = {m: v for m in metrics if (v := self.session.store.load_values(keys[m])) is not None}
-        missing = [m for m in metrics if m not in measured]
+        task = replace(self._task(dataset, state, settings, speak_as), data=data)
+        return self._stored(
+            dataset, keys, where, lambda missing: measure(self.session.opened, task, missing, self.session.events.evaluating)
+        )
+
+    def _stored(
+        self, dataset: str, keys: Mapping[str, list[Any]], where: str, measure: Callable[[list[str]], dict[str, list[Value]]]
+    ) -> dict[str, list[Value]]:
+        """Values of metrics by their keys in the store; those that it lacks are measured and stored."""
+        store = self.session.store
+        values = {m: v for m, key in keys.items() if (v := store.load_values(key)) is not None}
+        missing = [m for m in keys if m not in values]
         if missing:
             self.session.events.emit("measuring", dataset=dataset, metrics=missing, where=where)
-            task = replace(self._task(dataset, state, settings, speak_as), data=data)
-            new = measure(self.session.opened, task, missing, self._progress)
-            for metric, values in new.items():
-                self.session.store.save_values(keys[metric], values)
-            measured.update(new)
-        return measured
+            for metric, new in measure(missing).items():
+                store.save_values(keys[metric], new)
+                values[metric] = new
+        return values
 
     def _key(
         self, kind: str, dataset: str, metric: str, state: str, speak_as: str | None = None, settings: Evaluation | None = None
@@ -251,29 +259,25 @@ class Judge:
 
     def _recordings(self, gates: Sequence[Gate], where: str) -> dict[tuple[str, str], list[Value]]:
         """Metrics over the recordings themselves, by (dataset, metric); none for metrics that recordings have no value of."""
-        measured: dict[tuple[str, str], list[Value]] = {}
+        session = self.session
         wanted: dict[str, dict[str, list[Any]]] = {}
         for gate, spec in self._judged_here(gates):
-            if not spec.on_recordings:
-                continue
-            key = self._key("recordings", gate.data, gate.metric, self.session.start_state)
-            stored = self.session.store.load_values(key)
-            if stored is not None:
-                measured[(gate.data, gate.metric)] = stored
-            else:
+            if spec.on_recordings:
+                key = self._key("recordings", gate.data, gate.metric, session.start_state)
                 wanted.setdefault(gate.data, {})[gate.metric] = key
+        measured: dict[tuple[str, str], list[Value]] = {}
         for dataset, keys in wanted.items():
-            self.session.events.emit("measuring", dataset=dataset, metrics=list(keys), where=f"recordings, for {where}")
-            new = measure_recordings(
-                self.session.data.speech[dataset], list(keys), self.session.evaluation, self.session.evaluators, self._progress
+            progress = session.events.evaluating
+            these = partial(
+                measure_recordings,
+                session.data.speech[dataset],
+                settings=session.evaluation,
+                evaluators=session.evaluators,
+                progress=progress,
             )
-            for metric, values in new.items():
-                self.session.store.save_values(keys[metric], values)
-                measured[(dataset, metric)] = values
+            values = self._stored(dataset, keys, f"recordings, for {where}", these)
+            measured |= {(dataset, metric): v for metric, v in values.items()}
         return measured
-
-    def _progress(self, what: str, done: int, of: int) -> None:
-        tell_progress(self.session.events, what, done, of)
 
 
 def _against_best(

@@ -16,7 +16,6 @@ from qrecipe.phases import phase
 from qrecipe.plan.fingerprints import NUMERICS
 from qrecipe.recipe.gate import Select
 from qrecipe.recipe.metrics import MetricSpec, spec_of
-from qrecipe.run.events import tell_progress
 from qrecipe.run.session import RunSession
 from qrecipe.train.progress import HeldOut
 
@@ -65,7 +64,7 @@ class Selector:
         identity = [NUMERICS, self.fingerprint, step, session.plan.plan.datasets[name].sha256]
         task = Task(session.data.speech[name], settings, session.evaluators, None, folder, identity)
         with self.learner.exported(session.opened.export_dtype):
-            measured = measure(session.opened, task, [s.name for s in specs], self._progress)
+            measured = measure(session.opened, task, [s.name for s in specs], session.events.evaluating)
         generate.release(session.opened)
         return {s.name: centre_of(s, per_prompt(measured[s.name])) if measured[s.name] else math.nan for s in specs}
 
@@ -75,6 +74,3 @@ class Selector:
             return []
         data, settings = self.session.data.speech[self.select.data], self.session.evaluation
         return measure_recordings(data, [spec.name], settings, self.session.evaluators)[spec.name]
-
-    def _progress(self, what: str, done: int, of: int) -> None:
-        tell_progress(self.session.events, what, done, of)

@@ -42,15 +42,8 @@ class Composed:
     """Every file that was read, the recipe first."""
 
 
-def compose(path: Path, sets: list[str], shown: str | None = None) -> Node:
-    """The tree that `path` means after `extends`, `--set` and `vars`. Raises `RecipeError` with every problem."""
-    composed = compose_all(path, sets, shown)
-    composed.problems.raise_any(RecipeError)
-    return composed.node
-
-
-def compose_all(path: Path, sets: list[str], shown: str | None = None) -> Composed:
-    """Like `compose`, but goes on as far as the files can be read. Raises `RecipeError` where they cannot."""
+def compose(path: Path, sets: list[str], shown: str | None = None) -> Composed:
+    """The tree that `path` means after `extends`, `--set` and `vars`, as far as files can be read. Raises `RecipeError` where they cannot."""
     loading = _Loading(path.resolve().parent, bounds.followed(bounds.repository(path)))
     try:
         node = loading.load(path, [], shown or str(path))

@@ -29,14 +29,16 @@ MAX_NUMBER = 400
 
 Scalar = str | int | float | bool | None
 
-_NULL = {"", "~", "null", "Null", "NULL"}
-_TRUE = {"true", "True", "TRUE"}
-_FALSE = {"false", "False", "FALSE"}
+_WORDS: dict[str, Scalar] = {
+    **dict.fromkeys(("", "~", "null", "Null", "NULL")),
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
+    **dict.fromkeys((".nan", ".NaN", ".NAN"), math.nan),
+}
 _INT = re.compile(r"[-+]?[0-9]+\Z")
 _OCT_HEX = re.compile(r"0o[0-7]+\Z|0x[0-9a-fA-F]+\Z")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z")
 _INF = re.compile(r"[-+]?\.(inf|Inf|INF)\Z")
-_NAN = {".nan", ".NaN", ".NAN"}
 _BREAKS = re.compile("[\x85\u2028\u2029]")
 _ODD_BLANK = re.compile(r"[ \t]*([\u00a0\u1680\u2000-\u200b\u202f\u205f\u3000\ufeff])")
 """White space of typesetting, which looks like a space and is none in YAML."""
@@ -126,21 +128,15 @@ def core_scalar(text: str) -> Scalar:
     >>> core_scalar("no"), core_scalar("1e-5"), core_scalar("012"), core_scalar("12:30")
     ('no', 1e-05, 12, '12:30')
     """
-    if text in _NULL:
-        return None
-    if text in _TRUE:
-        return True
-    if text in _FALSE:
-        return False
-    if _INT.match(text):
-        return int(text) if len(text) <= MAX_NUMBER else math.copysign(math.inf, -1 if text[0] == "-" else 1)
+    if text in _WORDS:
+        return _WORDS[text]
     if _OCT_HEX.match(text):
         return int(text, 0) if len(text) <= MAX_NUMBER else math.inf
-    if _FLOAT.match(text):
+    if _INT.match(text) and len(text) <= MAX_NUMBER:
+        return int(text)
+    if _FLOAT.match(text):  # of a longer whole number, too
         return float(text)
-    if _INF.match(text):
-        return math.copysign(math.inf, -1 if text[0] == "-" else 1)
-    return math.nan if text in _NAN else text
+    return float(text.replace(".", "")) if _INF.match(text) else text
 
 
 def read_file(path: Path, shown: str | None = None, problems: Problems | None = None) -> Node:

@@ -20,7 +20,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from qrecipe import interrupts
 from qrecipe.data.batches import Micro, Sampler
-from qrecipe.errors import EngineError
+from qrecipe.errors import EngineError, listed
 from qrecipe.model.load import LoadedBase
 from qrecipe.model.weights import Delta, Learner, LearningGroup
 from qrecipe.peers import IN_STEP
@@ -267,7 +267,7 @@ class _Loop:
 
     def _why_given_up(self, rows: list[str]) -> str:
         progress = self.progress
-        shown = ", ".join(rows[:SHOWN_ROWS]) + (f" and {len(rows) - SHOWN_ROWS} more" if len(rows) > SHOWN_ROWS else "")
+        shown = listed(rows, SHOWN_ROWS)
         in_a_row = progress.bad_row >= MAX_BAD_STEPS
         many = f"in {progress.bad_row} steps in a row" if in_a_row else f"in {progress.bad} steps in all"
         return (

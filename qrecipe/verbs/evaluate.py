@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from qrecipe.data.speech import Requirements, SpeechData, distinct, prepare
+from qrecipe.data.prepare import Requirements, prepare
+from qrecipe.data.speech import SpeechData, distinct
 from qrecipe.errors import DataError, Place, Problem, UserError, suggest
 from qrecipe.evaluate import probe
 from qrecipe.evaluate.evaluators import EvaluatorChoice, EvaluatorSet
@@ -31,7 +32,7 @@ from qrecipe.recipe.gate import Gate
 from qrecipe.recipe.metrics import LIKELIHOOD
 from qrecipe.recipe.recipe import Evaluation
 from qrecipe.report.page import PAGE, Column, column_of, write_page
-from qrecipe.run.events import Events, Listener, tell_progress
+from qrecipe.run.events import Events, Listener
 from qrecipe.run.locking import versions
 from qrecipe.run.models import language_of, open_argument, replacements_of_model
 from qrecipe.run.ranks import require_shared
@@ -133,20 +134,17 @@ def _measure(model: str, request: EvaluationRequest, listener: Listener | None, 
     texts = request.heard_language or language
     evaluators = _evaluators(session, request, names, texts, folder)
 
-    def progress(what: str, done: int, of: int) -> None:
-        tell_progress(session.events, what, done, of)
-
     # the token of one language may be given for texts of another
     identity = [NUMERICS, session.base.identity, _content(data, session.hashes)]
     data = replace(data, language=texts)
     task = Task(data, request.settings, evaluators, language if texts != language else None, folder / "samples", identity)
     samples: list[Sample] = []
-    values = measure(session.opened, task, names, progress, samples.append)
+    values = measure(session.opened, task, names, session.events.evaluating, samples.append)
     # recordings are what a metric makes of real speech; gates are tried on them
     floors = [n for n in spoken if registry.spec_of(n).on_recordings]
-    recordings = measure_recordings(data, floors, request.settings, evaluators, progress) if floors else {}
+    recordings = measure_recordings(data, floors, request.settings, evaluators, session.events.evaluating) if floors else {}
     named = {request.name or request.data.stem: data}
-    probed = [p.as_json() for p in probe.probe(request.gates, named, request.settings, evaluators, progress)]
+    probed = [p.as_json() for p in probe.probe(request.gates, named, request.settings, evaluators, session.events.evaluating)]
     transcribed = request.evaluators.asr is not None and any(registry.spec_of(n).needs == "asr" for n in names)
     result = EvaluationResult(
         evaluation=1,

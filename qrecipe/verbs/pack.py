@@ -17,17 +17,19 @@ from qrecipe.bundle.build import Composition, build_packs
 from qrecipe.bundle.merge import MergeRule, Shared, merge, place_rows, require_fit
 from qrecipe.bundle.pack import SUFFIX, Pack, read_pack, write_pack
 from qrecipe.bundle.verify import read_manifest
-from qrecipe.data.speech import Requirements, SpeechData, SpeechRow, prepare
+from qrecipe.data.prepare import Requirements, prepare
+from qrecipe.data.speech import SpeechData, SpeechRow
 from qrecipe.errors import BundleError, DataError, Place, Problem, Problems, RecipeError
 from qrecipe.evaluate.evaluators import EvaluatorChoice, EvaluatorSet
 from qrecipe.files import digest
 from qrecipe.hashes import FileHashes
-from qrecipe.inputs.bases import LocalBase, weight_files
+from qrecipe.inputs.bases import LocalBase
 from qrecipe.inputs.documents.ballots import Ballot
 from qrecipe.inputs.documents.bundle import PackJudging, PackManifest
 from qrecipe.inputs.documents.verdicts import Verdict
 from qrecipe.inputs.fetch import resolve
 from qrecipe.inputs.manifest import read_manifest as read_rows
+from qrecipe.inputs.weight_files import weight_files
 from qrecipe.model.languages import initial_rows, require_free
 from qrecipe.model.load import LoadedBase
 from qrecipe.model.working import WorkingWeights

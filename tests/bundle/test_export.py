@@ -20,10 +20,11 @@ from qrecipe.bundle.export import holds_weights, write_model
 from qrecipe.bundle.verify import read_manifest
 from qrecipe.errors import EngineError
 from qrecipe.hashes import FileHashes
-from qrecipe.inputs.bases import LocalBase, known_tags, weight_files
+from qrecipe.inputs.bases import LocalBase, known_tags
 from qrecipe.inputs.documents.bundle import BundleLanguage
 from qrecipe.inputs.fetch import resolve
 from qrecipe.inputs.tokenizer import TextTokenizer
+from qrecipe.inputs.weight_files import weight_files
 from qrecipe.model.load import open_model
 from qrecipe.model.weights import Delta
 from qrecipe.qwen3 import CODEC_TABLE, TEXT_TABLE

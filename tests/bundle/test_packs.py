@@ -15,9 +15,10 @@ from qrecipe.bundle.merge import PROJECTION, _projected, merge, place_rows, requ
 from qrecipe.bundle.pack import Pack, read_pack
 from qrecipe.bundle.verify import read_manifest, verify
 from qrecipe.errors import BundleError
-from qrecipe.inputs.bases import LocalBase, weight_files
+from qrecipe.inputs.bases import LocalBase
 from qrecipe.inputs.documents.bundle import BundleLanguage, PackJudging, PackManifest
 from qrecipe.inputs.documents.lock import LockBase
+from qrecipe.inputs.weight_files import weight_files
 from qrecipe.model.weights import Delta
 from qrecipe.qwen3 import CODEC_TABLE, TEXT_TABLE
 from qrecipe.recipe.evaluator import Evaluators

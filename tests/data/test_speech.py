@@ -11,7 +11,8 @@ import pytest
 
 from qrecipe.data.audio import encoded, read
 from qrecipe.data.codes import Encoder
-from qrecipe.data.speech import Requirements, SpeechData, distinct, prepare
+from qrecipe.data.prepare import Requirements, prepare
+from qrecipe.data.speech import SpeechData, distinct
 from qrecipe.errors import DataError
 from qrecipe.hashes import FileHashes
 from qrecipe.inputs.bases import LocalBase

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks import synthetic
-from qrecipe.model import forward, layers, prompt
+from qrecipe.model import attention, forward, prompt
 from qrecipe.model.kernels import flash, fused
 from qrecipe.model.load import LoadedBase
 
@@ -76,8 +76,8 @@ def test_a_kernel_attends_over_rows_end_to_end_and_is_compiled_with_its_layer() 
 
 def test_one_kernel_does_all_between_the_projections_of_the_predictor() -> None:
     """Of the published shapes, and of the embedded base's. Without it everything still runs, in a dozen kernels."""
-    assert layers._tried(128, 16) is not None
-    assert layers._tried(64, 8) is not None
+    assert attention._tried(128, 16) is not None
+    assert attention._tried(64, 8) is not None
 
 
 def test_many_rows_and_few_are_compiled_once() -> None:
@@ -102,7 +102,9 @@ def test_attention_is_that_of_the_cpu(lengths: tuple[int, ...]) -> None:
     found = []
     for device, dtype in (("cpu", torch.float32), ("cuda", torch.bfloat16)):
         given = [t.detach().to(device, dtype).requires_grad_() for t in (q, k, v)]
-        out = layers.attend(given[0], given[1], given[2], layers.PackedRows(lengths, torch.device(device), len(set(lengths)) == 1), 0.125)
+        out = attention.attend(
+            given[0], given[1], given[2], attention.PackedRows(lengths, torch.device(device), len(set(lengths)) == 1), 0.125
+        )
         found.append([t.float().cpu() for t in (out, *torch.autograd.grad(out, given, pull.to(device, dtype)))])
     for a, b in zip(*found, strict=True):
         assert float((a - b).norm() / a.norm()) < 2e-2

@@ -15,8 +15,9 @@ import pytest
 
 from qrecipe.errors import BaseModelError, Place
 from qrecipe.hashes import FileHashes
-from qrecipe.inputs.bases import BaseInfo, LocalBase, describe_folder, read_header
+from qrecipe.inputs.bases import BaseInfo, LocalBase, describe_folder
 from qrecipe.inputs.parts import missing_part
+from qrecipe.inputs.weight_files import read_header
 from qrecipe.recipe.base import Base
 from tests.support.bases import base_folder
 

@@ -14,8 +14,9 @@ import pytest
 from qrecipe.builtin import mini
 from qrecipe.errors import BaseModelError, Place
 from qrecipe.hashes import FileHashes
-from qrecipe.inputs.bases import absent_files, locate
+from qrecipe.inputs.bases import locate
 from qrecipe.inputs.fetch import resolve
+from qrecipe.inputs.snapshots import absent_files
 from qrecipe.recipe.base import Base
 from tests.support.bases import base_folder
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from qrecipe.model import layers
+from qrecipe.model import attention, layers
 from qrecipe.model.load import LoadedBase
 from qrecipe.plan.compute import _Decoder
 from qrecipe.qwen3 import PREDICTOR_LAYERS
@@ -28,7 +28,7 @@ def test_a_layer_keeps_what_the_plan_says(opened: LoadedBase, trains: bool) -> N
     model.layers.requires_grad_(trains)
     try:
         with torch.autograd.graph.saved_tensors_hooks(hold, lambda t: t):
-            out = layers.decode(model, x, layers.PackedRows((length,) * count, x.device))
+            out = layers.decode(model, x, attention.PackedRows((length,) * count, x.device))
     finally:
         model.layers.requires_grad_(False)
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}

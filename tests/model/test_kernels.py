@@ -13,7 +13,7 @@ import pytest
 
 KERNELS = """
 import torch
-from qrecipe.model import layers
+from qrecipe.model import attention
 from qrecipe.model.generate.weights import Stack
 from qrecipe.model.kernels import decode, short_attention
 
@@ -26,8 +26,8 @@ def wrong(*given):
 
 for length in (8, 16, 20):
     for dtype in (torch.float32, torch.float16):
-        assert layers.agrees(short_attention.attend, 32, length, cpu, dtype), (length, dtype)
-assert not layers.agrees(wrong, 32, 16, cpu, torch.float32)
+        assert attention.agrees(short_attention.attend, 32, length, cpu, dtype), (length, dtype)
+assert not attention.agrees(wrong, 32, 16, cpu, torch.float32)
 """
 
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from qrecipe.errors import EngineError, Place
-from qrecipe.model import forward, layers, lora, prompt
+from qrecipe.model import attention, forward, layers, lora, prompt
 from qrecipe.model.kernels import flash, fused
 from qrecipe.model.load import LoadedBase
 from qrecipe.model.weights import Delta, Learner, parameters
@@ -147,12 +147,12 @@ def test_blocks_of_layers_are_compiled_once_for_any_number_of_rows(fresh: Loaded
     def found(*lengths: int, first: int = 0) -> list[torch.Tensor]:
         drawn = torch.Generator().manual_seed(sum(lengths))
         x = torch.randn(sum(lengths), model.config.hidden_size, generator=drawn, requires_grad=True)
-        out = layers.decode(model, x, layers.PackedRows(lengths, x.device, len(set(lengths)) == 1), lambda t: t[::2], slice(first, None))
+        out = layers.decode(model, x, attention.PackedRows(lengths, x.device, len(set(lengths)) == 1), lambda t: t[::2], slice(first, None))
         return [out.detach(), *torch.autograd.grad(out.square().sum(), [x, *learned], materialize_grads=True)]
 
     plain = [found(3, 9, 5), found(12, 2), found(4, 4, 4, first=2)]
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
-    monkeypatch.setattr(layers, "_kernel", lambda x, at: layers._short if at.fixed else one_call)
+    monkeypatch.setattr(attention, "kernel_for", lambda x, at: attention.short if at.fixed else one_call)
     fused._compile.cache_clear()
     torch._dynamo.utils.counters.clear()
     with fused.compiled(True):
@@ -202,7 +202,7 @@ def test_one_kernel_takes_the_place_of_all_between_the_projections(fresh: Loaded
     model = fresh.talker.code_predictor.model.requires_grad_(True)
     model.layers = model.layers[:2]
     learned = list(model.layers.parameters())
-    rows = layers.PackedRows((16,) * 3, torch.device("cpu"), fixed=True)
+    rows = attention.PackedRows((16,) * 3, torch.device("cpu"), fixed=True)
     x = torch.randn(48, model.config.hidden_size).bfloat16()
 
     def found() -> list[torch.Tensor]:
@@ -215,9 +215,9 @@ def test_one_kernel_takes_the_place_of_all_between_the_projections(fresh: Loaded
 
     plain = found()
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
-    monkeypatch.setattr(layers, "_short", never)
-    monkeypatch.setattr(layers, "_kernel", lambda x, at: never)
-    monkeypatch.setattr(layers, "_all_in_one", lambda rows, x, width: layers._one_by_one)
+    monkeypatch.setattr(attention, "short", never)
+    monkeypatch.setattr(attention, "kernel_for", lambda x, at: never)
+    monkeypatch.setattr(attention, "all_in_one_for", lambda rows, x, width: attention._one_by_one)
     fused._compile.cache_clear()
     with fused.compiled(True):
         compiled = found()
@@ -235,8 +235,8 @@ def test_no_graph_is_kept_below_what_trains(opened: LoadedBase, rows: list[promp
     x = forward.input_embeddings(tables, batch, torch.float32)
     last.requires_grad_(True)
     try:
-        below = layers.decode(opened.talker.model, x, layers.PackedRows(batch.lengths, x.device), span=slice(5))
-        above = layers.decode(opened.talker.model, below, layers.PackedRows(batch.lengths, x.device), span=slice(5, None))
+        below = layers.decode(opened.talker.model, x, attention.PackedRows(batch.lengths, x.device), span=slice(5))
+        above = layers.decode(opened.talker.model, below, attention.PackedRows(batch.lengths, x.device), span=slice(5, None))
     finally:
         last.requires_grad_(False)
     assert (below.requires_grad, above.requires_grad) == (False, True)
@@ -279,12 +279,12 @@ def _as(settings: tuple[Any, ...], dtype: torch.dtype) -> tuple[Any, ...]:
 def test_every_way_of_attending_is_the_same(lengths: tuple[int, ...]) -> None:
     """Row by row, padded for the kernel, and by matrix products; with fewer key heads than query heads."""
     torch.manual_seed(0)
-    rows = layers.PackedRows(lengths, torch.device("cpu"))
+    rows = attention.PackedRows(lengths, torch.device("cpu"))
     q = torch.randn(sum(lengths), 4, 16, requires_grad=True)
     k, v = (torch.randn(sum(lengths), 2, 16, requires_grad=True) for _ in range(2))
-    ways: list[Callable[..., torch.Tensor]] = [layers.attend, layers._padded]
+    ways: list[Callable[..., torch.Tensor]] = [attention.attend, attention._padded]
     if rows.alike:
-        ways.append(lambda q, k, v, rows, scale: layers._short(q, k, v, rows.bounds, rows.longest, scale))
+        ways.append(lambda q, k, v, rows, scale: attention.short(q, k, v, rows.bounds, rows.longest, scale))
     pull = torch.randn(sum(lengths), 4, 16)
     found = []
     for way in ways:

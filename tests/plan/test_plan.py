@@ -431,7 +431,7 @@ def test_a_base_in_the_hub_cache_is_found(tmp_path: Path, monkeypatch: pytest.Mo
     import huggingface_hub
     from huggingface_hub import constants
 
-    from qrecipe.inputs.bases import cached_snapshot
+    from qrecipe.inputs.snapshots import cached_snapshot
     from qrecipe.recipe.base import Base
 
     commit = "fd4b254389122332181a7c3db7f27e918eec64e3"

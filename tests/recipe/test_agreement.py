@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from qrecipe.errors import RecipeError
 from qrecipe.plan.schemas import schemas
 from qrecipe.recipe.recipe import Recipe
-from qrecipe.source.compose import compose_all
+from qrecipe.source.compose import compose
 
 ROOT = Path(__file__).parents[2]
 BROKEN = Path(__file__).parent / "broken"
@@ -63,7 +63,7 @@ def agree(value: Any) -> bool:
 def test_on_every_recipe(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(path.parent)
     try:
-        composed = compose_all(Path(path.name), [])
+        composed = compose(Path(path.name), [])
     except RecipeError:
         return  # what cannot be read has no meaning to agree on
     value = composed.node.plain()
@@ -72,7 +72,7 @@ def test_on_every_recipe(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert agree(value), [e.message for e in VALIDATOR.iter_errors(value)]
 
 
-SOUND = compose_all(BROKEN / "sound.yaml", []).node.plain()
+SOUND = compose(BROKEN / "sound.yaml", []).node.plain()
 VALUES = st.sampled_from(
     [
         None,

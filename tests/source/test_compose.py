@@ -25,14 +25,16 @@ class Files:
         return path
 
     def compose(self, name: str, *sets: str) -> dict[str, Any]:
-        plain = compose(self.root / name, list(sets), name).plain()
+        composed = compose(self.root / name, list(sets), name)
+        composed.problems.raise_any(RecipeError)
+        plain = composed.node.plain()
         assert isinstance(plain, dict)
         del plain["qrecipe"]
         return plain
 
     def refused(self, name: str, *sets: str) -> Problem:
         with pytest.raises(RecipeError) as e:
-            compose(self.root / name, list(sets), name)
+            self.compose(name, *sets)
         (problem,) = e.value.problems
         return problem
 

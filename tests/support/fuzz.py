@@ -239,7 +239,7 @@ def headers(folder: Path) -> Target:
     """The weights of a base, their header hit more often than not. What is accepted is what safetensors itself reads."""
     from safetensors import safe_open
 
-    from qrecipe.inputs.bases import header_shapes
+    from qrecipe.inputs.weight_files import header_shapes
 
     weights = folder / "model.safetensors"
     small = {"a": [2, 3], "b.weight": [4], "c": [3072, 2]}

@@ -11,7 +11,7 @@ from typing import Any
 from qrecipe.errors import DataError, Place, Problem
 from qrecipe.inputs.sources.source import Options, Recordings, Source
 from qrecipe.inputs.sources.tables import from_records
-from qrecipe.inputs.tables import Record, embedded, need
+from qrecipe.inputs.tables import Record, need, numbered
 
 HUB_ID = re.compile(r"(?:hf:)?(?P<name>[\w.-]+/[\w.-]+)(?::(?P<config>[\w.-]+))?(?:@(?P<revision>[\w./-]+))?")
 """`OWNER/NAME`, with `:CONFIG` and `@REVISION`."""
@@ -34,12 +34,8 @@ def saved(folder: Path, options: Options) -> Source:
 
 def _arrow(path: Path, shown: str) -> Iterator[Record | Problem]:
     ipc = need("pyarrow.ipc", "import", "Arrow")
-    number = 0
     with open(path, "rb") as f:
-        for batch in ipc.open_stream(f):
-            for values in batch.to_pylist():
-                number += 1
-                yield Record(Place(shown, number), {k: embedded(v, number) for k, v in values.items()})
+        yield from numbered(itertools.chain.from_iterable(batch.to_pylist() for batch in ipc.open_stream(f)), shown)
 
 
 def hub(identifier: str, options: Options) -> Source:
@@ -70,5 +66,4 @@ def _stream(split: str, stream: Any, datasets: Any) -> Iterator[Record | Problem
     for column, feature in (stream.features or {}).items():
         if isinstance(feature, datasets.Audio):
             stream = stream.cast_column(column, datasets.Audio(decode=False))
-    for number, values in enumerate(stream, start=1):
-        yield Record(Place(split, number), {k: embedded(v, number) for k, v in values.items()})
+    return numbered(stream, split)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from qrecipe.data.batches import Item, Micro
 from qrecipe.data.text import TextData
-from qrecipe.model import forward, layers, prompt
+from qrecipe.model import attention, forward, layers, prompt
 from qrecipe.model.load import LoadedBase
 from qrecipe.recipe.stage import TextLmStage
 from qrecipe.train.objectives.objective import Objective, ObjectiveInputs
@@ -150,4 +150,4 @@ class TextLmObjective(Objective):
         x = F.embedding(which.to(device), self.opened.talker.text_projection(self.tables.text(tokens.to(device))).float())
         x.index_add_(0, codec_at.to(device), self.tables.codec(rows[codec_at].to(device)).float())
         x = x.to(self.opened.compute_dtype)
-        return layers.decode(self.opened.talker.model, x, layers.PackedRows(lengths, device), lambda t: t[read]), labels[known]
+        return layers.decode(self.opened.talker.model, x, attention.PackedRows(lengths, device), lambda t: t[read]), labels[known]
