@@ -75,18 +75,12 @@ def _judge(
     low, high = interval(spec, prompts, gate.confidence, gate.label(), gate.relative)
     outcome = outcome_of(gate, low, high)
     own = per_prompt(values)
-    return Verdict(
-        gate=gate.label(),
-        metric=gate.metric,
-        data=gate.data,
-        outcome=outcome,
-        severity=gate.severity,
+    return verdict_of(
+        gate,
+        outcome,
         value=centre,
         low=finite(low),
         high=finite(high),
-        threshold=gate.threshold,
-        kind=gate.kind,
-        confidence=gate.confidence,
         prompts=len(prompts),
         prompts_needed=needed(gate, spec, prompts) if outcome == "undecided" else None,
         measured=centre_of(spec, own),
@@ -100,18 +94,13 @@ def _judge(
 
 def undecidable(gate: Gate, reason: str, outcome: Judgement) -> Verdict:
     """The verdict of a gate without values: an optional one that is skipped on this machine or with this data, or one that has nothing to judge."""
-    return Verdict(
-        gate=gate.label(),
-        metric=gate.metric,
-        data=gate.data,
-        outcome=outcome,
-        severity=gate.severity,
-        threshold=gate.threshold,
-        kind=gate.kind,
-        confidence=gate.confidence,
-        prompts=0,
-        reason=reason,
-    )
+    return verdict_of(gate, outcome, prompts=0, reason=reason)
+
+
+def verdict_of(gate: Gate, outcome: Judgement, **numbers: Any) -> Verdict:
+    """A verdict on a gate; `numbers` are its other fields."""
+    about = {name: getattr(gate, name) for name in ("metric", "data", "severity", "threshold", "kind", "confidence")}
+    return Verdict(gate=gate.label(), outcome=outcome, **about, **numbers)
 
 
 def interval(spec: MetricSpec, prompts: Prompts, confidence: float, seed: str, difference: bool) -> tuple[float, float]:

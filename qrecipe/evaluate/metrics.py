@@ -12,6 +12,7 @@ import torch
 from qrecipe.evaluate import normalise
 from qrecipe.evaluate.samples import Sample
 
+LONGEST_REPEATED = 4
 EARLY = 0.5
 """Speech that lasts less than this share of the recording has stopped early."""
 
@@ -129,11 +130,11 @@ def wer(sample: Sample) -> Ratio:
     return _rate(jiwer.process_words(" ".join(text), " ".join(transcript)), len(text))
 
 
-def repeats(words: list[str], longest: int = 4) -> int:
-    """Words that say again, at once, what stands right before them (a word, or a phrase of up to `longest` words)."""
+def repeats(words: list[str]) -> int:
+    """Words that say again, at once, what stands right before them: a word, or a phrase of up to `LONGEST_REPEATED` words."""
     count = at = 0
     while at < len(words):
-        for n in range(min(longest, at, len(words) - at), 0, -1):
+        for n in range(min(LONGEST_REPEATED, at, len(words) - at), 0, -1):
             if words[at : at + n] == words[at - n : at]:
                 count += n
                 at += n

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qrecipe.evaluate.gates import outcome_of, undecidable
+from qrecipe.evaluate.gates import outcome_of, undecidable, verdict_of
 from qrecipe.evaluate.intervals import RESAMPLES, Floats, none_of
 from qrecipe.files import digest
 from qrecipe.inputs.documents.ballots import Ballot
@@ -70,26 +70,17 @@ def judge_preference(gate: Gate, ballots: Sequence[Ballot], pairs: Sequence[Pair
     value = float(np.mean([v.value for v in votes]))
     low, high = interval(votes, gate.confidence, gate.label())
     by_listener = {name: [v.value for v in votes if v.listener == name] for name in sorted({v.listener for v in votes})}
-    return Verdict(
-        gate=gate.label(),
-        metric=gate.metric,
-        data=gate.data,
-        outcome=outcome_of(gate, low, high),
-        severity=gate.severity,
+    means = {name: sum(vs) / len(vs) for name, vs in by_listener.items()}
+    return verdict_of(
+        gate,
+        outcome_of(gate, low, high),
         value=value,
         low=low,
         high=high,
-        threshold=gate.threshold,
-        kind=gate.kind,
-        confidence=gate.confidence,
         prompts=len({v.line for v in votes}),
         measured=value,
-        slices={"listener": {name: sum(vs) / len(vs) for name, vs in by_listener.items()}} if len(by_listener) > 1 else {},
-        evaluator={
-            "listeners": len(by_listener),
-            "votes": len(votes),
-            "ballots": digest(sorted(b.sha256 for b in ballots)),
-        },
+        slices={"listener": means} if len(means) > 1 else {},
+        evaluator={"listeners": len(means), "votes": len(votes), "ballots": digest(sorted(b.sha256 for b in ballots))},
     )
 
 

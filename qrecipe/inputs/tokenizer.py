@@ -10,16 +10,18 @@ from __future__ import annotations
 import re
 import unicodedata
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from qrecipe.errors import BaseModelError, Place, Problem
 from qrecipe.files import read_json
 from qrecipe.inputs.texts import unsayable
+
+T = TypeVar("T")
 
 QWEN_PATTERN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 """Pre-tokenizer pattern of the Qwen2 tokenizer (transformers, tokenization_qwen2.py, `PRETOKENIZE_REGEX`)."""
@@ -49,34 +51,21 @@ def clean_text(text: str) -> str:
     return unicodedata.normalize("NFC", text).strip()
 
 
-class _Words(dict[str, tuple[int, ...]]):
-    """Token ids of words, all but a text's first with the space before them.
+class _OfWords(dict[str, T]):
+    """A value of every word, all but a text's first with the space before them; computed once for most.
 
     No part that the pattern cuts out has a space behind another character. So words that single spaces separate are
     tokenised alone as they are in their text, and a million sentences hold few of them.
     """
 
-    def __init__(self, tokenizer: TextTokenizer) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, compute: Callable[[str], T]) -> None:
+        self._compute = compute
 
-    def __missing__(self, word: str) -> tuple[int, ...]:
-        ids = tuple(self._tokenizer.ids(word))
+    def __missing__(self, word: str) -> T:
+        value = self._compute(word)
         if len(self) < MAX_WORDS:
-            self[word] = ids
-        return ids
-
-
-class _Lengths(dict[str, int]):
-    """Tokens of words."""
-
-    def __init__(self, words: _Words) -> None:
-        self._words = words
-
-    def __missing__(self, word: str) -> int:
-        length = len(self._words[word])
-        if len(self) < MAX_WORDS:
-            self[word] = length
-        return length
+            self[word] = value
+        return value
 
 
 @dataclass(frozen=True)
@@ -190,7 +179,7 @@ class TextTokenizer:
         return array("i", map(len, bodies)), set(chain.from_iterable(bodies))
 
     def _spaced(self, text: str) -> list[str] | None:
-        """The words of a text as `_Words` has them; None where they cannot be tokenised alone."""
+        """The words of a text as `_OfWords` has them; None where they cannot be tokenised alone."""
         plain = self._whole and "\0" not in text and " ".join(text.split()) == text and not self._any_special.search(text)
         return text.replace(" ", "\0 ").split("\0") if plain else None
 
@@ -201,12 +190,12 @@ class TextTokenizer:
         return len(self._role) == ROLE_TOKENS and len(self._close) == CLOSE_TOKENS and self.ids(assistant_text("a")) == around
 
     @cached_property
-    def _lengths(self) -> _Lengths:
-        return _Lengths(self._words)
+    def _lengths(self) -> _OfWords[int]:
+        return _OfWords(lambda word: len(self._words[word]))
 
     @cached_property
-    def _words(self) -> _Words:
-        return _Words(self)
+    def _words(self) -> _OfWords[tuple[int, ...]]:
+        return _OfWords(lambda word: tuple(self.ids(word)))
 
     @cached_property
     def _any_special(self) -> re.Pattern[str]:

@@ -44,13 +44,13 @@ class RunPlan(Planned):
         return digest(self.plan.stages[stage].inputs._replace(before=before))
 
 
-def complete_plan(loaded: LoadedRecipe, hashes: FileHashes | None = None, tell: Callable[[str], None] | None = None) -> RunPlan:
+def complete_plan(loaded: LoadedRecipe, tell: Callable[[str], None] | None = None) -> RunPlan:
     """Plans a recipe so that it can be carried out. Raises `UserError`.
 
     The base is fetched if need be, but not for a recipe with other problems. `tell` hears of it before, since that may
     take minutes.
     """
-    hashes = hashes or FileHashes()
+    hashes = FileHashes()
     planned = make_plan(loaded, hashes)
     require_data(planned)
     if tell is not None and planned.plan.base.identity is None:

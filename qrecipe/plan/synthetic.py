@@ -177,9 +177,7 @@ class _Sources:
     """Reads the files that synthetic datasets are made from, and collects problems."""
 
     def __init__(self, loaded: LoadedRecipe, base: BaseInfo, hashes: FileHashes) -> None:
-        self.loaded = loaded
-        self.base = base
-        self.hashes = hashes
+        self.loaded, self.base, self.hashes = loaded, base, hashes
         self.problems = Problems()
 
     def listener(self) -> object:

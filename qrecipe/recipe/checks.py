@@ -39,7 +39,7 @@ def check(recipe: Recipe, node: Node, root: Path, written: Node | None = None) -
         _languages(recipe, node),
         _datasets(recipe, node, root),
         _stages(recipe, node),
-        _accept(recipe, node),
+        _gates(recipe, node),
         _finish(recipe, node),
         _likelihood_alone(recipe, node),
         _unjudged(recipe, node),
@@ -120,8 +120,6 @@ def _stages(recipe: Recipe, node: Node) -> Iterator[Problem]:
         yield from _mixture(stage, n)
         if not OBJECTIVES[stage.objective].speaks:
             yield from _language_rows(stage, n)
-        for j, gate in enumerate(stage.gates):
-            yield from _gate(recipe, gate, n.at("gates", j))
         if stage.select is not None:
             yield from _select(recipe, stage.select, n.at("select"))
         if isinstance(stage, RewardStage):
@@ -211,10 +209,11 @@ def _language_rows(stage: Stage, n: Node) -> Iterator[Problem]:
             yield n.at("train", j, "rows").problem("QR024", message, "train it in a `speech` or `respell` stage")
 
 
-def _accept(recipe: Recipe, node: Node) -> Iterator[Problem]:
+def _gates(recipe: Recipe, node: Node) -> Iterator[Problem]:
+    for gate, n in gates_with_nodes(recipe, node):
+        yield from _gate(recipe, gate, n)
     for j, gate in enumerate(recipe.accept):
         n = node.at("accept", j)
-        yield from _gate(recipe, gate, n)
         if gate.baseline == "previous":
             message = "`accept` judges the final model, which has no previous stage"
             yield n.at("baseline").problem("QR027", message, "use `baseline: base`")

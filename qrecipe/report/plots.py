@@ -54,7 +54,7 @@ def _svg(chart: Any) -> str:
     return text
 
 
-def curves(title: str, lines: Mapping[str, Sequence[tuple[int, float]]], x: str = "step") -> str:
+def curves(title: str, lines: Mapping[str, Sequence[tuple[int, float]]]) -> str:
     """Lines over steps as a figure, with where each begins and ends in words. Nothing where there are no points."""
     lines = {name: points for name, points in lines.items() if points}
     if not lines:
@@ -63,7 +63,7 @@ def curves(title: str, lines: Mapping[str, Sequence[tuple[int, float]]], x: str 
     for name, points in list(lines.items())[:COLOURS]:
         chart.add(name, spread(points), stroke_style=None)
     ends = "; ".join(
-        f"{name} {p[0][1]:.4g} at {x} {p[0][0]:,}" + (f", {p[-1][1]:.4g} at {x} {p[-1][0]:,}" if len(p) > 1 else "")
+        f"{name} {p[0][1]:.4g} at step {p[0][0]:,}" + (f", {p[-1][1]:.4g} at step {p[-1][0]:,}" if len(p) > 1 else "")
         for name, p in lines.items()
     )
     return f"<figure>{_svg(chart)}<figcaption><b>{html.escape(title)}</b>: {html.escape(ends)}</figcaption></figure>"

@@ -60,9 +60,7 @@ HEADS = ("variant", "training", "value", "interval", "against the recipe as it i
 
 def table(metric: str, ranked: Sequence[Ranked]) -> Table:
     """The variants, the best first."""
-    shown = plain_table(f"variants by {metric}")
-    for head in HEADS:
-        shown.add_column(head, overflow="fold")
+    shown = plain_table(f"variants by {metric}", *HEADS)
     for row in ranked:
         shown.add_row(*map(escape, row.cells()))
     return shown

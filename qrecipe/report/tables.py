@@ -9,7 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
-from rich.table import Table
+from rich.table import Column, Table
 
 if TYPE_CHECKING:
     from qrecipe.bundle.merge import Shared
@@ -175,9 +175,7 @@ def _length(stage: PlannedStage) -> str:
 
 def verdict_table(where: str, verdicts: Sequence[dict[str, Any]]) -> Table:
     """Gates of one stage with what decided them."""
-    table = plain_table(f"gates after {where}" if where != "accept" else "accept")
-    for column in ("gate", "value", "interval", "n", "outcome"):
-        table.add_column(column, overflow="fold")
+    table = plain_table(f"gates after {where}" if where != "accept" else "accept", "gate", "value", "interval", "n", "outcome")
     styles = {"pass": "green", "fail": "red", "undecided": "yellow", "skipped": "yellow"}
     for v in verdicts:
         if v["value"] is None:
@@ -199,9 +197,7 @@ def verdict_table(where: str, verdicts: Sequence[dict[str, Any]]) -> Table:
 
 def statistics_table(title: str, statistics: Mapping[str, Statistic]) -> Table:
     """Metrics of one model: value, interval, what recordings have."""
-    table = plain_table(escape(title))
-    for column in ("metric", "value", "interval", "recordings", "95 % of prompts", "n", "slices"):
-        table.add_column(column, overflow="fold")
+    table = plain_table(escape(title), "metric", "value", "interval", "recordings", "95 % of prompts", "n", "slices")
     for name, s in statistics.items():
         recordings = "-" if s.recordings is None else f"{s.recordings:.4g}"
         spread = f"{s.spread[0]:.4g} to {s.spread[1]:.4g}"
@@ -212,9 +208,7 @@ def statistics_table(title: str, statistics: Mapping[str, Statistic]) -> Table:
 
 def comparison_table(title: str, comparison: Comparison) -> Table:
     """Differences of two models."""
-    table = plain_table(escape(title))
-    for column in ("metric", "A", "B", "B - A", "interval", "n", "B is"):
-        table.add_column(column, overflow="fold")
+    table = plain_table(escape(title), "metric", "A", "B", "B - A", "interval", "n", "B is")
     styles = {"better": "green", "worse": "red", "undecided": "yellow"}
     for name, s in comparison.differences.items():
         verdict = comparison.verdicts[name]
@@ -226,9 +220,7 @@ def comparison_table(title: str, comparison: Comparison) -> Table:
 
 def probe_table(probes: Sequence[dict[str, Any]]) -> Table:
     """Gates that were tried on recordings and on corrupted copies."""
-    table = plain_table("gates tried on recordings")
-    for column in ("gate", "recordings", "spoilt", "verdict"):
-        table.add_column(column, overflow="fold")
+    table = plain_table("gates tried on recordings", "gate", "recordings", "spoilt", "verdict")
     for p in probes:
         if not p["tried"]:
             table.add_row(escape(p["gate"]), "-", "-", f"[yellow]not tried: {escape(p['reason'])}[/]")
@@ -242,9 +234,7 @@ def probe_table(probes: Sequence[dict[str, Any]]) -> Table:
 
 def server_table(title: str, checks: Sequence[Check]) -> Table:
     """Servers with their answer to a bundle."""
-    table = plain_table(escape(title))
-    for column in ("server", "version", "takes", "why", "what to do"):
-        table.add_column(column, overflow="fold")
+    table = plain_table(escape(title), "server", "version", "takes", "why", "what to do")
     styles = {"yes": "green", "with care": "yellow", "no": "red"}
     for check in checks:
         for i, f in enumerate(check.findings or (None,)):
@@ -257,9 +247,7 @@ def server_table(title: str, checks: Sequence[Check]) -> Table:
 
 def shared_table(shared: Sequence[Shared], rule: str) -> Table:
     """Weights that several packs changed."""
-    table = plain_table(f"weights that several packs changed, merged by `{rule}`")
-    for column in ("tensor", "packs", "elements", "of"):
-        table.add_column(column, overflow="fold")
+    table = plain_table(f"weights that several packs changed, merged by `{rule}`", "tensor", "packs", "elements", "of")
     for s in shared:
         table.add_row(s.tensor, escape(", ".join(s.packs)), f"{s.elements:,}", f"{s.of:,}")
     return table
@@ -267,18 +255,17 @@ def shared_table(shared: Sequence[Shared], rule: str) -> Table:
 
 def data_table(reports: Sequence[Report]) -> Table:
     """Datasets as `prepare` measured them."""
-    table = plain_table("data")
-    for column in ("dataset", "language", "rows", "skipped", "minutes", "tokens/char", "tokens/s", "voices", "cosine"):
-        table.add_column(column, overflow="fold")
+    table = plain_table("data", "dataset", "language", "rows", "skipped", "minutes", "tokens/char", "tokens/s", "voices", "cosine")
     for r in reports:
         measured = [r.minutes, r.tokens_per_character, r.tokens_per_second, r.speakers, r.speaker_cosine]
         table.add_row(r.dataset, r.language, f"{r.rows:,}", str(r.skipped), *("-" if c is None else str(c) for c in measured))
     return table
 
 
-def plain_table(title: str) -> Table:
-    """A table without lines between its columns."""
-    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), collapse_padding=True)
+def plain_table(title: str, *columns: str) -> Table:
+    """A table without lines between its columns, in which long text is folded."""
+    heads = [Column(name, overflow="fold") for name in columns]
+    return Table(*heads, title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), collapse_padding=True)
 
 
 def heard_lines(dataset: str, about: Mapping[str, Any]) -> list[str]:
