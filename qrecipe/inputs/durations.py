@@ -9,20 +9,13 @@ from pathlib import Path
 
 from qrecipe.hash_table import UNMEASURED
 from qrecipe.hashes import FileHashes
-from qrecipe.inputs.row_table import NO_LENGTH, Row, Rows
+from qrecipe.inputs.row_table import NO_LENGTH, Rows
 from qrecipe.inputs.wav import read_wav, wav_by_start
 from qrecipe.qwen3 import FRAMES_PER_SECOND
 
 
-def seconds(row: Row, hashes: FileHashes) -> float | None:
-    """Seconds of a row's recording; None if that is not known."""
-    if row.codes is not None:
-        return len(row.codes) / FRAMES_PER_SECOND
-    return hashes.seconds_of_all([str(row.audio)], by_header)[0] if row.audio is not None else None
-
-
 def lengths(rows: Rows, hashes: FileHashes) -> Iterator[float | None]:
-    """Seconds of every row's recording, as `seconds` gives them, read as far as they are asked for, and once for a manifest."""
+    """Seconds of every row's recording or codes, None where they are not known; read as far as they are asked for, and once for a manifest."""
     folder, audio = str(rows.folder), rows.column("audio")
     rows.seconds.extend([UNMEASURED] * (len(rows) - len(rows.seconds)))
     for share in rows.shares():

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from qrecipe.hashes import FileHashes
-from qrecipe.inputs.durations import lengths, seconds
+from qrecipe.inputs.durations import lengths
 from qrecipe.plan.compute import Compute
 from qrecipe.plan.planned import Planned
 from qrecipe.plan.synthetic import frames_of_text
@@ -147,10 +147,11 @@ def _speaking(planned: Planned, computes: dict[str, Compute], hashes: FileHashes
     for data, prompts, times in heard:
         if data not in planned.manifests:
             return None
-        rows = planned.manifests[data].rows[:prompts]
+        rows = planned.manifests[data].rows
+        spoken = list(zip(rows[:prompts], lengths(rows, hashes)))
         ways = len(evaluation.seeds) * len(evaluation.layouts) * len(evaluation.kinds)
-        frames = ways * FRAMES_PER_SECOND * sum(seconds(r, hashes) or frames_of_text(r.text) / FRAMES_PER_SECOND for r in rows)
-        at_once = max((n for n in SPEAKING if n <= max(1, len(rows) * ways / gpus)), default=1)
+        frames = ways * FRAMES_PER_SECOND * sum(seconds or frames_of_text(r.text) / FRAMES_PER_SECOND for r, seconds in spoken)
+        at_once = max((n for n in SPEAKING if n <= max(1, len(spoken) * ways / gpus)), default=1)
         total += times * frames / (SPEAKING[at_once] * speed)
     for synthetic in {t.dataset: t for s in planned.plan.stages for t in s.taught}.values():
         if synthetic.seconds is None and synthetic.frames:
