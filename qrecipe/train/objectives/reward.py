@@ -102,10 +102,10 @@ class _Group:
     rollouts: list[Rollout]
     advantages: torch.Tensor
     """[samples]."""
-    references: list[LogProbs]
-    """Of each sample by the reference; empty without a divergence."""
-    drawn: list[LogProbs]
-    """Of each sample when it was drawn; empty where samples are used once, since the ratio is 1 then."""
+    references: Sequence[LogProbs | None]
+    """Of each sample by the reference; None without a divergence."""
+    drawn: Sequence[LogProbs | None]
+    """Of each sample when it was drawn; None where samples are used once, since the ratio is 1 then."""
 
     @property
     def learns(self) -> bool:
@@ -180,7 +180,7 @@ class RewardObjective(Objective):
         grouped = [scores[i : i + n] for i in range(0, len(scores), n)]
         for item, samples, heard in zip(items, rollouts, grouped, strict=True):
             rewards = torch.tensor([s.reward for s in heard], dtype=torch.float64)
-            self._groups[item.dataset, item.index] = _Group(samples, leave_one_out(rewards).float(), [], [])
+            self._groups[item.dataset, item.index] = _Group(samples, leave_one_out(rewards).float(), [None] * n, [None] * n)
         return grouped
 
     def loss_sums(self, micro: Micro, step: int) -> dict[str, torch.Tensor]:
@@ -322,8 +322,7 @@ class RewardObjective(Objective):
         """Sums over all codes of the samples of these groups."""
         rollouts = [r for g in groups for r in g.rollouts]
         now = self._log_probs(rollouts, self.tables)
-        drawn = [d for g in groups for d in _or_none(g.drawn, g)]
-        references = [r for g in groups for r in _or_none(g.references, g)]
+        drawn, references = [d for g in groups for d in g.drawn], [r for g in groups for r in g.references]
         advantages = torch.cat([g.advantages for g in groups]).tolist()
         policy, divergences = [], []
         for sample, before, reference, advantage in zip(now, drawn, references, advantages, strict=True):
@@ -350,9 +349,9 @@ class RewardObjective(Objective):
             state[f"{k}.advantages"] = group.advantages
             for j, rollout in enumerate(group.rollouts):
                 state[f"{k}.{j}.codes"] = rollout.codes
-                for kind, read in (("reference", group.references), ("drawn", group.drawn)):
-                    for term in self.terms if read else ():
-                        state[f"{k}.{j}.{kind}.{term}"] = getattr(read[j], term).clone()  # of its own storage
+                for kind, read in (("reference", group.references[j]), ("drawn", group.drawn[j])):
+                    for term in self.terms if read is not None else ():
+                        state[f"{k}.{j}.{kind}.{term}"] = getattr(read, term).clone()  # of its own storage
         return state
 
     def set_state(self, state: dict[str, torch.Tensor]) -> None:
@@ -368,16 +367,12 @@ class RewardObjective(Objective):
             codes = [state[f"{k}.{j}.codes"] for j in range(self.stage.samples)]
             rollouts = [replace(spoken, codes=c, cut=len(c) >= spoken.cap) for c in codes]
 
-            def read(kind: str, k: int = k) -> list[LogProbs]:
+            def read(kind: str, k: int = k) -> list[LogProbs | None]:
                 parts = [[state.get(f"{k}.{j}.{kind}.{t}") for t in ("talker", "predictor")] for j in range(self.stage.samples)]
-                known = [LogProbs(*(None if t is None else t.to(device) for t in part)) for part in parts]
-                return known if any(t is not None for t in parts[0]) else []
+                moved = [[None if t is None else t.to(device) for t in part] for part in parts]
+                return [LogProbs(*part) if any(t is not None for t in part) else None for part in moved]
 
             self._groups[item.dataset, index] = _Group(rollouts, state[f"{k}.advantages"], read("reference"), read("drawn"))
-
-
-def _or_none(read: list[LogProbs], group: _Group) -> Sequence[LogProbs | None]:
-    return read or [None] * len(group.rollouts)
 
 
 def leave_one_out(rewards: torch.Tensor) -> torch.Tensor:
