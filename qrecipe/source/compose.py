@@ -7,7 +7,7 @@ folder are relative to the file that states them and are rewritten relative to t
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from string import Template
 
@@ -38,8 +38,6 @@ class Composed:
 
     node: Node
     problems: Problems
-    files: list[Path] = field(default_factory=list)
-    """Every file that was read, the recipe first."""
 
 
 def compose(path: Path, sets: list[str], shown: str | None = None) -> Composed:
@@ -58,7 +56,7 @@ def compose(path: Path, sets: list[str], shown: str | None = None) -> Composed:
             loading.problems += e.problems
     node, missing = _substitute(node, node.get("template") is not None)
     loading.problems += missing
-    return Composed(loading.rebased(node), loading.problems, list(loading.folders.values()))
+    return Composed(loading.rebased(node), loading.problems)
 
 
 class _Loading:
