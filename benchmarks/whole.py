@@ -11,6 +11,7 @@ import os
 import random
 import shutil
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -80,12 +81,8 @@ def run(base: str, work: Path, hours: float, prompts: int) -> dict[str, Any]:
     recipe = _project(folder, base, hours, prompts)
     os.environ |= {"QRECIPE_CACHE": str(folder / "cache"), "QRECIPE_ALLOW": str(work)}
 
-    def listen(self: Any, audios: list[Any], language: str) -> list[str]:
-        time.sleep(LISTENING_SECONDS * len(audios))
-        return ["ba da ga"] * len(audios)
-
     # a run of minutes writes one checkpoint a stage at most, and the disk check counts on more
-    with mock.patch.object(EvaluatorSet, "_transcribe", listen), mock.patch("qrecipe.run.disk.require"):
+    with mock.patch.object(EvaluatorSet, "_recognises", return_value=_Stub()), mock.patch("qrecipe.run.disk.require"):
         began = time.perf_counter()
         plan = complete_plan(load(recipe))
         outcome = run_plan(plan, RunOptions(folder / "runs", folder / "bundles"))
@@ -96,6 +93,14 @@ def run(base: str, work: Path, hours: float, prompts: int) -> dict[str, Any]:
         "s": round(seconds, 1),
         "phases": {name: round(s, 1) for name, s in outcome.seconds.items()},
     }
+
+
+class _Stub:
+    """A `Recogniser` that takes its time and always answers the same words."""
+
+    def transcribe(self, audios: Sequence[Any], language: str) -> list[str]:
+        time.sleep(LISTENING_SECONDS * len(audios))
+        return ["ba da ga"] * len(audios)
 
 
 def respelled(base: str, work: Path, sentences: int) -> dict[str, Any]:
