@@ -42,7 +42,10 @@ class Sampler:
         """
         self._own = [Item(d, i, n) for d, lengths in sources.items() if d not in shares for i, n in enumerate(lengths)]
         self._others = {d: [Item(d, i, n) for i, n in enumerate(sources[d])] for d in sources if d in shares}
-        self._shares, self._batch, self.seed, self.updates = shares, batch, seed, updates
+        self._shares = shares
+        self._batch = batch
+        self.seed = seed
+        self.updates = updates
 
     def epoch(self, number: int) -> list[list[Micro]]:
         """The global batches of one epoch: every own row once, and as much of the others as their shares ask for."""

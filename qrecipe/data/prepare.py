@@ -116,8 +116,21 @@ def _speech_row(
     if streaming_only and len(body) > frames:
         message = f"{len(body)} text tokens and {frames} frames: the speech ends before its text arrives under `layout: streaming`"
         return Problem("QR044", message, place, "use `layout: non_streaming` or `mixed`")
-    sound = (result.codes, result.seconds, result.trimmed, row.speaker or "", row.reference, row.reference_text, row.cut, row.audio)
-    return SpeechRow(row.line, row.text, role, body, *sound, heard=result.heard)
+    return SpeechRow(
+        line=row.line,
+        text=row.text,
+        role=role,
+        body=body,
+        codes=result.codes,
+        seconds=result.seconds,
+        trimmed=result.trimmed,
+        speaker=row.speaker or "",
+        reference=row.reference,
+        reference_text=row.reference_text,
+        cut=row.cut,
+        audio=row.audio,
+        heard=result.heard,
+    )
 
 
 class _References:
@@ -168,7 +181,8 @@ class _Voices:
     """The references of a dataset, each read once."""
 
     def __init__(self, encoder: Encoder, max_seconds: float, progress: VoicesProgress | None) -> None:
-        self._encoder, self._progress = encoder, progress
+        self._encoder = encoder
+        self._progress = progress
         self._max_seconds = max_seconds
         self._read: dict[Path, Voice | AudioProblem] = {}
         self._codes: dict[Path, list[torch.Tensor]] = {}

@@ -142,5 +142,17 @@ def _row(dataset: SyntheticDataset, i: int, codes: torch.Tensor, targets: SoftTa
     """A sentence as the student reads it, with the speech of the base."""
     sentence, voice = dataset.sentences[i], dataset.voice(i)
     role, body = opened.tokenizer.assistant(sentence.text)
-    sound = (codes, len(codes) / FRAMES_PER_SECOND, 0.0, voice.name, voice, None, cut)
-    return SpeechRow(sentence.line, sentence.text, role, body, *sound, soft_targets=targets)
+    return SpeechRow(
+        line=sentence.line,
+        text=sentence.text,
+        role=role,
+        body=body,
+        codes=codes,
+        seconds=len(codes) / FRAMES_PER_SECOND,
+        trimmed=0.0,
+        speaker=voice.name,
+        reference=voice,
+        reference_text=None,
+        cut=cut,
+        soft_targets=targets,
+    )

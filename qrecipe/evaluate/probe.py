@@ -174,7 +174,10 @@ class _Values:
     def __init__(
         self, data: dict[str, SpeechData], settings: Evaluation, evaluators: EvaluatorSet, progress: OnProgress | None, total: int
     ) -> None:
-        self._data, self._settings, self._evaluators, self._progress = data, settings, evaluators, progress
+        self._data = data
+        self._settings = settings
+        self._evaluators = evaluators
+        self._progress = progress
         self._done, self._total = 0, total
         self._samples: dict[tuple[str, str | None], list[Sample]] = {}
         self._values: dict[tuple[str, str | None, str], list[Value]] = {}

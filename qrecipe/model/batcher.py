@@ -35,7 +35,9 @@ class AdaptiveBatcher(Generic[T]):
             size: of a batch, in the unit of `limit` (frames, seconds with padding).
             error: raised for an item that does not fit alone.
         """
-        self.limit, self._size, self._error = limit, size, error
+        self.limit = limit
+        self._size = size
+        self._error = error
 
     def split(self, items: Sequence[T]) -> list[Sequence[T]]:
         """All items in batches, in their order, at the present limit."""

@@ -28,7 +28,9 @@ class EvaluatorPlanner:
 
     def __init__(self, loaded: LoadedRecipe, base: BaseInfo, hashes: FileHashes, problems: Problems) -> None:
         self.loaded, self.recipe = loaded, loaded.recipe
-        self.base, self.hashes, self.problems = base, hashes, problems
+        self.base = base
+        self.hashes = hashes
+        self.problems = problems
         self.missing: dict[str, Problems] = {}
         """Reasons why an evaluator cannot be used; of those that `evaluators` has looked for."""
 

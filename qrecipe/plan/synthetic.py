@@ -177,7 +177,9 @@ class _Sources:
     """Reads the files that synthetic datasets are made from, and collects problems."""
 
     def __init__(self, loaded: LoadedRecipe, base: BaseInfo, hashes: FileHashes) -> None:
-        self.loaded, self.base, self.hashes = loaded, base, hashes
+        self.loaded = loaded
+        self.base = base
+        self.hashes = hashes
         self.problems = Problems()
 
     def listener(self) -> object:

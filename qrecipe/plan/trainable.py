@@ -105,7 +105,9 @@ class _Resolver:
     """Resolves entries of `train` against a base and collects their problems."""
 
     def __init__(self, tensors: dict[str, tuple[int, ...]], languages: dict[str, int] | None, seen: list[int] | None) -> None:
-        self.tensors, self.languages, self.seen = tensors, languages, seen
+        self.tensors = tensors
+        self.languages = languages
+        self.seen = seen
         self.problems = Problems()
 
     def _wrong(self, code: str, message: str, n: Node, help_: str | None = None) -> None:

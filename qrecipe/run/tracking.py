@@ -60,7 +60,10 @@ class Tracking:
     """Sends losses, held-out values, verdicts, sounds and the plan's hash. Passes every event on to another listener."""
 
     def __init__(self, trackers: dict[str, Any], stages: Path, listener: Listener, say: Say) -> None:
-        self._trackers, self._stages, self._listener, self._say = trackers, stages, listener, say
+        self._trackers = trackers
+        self._stages = stages
+        self._listener = listener
+        self._say = say
 
     def __call__(self, event: Event) -> None:
         """Shows an event, then sends it."""

@@ -281,7 +281,9 @@ class _Builder:
     """Builds nodes from the parser's events, which still show what a finished tree would hide."""
 
     def __init__(self, text: str, name: str, problems: Problems, loader: Any) -> None:
-        self.text, self.name, self.problems = text, name, problems
+        self.text = text
+        self.name = name
+        self.problems = problems
         self.events = yaml.parse(text, Loader=loader)
         self.values = 0
         self.quoted: list[tuple[int, int]] = []

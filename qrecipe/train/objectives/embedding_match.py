@@ -51,7 +51,10 @@ class EmbeddingMatchObjective(Objective):
     """Mean squared distance of pooled projected embeddings, over the mean squared norm of the targets."""
 
     def __init__(self, stage: EmbeddingMatchStage, opened: LoadedBase, tables: forward.Tables, data: dict[str, list[WordPair]]) -> None:
-        self.stage, self.opened, self.tables, self.data = stage, opened, tables, data
+        self.stage = stage
+        self.opened = opened
+        self.tables = tables
+        self.data = data
         self.weights = {"words": 1.0, "anchor": stage.anchor}
         self._tokens = {name: [opened.tokenizer.ids(p.native) for p in words] for name, words in data.items()}
         respelled = {name: [opened.tokenizer.ids(p.respelled) for p in words] for name, words in data.items()}

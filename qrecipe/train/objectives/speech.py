@@ -59,7 +59,11 @@ class SpeechObjective(Objective):
         terms: Collection[str] = ("talker", "predictor"),
     ) -> None:
         """`terms` are the losses that can move anything that trains; no others are computed."""
-        self.stage, self.opened, self.tables, self.data, self.seed = stage, opened, tables, data, seed
+        self.stage = stage
+        self.opened = opened
+        self.tables = tables
+        self.data = data
+        self.seed = seed
         self.ids = prompt.ControlIds.of(opened.config)
         self._prefetcher: Prefetcher[prompt.SpeechBatch | CachedBatch] = Prefetcher()
         self._states: States | None = None

@@ -29,7 +29,10 @@ class TextLmObjective(Objective):
         self, stage: TextLmStage, opened: LoadedBase, tables: forward.Tables, data: dict[str, TextData], seen: list[int], seed: int
     ) -> None:
         """`seen` are the rows of the text embedding that are predicted."""
-        self.stage, self.opened, self.tables, self.data = stage, opened, tables, data
+        self.stage = stage
+        self.opened = opened
+        self.tables = tables
+        self.data = data
         self.weights = {"text": 1.0}
         self.ids = prompt.ControlIds.of(opened.config)
         device = opened.device
