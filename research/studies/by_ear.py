@@ -16,10 +16,12 @@ import json
 import shutil
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from sentences import sentences
+
+from qrecipe.qwen3 import Layout
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -158,7 +160,7 @@ Errors = dict[str, tuple[int, int]]
 """By sentence: misunderstood characters over all seeds, and characters."""
 
 
-def judge(language: str, model: str) -> dict[str, Errors]:
+def judge(language: str, model: str, layout: Layout) -> dict[str, Errors]:
     """What Whisper base hears when stock `qwen_tts` says the language's sentences by a model, and English ones."""
     import torch
     from faster_whisper import WhisperModel
@@ -188,7 +190,7 @@ def judge(language: str, model: str) -> dict[str, Errors]:
         errors: Errors = {}
         texts = judged(name)
         for seed in range(SEEDS):
-            said = speak(opened, [Utterance(t, spoken, voice) for t in texts], layout="streaming", seed=seed, max_frames=MAX_FRAMES)
+            said = speak(opened, [Utterance(t, spoken, voice) for t in texts], layout=layout, seed=seed, max_frames=MAX_FRAMES)
             ended = sum(len(s.codes) < MAX_FRAMES for s in said)
             likeness = [float(torch.nn.functional.cosine_similarity(opened.x_vector(s.audio), voice, dim=0)) for s in said]
             print(f"{model} {name} seed {seed}: {ended} of {len(said)} ended, likeness {np.mean(likeness):.3f}", flush=True)
@@ -230,12 +232,13 @@ def main() -> None:
     writing.add_argument("--steps", type=int, default=400)
     writing.add_argument("--rewarded", type=int, default=0, help="rewarded steps after the others")
     writing.add_argument("--recogniser", default="wheel:whisper-base")
+    judging.add_argument("--layout", choices=get_args(Layout), default="streaming")
     judging.add_argument("models", nargs="+", help="the last one is what the others are compared with")
     o = parser.parse_args()
     if o.command == "write":
         write(o.language, o.folder, o.sentences, {"takes": o.takes, "steps": o.steps, "rewarded": o.rewarded, "recogniser": o.recogniser})
         return
-    results = {model: judge(o.language, model) for model in o.models}
+    results = {model: judge(o.language, model, o.layout) for model in o.models}
     for model, of in results.items():
         for name, errors in of.items():
             rate, less = interval(errors), interval(errors, results[o.models[-1]][name])
