@@ -118,7 +118,7 @@ def _manifest(content: BundleContent, rows: dict[str, int], files: dict[str, str
         plan=plan.hash,
         base=content.lock.base,
         languages={
-            k: BundleLanguage(bcp47=v.bcp47, token_id=rows[k], replace=content.replacements.get(k, Replacements()).table)
+            k: BundleLanguage(bcp47=v.bcp47, token_id=rows[k], replace=content.replacements.get(k, Replacements()).table, lead=v.lead)
             for k, v in plan.languages.items()
         },
         base_tags=_earlier_tags(content.base),
@@ -190,8 +190,8 @@ def build_packs(composition: Composition, verdicts: dict[str, list[Verdict]], bu
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(pack.files[name])
         write_text(folder / VERDICTS, _verdicts_text(verdicts, {}))
-        tags = {k: v.bcp47 for m in manifests for k, v in m.languages.items()}
-        languages = {k: BundleLanguage(bcp47=tags[k], token_id=row) for k, row in composition.rows.items()}
+        packed = {k: language for m in manifests for k, language in m.languages.items()}
+        languages = {k: packed[k].model_copy(update={"token_id": row}) for k, row in composition.rows.items()}
         manifest = BundleManifest(
             bundle=1,
             name=composition.name,

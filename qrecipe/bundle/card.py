@@ -37,7 +37,7 @@ def model_card(
         *_front_matter([v.bcp47 for v in plan.languages.values()], plan.base.model, **_sources(plan)),
         *_introduction(plan),
         *_use(next(iter(plan.languages))),
-        *_languages({name: (v.bcp47, v.token_id) for name, v in plan.languages.items()}),
+        *_languages({name: (v.bcp47, v.token_id, v.lead) for name, v in plan.languages.items()}),
         *_replacements(replacements or {}),
         *_serving(plan.bundle, {k: v.token_id for k, v in plan.languages.items() if v.token_id is not None}),
         *_training(plan, stages),
@@ -61,7 +61,7 @@ def packs_card(manifest: BundleManifest, rule: str, verdicts: dict[str, list[Ver
         f"qrecipe from language packs on {escape(base.model)}{revision}.",
         "",
         *_use(next(iter(languages))),
-        *_languages({k: (v.bcp47 or "-", v.token_id) for k, v in languages.items()}),
+        *_languages({k: (v.bcp47 or "-", v.token_id, v.lead) for k, v in languages.items()}),
         *_serving(f"{manifest.name}-{manifest.version}", {k: v.token_id for k, v in languages.items()}),
         "## Packs",
         "",
@@ -129,9 +129,14 @@ def _use(language: str) -> list[str]:
     ]
 
 
-def _languages(languages: Mapping[str, tuple[str, int | None]]) -> list[str]:
-    rows = [f"| {escape(name)} | {escape(tag)} | {row} |" for name, (tag, row) in languages.items()]
-    return ["## Languages added", "", "| language | BCP 47 | row |", "|---|---|---|", *rows, ""]
+def _languages(languages: Mapping[str, tuple[str, int | None, float]]) -> list[str]:
+    rows = [f"| {escape(name)} | {escape(tag)} | {row} |" for name, (tag, row, _) in languages.items()]
+    leads = [
+        f"What is said in {escape(name)} begins with {lead:g} s of silence, in which the text runs ahead of the speech.\n"
+        for name, (_, _, lead) in languages.items()
+        if lead
+    ]
+    return ["## Languages added", "", "| language | BCP 47 | row |", "|---|---|---|", *rows, "", *leads]
 
 
 def _replacements(replacements: Mapping[str, Replacements]) -> list[str]:

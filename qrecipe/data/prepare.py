@@ -37,6 +37,8 @@ class Requirements:
     """Rows without any reference recording cannot be used; otherwise they have no speaker."""
     in_context: bool = True
     """References whose text is known are encoded, for in-context prompts."""
+    lead: int = 0
+    """Frames of silence that these rows will begin with."""
 
 
 def prepare(
@@ -64,7 +66,7 @@ def prepare(
     for row in rows:
         result = next(results) if row.codes is None else _from_codes(row.codes, encoder)
         place = Place(dataset.path, row.line, 1)
-        ready = _speech_row(row, result, encoder.opened.tokenizer, place, requirements.streaming_only)
+        ready = _speech_row(row, result, encoder.opened.tokenizer, place, requirements)
         if isinstance(ready, SpeechRow):
             data.rows.append(ready)
         else:
@@ -101,7 +103,7 @@ def _from_codes(frames: Codes, encoder: Encoder) -> Encoded | str:
 
 
 def _speech_row(
-    row: Row, result: Encoded | AudioProblem | str, tokenizer: TextTokenizer, place: Place, streaming_only: bool
+    row: Row, result: Encoded | AudioProblem | str, tokenizer: TextTokenizer, place: Place, requirements: Requirements
 ) -> SpeechRow | Problem:
     """A row with its codes, or why it cannot be used."""
     if isinstance(result, str):
@@ -112,8 +114,8 @@ def _speech_row(
     why = rate_problem(row.text, result.seconds - result.trimmed)
     if why is not None:
         return Problem("QR044", why, place)
-    frames = result.codes.shape[0]
-    if streaming_only and len(body) > frames:
+    frames = result.codes.shape[0] + requirements.lead
+    if requirements.streaming_only and len(body) > frames:
         message = f"{len(body)} text tokens and {frames} frames: the speech ends before its text arrives under `layout: streaming`"
         return Problem("QR044", message, place, "use `layout: non_streaming` or `mixed`")
     return SpeechRow(

@@ -27,6 +27,8 @@ def content_of(loaded: LoadedRecipe, dataset: Dataset, manifest: Manifest, hashe
         limits = dataset.filter.model_dump(exclude_none=True)
         recogniser = loaded.recipe.evaluators.asr if dataset.filter.max_cer is not None else None
         own += [limits, recogniser.model_dump(mode="json") if recogniser is not None else None] if limits else []
+    if lead := loaded.recipe.lead(dataset.language):
+        own.append({"lead": lead})
     whole.update("".join(["]", *(f",{canonical_json(v)}" for v in own), "]"]).encode(errors=NOT_UTF8))
     return whole.hexdigest()
 

@@ -283,7 +283,8 @@ def _outruns(context: Context) -> Iterator[Problem]:
             if manifest is None or manifest.token_counts is None:
                 continue
             if use.dataset not in outrunning:
-                outrunning[use.dataset] = _late(manifest, context.hashes)
+                language = context.loaded.recipe.datasets[use.dataset].language
+                outrunning[use.dataset] = _late(manifest, context.hashes, context.loaded.recipe.lead(language))
             late = outrunning[use.dataset]
             if late:
                 first = f"(the first in line {late[0]})"
@@ -292,13 +293,13 @@ def _outruns(context: Context) -> Iterator[Problem]:
                 yield node.at("data", j).problem("QR044", message, help_, "warning")
 
 
-def _late(manifest: Manifest, hashes: FileHashes) -> list[int]:
-    """Lines of the texts that have more tokens than their recording has frames."""
+def _late(manifest: Manifest, hashes: FileHashes, lead: int) -> list[int]:
+    """Lines of the texts that have more tokens than their recording has frames after so many of silence."""
     lines, tokens = manifest.rows.column("line"), manifest.token_counts or ()
     return [
         line
         for line, count, seconds in zip(lines, tokens, lengths(manifest.rows, hashes))
-        if seconds is not None and count > seconds * FRAMES_PER_SECOND
+        if seconds is not None and count > seconds * FRAMES_PER_SECOND + lead
     ]
 
 

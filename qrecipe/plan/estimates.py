@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from qrecipe.hashes import FileHashes
 from qrecipe.inputs.durations import lengths
 from qrecipe.inputs.manifest import Manifest
@@ -43,8 +45,10 @@ def _volume(stage: Stage, resolved: PlannedStage, planned: Planned, hashes: File
     if isinstance(stage, RewardStage):  # what it learns from is spoken, every sentence several times
         samples, texts = stage.samples, {u.dataset: planned.manifests[u.dataset].rows for u in own}
         synthetic = {name: sum(frames_of_text(r.text) for r in rows) for name, rows in texts.items()}
-    parts = [_read(planned.manifests[u.dataset], hashes, stage.objective == "text_lm", synthetic.get(u.dataset)) for u in own]
-    known = [p for p in parts if p is not None]
+    text, recipe = stage.objective == "text_lm", planned.loaded.recipe
+    parts = [_read(planned.manifests[u.dataset], hashes, text, synthetic.get(u.dataset)) for u in own]
+    leads = [0 if text else recipe.lead(recipe.datasets[u.dataset].language) for u in own]
+    known = [replace(p, frames=p.frames + lead * p.rows) for p, lead in zip(parts, leads, strict=True) if p is not None]
     if len(known) < len(parts):
         return None
     rows, frames, tokens = (samples * sum(getattr(v, k) for v in known) / rest for k in ("rows", "frames", "tokens"))

@@ -61,8 +61,8 @@ class StageInputs(NamedTuple):
 
 
 def start_inputs(identity: str | None, languages: Mapping[str, Any], seed: int) -> StartInputs:
-    """Inputs of the first state of a run. `languages` are models of the plan."""
-    return StartInputs("start", NUMERICS, identity, {k: v.model_dump() for k, v in languages.items()}, seed)
+    """Inputs of the first state of a run. `languages` are models of the plan. Their lead changes datasets, and no row."""
+    return StartInputs("start", NUMERICS, identity, {k: v.model_dump(exclude={"lead"}) for k, v in languages.items()}, seed)
 
 
 def select_inputs(

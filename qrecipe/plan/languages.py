@@ -33,7 +33,7 @@ def plan_languages(loaded: LoadedRecipe, base: BaseInfo) -> tuple[dict[str, Plan
                 n = node.at("init", "mean_of", i) if language.init.mean_of else node.at("init", "copy")
                 help_ = suggest(source, base.languages)
                 problems.append(n.problem("QR020", f"the base knows no language `{source}`", help_))
-        planned[key] = PlannedLanguage(bcp47=language.bcp47, token_id=row, init=language.init.sources)
+        planned[key] = PlannedLanguage(bcp47=language.bcp47, token_id=row, init=language.init.sources, lead=language.lead)
     return planned, problems
 
 

@@ -100,6 +100,8 @@ class PlannedLanguage(_Value):
     bcp47: str
     token_id: int | None
     init: list[str]
+    lead: float = 0.0
+    """Seconds of silence that every sentence begins with."""
 
 
 class PlannedDataset(_Value):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from qrecipe.qwen3 import CODEBOOK_SIZE, LAST_ROW
+from qrecipe.qwen3 import CODEBOOK_SIZE, FRAMES_PER_SECOND, LAST_ROW
 from qrecipe.recipe.model import Settings, one_of, schema_of_one
 
 TAGS = {
@@ -68,8 +69,15 @@ class Language(Settings):
     """Where the row starts before any stage trains it; without training it stays there."""
     replace: dict[str, str] | Annotated[str, Field(min_length=1)] = {}
     """Text that is written otherwise before anything reads it, such as `{"km": "kilometer", "č.": "číslo"}`, or a YAML file of such a table, relative to the file that states it; default: nothing. Whole words, the longest first; applied to all texts of the language, kept in the bundle, and applied by `qrecipe say`. Stock qwen_tts does not apply it."""
+    lead: Annotated[float, Field(ge=0, le=2)] = 0.0
+    """Seconds of silence, in frames of 0.08, that it begins every sentence with. Where text and frames come side by side (`layout: streaming`, the default of stock qwen_tts) a word is often said before its last letters are read; 0.5 lets the text run some words ahead. All rows of the language are learned and judged so, recordings too."""
     respelling: Respelling | None = None
     """How it is spelled for a reader of another language; stages of the objectives `respell` and `embedding_match` need it."""
+
+
+def lead_frames(seconds: float) -> int:
+    """Frames of a lead. Tenths of a frame are rounding: 0.48 s are six."""
+    return math.ceil(round(seconds * FRAMES_PER_SECOND, 1))
 
 
 def language_key_problem(key: str) -> str | None:

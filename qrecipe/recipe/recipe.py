@@ -12,7 +12,7 @@ from qrecipe.recipe.base import Base
 from qrecipe.recipe.dataset import Dataset
 from qrecipe.recipe.evaluator import Evaluators
 from qrecipe.recipe.gate import Gate
-from qrecipe.recipe.language import Language
+from qrecipe.recipe.language import Language, lead_frames
 from qrecipe.recipe.licence import License
 from qrecipe.recipe.model import Identifier, Settings
 from qrecipe.recipe.objectives import OBJECTIVES
@@ -108,6 +108,11 @@ class Recipe(Settings):
     def tags(self) -> dict[str, str]:
         """BCP 47 tags of the languages that the recipe adds, by name. Those of the base's are the base's to say."""
         return {key: language.bcp47 for key, language in self.languages.items()}
+
+    def lead(self, language: str) -> int:
+        """Frames of silence that a language begins every sentence with; none in the base's own."""
+        own = self.languages.get(language)
+        return 0 if own is None else lead_frames(own.lead)
 
     def trained_datasets(self) -> set[str]:
         """Names of datasets that some stage learns from."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from qrecipe.data.codes import Encoder
+from qrecipe.data.lead import with_lead
 from qrecipe.data.likeness import EXACT, Fingerprint, alike
 from qrecipe.data.prepare import Requirements, prepare
 from qrecipe.data.report import Report, speaker_cosine, speech_report, text_report
@@ -78,11 +79,20 @@ def prepare_all(planned: Planned, session: Session, names: Iterable[str], filter
 def unrecorded(plan: RunPlan, session: Session, name: str) -> SpeechData:
     """Sentences that nobody has read: rows that have only a length and no voice, and every voice that they may be spoken in."""
     opened, rows = session.opened, []
+    language = plan.loaded.recipe.datasets[name].language
+    lead = plan.loaded.recipe.lead(language)
     for r in plan.manifests[name].rows:
         role, body = opened.tokenizer.assistant(r.text)
-        rows.append(SpeechRow.of_text(r.line, r.text, role, body, math.ceil(frames_of_text(r.text)), opened.groups))
+        frames = lead + math.ceil(frames_of_text(r.text))
+        rows.append(SpeechRow.of_text(r.line, r.text, role, body, frames, opened.groups))
     x_vectors = {path: session.encoder.voice(path).x_vector for path in plan.voices}
-    return SpeechData(name, plan.loaded.recipe.datasets[name].language, rows, x_vectors=x_vectors)
+    return SpeechData(name, language, rows, x_vectors=x_vectors)
+
+
+def with_leads(plan: RunPlan, session: Session, speech: dict[str, SpeechData]) -> dict[str, SpeechData]:
+    """Speech as a run learns and judges it: where a language begins with silence, every row does."""
+    recipe = plan.loaded.recipe
+    return {name: with_lead(session.opened, data, recipe.lead(data.language)) for name, data in speech.items()}
 
 
 def read_judges(plan: RunPlan, session: Session) -> dict[str, SpeechData]:
@@ -150,6 +160,7 @@ def _prepare_speech(planned: Planned, session: Session, name: str, dataset: Spee
         Requirements(
             reference=planned.loaded.path(dataset.reference) if dataset.reference else None,
             streaming_only=any(s.layout == "streaming" for s in trained),
+            lead=recipe.lead(dataset.language),
             in_context=judged or any(s.prompt != "x_vector" for s in trained),
         ),
         progress=lambda what, done, of: session.events.tell("encoding", dataset=what, done=done, of=of),

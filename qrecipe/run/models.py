@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from qrecipe.bundle.verify import MANIFEST, read_manifest
 from qrecipe.errors import BaseModelError, Place, Problem, UserError, nearest, suggest
@@ -17,6 +18,7 @@ from qrecipe.model.working import WorkingWeights
 from qrecipe.plan.replacements import replacements_of
 from qrecipe.recipe import load
 from qrecipe.recipe.base import Base
+from qrecipe.recipe.language import lead_frames
 from qrecipe.run.events import Events
 from qrecipe.run.record import RECORD, RunRecord, require_record
 from qrecipe.run.session import Session, open_session
@@ -38,15 +40,26 @@ def open_argument(model: str, hashes: FileHashes, events: Events, world: World |
     return open_session(base, hashes, events, world)
 
 
-def replacements_of_model(model: str, language: str) -> Replacements:
-    """Replacements that a bundle, or a run's recipe, makes in texts of a language; none for a base. Raises `UserError`."""
+class Habits(NamedTuple):
+    """How a model learned a language: what text and speech for it have to be like."""
+
+    replacements: Replacements = Replacements()
+    lead: int = 0
+    """Frames of silence before every sentence."""
+
+
+def habits_of_model(model: str, language: str) -> Habits:
+    """How a bundle, or a run of a recipe, speaks a language; nothing special for a base. Raises `UserError`."""
     folder, at_sign, _ = model.rpartition("@")
     if at_sign and (Path(folder) / RECORD).is_file():
-        return replacements_of(load(Path(require_record(Path(folder)).file)), language)[0]
+        loaded = load(Path(require_record(Path(folder)).file))
+        return Habits(replacements_of(loaded, language)[0], loaded.recipe.lead(language))
     if not is_file(Path(model) / MANIFEST):
-        return Replacements()
+        return Habits()
     languages = read_manifest(Path(model)).languages
-    return Replacements.of(languages[language].replace) if language in languages else Replacements()
+    if language not in languages:
+        return Habits()
+    return Habits(Replacements.of(languages[language].replace), lead_frames(languages[language].lead))
 
 
 def base_of_run(record: RunRecord, place: Place, hashes: FileHashes) -> LocalBase:

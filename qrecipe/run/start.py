@@ -9,7 +9,7 @@ from qrecipe.model.working import WorkingWeights, with_languages
 from qrecipe.phases import phase
 from qrecipe.plan.complete import RunPlan
 from qrecipe.qwen3 import PromptKind
-from qrecipe.run.datasets import needed, prepare_all, read_judges
+from qrecipe.run.datasets import needed, prepare_all, read_judges, with_leads
 from qrecipe.run.session import RunSession, Session, recipe_evaluators
 from qrecipe.run.store import HEARD, RunStore
 from qrecipe.run.synthetic import prepare_synthetic, spoken_judges
@@ -23,6 +23,7 @@ def start_run(session: Session, plan: RunPlan, store: RunStore) -> RunSession:
     store.save_stage(plan.start, start, {"stage": None})
     session.events.emit("languages", rows={k: plan.rows[k] for k in plan.loaded.recipe.languages})
     data = prepare_all(plan, session, needed(plan))
+    data.speech = with_leads(plan, session, data.speech)
     data.speech |= prepare_synthetic(plan, session, spoken_judges(plan)) | read_judges(plan, session)
     evaluators = recipe_evaluators(session, plan, store.folder / HEARD)
     return RunSession(**vars(session), plan=plan, store=store, working=working, start=start, data=data, evaluators=evaluators)

@@ -23,6 +23,7 @@ from qrecipe.plan.synthetic import SyntheticDataset
 from qrecipe.recipe import metrics
 from qrecipe.recipe.objectives import OBJECTIVES
 from qrecipe.recipe.stage import SpokenStage
+from qrecipe.run.datasets import with_leads
 from qrecipe.run.events import Events
 from qrecipe.run.session import RunSession, Session
 from qrecipe.store import JsonStore, key_of
@@ -60,7 +61,8 @@ class SyntheticSpeech:
         missing = [n for n in spoken_for(self.session.plan, stages) if n not in self.data]
         if missing:
             self.session.working.set(self.session.start)
-            self.data |= prepare_synthetic(self.session.plan, self.session, missing)
+            plan, session = self.session.plan, self.session
+            self.data |= with_leads(plan, session, prepare_synthetic(plan, session, missing))
             self.session.working.set(now)
 
 
@@ -126,7 +128,8 @@ def _refused(plan: RunPlan, dataset: SyntheticDataset, rows: list[SpeechRow]) ->
     """Speech that went wrong, before anybody listens to it."""
     stages = [s for s in plan.loaded.recipe.stages if dataset.name in {u.dataset for u in s.uses}]
     streaming = any(isinstance(s, SpokenStage) and s.layout == "streaming" for s in stages)
-    return {**_unusual(dataset, rows), "outruns": _outrunning(rows) if streaming else []}
+    lead = plan.loaded.recipe.lead(dataset.language)
+    return {**_unusual(dataset, rows), "outruns": _outrunning(rows, lead) if streaming else []}
 
 
 def _unusual(dataset: SyntheticDataset, rows: list[SpeechRow]) -> Rejected:
@@ -143,9 +146,9 @@ def _unusual(dataset: SyntheticDataset, rows: list[SpeechRow]) -> Rejected:
     return rejected
 
 
-def _outrunning(rows: list[SpeechRow]) -> list[int]:
-    """Sentences whose speech is over before their text, where a stage reads one token a frame alone."""
-    return [i for i, r in enumerate(rows) if not r.cut and len(r.body) > r.frames]
+def _outrunning(rows: list[SpeechRow], lead: int) -> list[int]:
+    """Sentences whose speech, after so many frames of silence, is over before their text, where a stage reads one token a frame alone."""
+    return [i for i, r in enumerate(rows) if not r.cut and len(r.body) > lead + r.frames]
 
 
 def _heard(plan: RunPlan, session: Session, dataset: SyntheticDataset, rows: dict[int, SpeechRow]) -> Rates:

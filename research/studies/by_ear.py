@@ -1,7 +1,7 @@
 """A language learned from sentences alone, by what a recogniser hears: writes the project, and judges what comes of it.
 
     pip install '.[asr,asr-model]' wordfreq
-    python research/studies/by_ear.py write turkish FOLDER --takes 16      # on a GPU: --recogniser FOLDER_OF_WHISPER_FOR_TRANSFORMERS
+    python research/studies/by_ear.py write turkish FOLDER      # on a GPU: --recogniser FOLDER_OF_WHISPER_FOR_TRANSFORMERS
     qrecipe run FOLDER/recipe.yaml --runs FOLDER/runs --bundles FOLDER/bundles
     python research/studies/by_ear.py judge turkish FOLDER/bundles/by-ear-turkish-0.1.0 builtin:mini@spanish
 
@@ -34,6 +34,8 @@ LETTERS = {
 }
 SHORTEST, LONGEST = 8, 85
 """Characters of a sentence that is learned from."""
+FEW = 2_000
+"""Sentences up to which few are made."""
 SEEDS = 2
 MAX_FRAMES = 150
 RESAMPLED = 2000
@@ -71,19 +73,20 @@ def usual_words(language: str) -> list[str]:
     return [w for w in top if len(w) >= 3 and set(w) <= set(LETTERS[language]) and w not in english]
 
 
-def texts_of(language: str, words: list[str]) -> tuple[list[str], list[str]]:
-    """Sentences to learn from, and 24 others that say how a run is going."""
+def texts_of(language: str, words: list[str], most: int) -> tuple[list[str], list[str]]:
+    """At most so many sentences to learn from, and 24 others that say how a run is going."""
     random, others = Random(language), frozenset(judged(language))
-    grammar = sentences(language, 1_030, others)
+    of_grammar, by_chance = (600, 700) if most <= FEW else (2_600, 2_200)
+    grammar = sentences(language, max(1_030, 30 + of_grammar), others)
     tune = grammar[:12] + words_by_chance(language, 12, random, words)
     demo = ROOT / "recipes" / "data" / language / "text.jsonl"
     written = [json.loads(line)["text"] for line in demo.read_text(encoding="utf-8").splitlines()] if demo.is_file() else []
-    learned = [t for t in written if t not in others] + grammar[30:630] + words_by_chance(language, 700, random, words)
+    learned = [t for t in written if t not in others] + grammar[30 : 30 + of_grammar] + words_by_chance(language, by_chance, random, words)
     random.shuffle(learned)
-    return [t for t in learned if SHORTEST <= len(t) <= LONGEST and t not in tune], tune
+    return [t for t in learned if SHORTEST <= len(t) <= LONGEST and t not in tune][:most], tune
 
 
-def recipe(language: str, takes: int, steps: int, rewarded: int, recogniser: str) -> dict[str, Any]:
+def recipe(language: str, takes: int, steps: int, rewarded: int, lead: float, seed: int, recogniser: str) -> dict[str, Any]:
     """A stage that learns from the best takes of the base, and, if asked for, rewarded steps at a tenth of the rates."""
     rates = {"talker.model.codec_embedding": 5.0e-3, "talker.model.text_embedding": 2.0e-3, "talker.text_projection": 1.0e-3}
     rows = {"talker.model.codec_embedding": {"rows": "languages"}, "talker.model.text_embedding": {"rows": "seen"}}
@@ -124,8 +127,9 @@ def recipe(language: str, takes: int, steps: int, rewarded: int, recogniser: str
         "qrecipe": 1,
         "name": f"by-ear-{language}",
         "version": "0.1.0",
+        "seed": seed,
         "base": {"model": "builtin:mini"},
-        "languages": {language: {"bcp47": TAGS[language], "init": {"copy": "spanish"}, "respelling": respelling}},
+        "languages": {language: {"bcp47": TAGS[language], "init": {"copy": "spanish"}, "lead": lead, "respelling": respelling}},
         "datasets": {
             "text": {"kind": "text", "language": language, "path": "data/text.jsonl"},
             "tune": {"kind": "text", "language": language, "path": "data/tune.jsonl"},
@@ -146,8 +150,8 @@ def write(language: str, folder: Path, most: int, settings: dict[str, Any]) -> N
     data = folder / "data"
     data.mkdir(parents=True)
     said = (ROOT / "qrecipe" / "sentences" / "english.txt").read_text(encoding="utf-8").splitlines()
-    learned, tune = texts_of(language, usual_words(language))
-    for name, texts in (("text", learned[:most]), ("tune", tune), ("english", said)):
+    learned, tune = texts_of(language, usual_words(language), most)
+    for name, texts in (("text", learned), ("tune", tune), ("english", said)):
         lines = (json.dumps({"text": t}, ensure_ascii=False) + "\n" for t in texts)
         (data / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
     for name, of in VOICES.items():
@@ -227,16 +231,19 @@ def main() -> None:
     for command in (writing, judging):
         command.add_argument("language", choices=sorted(LETTERS))
     writing.add_argument("folder", type=Path)
-    writing.add_argument("--sentences", type=int, default=2_000, help="at most")
-    writing.add_argument("--takes", type=int, default=16)
-    writing.add_argument("--steps", type=int, default=400)
+    writing.add_argument("--sentences", type=int, default=4_000, help="at most")
+    writing.add_argument("--takes", type=int, default=4)
+    writing.add_argument("--steps", type=int, default=800)
     writing.add_argument("--rewarded", type=int, default=0, help="rewarded steps after the others")
+    writing.add_argument("--lead", type=float, default=0.48, help="seconds of silence before every sentence")
+    writing.add_argument("--seed", type=int, default=0)
     writing.add_argument("--recogniser", default="wheel:whisper-base")
     judging.add_argument("--layout", choices=get_args(Layout), default="streaming")
     judging.add_argument("models", nargs="+", help="the last one is what the others are compared with")
     o = parser.parse_args()
     if o.command == "write":
-        write(o.language, o.folder, o.sentences, {"takes": o.takes, "steps": o.steps, "rewarded": o.rewarded, "recogniser": o.recogniser})
+        settings = {k: getattr(o, k) for k in ("takes", "steps", "rewarded", "lead", "seed", "recogniser")}
+        write(o.language, o.folder, o.sentences, settings)
         return
     results = {model: judge(o.language, model, o.layout) for model in o.models}
     for model, of in results.items():

@@ -195,7 +195,11 @@ def packed(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> tupl
     """Two languages that were taught to one base apart, each as a pack, and the folder of their bundles."""
     folder = tmp_path_factory.mktemp("packs")
     datasets = json.loads(json.dumps(recipes.RECIPE["datasets"]).replace('"malay"', '"iban"'))
-    changes = {"name": "other", "languages": {"iban": {"bcp47": "iba", "init": {"copy": "spanish"}}}, "datasets": datasets}
+    changes = {
+        "name": "other",
+        "languages": {"iban": {"bcp47": "iba", "init": {"copy": "spanish"}, "lead": 0.16, "replace": {"km": "kilometer"}}},
+        "datasets": datasets,
+    }
     gates = [
         {"metric": "talker_nll", "data": "dev", "max": 100.0},
         {"metric": "talker_nll", "data": "dev", "max_increase": 100.0, "baseline": "base"},
@@ -259,6 +263,9 @@ def test_two_packs_on_one_base(mini: LocalBase, packed: tuple[Path, dict[str, Pa
     assert torch.allclose(weights[name].float(), before[name].float() + changes.mean(0), rtol=2**-7)
     card = (bundle / "README.md").read_text()
     assert "| malay | ms | 2072 |" in card
+    iban = manifest.languages["iban"]
+    assert (iban.token_id, iban.lead, iban.replace) == (2073, 0.16, {"km": "kilometer"}), "what the pack's bundle said of its language"
+    assert "in iban begins with 0.16 s of silence" in card
     assert "rule `sum`" in card
 
     again = here("bundle", "build", "--packs", *files, "--name", "both", "--format", "json", cwd=tmp_path, environment={})

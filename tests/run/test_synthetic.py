@@ -25,7 +25,9 @@ TABLE = "{respelling: 1, from: ms, into: es, alphabet: abcdefghijlmnopqrstuvyz, 
 DATA = {"text": {"kind": "text", "language": "malay", "path": "data/text.jsonl"}}
 DATA |= {"english": {"kind": "text", "language": "english", "path": "data/old.jsonl"}}
 DATA |= {"unread": {"kind": "text", "language": "malay", "path": "data/unread.jsonl"}}
-LANGUAGES = {"malay": {"bcp47": "ms", "init": {"copy": "spanish"}, "respelling": {"language": "spanish", "table": "data/table.yaml"}}}
+LANGUAGES = {
+    "malay": {"bcp47": "ms", "init": {"copy": "spanish"}, "lead": 0.16, "respelling": {"language": "spanish", "table": "data/table.yaml"}}
+}
 STAGES: list[dict[str, Any]] = [
     {
         "id": "match",

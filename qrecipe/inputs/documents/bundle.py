@@ -24,6 +24,8 @@ class BundleLanguage(Settings):
     """Row of the codec embedding."""
     replace: dict[str, str] = {}
     """Spellings that were replaced in every text before the model learned it, and have to be in every text that it shall say."""
+    lead: float = 0.0
+    """Seconds of silence that it begins to speak with."""
 
 
 class BundleStage(Settings):
