@@ -95,7 +95,7 @@ def recipe(language: str, takes: int, steps: int, rewarded: int, lead: float, se
         {
             "id": "read",
             "objective": "respell",
-            "data": ["text", {"use": "self", "language": "english", "share": 0.1}],
+            "data": ["text", {"use": "self", "language": "english", "share": 0.2}],
             "layout": "mixed",
             "train": [*read, {"match": "talker.model.layers", "lr": 2.0e-4}],
             "steps": steps,
