@@ -19,9 +19,10 @@ finally:
 WORDS = ["kucing", "merah", "berjalan", "rumah", "besar"]
 
 
+@pytest.mark.parametrize("most", [by_ear.FEW, 2 * by_ear.FEW])
 @pytest.mark.parametrize("language", by_ear.LETTERS)
-def test_nothing_that_judges_is_learned_from(language: str) -> None:
-    learned, tune = by_ear.texts_of(language, WORDS)
+def test_nothing_that_judges_is_learned_from(language: str, most: int) -> None:
+    learned, tune = by_ear.texts_of(language, WORDS, most)
     judged = by_ear.judged(language)
     assert len(judged) == len(set(judged)) == 40
     assert not set(judged) & {*learned, *tune}
@@ -31,9 +32,11 @@ def test_nothing_that_judges_is_learned_from(language: str) -> None:
 
 def test_its_recipe_is_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(by_ear, "usual_words", lambda language: WORDS)
-    by_ear.write("malay", tmp_path / "project", 100, {"takes": 2, "steps": 3, "rewarded": 4, "recogniser": "wheel:whisper-base"})
+    settings = {"takes": 2, "steps": 3, "rewarded": 4, "lead": 0.48, "seed": 1, "recogniser": "wheel:whisper-base"}
+    by_ear.write("malay", tmp_path / "project", 100, settings)
     planned = make_plan(load(tmp_path / "project" / "recipe.yaml"))
     assert [(s.id, s.objective, s.steps) for s in planned.plan.stages] == [("read", "respell", 3), ("ear", "reward", 4)]
+    assert (planned.plan.seed, planned.plan.languages["malay"].lead) == (1, 0.48)
     assert not planned.errors
 
 
