@@ -43,6 +43,7 @@ def stock() -> Any:
     return transformers.Qwen2TokenizerFast.from_pretrained(FOLDER)
 
 
+@pytest.mark.slow  # waits for transformers
 @pytest.mark.parametrize("text", TEXTS)
 def test_the_same_ids_as_stock(ours: TextTokenizer, stock: Any, text: str) -> None:
     for whole in (text, assistant_text(text), reference_text(text)):
@@ -64,6 +65,7 @@ def test_words_alone_have_the_ids_that_they_have_in_their_text(ours: TextTokeniz
     assert ours.assistant(text)[1] == ours.ids(assistant_text(text))[3:-5]
 
 
+@pytest.mark.slow  # waits for transformers
 @pytest.mark.parametrize("text", TEXTS)
 def test_role_body_and_close(ours: TextTokenizer, stock: Any, text: str) -> None:
     """Stock cuts the first three and the last five tokens off (modeling_qwen3_tts.py, `generate`)."""
@@ -74,6 +76,7 @@ def test_role_body_and_close(ours: TextTokenizer, stock: Any, text: str) -> None
     assert stock.decode(ours.assistant(text)[1]) == text
 
 
+@pytest.mark.slow  # waits for transformers
 def test_special_tokens_are_those_of_the_config(ours: TextTokenizer, stock: Any) -> None:
     config = json.loads((FOLDER / "config.json").read_text())
     assert ours.special["<|im_start|>"] == config["im_start_token_id"]

@@ -176,6 +176,7 @@ def recount(texts: list[str]) -> int:
     return len({i for body in bodies for i in body})
 
 
+@pytest.mark.slow  # waits for transformers
 def test_seen_rows_are_counted_exactly(plan: Make) -> None:
     entry = train("talker.model.text_embedding", rows="seen")
     planned = plan(

@@ -40,6 +40,7 @@ def work_of(plan: RunPlan, monkeypatch: pytest.MonkeyPatch) -> tuple[object, ...
     return sent[0][:-1]
 
 
+@pytest.mark.slow  # opens the embedded base
 @pytest.mark.parametrize("recipe", ["malay.yaml", "malay-respell.yaml"])
 def test_a_step_of_every_stage_is_taken_and_no_weight_changes(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = complete_plan(load(RECIPES / recipe))
