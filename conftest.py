@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
+import sqlite3
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,9 +51,18 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session", autouse=True)
 def unsynced() -> Iterator[None]:
-    """Files need not survive a power cut: two seconds of waiting for the disk. Processes that are killed sync as ever."""
+    """Files need not survive a power cut: seconds of waiting for the disk. Processes that are killed sync as ever."""
+    connect = sqlite3.connect
+
+    def without_waiting(*args: Any, **options: Any) -> sqlite3.Connection:
+        connection: sqlite3.Connection = connect(*args, **options)
+        with contextlib.suppress(sqlite3.Error):  # of a file that is none of SQLite's: whoever reads it is told
+            connection.execute("PRAGMA synchronous = OFF")
+        return connection
+
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(os, "fsync", lambda fd: None)
+        patched.setattr(sqlite3, "connect", without_waiting)
         yield
 
 
