@@ -19,6 +19,9 @@ CAN := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
 	"$$p" -c '$(CAN)' 2>/dev/null && { echo "$$p"; break; }; done)
 
+# What Python has compiled is kept wherever it is allowed to write: tests start many processes.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help demo test quick lint crash fuzz schemas docs clean
 
 help:
