@@ -31,7 +31,8 @@ from qrecipe.world import World
 from tests.support import whisper
 
 DATA = Path(__file__).parents[2] / "recipes" / "data" / "malay"
-CLIPS = 3
+CLIPS = slice(3, 6)
+"""Before them stands one that rounding decides on: with one thread of an AMD processor Whisper repeats three words of it to its limit."""
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def samples() -> list[Sample]:
         cast(Any, SimpleNamespace(world=World(), tags={})), None, EvaluatorChoice(Evaluators(asr=whisper.ASR), Path.cwd(), {"malay": "ms"})
     )
     found = []
-    for line, text in enumerate((DATA / "dev.jsonl").read_text(encoding="utf-8").splitlines()[:CLIPS], start=1):
+    for line, text in enumerate((DATA / "dev.jsonl").read_text(encoding="utf-8").splitlines()[CLIPS], start=1):
         entry = json.loads(text)
         audio = load(DATA / entry["audio"], 30.0).samples
         row = SpeechRow(line, entry["text"], [], [], torch.zeros((1, 1)), 1.0, 0.0, "", None, None, False)
