@@ -244,14 +244,14 @@ def test_the_divergence_holds_back_as_computed_by_hand(opened: LoadedBase, voice
 
 def test_clipping_bounds_what_further_updates_take_from_the_same_samples(opened: LoadedBase, make: Any) -> None:
     """Three updates read one batch and speak once; what was drawn stays the measure."""
-    stage = stage_of(HEAD, samples=4, updates=3, steps=6, clip_ratio=0.1)
-    objective, learner, ears = make(stage, lambda r: float(r.codes.sum() % 7), count=2)
+    stage = stage_of(HEAD, samples=4, updates=3, steps=6, clip_ratio=0.1, temperature=HOT)
+    objective, learner, ears = make(stage, lambda r: float(r.codes[:, 0].sum() % 7), count=2)
     steps = Recorder()
     train(opened, objective, learner, Hooks(observer=steps))
     assert [r["step"] for r in ears.reports] == [1, 4]
     assert len(steps.steps) == 6
     losses = [s.losses["policy"] for s in steps.steps[:3]]
-    assert losses[0] > losses[1]  # likelier where it is worth more
+    assert losses[0] > losses[1] + 1e-3  # likelier where it is worth more
 
 
 def test_samples_that_are_all_worth_the_same_teach_nothing(opened: LoadedBase, make: Any) -> None:
