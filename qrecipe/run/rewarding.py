@@ -57,10 +57,11 @@ class RunRewarder:
             finally:
                 self.session.working.set(self.before)
 
-    def cap(self, row: SpeechRow) -> int:
-        """As gates cut a recording's text; a text without a recording by its length, as where the base speaks it."""
+    def cap(self, row: SpeechRow, language: str) -> int:
+        """As gates cut a recording's text; a text without a recording by its length, as where the base speaks it, after its lead."""
         if row.audio is None:
-            return cap_of_text(row.text, self.session.recipe.teacher.slowest)
+            recipe = self.session.recipe
+            return recipe.lead(language) + cap_of_text(row.text, recipe.teacher.slowest)
         return cap_of(row, self.session.evaluation)
 
     def prepare(self) -> None:

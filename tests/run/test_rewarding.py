@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from qrecipe.data.speech import SpeechRow
 from qrecipe.plan import make_plan
 from qrecipe.recipe import load
 from qrecipe.recipe.metrics import BUILTIN
 from qrecipe.recipe.rewards import TRANSFORMS, reward_of
 from qrecipe.report.history import EventReader
 from qrecipe.report.rewards import rewards_html
+from qrecipe.run.rewarding import RunRewarder
 from tests.support import recipes
 from tests.support.running import run_recipe
 
@@ -82,6 +85,18 @@ def test_what_a_reward_depends_on_is_in_the_fingerprint(tmp_path: Path) -> None:
         assert fingerprint(**change) != plain
     similar = {"reward": [{"metric": "speaker_similarity"}]}
     assert fingerprint(stage=similar) != fingerprint(stage=similar, evaluators={"speaker": {"backend": "wavlm", "model": "./model"}})
+
+
+def test_a_sentence_that_nobody_has_read_is_cut_after_its_lead(tmp_path: Path) -> None:
+    """Two seconds of silence before a short one leave it as many frames as it has without."""
+    caps = []
+    for lead in (0.0, 2.0):
+        languages = {"malay": {"bcp47": "ms", "init": {"copy": "spanish"}, "lead": lead}}
+        session: Any = SimpleNamespace(recipe=load(recipes.write(tmp_path, recipes.recipe(languages=languages))).recipe)
+        unused: Any = None
+        row = SpeechRow.of_text(1, "Satu dua.", [], [], 10, 8)
+        caps.append(RunRewarder(session, unused, unused, unused).cap(row, "malay"))
+    assert caps[1] - caps[0] == 25
 
 
 def test_rewards_are_between_0_and_1_and_more_is_better() -> None:

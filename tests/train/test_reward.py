@@ -51,7 +51,7 @@ class Ears:
     def reference(self) -> AbstractContextManager[None]:
         return self.learner.started()
 
-    def cap(self, row: SpeechRow) -> int:
+    def cap(self, row: SpeechRow, language: str) -> int:
         return self.frames
 
     def score(self, rollouts: Sequence[Rollout]) -> list[Score]:

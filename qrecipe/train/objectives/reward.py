@@ -82,8 +82,8 @@ class Rewarder(Protocol):
         """The modules hold the weights that the divergence is taken from, for a while."""
         ...
 
-    def cap(self, row: SpeechRow) -> int:
-        """Frames at which a sentence is cut."""
+    def cap(self, row: SpeechRow, language: str) -> int:
+        """Frames at which a sentence of a language is cut."""
         ...
 
     def score(self, rollouts: Sequence[Rollout]) -> list[Score]:
@@ -241,7 +241,8 @@ class RewardObjective(Objective):
             row = replace(row, reference=voices[voice % len(voices)])
         mixed = self.stage.prompt == "mixed" and kind % 2 == 1
         in_context = row.reference_text is not None and (mixed or self.stage.prompt == "in_context")
-        return Rollout(data, row, layout_of(self.stage.layout, row, coin), row.codes[:0], True, self.rewarder.cap(row), in_context)
+        cap = self.rewarder.cap(row, data.language)
+        return Rollout(data, row, layout_of(self.stage.layout, row, coin), row.codes[:0], True, cap, in_context)
 
     def _example(self, rollout: Rollout) -> prompt.Example:
         """A sample as a row that the model reads again."""
