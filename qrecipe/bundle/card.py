@@ -12,10 +12,10 @@ import yaml
 
 from qrecipe.bundle.servers import SERVERS, Served, check_servers
 from qrecipe.inputs.bases import BUILTIN
-from qrecipe.inputs.documents.bundle import BundleManifest, BundleStage
+from qrecipe.inputs.documents.bundle import BundleLanguage, BundleManifest, BundleStage
 from qrecipe.inputs.documents.verdicts import Verdict, interval_text
 from qrecipe.inputs.replacements import Replacements
-from qrecipe.plan.values import Plan
+from qrecipe.plan.values import Plan, PlannedLanguage
 
 
 def escape(text: str) -> str:
@@ -37,7 +37,7 @@ def model_card(
         *_front_matter([v.bcp47 for v in plan.languages.values()], plan.base.model, **_sources(plan)),
         *_introduction(plan),
         *_use(next(iter(plan.languages))),
-        *_languages({name: (v.bcp47, v.token_id, v.lead) for name, v in plan.languages.items()}),
+        *_languages(plan.languages),
         *_replacements(replacements or {}),
         *_serving(plan.bundle, {k: v.token_id for k, v in plan.languages.items() if v.token_id is not None}),
         *_training(plan, stages),
@@ -61,7 +61,7 @@ def packs_card(manifest: BundleManifest, rule: str, verdicts: dict[str, list[Ver
         f"qrecipe from language packs on {escape(base.model)}{revision}.",
         "",
         *_use(next(iter(languages))),
-        *_languages({k: (v.bcp47 or "-", v.token_id, v.lead) for k, v in languages.items()}),
+        *_languages(languages),
         *_serving(f"{manifest.name}-{manifest.version}", {k: v.token_id for k, v in languages.items()}),
         "## Packs",
         "",
@@ -129,12 +129,12 @@ def _use(language: str) -> list[str]:
     ]
 
 
-def _languages(languages: Mapping[str, tuple[str, int | None, float]]) -> list[str]:
-    rows = [f"| {escape(name)} | {escape(tag)} | {row} |" for name, (tag, row, _) in languages.items()]
+def _languages(languages: Mapping[str, PlannedLanguage] | Mapping[str, BundleLanguage]) -> list[str]:
+    rows = [f"| {escape(name)} | {escape(v.bcp47 or '-')} | {v.token_id} |" for name, v in languages.items()]
     leads = [
-        f"What is said in {escape(name)} begins with {lead:g} s of silence, in which the text runs ahead of the speech.\n"
-        for name, (_, _, lead) in languages.items()
-        if lead
+        f"What is said in {escape(name)} begins with {v.lead:g} s of silence, in which the text runs ahead of the speech.\n"
+        for name, v in languages.items()
+        if v.lead
     ]
     return ["## Languages added", "", "| language | BCP 47 | row |", "|---|---|---|", *rows, "", *leads]
 
